@@ -1,0 +1,132 @@
+"""What update-alternatives would have recorded for the packages that call it from their maintainer scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from buildctl.oci.entry import Entry, file_entry, symlink_entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """One `update-alternatives --install /LINK NAME /PATH PRIORITY --slave ...`; slaves are (name, link, path)."""
+
+    package: str
+    name: str
+    link: str
+    path: str
+    priority: int
+    slaves: tuple[tuple[str, str, str], ...] = ()
+
+
+def _man(name: str, page: str, section: int = 1) -> tuple[str, str, str]:
+    folder = f"/usr/share/man/man{section}"
+    return (f"{name}.{section}.gz", f"{folder}/{name}.{section}.gz", f"{folder}/{page}.{section}.gz")
+
+
+def _translated(language: str) -> tuple[str, str, str]:
+    folder = f"/usr/share/man/{language}/man1"
+    return (f"which.{language}1.gz", f"{folder}/which.1.gz", f"{folder}/which.debianutils.1.gz")
+
+
+# From the postinst scripts of Debian 13. A test reads the scripts of all locked packages and fails when one calls
+# update-alternatives and is not here.
+ALTERNATIVES = (
+    Alternative(
+        package="bash",
+        name="builtins.7.gz",
+        link="/usr/share/man/man7/builtins.7.gz",
+        path="/usr/share/man/man7/bash-builtins.7.gz",
+        priority=10,
+    ),
+    Alternative(package="cpp", name="cpp", link="/lib/cpp", path="/usr/bin/cpp", priority=10),
+    Alternative(
+        package="debianutils",
+        name="which",
+        link="/usr/bin/which",
+        path="/usr/bin/which.debianutils",
+        priority=0,
+        slaves=(
+            _man("which", "which.debianutils"),
+            *(_translated(language) for language in ("de", "es", "fr", "it", "ja", "pl", "sl")),
+        ),
+    ),
+    Alternative(package="g++", name="c++", link="/usr/bin/c++", path="/usr/bin/g++", priority=20),
+    Alternative(
+        package="gcc",
+        name="c89",
+        link="/usr/bin/c89",
+        path="/usr/bin/c89-gcc",
+        priority=20,
+        slaves=(_man("c89", "c89-gcc"),),
+    ),
+    Alternative(
+        package="gcc",
+        name="c99",
+        link="/usr/bin/c99",
+        path="/usr/bin/c99-gcc",
+        priority=20,
+        slaves=(_man("c99", "c99-gcc"),),
+    ),
+    Alternative(package="gcc", name="cc", link="/usr/bin/cc", path="/usr/bin/gcc", priority=20),
+    Alternative(
+        package="mawk",
+        name="awk",
+        link="/usr/bin/awk",
+        path="/usr/bin/mawk",
+        priority=5,
+        slaves=(_man("awk", "mawk"), ("nawk", "/usr/bin/nawk", "/usr/bin/mawk"), _man("nawk", "mawk")),
+    ),
+    Alternative(
+        package="procps",
+        name="w",
+        link="/usr/bin/w",
+        path="/usr/bin/w.procps",
+        priority=50,
+        slaves=(_man("w", "w.procps"),),
+    ),
+    Alternative(
+        package="tar",
+        name="rmt",
+        link="/usr/sbin/rmt",
+        path="/usr/sbin/rmt-tar",
+        priority=50,
+        slaves=(_man("rmt", "rmt-tar", 8),),
+    ),
+    Alternative(
+        package="util-linux",
+        name="pager",
+        link="/usr/bin/pager",
+        path="/bin/more",
+        priority=50,
+        slaves=(_man("pager", "more"),),
+    ),
+)
+
+
+def alternative_entries(packages: Collection[str], *, exists: Callable[[str], bool]) -> Iterator[Entry]:
+    """Links and records; `exists` tells of a path of the image.
+
+    As with update-alternatives, an alternative without its file is not made, and a slave without its file is recorded
+    but gets no link.
+    """
+    for alternative in ALTERNATIVES:
+        if alternative.package not in packages or not exists(alternative.path):
+            continue
+        yield file_entry(f"var/lib/dpkg/alternatives/{alternative.name}", _record(alternative).encode())
+        links = [(alternative.name, alternative.link, alternative.path), *alternative.slaves]
+        for name, link, path in links:
+            if exists(path):
+                yield symlink_entry(f"etc/alternatives/{name}", path)
+                yield symlink_entry(link.removeprefix("/"), f"/etc/alternatives/{name}")
+
+
+def _record(alternative: Alternative) -> str:
+    """The administration file: mode, link, slaves, and after an empty line each choice with priority and slaves."""
+    slaves = sorted(alternative.slaves)
+    lines = ["auto", alternative.link]
+    lines += [line for name, link, _ in slaves for line in (name, link)]
+    lines += ["", alternative.path, str(alternative.priority)]
+    lines += [path for _, _, path in slaves]
+    return "\n".join([*lines, "", ""])

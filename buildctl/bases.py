@@ -1,0 +1,249 @@
+"""Debian bases: locked packages in, the file tree of a base image out, without running a maintainer script."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import tempfile
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from buildctl import ldcache
+from buildctl.alternatives import alternative_entries
+from buildctl.bytecode import Compiler, pyc_path
+from buildctl.configured import configured_entries
+from buildctl.deb import Deb, open_deb, parse_stanzas
+from buildctl.dpkg_database import conffile_paths, database_entries
+from buildctl.errors import ArtifactError
+from buildctl.lock_debian import BaseLock, DebPackage
+from buildctl.oci.entry import Bytes, Entry, Kind, directory_entry, file_entry
+
+# Files are left out where an EXCLUDE pattern matches and no INCLUDE pattern does, as with dpkg.cfg(5)'s path-exclude.
+# The image's own dpkg is not configured so: it would list what it left out, and `dpkg -V` would call that missing.
+EXCLUDE = (
+    "/usr/share/doc/*",
+    "/usr/share/doc-base/*",
+    "/usr/share/man/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/groff/*",
+    "/usr/share/linda/*",
+    "/usr/share/lintian/*",
+)
+INCLUDE = ("/usr/share/doc/*/copyright", "/usr/share/locale/locale.alias")
+MERGED = ("bin", "sbin", "lib", "lib64")
+
+Debs = Callable[[DebPackage], Path]
+
+
+def left_out(path: str) -> bool:
+    """Whether the base does without `path` (no leading slash): documentation, manuals, translations."""
+    full = f"/{path}"
+    return any(fnmatch.fnmatchcase(full, p) for p in EXCLUDE) and not any(fnmatch.fnmatchcase(full, p) for p in INCLUDE)
+
+
+def base_entries(
+    lock: BaseLock,
+    debs: Debs,
+    *,
+    below: BaseLock | None = None,
+    compiler: Compiler | None = None,
+    scratch: Path | None = None,
+) -> Iterator[Entry]:
+    """The layer of `lock`: parents first, hard links last, otherwise sorted by path.
+
+    With `below` (the runtime lock that a devel lock adds to) only what changes on top of that one's layer. Bodies can
+    be read while the iterator is being advanced, not after its end; the packages are unpacked in `scratch` meanwhile.
+    """
+    with ExitStack() as stack:
+        lower = _open_all(stack, below.packages if below else (), debs, scratch)
+        upper = _open_all(stack, lock.packages, debs, scratch)
+        tree = base_tree(lock, [*lower, *upper])
+        under = base_tree(below, lower) if below else {}
+        if gone := sorted(set(under) - set(tree)):
+            raise ArtifactError(f"{lock.base}: {lock.flavour} would remove {', '.join(gone[:5])}")
+        added = {path: e for path, e in tree.items() if not _same(under.get(path), e)}
+        if compiler is not None:
+            added = with_parents({**added, **bytecode(added, compiler)}, known=tree)
+        yield from _ordered(added.values())
+
+
+def _open_all(stack: ExitStack, packages: Sequence[DebPackage], debs: Debs, scratch: Path | None) -> list[Deb]:
+    """Unpacked side by side: the decompressors let go of Python's lock."""
+
+    def opened(package: DebPackage, file: IO[bytes]) -> Deb:
+        deb = open_deb(debs(package), file, digest=package.digest)
+        found = (deb.control.package, deb.control.version, deb.control.architecture)
+        if found != (package.name, package.version, package.architecture):
+            raise ArtifactError(
+                f"{package.filename}: is {' '.join(found)}, the lock says {package.name} {package.version}"
+            )
+        return deb
+
+    files = [stack.enter_context(tempfile.TemporaryFile(dir=scratch)) for _ in packages]  # noqa: SIM115 - it is one
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(opened, packages, files))
+
+
+def base_tree(lock: BaseLock, debs: Sequence[Deb]) -> dict[str, Entry]:
+    """Everything in the image by its path, after the merge of /usr."""
+    tree = _unpacked(debs)
+
+    def read(path: str) -> bytes:
+        entry = tree.get(merged(path))
+        if entry is None or entry.body is None:
+            raise ArtifactError(f"{lock.base}: no file {path} in the packages of this base")
+        return _content(entry)
+
+    names = [deb.control.package for deb in debs]
+    generated = [
+        *configured_entries(tree, read, packages=names, python=python_version(names)),
+        *alternative_entries(names, exists=lambda path: merged(path.removeprefix("/")) in tree),
+        *_settings(debs, lock),
+    ]
+    conffiles = {path for deb in debs for path in conffile_paths(deb.control)}
+    for entry in generated:
+        path = merged(entry.path)
+        if left_out(path):
+            continue
+        if path in conffiles:
+            raise ArtifactError(f"{lock.base}: {path} is a package's own configuration file")
+        tree[path] = replace(entry, path=path)
+    for entry in database_entries(debs, lock.arch, left_out=left_out, content=read):
+        tree[entry.path] = entry
+    shared = ldcache.libraries(lock.arch, tree, _content)
+    tree["etc/ld.so.cache"] = file_entry("etc/ld.so.cache", ldcache.cache(lock.arch, shared))
+    return with_parents(tree)
+
+
+def merged(path: str) -> str:
+    return f"usr/{path}" if path.partition("/")[0] in MERGED and "/" in path else path
+
+
+def _unpacked(debs: Sequence[Deb]) -> dict[str, Entry]:
+    """The packages' files over each other. A directory may be in many packages, everything else in one."""
+    tree: dict[str, Entry] = {}
+    owner: dict[str, str] = {}
+    # base-files first: its modes and links are the ones that count for shared directories
+    for deb in sorted(debs, key=lambda d: (d.control.package != "base-files", d.control.package)):
+        name = deb.control.package
+        for entry in deb.entries:
+            path = merged(entry.path)
+            if left_out(path):
+                continue
+            known = tree.get(path)
+            if known is not None:
+                if known.kind is Kind.DIRECTORY and entry.kind is Kind.DIRECTORY:
+                    continue
+                if known.kind is Kind.SYMLINK and entry.kind is Kind.DIRECTORY and path in MERGED:
+                    continue
+                raise ArtifactError(f"{path} is in two packages: {owner[path]} and {name}")
+            target = merged(entry.target) if entry.kind is Kind.HARDLINK else entry.target
+            tree[path], owner[path] = replace(entry, path=path, target=target), name
+    _refuse_through_links(tree, owner)
+    return tree
+
+
+def _refuse_through_links(tree: Mapping[str, Entry], owner: Mapping[str, str]) -> None:
+    """No package may reach through another one's symlink: an unpacker would follow it."""
+    for path in tree:
+        parent = path.rpartition("/")[0]
+        above = tree.get(parent)
+        if parent and above is not None and above.kind is not Kind.DIRECTORY:
+            raise ArtifactError(f"{path} ({owner[path]}) lies below {parent}, a {above.kind} of {owner[parent]}")
+
+
+def _content(entry: Entry) -> bytes:
+    return b"".join(entry.body.chunks()) if entry.body else b""
+
+
+def bytecode(tree: Mapping[str, Entry], compiler: Compiler) -> dict[str, Entry]:
+    """For the standard library: Python's packages would compile it when they are configured."""
+    sources = sorted(
+        p for p in tree if re.fullmatch(r"usr/lib/python3\.[0-9]+/.*\.py", p) and tree[p].kind is Kind.FILE
+    )
+    with compiler.open() as compilation:
+        for path in sources:
+            compilation.add(f"/{path}", _content(tree[path]))
+        results = list(compilation.results())
+    paths = [pyc_path(path, compiler.tag) for path in sources]
+    return {path: file_entry(path, data) for path, data in zip(paths, results, strict=True) if data is not None}
+
+
+def with_parents(tree: Mapping[str, Entry], known: Container[str] = ()) -> dict[str, Entry]:
+    """`tree` with an entry for every folder on the way to its paths, unless that is `known` already."""
+    out = dict(tree)
+    for path in tree:
+        parent = path.rpartition("/")[0]
+        while parent and parent not in out and parent not in known:
+            out[parent] = directory_entry(parent)
+            parent = parent.rpartition("/")[0]
+    return out
+
+
+def _ordered(entries: Iterable[Entry]) -> list[Entry]:
+    return sorted(entries, key=lambda e: (e.kind is Kind.HARDLINK, e.path))
+
+
+def _same(one: Entry | None, other: Entry) -> bool:
+    if one is None or replace(one, body=None) != replace(other, body=None):
+        return False
+    if isinstance(one.body, Bytes) and isinstance(other.body, Bytes):
+        return one.body.data == other.body.data
+    return one.body == other.body
+
+
+def _settings(debs: Sequence[Deb], lock: BaseLock) -> Iterator[Entry]:
+    """Ours, not Debian's: how apt, dpkg, pip and uv behave in the image."""
+    yield file_entry("etc/dpkg/dpkg.cfg.d/image", b"# A container that crashes is built again.\nforce-unsafe-io\n")
+    yield file_entry("etc/apt/apt.conf.d/90image", APT_CONF.encode())
+    yield file_entry("etc/apt/sources.list.d/debian.sources", apt_sources(debs, lock.suite).encode())
+    # Services are not started by packages being installed: there is no init in a container (invoke-rc.d(8)).
+    yield file_entry("usr/sbin/policy-rc.d", b"#!/bin/sh\nexit 101\n", mode=0o755)
+    # PEP 668 guards a system Python; here the system exists for the Python in it.
+    yield file_entry("etc/pip.conf", b"[global]\nbreak-system-packages = true\n")
+    yield file_entry("etc/uv/uv.toml", b"[pip]\nsystem = true\nbreak-system-packages = true\n")
+
+
+APT_CONF = """\
+// No package cache and no lists beyond what is needed: they would only make layers larger.
+APT::Keep-Downloaded-Packages "false";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+Acquire::Languages "none";
+Acquire::GzipIndexes "true";
+APT::AutoRemove::SuggestsImportant "false";
+"""
+
+
+def apt_sources(debs: Sequence[Deb], suite: str) -> str:
+    """Debian's own example sources, from its package apt, reduced to `main`: we name no mirror."""
+    path = "usr/share/doc/apt/examples/debian.sources"
+    for deb in debs:
+        for entry in deb.entries:
+            if entry.path == path and entry.body is not None:
+                text = b"".join(entry.body.chunks()).decode()
+                return _sources(text, suite, f"{deb.control.package}: {path}")
+    raise ArtifactError(f"no {path} in the packages of this base: it names the archive that apt in the image uses")
+
+
+def _sources(text: str, suite: str, source: str) -> str:
+    stanzas = [fields for _, fields in parse_stanzas(text, source)]
+    suites = " ".join(s["Suites"] for s in stanzas).split()
+    if not {suite, f"{suite}-updates", f"{suite}-security"} <= set(suites):
+        raise ArtifactError(f"{source}: names the suites {' '.join(suites)}, the lock is of {suite}")
+    return "\n".join(
+        "".join(f"{key}: {value}\n" for key, value in (stanza | {"Components": "main"}).items()) for stanza in stanzas
+    )
+
+
+def python_version(names: Iterable[str]) -> str:
+    """`3.13` from the one package `python3.13` among `names`."""
+    found = [match[1] for name in names if (match := re.fullmatch(r"python(3\.[0-9]+)", name))]
+    if len(found) != 1:
+        raise ArtifactError(f"a base needs exactly one Python, its packages have {', '.join(found) or 'none'}")
+    return found[0]

@@ -1,0 +1,389 @@
+"""`buildctl build`: locks, plans, downloads, layers, images, tags. Refusals come before any download."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from buildctl.apt_sources import apt_mirrors
+from buildctl.build_python import build_arch, python_packages
+from buildctl.daemon import connected
+from buildctl.dockerfile.parse import read_dockerfile
+from buildctl.engines.assemble import Built, ImageRecipe, Recipe, make_layers, write_image
+from buildctl.engines.plan import PlanInput, WheelsLayer, plan_image
+from buildctl.engines.recipes import (
+    BaseRecipe,
+    Compiling,
+    artifacts_of,
+    base_image,
+    debian_base,
+    image_base,
+    image_recipe,
+)
+from buildctl.errors import EngineError, FetchError, LockError, RuntimeUnavailableError
+from buildctl.fetch import fetch_debs, fetch_wheels
+from buildctl.load import Loaded, load
+from buildctl.lock import WheelLock, read_wheel_lock
+from buildctl.lock_debian import BaseLock, DebPackage, read_base_lock
+from buildctl.locking import lock_cells, renew_base, stale_locks
+from buildctl.log import say
+from buildctl.matrix import ARCHES, Base, Cell, DebianBase, Flavour
+from buildctl.oci.digest import Digest
+from buildctl.oci.entry import EPOCH
+from buildctl.oci.image import Descriptor
+from buildctl.oci.layer import Compression
+from buildctl.oci.layout import Layout
+from buildctl.progress import Progress, open_progress
+from buildctl.project import Project
+from buildctl.rendering import render_images
+from buildctl.store import Store
+from buildctl.table import size, table
+from buildctl.wheel import Site
+
+REPOSITORY = "pytorch"  # the name of our images in a Docker daemon: pytorch:cuda-2.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """`load` None means: when a Docker daemon answers."""
+
+    engine: str = "assemble"
+    compression: str = "zstd"
+    load: bool | None = None
+    locked: bool = False
+    jobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    layout: str
+    images: tuple[Built, ...]
+    loaded: tuple[Loaded, ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "layout": self.layout,
+            "seconds": round(self.seconds, 3),
+            "images": [
+                {
+                    "id": image.name,
+                    "digest": str(image.descriptor.digest),
+                    "size": image.size,
+                    "layersMade": image.made,
+                    "layersReused": image.reused,
+                    "seconds": round(image.seconds, 3),
+                }
+                for image in self.images
+            ],
+            "docker": [{"tag": i.tag, "imageId": i.image_id, "how": i.how, "moved": i.moved} for i in self.loaded],
+        }
+
+    def text(self) -> str:
+        rows = [
+            (i.name, size(i.size), str(i.reused), str(i.made), f"{i.seconds:.1f} s", str(i.descriptor.digest))
+            for i in self.images
+        ]
+        answer = table(("CELL", "SIZE", "REUSED", "MADE", "WORK", "DIGEST"), rows, right=frozenset({1, 2, 3, 4}))
+        noun = "image" if len(rows) == 1 else "images"
+        docker = f"\nin Docker: {', '.join(image.tag for image in self.loaded)}" if self.loaded else ""
+        return f"{answer}\n{len(rows)} {noun} in {self.layout}, {self.seconds:.1f} s{docker}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planned:
+    cell: Cell
+    base: BaseRecipe
+    recipe: ImageRecipe
+    compiling: Compiling
+    locks: Mapping[Path, WheelLock]
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        return (*self.base.recipes, *self.recipe.layers)
+
+
+def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions) -> BuildResult:
+    """Build these cells into the project's layout and tag them. Raises BuildctlError."""
+    start = time.perf_counter()
+    store, layout = Store.default(), Layout(project.layout)
+    mend_locks(project, cells, locked=options.locked)
+    compression = Compression(options.compression)
+    planned = _plan_and_fetch(project, cells, store, compression, locked=options.locked)
+    recipes = list({r.key: r for p in planned for r in p.recipes}.values())
+    with open_progress("made") as progress:
+        made = make_layers(recipes, store=store, compression=compression, jobs=options.jobs, progress=progress)
+    epoch = source_date_epoch()
+    for base in {p.base.name + p.cell.arch: p.base for p in planned if p.base.recipes}.values():
+        write_image(base_image(base), made, layout=layout, store=store, epoch=epoch)
+    built = [write_image(p.recipe, made, layout=layout, store=store, epoch=epoch) for p in planned]
+    _write_indexes(project, planned, layout)
+    loaded = load_images(planned, layout, wanted=options.load)
+    return BuildResult(
+        layout=project.shown(layout.root), images=tuple(built), loaded=loaded, seconds=time.perf_counter() - start
+    )
+
+
+def load_images(planned: Sequence[_Planned], layout: Layout, *, wanted: bool | None) -> tuple[Loaded, ...]:
+    """Into Docker, where `wanted` is None only if a daemon answers. Every image gets the tag of its cell, and the one
+    for the daemon's architecture, or the only one there is, the short tag: pytorch:cuda-2.6.
+    """
+    if wanted is False:
+        return ()
+    try:
+        with connected() as client:
+            native = {"x86_64": "amd64", "aarch64": "arm64"}.get(str(client.info().get("Architecture")), "")
+            loaded = []
+            for p in planned:
+                descriptor = layout.resolve(p.cell.id, p.cell.arch)
+                arches = {q.cell.arch for q in planned if q.cell.image == p.cell.image}
+                tags = [p.cell.id, *([p.cell.image] if p.cell.arch == native or len(arches) == 1 else [])]
+                say(f"loading {p.cell.id} into Docker")
+                loaded += [load(layout, descriptor, f"{REPOSITORY}:{tag}", client=client) for tag in tags]
+            return tuple(loaded)
+    except RuntimeUnavailableError:
+        if wanted:
+            raise
+        return ()
+
+
+def _plan_and_fetch(
+    project: Project, cells: Sequence[Cell], store: Store, compression: Compression, *, locked: bool
+) -> list[_Planned]:
+    """Plan, then bring what is missing into the store. A Debian package that has vanished renews its base, once."""
+    planned = _plan(project, cells, compression)
+    try:
+        _fetch(project, planned, store)
+    except FetchError as error:
+        if not error.vanished or not isinstance(error, VanishedDebError):
+            raise
+        if locked:
+            raise LockError(
+                f"with --locked: {error.message}", hint="run `buildctl lock --upgrade`, or without --locked"
+            ) from error
+        say(f"{error.message}\nDebian replaces packages when they are fixed; resolving the base anew")
+        for base, arch in error.bases:
+            for line in renew_base(project, base, arch):
+                say(line)
+        planned = _plan(project, cells, compression)
+        _fetch(project, planned, store)
+    return planned
+
+
+class VanishedDebError(FetchError):
+    """Debian packages that no mirror has any more; `bases` are those whose locks name them, with the architecture."""
+
+    def __init__(self, error: FetchError, bases: Sequence[tuple[DebianBase, str]]) -> None:
+        super().__init__(error.message, hint=error.hint, vanished=True)
+        self.bases = tuple(bases)
+
+
+def _plan(project: Project, cells: Sequence[Cell], compression: Compression) -> list[_Planned]:
+    planner = _Planner(project=project, compression=compression)
+    return [planner.plan(cell) for cell in cells]
+
+
+def _fetch(project: Project, planned: Sequence[_Planned], store: Store) -> None:
+    """Only what a missing layer is made from; nothing at all, and no network, when every layer is there."""
+    missing = {r.key: r for p in planned for r in p.recipes if store.layer(r.key) is None}
+    if not missing:
+        return
+    wanted = {artifact.digest for recipe in missing.values() for artifact in artifacts_of(recipe)}
+    with open_progress("fetched") as progress:
+        _fetch_debs(project, planned, missing, store, progress)
+        fetch_wheels(_wanted_locks(planned, wanted), store=store, progress=progress)
+    for compiling in {p.compiling for p in planned}:
+        compiling.prepare(store)  # once, here, before the workers need it
+
+
+def _wanted_locks(planned: Sequence[_Planned], wanted: set[Digest]) -> list[tuple[Cell, WheelLock]]:
+    return [
+        (p.cell, replace(lock, wheels=tuple(w for w in lock.wheels if w.digest in wanted)))
+        for p in planned
+        for lock in p.locks.values()
+    ]
+
+
+def _fetch_debs(
+    project: Project, planned: Sequence[_Planned], missing: Mapping[str, Recipe], store: Store, progress: Progress
+) -> None:
+    locks: dict[tuple[DebianBase, str], dict[Digest, DebPackage]] = {}
+    for p in planned:
+        needed = [a for r in p.recipes if r.key in missing for a in artifacts_of(r) if isinstance(a, DebPackage)]
+        if needed and isinstance(p.cell.base, DebianBase):
+            locks.setdefault((p.cell.base, p.cell.arch), {}).update((d.digest, d) for d in needed)
+        own = {d.digest: d for d in python_packages(p.compiling.lock)}
+        locks.setdefault((p.compiling.base, p.compiling.lock.arch), {}).update(own)
+    packages = {k: d for found in locks.values() for k, d in found.items() if store.artifact(k) is None}
+    if not packages:
+        return
+    mirrors = dict(apt_mirrors(project.matrix.debian_mirror))
+    try:
+        fetch_debs(packages.values(), store=store, mirrors=mirrors, progress=progress)
+    except FetchError as error:
+        if not error.vanished:
+            raise
+        # which of the bases lost something: what all of them still lack, since downloads that could go on did
+        raise VanishedDebError(
+            error, [k for k, v in locks.items() if any(store.artifact(d) is None for d in v)]
+        ) from error
+
+
+def _write_indexes(project: Project, planned: Sequence[_Planned], layout: Layout) -> None:
+    """One index for each image and base name, over every architecture that the matrix has and the layout holds."""
+    there = set(layout.names())
+    for image in dict.fromkeys(p.cell.image for p in planned):
+        ids = [c.id for c in project.matrix.cells if c.image == image and c.id in there]
+        layout.put_index(name=image, manifests=[_with_platform(layout, name) for name in ids])
+    for base in dict.fromkeys(p.base.name for p in planned if p.base.recipes):
+        ids = [f"{base}-{arch}" for arch in ARCHES if f"{base}-{arch}" in there]
+        layout.put_index(name=base, manifests=[_with_platform(layout, name) for name in ids])
+
+
+def _with_platform(layout: Layout, name: str) -> Descriptor:
+    """The descriptor of a manifest without its name, as it stands in an index."""
+    found = layout.resolve(name)
+    return replace(found, annotations={}, platform=found.platform or layout.config(found).platform)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planner:
+    """Plans cells; what several of them share is read once."""
+
+    project: Project
+    compression: Compression
+    wheel_locks: dict[Path, WheelLock] = field(default_factory=dict)
+    base_locks: dict[Path, BaseLock] = field(default_factory=dict)
+    bases: dict[tuple[str, Flavour, str], BaseRecipe] = field(default_factory=dict)
+
+    def plan(self, cell: Cell) -> _Planned:
+        path = self.project.dockerfile(cell.name)
+        instructions = read_dockerfile(path, shown_as=self.project.shown(path))
+        flavours = [f for f in Flavour if f is Flavour.RUNTIME or f is cell.flavour]
+        bases = {_context_name(flavour): self._base(cell, flavour) for flavour in flavours}
+        given = PlanInput(
+            arch=cell.arch,
+            build_arch=build_arch(),
+            context=self.project.images,
+            contexts={**{name: base.config for name, base in bases.items()}, "uv": None},
+            build_args={"BASE": _context_name(cell.flavour)},
+        )
+        plan = plan_image(instructions, given)
+        locks = {
+            o.requirements: self._wheel_lock(o.requirements) for o in plan.operations if isinstance(o, WheelsLayer)
+        }
+        compiling = self.compiling(cell)
+        recipe = image_recipe(
+            cell.id,
+            plan,
+            bases[plan.base],
+            locks,
+            site=site_of(cell),
+            compiling=compiling,
+            compression=self.compression,
+        )
+        return _Planned(cell=cell, base=bases[plan.base], recipe=recipe, compiling=compiling, locks=locks)
+
+    def compiling(self, cell: Cell) -> Compiling:
+        """The Python that makes bytecode: the Debian base's own, for the architecture of this machine."""
+        base = _debian(self.project, cell)
+        return Compiling(base=base, lock=self._base_lock(base, Flavour.RUNTIME, build_arch()))
+
+    def _base(self, cell: Cell, flavour: Flavour) -> BaseRecipe:
+        key = (cell.base.name, flavour, cell.arch)
+        if key not in self.bases:
+            self.bases[key] = self._new_base(cell, flavour)
+        return self.bases[key]
+
+    def _new_base(self, cell: Cell, flavour: Flavour) -> BaseRecipe:
+        base = cell.base
+        if not isinstance(base, DebianBase):
+            return image_base(base, devel=flavour is Flavour.DEVEL, arch=cell.arch, root=self.project.root)
+        return debian_base(
+            base_image_name(base, flavour),
+            self._base_lock(base, Flavour.RUNTIME, cell.arch),
+            self._base_lock(base, flavour, cell.arch) if flavour is Flavour.DEVEL else None,
+            compiling=self.compiling(cell),
+            compression=self.compression,
+        )
+
+    def _wheel_lock(self, path: Path) -> WheelLock:
+        if path not in self.wheel_locks:
+            self.wheel_locks[path] = read_wheel_lock(path)
+        return self.wheel_locks[path]
+
+    def _base_lock(self, base: DebianBase, flavour: Flavour, arch: str) -> BaseLock:
+        path = self.project.base_lock(base, flavour, arch)
+        if path not in self.base_locks:
+            self.base_locks[path] = read_base_lock(path)
+        return self.base_locks[path]
+
+
+def base_image_name(base: Base, flavour: Flavour) -> str:
+    return f"base-{base.name}" + ("" if flavour is Flavour.RUNTIME else f"-{flavour}")
+
+
+def _context_name(flavour: Flavour) -> str:
+    """The named context that stands for the base of a flavour in every Dockerfile."""
+    return "base" if flavour is Flavour.RUNTIME else f"base-{flavour}"
+
+
+def _debian(project: Project, cell: Cell) -> DebianBase:
+    candidates = [b for b in (cell.base, *project.matrix.bases) if isinstance(b, DebianBase)]
+    if not candidates:
+        raise EngineError(
+            f"{cell.id}: no Debian base whose Python {cell.python} could make the bytecode",
+            hint="add a Debian base to matrix.yaml, or build with --engine docker",
+        )
+    return candidates[0]
+
+
+def site_of(cell: Cell) -> Site:
+    """Where the base's Python looks for packages. Debian's folder for what a user adds is dist-packages."""
+    base, python = cell.base, cell.python
+    if isinstance(base, DebianBase):
+        interpreter, purelib = f"/usr/bin/python{python}", f"usr/local/lib/python{python}/dist-packages"
+    else:
+        interpreter, purelib = base.interpreter, base.purelib
+    prefix = purelib.partition("/lib/python")[0]
+    return Site(
+        purelib=purelib,
+        scripts=f"{prefix}/bin",
+        data=prefix,
+        headers=f"{prefix}/include/python{python}",
+        interpreter=interpreter,
+        python=python,
+    )
+
+
+def mend_locks(project: Project, cells: Sequence[Cell], *, locked: bool) -> None:
+    """Bring missing and stale locks up to date, as uv does; with `locked` refuse instead."""
+    stale = stale_locks(project, cells)
+    if not stale:
+        return
+    listed = "\n  ".join(f"{project.shown(path)}: {reason}" for path, reason in stale)
+    if locked:
+        raise LockError(
+            f"with --locked, {len(stale)} locks would have to change:\n  {listed}", hint="run `buildctl lock`"
+        )
+    say(f"bringing {len(stale)} locks up to date:\n  {listed}")
+    for line in lock_cells(project, cells, upgrade=False):
+        if not line.endswith("is up to date"):
+            say(line)
+    for line in render_images(project, cells):
+        if not line.endswith("is up to date"):
+            say(line)
+
+
+def source_date_epoch() -> int:
+    """$SOURCE_DATE_EPOCH in seconds since 1970 (reproducible-builds.org), else a constant."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return EPOCH
+    if not text.isascii() or not text.isdigit():
+        raise EngineError(f"SOURCE_DATE_EPOCH is not a number of seconds: {text!r}", hint="unset it, or date +%s")
+    return int(text)

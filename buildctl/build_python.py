@@ -1,0 +1,143 @@
+"""The Python of a base as a program of the build machine, taken from the base's own locked packages.
+
+It makes the bytecode of all images with that Python, for every architecture. No root, no chroot: the program is started
+through its own dynamic loader with its own libraries.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from buildctl.bases import merged, python_version
+from buildctl.bytecode import BuildPython
+from buildctl.deb import open_deb
+from buildctl.errors import ArtifactError, EngineError, LockError
+from buildctl.lock_debian import BaseLock, DebPackage
+from buildctl.oci.entry import Entry, Kind
+from buildctl.store import Store, recipe_key
+
+# Machine names of the kernel -> Docker's architecture, multiarch folder, dynamic loader
+MACHINES = {
+    "x86_64": ("amd64", "x86_64-linux-gnu", "ld-linux-x86-64.so.2"),
+    "aarch64": ("arm64", "aarch64-linux-gnu", "ld-linux-aarch64.so.1"),
+}
+
+
+def build_arch() -> str:
+    """The architecture whose runtime lock the functions below take. Raises EngineError where no Debian Python runs."""
+    return _machine()[0]
+
+
+def python_packages(lock: BaseLock) -> tuple[DebPackage, ...]:
+    """What has to be in the store: the interpreter, its standard library, the libraries that both are linked with."""
+    version = python_version(p.name for p in lock.packages)
+    wanted = {f"python{version}-minimal", f"libpython{version}-minimal", f"libpython{version}-stdlib"}
+    wanted |= {"libc6", "zlib1g", "libexpat1", "libgcc-s1"}
+    found = tuple(p for p in lock.packages if p.name in wanted)
+    if missing := sorted(wanted - {p.name for p in found}):
+        raise LockError(f"{lock.base}: the runtime lock lacks {', '.join(missing)}", hint="run `buildctl lock`")
+    return found
+
+
+def build_python(lock: BaseLock, *, store: Store) -> BuildPython:
+    """The Python of the runtime lock of `build_arch()`. A value: `prepare_python` puts it where this one points."""
+    arch, multiarch, loader = _machine()
+    if lock.arch != arch:
+        raise EngineError(f"the Python of {lock.base} for {lock.arch} cannot run on this machine ({arch})")
+    version = python_version(p.name for p in lock.packages)
+    root = _place(lock, store)
+    libraries, program = root / "usr" / "lib" / multiarch, root / "usr" / "bin" / f"python{version}"
+    return BuildPython(
+        argv=(str(libraries / loader), "--inhibit-cache", "--library-path", str(libraries), str(program)),
+        identity=next(p.version for p in lock.packages if p.name == f"python{version}-minimal"),
+        tag=f"cpython-{version.replace('.', '')}",
+        env={"PYTHONHOME": str(root / "usr")},
+    )
+
+
+def prepare_python(lock: BaseLock, *, store: Store) -> None:
+    """Unpack it, once per set of packages, whole or not at all. `python_packages(lock)` must be in the store."""
+    target = _place(lock, store)
+    if not target.is_dir():
+        _make(target, python_packages(lock), store)
+
+
+def _place(lock: BaseLock, store: Store) -> Path:
+    return store.root / "python" / recipe_key("build-python", [p.digest for p in python_packages(lock)])
+
+
+def _machine() -> tuple[str, str, str]:
+    machine = platform.machine()
+    if sys.platform != "linux" or machine not in MACHINES:
+        raise EngineError(
+            f"the Python of a Debian base does not run here ({sys.platform}, {machine}), and without it no bytecode",
+            hint="build on Linux (amd64 or arm64), or use the docker engine: buildctl build --engine docker",
+        )
+    return MACHINES[machine]
+
+
+def _make(target: Path, packages: Sequence[DebPackage], store: Store) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (store.root / "tmp").mkdir(parents=True, exist_ok=True)
+    # `.new` folders of a killed process are swept here: nobody else knows them
+    _sweep(target.parent)
+    folder = target.parent / f"{target.name}.{os.getpid()}.{secrets.token_hex(4)}.new"
+    try:
+        for package in packages:
+            with tempfile.TemporaryFile(dir=store.root / "tmp") as scratch:
+                path = store.artifact(package.digest)
+                if path is None:
+                    raise ArtifactError(
+                        f"{package.filename} is not in the store", hint="run the build again to fetch it"
+                    )
+                for entry in open_deb(path, scratch, digest=package.digest).entries:
+                    _unpack(folder, entry)
+        folder.rename(target)
+    except OSError as error:
+        if not target.is_dir():  # else another process was first
+            raise EngineError(f"cannot unpack the base's Python: {error}", hint="make room in the store") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    for path in parent.glob("*.new"):
+        process = path.name.split(".")[1]
+        if process.isdigit() and not _alive(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _unpack(folder: Path, entry: Entry) -> None:
+    """Only what a running Python needs; absolute symlinks would lead out of the folder, and none matters here."""
+    path = folder / merged(entry.path)
+    if entry.kind is Kind.DIRECTORY or not entry.path.startswith(("usr/", "lib")) or path.is_symlink():
+        return
+    if entry.kind is Kind.SYMLINK and entry.target.startswith("/"):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if entry.kind is Kind.SYMLINK:
+        path.symlink_to(entry.target)
+    elif entry.kind is Kind.HARDLINK:
+        path.hardlink_to(folder / merged(entry.target))
+    elif entry.body is not None:
+        with path.open("wb") as file:
+            for chunk in entry.body.chunks():
+                file.write(chunk)
+        path.chmod(0o755 if entry.mode & 0o111 else 0o644)

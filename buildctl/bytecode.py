@@ -1,0 +1,208 @@
+"""Bytecode for a layer, made by the image's own Python in one process that is fed while the layer is written.
+
+The files are what `compileall --invalidation-mode unchecked-hash` writes: they do not depend on time stamps and are not
+checked at import. The bytes depend on the Python, on the path inside the image and on the source, on nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Protocol
+
+from buildctl.errors import EngineError
+
+_NONE = 0xFFFFFFFF  # a length: this file has no bytecode
+_DEADLINE = 600.0  # seconds for the rest of a layer after its last source
+
+# Runs in the image's Python. Per file: lengths of path and source, path, source in; length and bytecode out.
+# What else the process has compiled would show in the bytes, by the strings it has interned. Where the compiler meets
+# - the qualified name of a nested class, which it interns, the class body's constant is that same object only when the
+#   name is new, and marshal writes the two cases differently;
+# - a set of names (`x in {"a", "b"}`), it makes a copy per function when one of the names is not new.
+# So a file with one of these is compiled again while its own names are interned: then no name is new, ever.
+# The garbage collector is off: code has no cycles, and it would only cost time.
+_COMPILE = """
+import gc, marshal, struct, sys
+from importlib.util import MAGIC_NUMBER, source_hash
+from types import CodeType
+gc.disable()
+take, give = sys.stdin.buffer, sys.stdout.buffer
+head = MAGIC_NUMBER + (1).to_bytes(4, "little")
+
+def compiled(path, source):
+    return compile(source, path, "exec", dont_inherit=True, optimize=0)
+
+def may_differ(code):
+    name = code.co_qualname
+    for value in code.co_consts:
+        kind = type(value)
+        if kind is CodeType:
+            if may_differ(value):
+                return True
+        elif value is name:
+            if not is_interned(name):
+                return True
+        elif kind is frozenset:
+            if any(type(v) is str and is_interned(v) for v in value):
+                return True
+    return False
+
+def is_interned(text):
+    # by the compiler where it is a constant: all_name_chars() in Objects/codeobject.c; single characters always are
+    return len(text) > 1 and text.isascii() and text.replace("_", "a").isalnum()
+
+def bytecode(path, source):
+    code = compiled(path, source)
+    if may_differ(code):
+        first, code = code, compiled(path, source)
+    return head + source_hash(source) + marshal.dumps(code)
+
+while lengths := take.read(8):
+    n_path, n_source = struct.unpack("<2L", lengths)
+    path, source = take.read(n_path).decode(), take.read(n_source)
+    try:
+        data = bytecode(path, source)
+    except (SyntaxError, ValueError, RecursionError, OverflowError):
+        give.write(b"\\xff\\xff\\xff\\xff")
+    else:
+        give.write(struct.pack("<L", len(data)))
+        give.write(data)
+give.flush()
+"""
+
+
+class Compilation(Protocol):
+    """Bytecode of the files of one layer."""
+
+    def add(self, path: str, source: bytes) -> None:
+        """Hand over a file; `path` is its absolute path inside the image. Does not wait."""
+        ...
+
+    def results(self) -> Iterator[bytes | None]:
+        """The content of a .pyc per file added, in that order; None for one that does not compile. Nothing can be
+        added afterwards.
+        """
+        ...
+
+
+class Compiler(Protocol):
+    @property
+    def identity(self) -> str:
+        """What the bytecode depends on besides the sources: part of a recipe key."""
+        ...
+
+    @property
+    def tag(self) -> str:
+        """The middle of a file name in `__pycache__`: `cpython-313`."""
+        ...
+
+    def open(self) -> AbstractContextManager[Compilation]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildPython:
+    """The Python of a base, as a program of this machine: `argv` and `env` start it.
+
+    `identity` is its version in full (`3.13.5-2+deb13u1`), without the architecture, on which bytecode does not depend.
+    """
+
+    argv: tuple[str, ...]
+    identity: str
+    tag: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self) -> list[str]:
+        # no site, no user site, no script folder on the path, no .pyc written, no warnings about other people's code
+        return [*self.argv, "-S", "-s", "-P", "-B", "-W", "ignore", "-c", _COMPILE]
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Compilation]:
+        """Raises EngineError when the Python cannot be started or fails."""
+        # files and not pipes at the far end: nobody has to read while the layer is written, and memory stays small
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            try:
+                process = subprocess.Popen(
+                    self.command(),
+                    stdin=subprocess.PIPE,
+                    stdout=out,
+                    stderr=err,
+                    env={**self.env, "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+                    cwd="/",
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise EngineError(f"the base's Python cannot be started: {self.argv[0]}: {error}") from error
+            assert process.stdin is not None  # noqa: S101 - PIPE was asked for
+            running = _Running(process, process.stdin, out, err)
+            try:
+                yield running
+            finally:
+                running.stop()
+
+
+class _Running:
+    def __init__(self, process: subprocess.Popen[bytes], stdin: IO[bytes], out: IO[bytes], err: IO[bytes]) -> None:
+        self._process, self._stdin, self._out, self._err = process, stdin, out, err
+        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
+        self._count = 0
+        self._feeder = threading.Thread(target=self._feed, daemon=True)
+        self._feeder.start()
+
+    def _feed(self) -> None:
+        # a broken pipe is the process's failure, which its exit status tells
+        with contextlib.suppress(OSError):
+            while (data := self._queue.get()) is not None:
+                self._stdin.write(data)
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+
+    def add(self, path: str, source: bytes) -> None:
+        name = path.encode()
+        self._queue.put(len(name).to_bytes(4, "little") + len(source).to_bytes(4, "little") + name + source)
+        self._count += 1
+
+    def results(self) -> Iterator[bytes | None]:
+        self._queue.put(None)
+        self._finish()
+        self._out.seek(0)
+        for _ in range(self._count):
+            length = int.from_bytes(self._read(4), "little")
+            yield None if length == _NONE else self._read(length)
+
+    def _read(self, length: int) -> bytes:
+        data = self._out.read(length)
+        if len(data) != length:
+            raise EngineError("the base's Python gave less bytecode than it was asked for")
+        return data
+
+    def _finish(self) -> None:
+        try:
+            status = self._process.wait(_DEADLINE)
+        except subprocess.TimeoutExpired as error:
+            raise EngineError(f"the base's Python did not finish its bytecode within {_DEADLINE:g} s") from error
+        if status:
+            self._err.seek(0)
+            said = self._err.read()[-2000:].decode(errors="replace").strip()
+            raise EngineError(
+                f"the base's Python failed with {status} while making bytecode" + (f":\n{said}" if said else "")
+            )
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._queue.put(None)
+        self._feeder.join()
+
+
+def pyc_path(source: str, tag: str) -> str:
+    """`a/b.py` -> `a/__pycache__/b.cpython-313.pyc` (PEP 3147)."""
+    folder, slash, name = source.rpartition("/")
+    return f"{folder}{slash}__pycache__/{Path(name).stem}.{tag}.pyc"

@@ -1,0 +1,165 @@
+"""What a matrix is made of: bases, accelerators, cells, and combinations that cannot exist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from buildctl.errors import MatrixError
+
+
+class Flavour(StrEnum):
+    RUNTIME = "runtime"
+    DEVEL = "devel"
+
+
+class Os(StrEnum):
+    LINUX = "linux"
+    MACOS = "macos"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DebianBase:
+    """Assembled from locked packages of a Debian suite; `devel` is what the devel flavour adds."""
+
+    name: str
+    suite: str
+    packages: tuple[str, ...]
+    devel: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageBase:
+    """An image by digest (`NAME@sha256:HEX`), found in the OCI layout `layout` (relative to matrix.yaml) if given.
+
+    `interpreter` is the absolute path of Python inside, `purelib` where packages go, without the leading slash.
+    """
+
+    name: str
+    image: str
+    devel: str | None
+    layout: str | None
+    interpreter: str
+    purelib: str
+
+
+Base = DebianBase | ImageBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """`built` and `never` are torch's backends beside the CPU that must and must not be compiled in.
+
+    `base` is None exactly for native accelerators (`os` is macos). `index` serves torch, torchvision and torchaudio;
+    None stands for the index that the user has configured.
+    """
+
+    name: str
+    os: Os
+    arches: tuple[str, ...]
+    base: Base | None
+    built: tuple[str, ...]
+    never: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    index: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageRule:
+    """A package beside torch: any version that `specifier` allows, for versions of torch in `torch`."""
+
+    name: str
+    extras: tuple[str, ...]
+    specifier: str
+    torch: SpecifierSet
+
+    def requirement(self, torch: Version) -> str | None:
+        """PEP 508 text for that torch, None when the package does not go with it."""
+        if not self.torch.contains(torch, prereleases=True):
+            return None
+        extras = f"[{','.join(self.extras)}]" if self.extras else ""
+        return f"{self.name}{extras}{self.specifier.replace('{torch}', str(torch))}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One image name on one architecture, or a native environment (`native`), which is never an image."""
+
+    name: str
+    flavour: Flavour
+    arch: str
+    accelerator: Accelerator
+    key: str
+    torch: Version
+    python: str
+    requirements: tuple[str, ...]
+
+    @property
+    def image(self) -> str:
+        return self.name if self.flavour is Flavour.RUNTIME else f"{self.name}-{self.flavour}"
+
+    @property
+    def id(self) -> str:
+        return f"{self.image}-{self.arch}"
+
+    @property
+    def native(self) -> bool:
+        return self.accelerator.os is not Os.LINUX
+
+    @property
+    def platform(self) -> str:
+        """In Go's words: linux/amd64, darwin/arm64."""
+        return f"{'darwin' if self.native else 'linux'}/{self.arch}"
+
+    @property
+    def base(self) -> Base:
+        """Raises MatrixError for a native environment, which has none."""
+        if self.accelerator.base is None:
+            raise MatrixError(f"{self.id} is a native environment: it has no base image")
+        return self.accelerator.base
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusion:
+    accelerator: str
+    os: Os | None
+    arch: str | None
+    versions: SpecifierSet
+    reason: str
+    instead: str
+
+    def matches(self, combination: Combination) -> bool:
+        return (
+            self.accelerator == combination.accelerator
+            and self.os in {None, combination.os}
+            and self.arch in {None, combination.arch}
+            and self.versions.contains(combination.torch, prereleases=True)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination:
+    """A point of the whole product. `reason` is empty when it exists, else why it cannot; `instead` is what to use."""
+
+    accelerator: str
+    key: str
+    torch: Version
+    os: Os
+    arch: str
+    reason: str = ""
+    instead: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.accelerator}-{self.key}"
+
+    @property
+    def exists(self) -> bool:
+        return not self.reason
+
+    def sentence(self) -> str:
+        where = f"in a container on {self.arch}" if self.os is Os.LINUX else f"on macOS {self.arch}"
+        return f"{self.name} {where}: {self.reason or 'exists'}"

@@ -1,0 +1,1 @@
+"""Dockerfiles: rendered from templates, parsed into instructions that know their line."""

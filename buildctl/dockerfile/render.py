@@ -1,0 +1,269 @@
+"""Cell and lock in, Dockerfile text out. Pure: no network, no clock; the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from buildctl.claims import Claims, claims_of
+from buildctl.dockerfile.parse import Instruction, parse_dockerfile
+from buildctl.errors import DockerfileError, LockError
+from buildctl.lock import LockedWheel, WheelLock
+from buildctl.matrix import Cell
+
+# A wheel of at least this many bytes is an install step, and so a layer, of its own; the others share one.
+HEAVY = 20_000_000
+# No distribution can have this name: PEP 503 names have no underscore.
+SMALL_STAGE = "small_wheels"
+MACHINES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "aarch64"}
+USER = "1000:1000"
+HOME = "/home/torch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One install step: `requirements` are NAME==VERSION, with a marker where the architectures differ."""
+
+    stage: str
+    title: str
+    requirements: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Package:
+    name: str
+    wheels: Mapping[str, LockedWheel]  # by architecture
+
+    @property
+    def size(self) -> int:
+        return max(wheel.size for wheel in self.wheels.values())
+
+    def requirements(self, arches: Sequence[str]) -> list[str]:
+        """One requirement for all architectures where they agree, else one with a marker for each."""
+        versions = {arch: wheel.version for arch, wheel in self.wheels.items()}
+        if set(versions) == set(arches) and len(set(versions.values())) == 1:
+            return [f"{self.name}=={next(iter(versions.values()))}"]
+        return [
+            f'{self.name}=={version} ; platform_machine == "{MACHINES[arch]}"'
+            for arch, version in sorted(versions.items())
+        ]
+
+
+def install_steps(locks: Mapping[str, WheelLock]) -> tuple[Step, ...]:
+    """Heavy wheels one by one, what changes least first: NVIDIA's, other heavy ones, the small ones, torch last."""
+    arches = sorted(locks)
+    names = sorted({wheel.name for lock in locks.values() for wheel in lock.wheels})
+    packages = [_Package(name=n, wheels={a: w for a in arches for w in locks[a].wheels if w.name == n}) for n in names]
+    heavy = [p for p in packages if p.size >= HEAVY]
+    small = [p for p in packages if p.size < HEAVY]
+    steps = [
+        Step(stage=p.name, title=f"{p.name}, {_megabytes(p.size)}", requirements=p.requirements(arches))
+        for p in sorted(heavy, key=lambda p: (_stability(p.name), p.name))
+    ]
+    if small:
+        steps.append(
+            Step(
+                stage=SMALL_STAGE,
+                title=f"{len(small)} small wheels, {_megabytes(sum(p.size for p in small))}",
+                requirements=[r for p in small for r in p.requirements(arches)],
+            ),
+        )
+    return tuple(sorted(steps, key=lambda s: _stability(s.stage)))
+
+
+def _stability(name: str) -> int:
+    if name.startswith("nvidia-"):
+        return 0
+    return {SMALL_STAGE: 2, "torch": 3}.get(name, 1)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"
+
+
+def render_image(cells: Sequence[Cell], locks: Mapping[str, WheelLock], templates: Path) -> str:
+    """The Dockerfile of one image name, for all its architectures.
+
+    `cells` are the runtime cells of the name; `locks` their wheel locks by architecture. Raises DockerfileError when a
+    value of the matrix would add, remove or change an instruction.
+    """
+    claims = _common_claims(cells, locks)
+    environment = _environment(templates)
+    template = _template(environment, cells[0])
+    context = _context(cells[0], claims, install_steps(locks), template.name or "")
+    text = _render(template, context)
+    path = f"images/{cells[0].name}/Dockerfile"
+    _refuse_injection(
+        parse_dockerfile(text, path=path), parse_dockerfile(_render(template, _neutral(context)), path=path)
+    )
+    return text
+
+
+def drift(path: Path, text: str, *, shown_as: str) -> str:
+    """A unified diff from the committed file to what would be rendered; empty when they agree."""
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    return "".join(
+        difflib.unified_diff(
+            old.splitlines(keepends=True),
+            text.splitlines(keepends=True),
+            fromfile=f"{shown_as} (committed)" if old else "/dev/null",
+            tofile=f"{shown_as} (rendered)",
+        ),
+    )
+
+
+def _common_claims(cells: Sequence[Cell], locks: Mapping[str, WheelLock]) -> Claims:
+    claims = [claims_of(cell, locks[cell.arch]) for cell in cells]
+    first = claims[0]
+    for other in claims[1:]:
+        if (other.torch.partition("+")[0], other.cuda) != (first.torch.partition("+")[0], first.cuda):
+            raise LockError(
+                f"{cells[0].name}: its architectures disagree: torch {first.torch} with CUDA {first.cuda} on "
+                f"{first.arch}, torch {other.torch} with CUDA {other.cuda} on {other.arch}",
+                hint=f"buildctl lock --upgrade {cells[0].name}",
+            )
+    return first
+
+
+def _environment(templates: Path) -> jinja2.Environment:
+    environment = jinja2.Environment(  # noqa: S701 - not HTML: every value passes a filter of ours
+        loader=jinja2.FileSystemLoader(templates),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(quote=_quote, json=_exec_form, comment=_comment)
+    return environment
+
+
+def _template(environment: jinja2.Environment, cell: Cell) -> jinja2.Template:
+    names = [f"{stem}.Dockerfile.j2" for stem in (cell.name, cell.accelerator.name, "image")]
+    try:
+        return environment.select_template(names)
+    except jinja2.TemplatesNotFound as error:
+        raise DockerfileError(f"no template for {cell.name}: none of {', '.join(names)} in templates/") from error
+    except jinja2.TemplateSyntaxError as error:
+        raise DockerfileError(f"templates/{error.name}:{error.lineno}: {error.message}") from error
+
+
+def _render(template: jinja2.Template, context: Mapping[str, Any]) -> str:
+    try:
+        return template.render(**context)
+    except jinja2.TemplateError as error:
+        raise DockerfileError(f"templates/{template.name}: {error}", hint="see docs/templates.md") from error
+
+
+def _context(cell: Cell, claims: Claims, steps: Sequence[Step], template: str) -> dict[str, Any]:
+    built_for = f"CUDA {claims.cuda}" if claims.cuda else "CPU only"
+    title = f"{cell.name}: PyTorch {claims.torch.partition('+')[0]}, {built_for}, Python {claims.python}"
+    return {
+        "image": {
+            "name": cell.name,
+            "title": title,
+            "template": template,
+            "base": f"base-{cell.base.name}",
+            "user": USER,
+        },
+        "steps": [{"stage": s.stage, "title": s.title, "requirements": s.requirements} for s in steps],
+        "env": sorted(_image_env(cell, claims).items()),
+        "labels": sorted(_labels(cell, claims, title).items()),
+    }
+
+
+def _image_env(cell: Cell, claims: Claims) -> dict[str, str]:
+    env = {
+        "PATH": f"{HOME}/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        # any UID works: nothing has to be looked up in /etc/passwd
+        "HOME": HOME,
+        "USER": "torch",
+        "TORCHINDUCTOR_CACHE_DIR": "/tmp/torchinductor",  # noqa: S108 - a path inside the image
+    }
+    if claims.cuda:
+        # the floor of the CUDA major, not the exact minor: a host that would work must not be refused
+        env["NVIDIA_REQUIRE_CUDA"] = f"cuda>={claims.cuda.partition('.')[0]}.0"
+    return env | dict(cell.accelerator.env)
+
+
+def _labels(cell: Cell, claims: Claims, title: str) -> dict[str, str]:
+    labels = {
+        "org.opencontainers.image.title": cell.name,
+        "org.opencontainers.image.description": title,
+        "org.opencontainers.image.version": claims.torch.partition("+")[0],
+        "org.opencontainers.image.licenses": "BSD-3-Clause",
+        "org.opencontainers.image.base.name": f"base-{cell.base.name}",
+        "dev.buildctl.accelerator": claims.accelerator,
+        "dev.buildctl.torch": claims.torch.partition("+")[0],
+        "dev.buildctl.python": claims.python,
+    }
+    optional = {
+        "dev.buildctl.torchvision": claims.torchvision,
+        "dev.buildctl.torchaudio": claims.torchaudio,
+        "dev.buildctl.cuda": claims.cuda,
+        "dev.buildctl.driver-floor": claims.driver_floor,
+    }
+    return labels | {k: v for k, v in optional.items() if v}
+
+
+def _quote(value: object) -> str:
+    """A double-quoted ENV or LABEL value in which nothing is special. Refuses control characters."""
+    text = _plain(value)
+    return '"' + re.sub(r'(["\\$])', r"\\\1", text) + '"'
+
+
+def _exec_form(value: Sequence[str]) -> str:
+    words = [json.dumps(_plain(word), ensure_ascii=False) for word in value]
+    # one word a line where there are many, so that a diff shows what changed
+    return "[" + (", " if len(words) <= 4 else ", \\\n    ").join(words) + "]"
+
+
+def _comment(value: object) -> str:
+    return _plain(value)
+
+
+def _plain(value: object) -> str:
+    text = str(value)
+    if bad := re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
+        raise DockerfileError(
+            f"a value with a control character cannot go into a Dockerfile: {text!r} (at {bad.start()})",
+            hint="remove the line break or control character from matrix.yaml",
+        )
+    return text
+
+
+def _neutral(context: Any) -> Any:
+    """The same shape with every value replaced by a harmless word: what the template itself intends."""
+    match context:
+        case dict():
+            return {key: _neutral(value) for key, value in context.items()}
+        case list():
+            return [_neutral(value) for value in context]
+        case tuple():
+            return tuple(_neutral(value) for value in context)
+        case _:
+            return "x"
+
+
+def _refuse_injection(rendered: Sequence[Instruction], intended: Sequence[Instruction]) -> None:
+    """A linter accepts an injected instruction, since it is a valid one; the instruction list does not lie."""
+
+    def shape(instruction: Instruction) -> tuple[str, tuple[str, ...], int | None]:
+        words = instruction.json_form
+        return instruction.keyword, tuple(key for key, _ in instruction.flags), None if words is None else len(words)
+
+    for got, wanted in zip(rendered, intended, strict=False):
+        if shape(got) != shape(wanted):
+            raise got.fail(f"a value has changed this instruction: {got.text[:120]!r}", hint="check matrix.yaml")
+    if len(rendered) != len(intended):
+        raise DockerfileError(
+            f"{rendered[0].path}: {len(rendered)} instructions where the template has {len(intended)}",
+            hint="a value in matrix.yaml adds or removes an instruction",
+        )

@@ -1,0 +1,337 @@
+"""Many files of known size and SHA-256 at once: big ones in ranges, resumed, retried, checked as they arrive."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import requests
+
+from buildctl.errors import ArtifactError, FetchError
+from buildctl.index import redact
+from buildctl.oci.digest import Digest
+from buildctl.partial import Partial, prepare
+from buildctl.progress import Progress, Task
+from buildctl.store import Store
+from buildctl.transfer import (
+    Body,
+    GoneError,
+    OtherFileError,
+    Patience,
+    RefusedError,
+    RetryError,
+    new_session,
+    open_range,
+)
+
+_MOVED = 1 << 16  # an attempt that brought this much was no failure, only too short
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """`urls` hold the same file and are tried in order; `size` in bytes."""
+
+    label: str
+    urls: tuple[str, ...]
+    size: int
+    digest: Digest
+
+
+def download(
+    items: Sequence[Download],
+    *,
+    store: Store,
+    progress: Progress,
+    connections: int = 8,
+    patience: Patience | None = None,
+) -> None:
+    """Bring every item into the store; returns when all are there, whole and checked. No network if they already are.
+
+    Raises FetchError (`vanished` when every source says that the file is not there), ArtifactError when other bytes
+    came twice, EngineError when the disk is full. What arrived until then stays, and the next call continues with it.
+    """
+    missing = {item.digest: item for item in items if store.artifact(item.digest) is None}
+    if not missing:
+        return
+    prepare(store, sum(item.size for item in missing.values()))
+    files = [_File(item=i, partial=Partial(store, i.digest, i.size), progress=progress) for i in missing.values()]
+    _Run(files, store, patience or Patience()).run(min(connections, sum(file.partial.count for file in files)))
+
+
+@dataclass(slots=True, kw_only=True)
+class _File:
+    """One download under way. `mutex` guards all below it; `turn` counts the times that it started over."""
+
+    item: Download
+    partial: Partial
+    progress: Progress
+    task: Task | None = None
+    mutex: threading.Lock = field(default_factory=threading.Lock)
+    turn: int = 0
+    active: int = 0
+    counted: int = 0
+    wrong: str | None = None
+
+    def count(self, n: int) -> None:
+        with self.mutex:
+            self.counted += n
+        if self.task is not None and n:
+            self.task.advance(n)
+
+    def rewind(self) -> None:
+        self.count(-self.counted)
+        self.partial.rewind()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unit:
+    """A piece of work: one part of a file, all missing parts of it (`part` None), in turn `turn` of that file."""
+
+    file: _File
+    turn: int = 0
+    part: int | None = None
+
+
+class _StoppedError(Exception):
+    """The whole run ends."""
+
+
+class _AbandonedError(Exception):
+    """Another thread found that the file is wrong; this one stops writing to it."""
+
+
+class _Run:
+    """Workers take units from one queue. A file's first request finds out whether its source knows ranges; only then
+    the other parts are queued, so a source without them has exactly one reader.
+    """
+
+    def __init__(self, files: Sequence[_File], store: Store, patience: Patience) -> None:
+        ordered = sorted(files, key=lambda file: (-file.item.size, file.item.label))
+        self.units = deque(_Unit(file=file) for file in ordered)
+        self.files, self.left = ordered, len(ordered)
+        self.store, self.patience = store, patience
+        self.change = threading.Condition()
+        self.stop = threading.Event()
+        self.failure: BaseException | None = None
+        self.local = threading.local()
+
+    def run(self, connections: int) -> None:
+        # daemons: a thread that hangs in a read must not keep a cancelled program alive
+        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(connections)]
+        for thread in threads:
+            thread.start()
+        try:
+            with self.change:
+                while self.left and self.failure is None:
+                    self.change.wait(0.5)
+        finally:
+            self.stop.set()
+            deadline = time.monotonic() + 2.0
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+            if not any(thread.is_alive() for thread in threads):
+                for file in self.files:
+                    file.partial.close()
+        if self.failure is not None:
+            raise self.failure
+
+    def _work(self) -> None:
+        try:
+            with contextlib.suppress(_StoppedError), new_session() as session:
+                while (unit := self._next()) is not None:
+                    self._do(unit, session)
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            with self.change:
+                self.failure = self.failure or error
+                self.change.notify_all()
+            self.stop.set()
+
+    def _next(self) -> _Unit | None:
+        with self.change:
+            while self.left and not self.stop.is_set():
+                if self.units:
+                    return self.units.popleft()
+                self.change.wait(0.2)
+        return None
+
+    def _do(self, unit: _Unit, session: requests.Session) -> None:
+        file = unit.file
+        if file.task is None and not self._open(file):
+            return
+        with file.mutex:
+            if unit.turn != file.turn or file.wrong:
+                return
+            file.active += 1
+        try:
+            with contextlib.suppress(_AbandonedError):
+                self._fetch(unit, session)
+        except OtherFileError as error:
+            with file.mutex:
+                file.wrong = str(error)
+        finally:
+            with file.mutex:
+                file.active -= 1
+                last = file.active == 0 and (file.wrong is not None or not file.partial.missing)
+        if last:
+            self._settle(file)
+
+    def _fetch(self, unit: _Unit, session: requests.Session) -> None:
+        if unit.part is not None:
+            _Fetch(self, unit, session, unit.part, leads=False).fetch()
+        elif missing := unit.file.partial.missing:  # none: a former run was killed between the last byte and the rename
+            _Fetch(self, unit, session, missing[0], leads=True).fetch()
+
+    def _open(self, file: _File) -> bool:
+        """False if there is nothing to do now: another process has brought it, or is about to."""
+        if self.store.artifact(file.item.digest) is not None:
+            self._finished()
+            return False
+        if not file.partial.open():
+            self.stop.wait(0.2)
+            self._queue([_Unit(file=file)], first=False)
+            return False
+        file.task = file.progress.add(file.item.label, file.item.size)
+        file.count(file.partial.received)
+        return True
+
+    def _queue(self, units: Sequence[_Unit], *, first: bool) -> None:
+        with self.change:
+            if first:
+                self.units.extendleft(reversed(units))
+            else:
+                self.units.extend(units)
+            self.change.notify_all()
+
+    def queue_others(self, unit: _Unit, part: int) -> None:
+        """The source knows ranges: the other missing parts, before files that were not begun yet."""
+        others = [n for n in unit.file.partial.missing if n != part]
+        self._queue([_Unit(file=unit.file, turn=unit.turn, part=n) for n in others], first=True)
+
+    def _settle(self, file: _File) -> None:
+        """Nobody writes any more: into the store, or once more from the start."""
+        if file.wrong is None:
+            digest = file.partial.settle()
+            if digest == file.item.digest:
+                self._finished()
+                return
+            file.wrong = f"SHA-256 {digest.hex}, the lock says {file.item.digest.hex}"
+        if file.turn:
+            file.partial.discard()
+            raise ArtifactError(
+                f"{file.item.label}: the source gives another file than the lock pins: {file.wrong}",
+                hint="find out why before you lock again: the same name with other bytes is what a lock protects from",
+            )
+        file.rewind()
+        file.turn, file.wrong = file.turn + 1, None
+        self._queue([_Unit(file=file, turn=file.turn)], first=True)
+
+    def _finished(self) -> None:
+        with self.change:
+            self.left -= 1
+            self.change.notify_all()
+
+    def pause(self, seconds: float) -> None:
+        if self.stop.wait(seconds):
+            raise _StoppedError
+
+
+class _Fetch:
+    """One unit: from the first source that gives it, after as many attempts as patience allows."""
+
+    def __init__(self, run: _Run, unit: _Unit, session: requests.Session, part: int, *, leads: bool) -> None:
+        self.run, self.unit, self.session = run, unit, session
+        self.file, self.partial = unit.file, unit.file.partial
+        self.part, self.leads = part, leads
+        self.position, self.end = self.partial.span(part)
+
+    def fetch(self) -> None:
+        urls = self.file.item.urls
+        if self.unit.turn:
+            urls = (*urls[1:], *urls[:1])
+        reasons: list[str] = []
+        gone, hint = 0, None
+        for url in urls:
+            try:
+                self._from(url)
+                return
+            except GoneError as error:
+                gone += 1
+                reasons.append(f"{redact(url)}: {error}")
+            except RefusedError as error:
+                hint = error.hint
+                reasons.append(f"{redact(url)}: {error}")
+            except RetryError as error:
+                hint = hint or "is the network up? what arrived is kept, and the next run continues"
+                reasons.append(f"{redact(url)}: {error}, {self.run.patience.attempts} times in a row")
+        vanished = gone == len(urls)
+        if vanished:
+            hint = "no source has it any more: lock again"
+        raise FetchError(
+            f"{self.file.item.label} cannot be fetched: {'; '.join(reasons) or 'no source'}",
+            hint=hint,
+            vanished=vanished,
+        )
+
+    def _from(self, url: str) -> None:
+        failures = 0
+        while True:
+            before = self.position
+            try:
+                with open_range(
+                    self.session,
+                    url,
+                    self.position,
+                    self.end,
+                    self.file.item.size,
+                    patience=self.run.patience,
+                    fresh=self.unit.turn > 0,
+                ) as body:
+                    self._receive(body)
+                return
+            except RetryError as error:
+                failures = 1 if self.position - before >= _MOVED else failures + 1
+                if failures >= self.run.patience.attempts:
+                    raise
+                backoff = self.run.patience.backoff * 2 ** (failures - 1) * random.uniform(0.8, 1.2)  # noqa: S311
+                self.run.pause(error.wait if error.wait is not None else backoff)
+
+    def _receive(self, body: Body) -> None:
+        if not body.ranged:
+            self._take_all()
+        elif self.leads and self.end < self.file.item.size:
+            self.leads = False
+            self.run.queue_others(self.unit, self.part)
+        for chunk in body.chunks:
+            if self.run.stop.is_set():
+                raise _StoppedError
+            if self.file.wrong:
+                raise _AbandonedError
+            self._write(chunk)
+        if self.end == 0:
+            self.partial.finish(0)
+
+    def _take_all(self) -> None:
+        """The source knows no ranges: all of it, from the start, by this one reader."""
+        if not self.leads:
+            raise RetryError("the source gave a range before, and now it does not")
+        self.file.rewind()
+        self.position, self.end = 0, self.file.item.size
+
+    def _write(self, chunk: bytes) -> None:
+        """Into the file, with a note at each end of a part."""
+        rest = memoryview(chunk)
+        while rest:
+            part = self.partial.part_at(self.position)
+            _, end = self.partial.span(part)
+            piece = rest[: end - self.position]
+            self.partial.write(bytes(piece), self.position)
+            self.file.count(len(piece))
+            self.position += len(piece)
+            rest = rest[len(piece) :]
+            if self.position == end:
+                self.partial.finish(part)

@@ -1,0 +1,209 @@
+"""The assemble engine: executes a rendered Dockerfile without daemon, root or emulation, running nothing of the image.
+
+What is here makes layers in parallel processes and writes images from them: blobs, configuration, manifest, tag.
+`plan` decides what to do before any download, `recipes` says what each layer is made from.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
+from typing import Any, Protocol
+
+from buildctl.errors import EngineError
+from buildctl.oci.entry import Entry
+from buildctl.oci.image import Descriptor, History, ImageConfig, Layer
+from buildctl.oci.layer import Compression
+from buildctl.oci.layout import Layout
+from buildctl.progress import Progress
+from buildctl.store import Store
+
+
+class Source(Protocol):
+    """What a layer is made from. Crosses to a worker process, so it holds values and paths only."""
+
+    def entries(self, store: Store) -> Iterable[Entry]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How to make one layer. The same `key` always gives the same bytes; `weight` is the work in bytes."""
+
+    key: str
+    label: str
+    weight: int
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecipe:
+    """An image to write: `base` are layers that exist already, in the layout `blobs`; `layers` come on top, from the
+    bottom up. `config` has no diff ids.
+    """
+
+    name: str
+    layers: tuple[Recipe, ...]
+    config: ImageConfig
+    history: tuple[History, ...]
+    annotations: Mapping[str, str]
+    base: tuple[Layer, ...] = ()
+    blobs: Layout | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """`size` is the sum of the compressed layers in bytes, `made` and `reused` count layers."""
+
+    name: str
+    descriptor: Descriptor
+    size: int
+    made: int
+    reused: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A layer in the store; `fresh` when it was made now, which took `seconds` of one process."""
+
+    layer: Layer
+    fresh: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    recipe: Recipe
+    store: Store
+    compression: Compression
+
+
+_queue: Any = None
+
+
+def _start_worker(queue: Any) -> None:
+    global _queue  # noqa: PLW0603 - a worker process has one queue to its parent
+    _queue = queue
+
+
+def _make(task: _Task) -> Made:
+    recipe, pending, start = task.recipe, 0, time.monotonic()
+    last = start
+
+    def on_bytes(count: int) -> None:
+        nonlocal pending, last
+        pending += count
+        if _queue is not None and (now := time.monotonic()) - last > 0.1:
+            _queue.put((recipe.key, pending))
+            pending, last = 0, now
+
+    layer, fresh = task.store.make_layer(
+        recipe.key, lambda: recipe.source.entries(task.store), compression=task.compression, on_bytes=on_bytes
+    )
+    return Made(layer=layer, fresh=fresh, seconds=time.monotonic() - start)
+
+
+def make_layers(
+    recipes: Iterable[Recipe],
+    *,
+    store: Store,
+    compression: Compression,
+    jobs: int | None = None,
+    progress: Progress,
+) -> dict[str, Made]:
+    """Make what the store lacks, the heaviest first, in `jobs` processes (one per core by default).
+
+    Returns what was made or found, by key. The first failure stops the others; whole layers stay.
+    """
+    done: dict[str, Made] = {}
+    missing: dict[str, Recipe] = {}
+    for recipe in recipes:
+        if recipe.key in done or recipe.key in missing:
+            continue
+        if (layer := store.layer(recipe.key)) is not None:
+            done[recipe.key] = Made(layer=layer, fresh=False, seconds=0)
+        else:
+            missing[recipe.key] = recipe
+    if missing:
+        tasks = [
+            _Task(recipe=r, store=store, compression=compression)
+            for r in sorted(missing.values(), key=lambda r: (-r.weight, r.key))
+        ]
+        done |= _in_processes(tasks, min(jobs or os.cpu_count() or 1, len(tasks)), progress)
+    return done
+
+
+def _in_processes(tasks: Sequence[_Task], jobs: int, progress: Progress) -> dict[str, Made]:
+    context = get_context("spawn")  # a forked child would inherit the locks of our progress thread
+    queue = context.SimpleQueue()
+    bars = {task.recipe.key: progress.add(task.recipe.label, 0) for task in tasks}
+    made: dict[str, Made] = {}
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(queue,))
+    try:
+        futures: dict[Future[Made], Recipe] = {pool.submit(_make, t): t.recipe for t in tasks}
+        waiting = set(futures)
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
+            while not queue.empty():
+                key, count = queue.get()
+                bars[key].advance(count)
+            for future in finished:
+                key = futures[future].key
+                made[key] = future.result()
+                bars[key].finish()
+    except BrokenProcessPool as error:
+        raise EngineError(
+            "a worker process died while it made a layer (killed, or out of memory)",
+            hint="run the command again: whole layers are kept; --jobs 1 needs the least memory",
+        ) from error
+    except BaseException:
+        _stop(pool)
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return made
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """Kill the workers now: a layer in the making is a temporary file that nobody reads."""
+    workers: Mapping[int, SpawnProcess] = getattr(pool, "_processes", None) or {}
+    for process in list(workers.values()):
+        process.kill()
+
+
+def created_at(epoch: int) -> str:
+    """RFC 3339 in UTC."""
+    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def write_image(image: ImageRecipe, made: Mapping[str, Made], *, layout: Layout, store: Store, epoch: int) -> Built:
+    """Write one image whose layers are in the store, and tag it in the layout."""
+    start = time.perf_counter()
+    layers = [*image.base, *(made[recipe.key].layer for recipe in image.layers)]
+    created = created_at(epoch)
+    below = {layer.descriptor.digest: image.blobs for layer in image.base if image.blobs is not None}
+    descriptor = layout.put_image(
+        name=image.name,
+        config=replace(
+            image.config, created=created, history=tuple(replace(step, created=created) for step in image.history)
+        ),
+        layers=layers,
+        blob=lambda digest: below[digest].blob_path(digest) if digest in below else store.blob(digest),
+        annotations=image.annotations,
+    )
+    fresh = [made[recipe.key] for recipe in image.layers if made[recipe.key].fresh]
+    return Built(
+        name=image.name,
+        descriptor=descriptor,
+        size=sum(layer.descriptor.size for layer in layers),
+        made=len(fresh),
+        reused=len(layers) - len(fresh),
+        seconds=sum(m.seconds for m in fresh) + time.perf_counter() - start,
+    )

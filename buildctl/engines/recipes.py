@@ -1,0 +1,282 @@
+"""From locks and planned Dockerfiles to recipes: which layers an image has, what each is made from, and its key."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from buildctl.bases import base_entries
+from buildctl.build_python import build_python, prepare_python, python_packages
+from buildctl.bytecode import BuildPython
+from buildctl.engines.assemble import ImageRecipe, Recipe
+from buildctl.engines.plan import FilesLayer, Operation, Plan, Setting, WheelsLayer
+from buildctl.errors import ArtifactError, LockError, MatrixError
+from buildctl.lock import LockedWheel, WheelLock
+from buildctl.lock_debian import BaseLock, DebPackage
+from buildctl.matrix import DebianBase, ImageBase
+from buildctl.oci.digest import Digest
+from buildctl.oci.entry import Entry
+from buildctl.oci.image import History, ImageConfig, Layer, Platform
+from buildctl.oci.layer import Compression
+from buildctl.oci.layout import Layout
+from buildctl.store import Store, recipe_key
+from buildctl.wheel import Site, WheelFile, group_entries
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+Artifact = LockedWheel | DebPackage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiling:
+    """Whose Python makes the bytecode: that of `base`, as locked for this machine's architecture."""
+
+    base: DebianBase
+    lock: BaseLock
+
+    @property
+    def identity(self) -> str:
+        """The interpreter's Debian version: on it the bytecode depends, not on the architecture it ran on."""
+        return next(p.version for p in python_packages(self.lock) if p.name.startswith("python"))
+
+    def python(self, store: Store) -> BuildPython:
+        """Runs once `prepare` has unpacked it."""
+        return build_python(self.lock, store=store)
+
+    def prepare(self, store: Store) -> None:
+        """Unpack it into the store, the first time; its packages must be there."""
+        prepare_python(self.lock, store=store)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DebianSource:
+    """The layer of a base; `below` is the runtime lock that a devel layer goes on top of."""
+
+    lock: BaseLock
+    below: BaseLock | None
+    compiling: Compiling
+
+    def entries(self, store: Store) -> Iterable[Entry]:
+        scratch = store.root / "tmp"
+        scratch.mkdir(parents=True, exist_ok=True)
+        return base_entries(
+            self.lock,
+            lambda package: _artifact(store, package),
+            below=self.below,
+            compiler=self.compiling.python(store),
+            scratch=scratch,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WheelsSource:
+    """The layer of one install step."""
+
+    wheels: tuple[LockedWheel, ...]
+    site: Site
+    compiling: Compiling
+
+    def entries(self, store: Store) -> Iterable[Entry]:
+        files = [WheelFile(path=_artifact(store, w), filename=w.filename) for w in self.wheels]
+        return group_entries(files, site=self.site, bytecode=self.compiling.python(store))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesSource:
+    """The layer of one COPY from the build context."""
+
+    files: tuple[Entry, ...]
+
+    def entries(self, store: Store) -> Iterable[Entry]:  # noqa: ARG002 - the protocol's
+        return self.files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseRecipe:
+    """A base image: made here from Debian packages (`recipes`), or found as an image (`layers`, lying in `blobs`)."""
+
+    name: str
+    config: ImageConfig
+    recipes: tuple[Recipe, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    blobs: Layout | None = None
+    digest: Digest | None = None
+    history: tuple[History, ...] = field(default=())
+
+
+def _artifact(store: Store, artifact: Artifact) -> Path:
+    path = store.artifact(artifact.digest)
+    if path is None:
+        raise ArtifactError(f"{artifact.filename} is not in the store", hint="run the build again to fetch it")
+    return path
+
+
+def debian_base(
+    name: str, runtime: BaseLock, devel: BaseLock | None, *, compiling: Compiling, compression: Compression
+) -> BaseRecipe:
+    """The recipe of a Debian base: one layer, and for devel a second one with what it adds."""
+    sources = [DebianSource(lock=runtime, below=None, compiling=compiling)]
+    if devel is not None:
+        sources.append(DebianSource(lock=devel, below=runtime, compiling=compiling))
+    return BaseRecipe(
+        name=name,
+        config=ImageConfig(
+            platform=Platform(architecture=runtime.arch),
+            env=(("PATH", DEFAULT_PATH),),
+            cmd=("bash",),
+            labels={"org.opencontainers.image.title": name, "org.opencontainers.image.base.name": "scratch"},
+        ),
+        recipes=tuple(_debian_recipe(name, source, compression) for source in sources),
+        history=tuple(
+            History(created_by=f"buildctl: {len(s.lock.packages)} Debian packages ({s.lock.suite}, {s.lock.flavour})")
+            for s in sources
+        ),
+    )
+
+
+def _debian_recipe(name: str, source: DebianSource, compression: Compression) -> Recipe:
+    locks = [source.lock, *([source.below] if source.below else [])]
+    return Recipe(
+        key=recipe_key(
+            "debian", [replace(lock, inputs="") for lock in locks], source.compiling.identity, compression.identity
+        ),
+        label=f"{name} {source.lock.flavour} {source.lock.arch}",
+        weight=sum(p.size for p in source.lock.packages) * 4,  # xz unpacks slowly
+        source=source,
+    )
+
+
+def base_image(base: BaseRecipe) -> ImageRecipe:
+    """A Debian base as an image of its own, for `FROM base` elsewhere."""
+    return ImageRecipe(
+        name=f"{base.name}-{base.config.platform.architecture}",
+        layers=base.recipes,
+        config=base.config,
+        history=base.history,
+        annotations={},
+    )
+
+
+def image_base(base: ImageBase, *, devel: bool, arch: str, root: Path) -> BaseRecipe:
+    """A base that is an image of a local OCI layout, by digest. Raises MatrixError, LayoutError."""
+    reference = base.devel if devel else base.image
+    if reference is None:
+        raise MatrixError(f"bases.{base.name}: no devel image is given", hint=f"set bases.{base.name}.devel")
+    if base.layout is None:
+        raise MatrixError(
+            f"bases.{base.name}: an image from a registry cannot be assembled yet",
+            hint="copy it into an OCI layout (skopeo copy docker://... oci:DIR:NAME) and name that with `layout: DIR`",
+        )
+    layout = Layout(root / base.layout)
+    descriptor = layout.resolve(f"sha256:{reference.rpartition('sha256:')[2]}", arch)
+    config, manifest = layout.config(descriptor), layout.manifest(descriptor)
+    if config.platform.architecture != arch:
+        raise MatrixError(f"bases.{base.name}: {reference} is for {config.platform}, the cell needs linux/{arch}")
+    layers = tuple(
+        Layer(descriptor=d, diff_id=diff_id, uncompressed_size=0)
+        for d, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+    )
+    filled = sum(not step.empty_layer for step in config.history)
+    history = config.history if filled == len(layers) else tuple(History(created_by="base") for _ in layers)
+    return BaseRecipe(
+        name=base.name,
+        config=replace(config, diff_ids=(), history=()),
+        layers=layers,
+        blobs=layout,
+        digest=descriptor.digest,
+        history=history,
+    )
+
+
+def image_recipe(
+    name: str,
+    plan: Plan,
+    base: BaseRecipe,
+    locks: Mapping[Path, WheelLock],
+    *,
+    site: Site,
+    compiling: Compiling,
+    compression: Compression,
+) -> ImageRecipe:
+    """All layers of an image, with its history. `locks` are the wheel locks by path, as the Dockerfile names them."""
+    recipes: list[Recipe] = []
+    history: list[History] = []
+    for operation in plan.operations:
+        recipe = _operation_recipe(operation, locks, site, compiling, compression)
+        if recipe is not None:
+            recipes.append(recipe)
+        history.append(History(created_by=operation.created_by, empty_layer=recipe is None))
+    annotations = {k: v for k, v in plan.config.labels.items() if k.startswith("org.opencontainers.image.")}
+    return ImageRecipe(
+        name=name,
+        base=base.layers,
+        layers=(*base.recipes, *recipes),
+        config=plan.config,
+        history=(*base.history, *history),
+        annotations=annotations,
+        blobs=base.blobs,
+    )
+
+
+def _operation_recipe(
+    operation: Operation, locks: Mapping[Path, WheelLock], site: Site, compiling: Compiling, compression: Compression
+) -> Recipe | None:
+    match operation:
+        case Setting():
+            return None
+        case FilesLayer():
+            return _files_recipe(operation.entries, compression)
+        case WheelsLayer():
+            wheels = _locked(operation, locks[operation.requirements])
+            if not wheels:
+                return None
+            source = WheelsSource(wheels=wheels, site=site, compiling=compiling)
+            key = recipe_key(
+                "wheels", [(w.filename, w.digest) for w in wheels], site, compiling.identity, compression.identity
+            )
+            label = f"{wheels[0].name} {wheels[0].version}" if len(wheels) == 1 else f"{len(wheels)} small wheels"
+            return Recipe(key=key, label=label, weight=sum(w.size for w in wheels), source=source)
+
+
+def _files_recipe(entries: Sequence[Entry], compression: Compression) -> Recipe:
+    """Keyed by content: where the build context lies does not matter."""
+    facts = []
+    for e in entries:
+        digest = hashlib.sha256()
+        for chunk in e.body.chunks() if e.body else ():
+            digest.update(chunk)
+        facts.append((e.path, e.kind, e.mode, e.uid, e.gid, e.size, e.target, digest.hexdigest()))
+    return Recipe(
+        key=recipe_key("files", facts, compression.identity),
+        label=os.path.commonpath([e.path for e in entries]) if entries else "nothing",
+        weight=sum(e.size for e in entries),
+        source=FilesSource(files=tuple(entries)),
+    )
+
+
+def _locked(operation: WheelsLayer, lock: WheelLock) -> tuple[LockedWheel, ...]:
+    """The lock's wheels for NAME==VERSION; a local version (+cu124) may be left out, as in PEP 440."""
+    found: list[LockedWheel] = []
+    for name, version in operation.names:
+        wheel = lock.wheel(name)
+        if wheel is None or version not in (wheel.version, wheel.version.partition("+")[0]):
+            has = f"{wheel.version} is locked" if wheel else "it is not locked"
+            raise LockError(
+                f"{operation.requirements}: the Dockerfile installs {name}=={version}, but {has}",
+                hint="run `buildctl render`",
+            )
+        found.append(wheel)
+    return tuple(found)
+
+
+def artifacts_of(recipe: Recipe) -> tuple[Artifact, ...]:
+    """What has to be in the store before the layer can be made."""
+    match recipe.source:
+        case DebianSource() as source:
+            return (*source.lock.packages, *(source.below.packages if source.below else ()))
+        case WheelsSource() as source:
+            return source.wheels
+        case _:
+            return ()

@@ -1,0 +1,96 @@
+"""From locks to artifacts in the store. Where to fetch from is the user's own configuration of uv, pip and apt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from buildctl.download import Download, download
+from buildctl.errors import FetchError, LockError
+from buildctl.index import with_credentials
+from buildctl.lock import LockedWheel, WheelLock
+from buildctl.lock_debian import DebPackage
+from buildctl.matrix import Cell
+from buildctl.oci.digest import Digest
+from buildctl.progress import Progress
+from buildctl.resolve import NoSolutionError, locate
+from buildctl.store import Store
+from buildctl.transfer import Patience
+
+
+def fetch_wheels(
+    locks: Iterable[tuple[Cell, WheelLock]],
+    *,
+    store: Store,
+    progress: Progress,
+    connections: int = 8,
+    patience: Patience | None = None,
+) -> None:
+    """Bring all wheels of these locks into the store. No network, and no uv, when they are there.
+
+    Raises FetchError, with `vanished` when the index no longer has a file that is pinned; ArtifactError when it gives
+    other bytes for it; EngineError when the disk is full.
+    """
+    items: dict[Digest, Download] = {}
+    for cell, lock in locks:
+        missing = [w for w in lock.wheels if w.digest not in items and store.artifact(w.digest) is None]
+        if missing:
+            urls = _locate(cell, missing)
+            items |= {wheel.digest: _item(cell, wheel, urls) for wheel in missing}
+    download(list(items.values()), store=store, progress=progress, connections=connections, patience=patience)
+
+
+def _locate(cell: Cell, wheels: Sequence[LockedWheel]) -> dict[Digest, str]:
+    pins = [f"{wheel.name}=={wheel.version}" for wheel in wheels]
+    try:
+        return locate(pins, python=cell.python, index=cell.accelerator.index)
+    except NoSolutionError as error:
+        raise FetchError(
+            f"{cell.id}: the package index no longer has what is locked\n{error.message}", hint=_AGAIN, vanished=True
+        ) from error
+    except LockError as error:
+        raise FetchError(f"{cell.id}: the package index cannot be asked: {error.message}", hint=error.hint) from error
+
+
+_AGAIN = "`buildctl lock --upgrade` resolves again; or point uv or pip to the index that was locked from"
+
+
+def _item(cell: Cell, wheel: LockedWheel, urls: Mapping[Digest, str]) -> Download:
+    if wheel.digest not in urls:
+        raise FetchError(
+            f"{cell.id}: the package index has no {wheel.filename} with SHA-256 {wheel.digest.hex}",
+            hint=_AGAIN,
+            vanished=True,
+        )
+    url = with_credentials(urls[wheel.digest], cell.accelerator.index)
+    return Download(label=wheel.filename, urls=(url,), size=wheel.size, digest=wheel.digest)
+
+
+def fetch_debs(
+    packages: Iterable[DebPackage],
+    *,
+    store: Store,
+    mirrors: Mapping[str, Sequence[str]],
+    progress: Progress,
+    connections: int = 8,
+    patience: Patience | None = None,
+) -> None:
+    """Bring Debian packages into the store. `mirrors`: base URLs by archive name ("debian", "debian-security").
+
+    Raises as `fetch_wheels` does; `vanished` when every mirror of the archive says that the file is not there.
+    """
+    items = [
+        Download(
+            label=package.filename.rsplit("/", 1)[-1],
+            urls=tuple(f"{base.rstrip('/')}/{package.filename}" for base in mirrors.get(package.archive, ())),
+            size=package.size,
+            digest=package.digest,
+        )
+        for package in packages
+        if store.artifact(package.digest) is None
+    ]
+    for item in items:
+        if not item.urls:
+            raise FetchError(
+                f"{item.label}: no mirror is known for it", hint="set mirror.debian in matrix.yaml to a Debian mirror"
+            )
+    download(items, store=store, progress=progress, connections=connections, patience=patience)

@@ -1,0 +1,171 @@
+"""Where wheels come from: uv's own configuration as it is, else the index that pip is configured for.
+
+Only one index ever counts. pip's extra-index-url and find-links are left out on purpose: with two sources the same
+version can be on both, and the wrong build wins (sgl-project/sglang#23593).
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from buildctl.errors import LockError
+
+# uv's words for "where to fetch from"; one of them set means that the user has configured uv itself
+_UV_INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_NO_INDEX")
+# settings that would choose another build of torch than the matrix says, or another project than ours
+_UV_DROPPED = (
+    "UV_TORCH_BACKEND",
+    "UV_INDEX_STRATEGY",
+    "UV_FIND_LINKS",
+    "UV_PROJECT",
+    "UV_WORKING_DIR",
+    "UV_WORKING_DIRECTORY",
+    "UV_CUSTOM_COMPILE_COMMAND",
+)
+
+
+def uv_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for uv. Raises LockError if a configuration file of uv or pip cannot be read."""
+    environ = os.environ if environ is None else environ
+    out = {key: value for key, value in environ.items() if key not in _UV_DROPPED}
+    if environ.get("UV_NO_INDEX") and environ.get("UV_FIND_LINKS"):
+        out["UV_FIND_LINKS"] = environ["UV_FIND_LINKS"]  # a machine without an index: then it is the only source
+    out |= {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    pip = pip_settings(environ)
+    if "index-url" in pip and not _uv_has_index(environ):
+        out["UV_DEFAULT_INDEX"] = pip["index-url"]
+    if "cert" in pip and not environ.get("SSL_CERT_FILE"):
+        out["SSL_CERT_FILE"] = pip["cert"]
+    return out
+
+
+def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """`index-url` and `cert` as pip would see them: files from the site's to the user's, then the environment."""
+    out: dict[str, str] = {}
+    for path in _pip_files(environ):
+        # pip parses with exactly this class: no interpolation
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read_string(path.read_text("utf-8"), str(path))
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError, configparser.Error) as error:
+            raise LockError(f"pip's configuration {path} cannot be read: {error}") from error
+        for section in ("global", "download", "install"):
+            for key in ("index-url", "cert"):
+                for spelled in (key, key.replace("-", "_")):
+                    if parser.has_option(section, spelled):
+                        out[key] = parser.get(section, spelled).strip()
+    for key in ("index-url", "cert"):
+        if value := environ.get("PIP_" + key.upper().replace("-", "_")):
+            out[key] = value.strip()
+    return {key: value for key, value in out.items() if value}
+
+
+def _pip_files(environ: Mapping[str, str]) -> list[Path]:
+    """In the order in which pip lets later ones win (pip's configuration documentation, "Precedence")."""
+    own = environ.get("PIP_CONFIG_FILE")
+    if own == os.devnull:
+        return []
+    home = Path(environ.get("HOME") or Path.home())
+    files = [Path(folder) / "pip" / "pip.conf" for folder in _xdg_folders(environ)]
+    files += [Path("/etc/pip.conf"), home / ".pip" / "pip.conf"]
+    support = home / "Library" / "Application Support" / "pip"
+    if sys.platform == "darwin" and support.is_dir():
+        files.append(support / "pip.conf")
+    else:
+        files.append(Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / "pip.conf")
+    files.append(Path(environ.get("VIRTUAL_ENV") or sys.prefix) / "pip.conf")
+    return [*files, Path(own)] if own else files
+
+
+def _xdg_folders(environ: Mapping[str, str]) -> list[str]:
+    if sys.platform == "darwin":
+        return ["/Library/Application Support"]
+    return [folder for folder in (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":") if folder]
+
+
+def _uv_has_index(environ: Mapping[str, str]) -> bool:
+    keys = {"index", "index-url", "extra-index-url", "no-index"}
+    return any(environ.get(name) for name in _UV_INDEX_VARIABLES) or any(keys & set(v) for v in _uv_tables(environ))
+
+
+def several_indexes(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether uv may find two packages on two indexes."""
+    environ = os.environ if environ is None else environ
+    if environ.get("UV_INDEX") or environ.get("UV_EXTRA_INDEX_URL"):
+        return True
+    return any({"index", "extra-index-url"} & set(table) for table in _uv_tables(environ))
+
+
+def with_credentials(url: str, index: str | None, environ: Mapping[str, str] | None = None) -> str:
+    """`url` with the user and password of the configured index on the same host, which uv leaves out of what it writes.
+
+    `index` is one more index to look at. What is in netrc needs no help.
+    """
+    environ = os.environ if environ is None else environ
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        return url
+    for name, candidate in [("", index or ""), *_configured(environ)]:
+        known = urlsplit(candidate)
+        user, _, host = known.netloc.rpartition("@")
+        variable = "UV_INDEX_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
+        if name and not user and environ.get(f"{variable}_USERNAME"):
+            password = environ.get(f"{variable}_PASSWORD", "")
+            user = f"{quote(environ[f'{variable}_USERNAME'], safe='')}:{quote(password, safe='')}"
+        if user and (known.scheme, host) == (parts.scheme, parts.netloc):
+            return urlunsplit(parts._replace(netloc=f"{user}@{host}"))
+    return url
+
+
+def _configured(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(name or nothing, URL) of every index that uv or pip knows."""
+    out: list[tuple[str, str]] = []
+    for variable in ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL"):
+        for entry in environ.get(variable, "").split():
+            name, equals, url = entry.partition("=")
+            out.append((name, url) if equals and "/" not in name else ("", entry))
+    for table in _uv_tables(environ):
+        out += [(str(i.get("name", "")), str(i.get("url", ""))) for i in table.get("index", ()) if isinstance(i, dict)]
+        out += [("", value) for key in ("index-url", "extra-index-url") for value in _strings(table.get(key))]
+    return [*out, ("", pip_settings(environ).get("index-url", ""))]
+
+
+def _strings(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [str(item) for item in value or ()]
+
+
+def _uv_files(environ: Mapping[str, str]) -> list[Path]:
+    if own := environ.get("UV_CONFIG_FILE"):
+        return [Path(own)]
+    home = Path(environ.get("HOME") or Path.home())
+    user = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "uv" / "uv.toml"
+    return [user, *(Path(folder) / "uv" / "uv.toml" for folder in _xdg_folders(environ)), Path("/etc/uv/uv.toml")]
+
+
+def _uv_tables(environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What uv's configuration files say, and the tables in them for `uv pip`."""
+    out: list[dict[str, Any]] = []
+    for path in [] if environ.get("UV_NO_CONFIG") else _uv_files(environ):
+        try:
+            value: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise LockError(f"uv's configuration {path} cannot be read: {error}") from error
+        out += [value, value.get("pip", {})]
+    return out
+
+
+def redact(text: str) -> str:
+    """Without user names and passwords in URLs."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)

@@ -1,0 +1,257 @@
+"""An image of an OCI layout into the Docker daemon, then the proof that it arrived: `docker load` exits 0 on damage."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from http import HTTPStatus
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound
+
+from buildctl import loopback
+from buildctl.daemon import shares_loopback
+from buildctl.errors import BuildctlError, EngineError, LayoutError
+from buildctl.oci.check import check_image
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import REF_NAME, Descriptor, ImageConfig, Index, MediaType, canonical_json
+from buildctl.oci.layout import LAYOUT_FILE, Layout
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """`image_id` is the daemon's: the manifest's digest in the containerd store, the configuration's in the old one.
+
+    `moved` is in bytes, None where the daemon does not say. `how` is "present", "pull" or "load".
+    """
+
+    tag: str
+    image_id: str
+    how: str
+    moved: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    layout: Layout
+    descriptor: Descriptor
+    config_digest: Digest
+    config: ImageConfig
+
+    @property
+    def platform(self) -> str:
+        return str(self.config.platform)
+
+
+def load(layout: Layout, descriptor: Descriptor, tag: str, *, client: docker.DockerClient) -> Loaded:
+    """Make the image (`descriptor` is its manifest's) appear as `tag` in the daemon, moving only missing layers.
+
+    Raises LayoutError when the layout's own bytes are wrong, EngineError when the daemon refuses the image or holds
+    something else afterwards; the message names what differs.
+    """
+    started = time.monotonic()
+    manifest = layout.manifest(descriptor)
+    wanted = _Wanted(
+        layout=layout,
+        descriptor=descriptor,
+        config_digest=manifest.config.digest,
+        config=layout.config(manifest.config),
+    )
+    try:
+        how, moved = _bring(client, wanted, tag)
+        image_id = check_loaded(client, wanted.descriptor, wanted.config_digest, wanted.config, tag)
+    except (DockerException, OSError) as error:
+        raise EngineError(f"{tag}: Docker failed while loading: {error}") from error
+    return Loaded(tag=tag, image_id=image_id, how=how, moved=moved, seconds=time.monotonic() - started)
+
+
+def check_loaded(
+    client: docker.DockerClient, descriptor: Descriptor, config_digest: Digest, config: ImageConfig, tag: str
+) -> str:
+    """The id of the image that the daemon has as `tag`; raises EngineError naming all that differs from `config`."""
+    try:
+        found: dict[str, Any] = client.images.get(tag).attrs
+    except ImageNotFound as error:
+        raise EngineError(
+            f"{tag}: Docker does not have it after loading", hint="the daemon's log may say why"
+        ) from error
+    problems = differences(found, descriptor, config_digest, config)
+    if not problems:
+        problems = _cannot_create(client, tag, str(config.platform))
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise EngineError(
+            f"{tag}: what Docker has is not what was loaded:{lines}", hint=f"docker image rm {tag}, then load again"
+        )
+    return str(found["Id"])
+
+
+def differences(found: dict[str, Any], descriptor: Descriptor, config_digest: Digest, config: ImageConfig) -> list[str]:
+    """What `docker image inspect` says against what should be there; nothing when all is right."""
+    problems = []
+    ids = (str(descriptor.digest), str(config_digest))
+    if found.get("Id") not in ids:
+        problems.append(f"image id: {found.get('Id')}, expected {ids[0]} or {ids[1]}")
+    platform = f"{found.get('Os')}/{found.get('Architecture')}"
+    if platform != f"{config.platform.os}/{config.platform.architecture}":
+        problems.append(f"platform: {platform}, expected {config.platform}")
+    layers = list((found.get("RootFS") or {}).get("Layers") or ())
+    expected = [str(diff_id) for diff_id in config.diff_ids]
+    if len(layers) != len(expected):
+        problems.append(f"layers: {len(layers)}, expected {len(expected)}")
+    else:
+        pairs = enumerate(zip(layers, expected, strict=True), start=1)
+        problems += [f"layer {n}: diff id {got}, expected {want}" for n, (got, want) in pairs if got != want]
+    return problems
+
+
+def _cannot_create(client: docker.DockerClient, tag: str, platform: str) -> list[str]:
+    """A container needs every layer unpacked, which loading alone does not prove."""
+    try:
+        container = client.api.create_container(tag, command=["true"], platform=platform, host_config={})
+    except APIError as error:
+        return [f"no container can be made of it: {error.explanation or error}"]
+    client.api.remove_container(container["Id"], force=True)
+    return []
+
+
+def _bring(client: docker.DockerClient, wanted: _Wanted, tag: str) -> tuple[str, int | None]:
+    present = _present(client, wanted)
+    if present is not None:
+        client.api.tag(present, tag)
+        return "present", 0
+    if shares_loopback(client):
+        moved = _pull(client, wanted, tag)
+        if moved is not None:
+            return "pull", moved
+    _load(client, wanted, tag)
+    return "load", sum(layer.size for layer in wanted.layout.manifest(wanted.descriptor).layers)
+
+
+def _present(client: docker.DockerClient, wanted: _Wanted) -> str | None:
+    for digest in (wanted.descriptor.digest, wanted.config_digest):
+        with suppress(ImageNotFound):
+            if client.images.get(str(digest)).id == str(digest):
+                return str(digest)
+    return None
+
+
+def _pull(client: docker.DockerClient, wanted: _Wanted, tag: str) -> int | None:
+    """Bytes moved, or None when the daemon cannot pull from this machine's loopback; then nothing is changed."""
+    with loopback.serve(wanted.layout, wanted.descriptor) as served:
+        reference = f"{served.repository}@{wanted.descriptor.digest}"
+        try:
+            for record in client.api.pull(reference, stream=True, decode=True, platform=wanted.platform):
+                if problem := _problem(record):
+                    raise _refused(wanted, tag, problem)
+        except APIError as error:
+            if served.sent:
+                raise _refused(wanted, tag, error.explanation or str(error)) from error
+            return None  # it never reached us
+        client.api.tag(reference, tag)
+        client.api.remove_image(reference, noprune=True)
+        return served.sent
+
+
+def _load(client: docker.DockerClient, wanted: _Wanted, tag: str) -> None:
+    # not load_image of the SDK, which takes an error for progress
+    url = f"{client.api.base_url}/v{client.api.api_version}/images/load"
+    body = archive(wanted.layout, wanted.descriptor, tag)
+    with client.api.post(url, data=body, stream=True, timeout=client.api.timeout) as response:
+        if response.status_code >= HTTPStatus.BAD_REQUEST:
+            raise _refused(wanted, tag, response.text.strip()[:500])
+        for line in response.iter_lines():
+            if line and (problem := _problem(json.loads(line))):
+                raise _refused(wanted, tag, problem)
+
+
+def _problem(record: dict[str, Any]) -> str | None:
+    detail = record.get("errorDetail")
+    return str(detail.get("message")) if isinstance(detail, dict) else record.get("error")
+
+
+def _refused(wanted: _Wanted, tag: str, problem: str) -> BuildctlError:
+    """Whose fault it is: LayoutError when our own check finds the image wrong, else EngineError."""
+    found = check_image(wanted.layout, wanted.descriptor)
+    if found:
+        lines = "".join(f"\n  {line}" for line in found[:10])
+        return LayoutError(f"{tag}: Docker refused the image in {wanted.layout.root} ({problem}):{lines}")
+    return EngineError(f"{tag}: Docker refused the image, which is whole: {problem}")
+
+
+def archive(layout: Layout, descriptor: Descriptor, tag: str) -> Iterator[bytes]:
+    """What `docker load` reads, streamed: the image as an OCI layout in a tar, plus the manifest.json of old daemons.
+
+    Raises LayoutError, before the end of the stream, when a blob does not match its digest or size.
+    """
+    manifest = layout.manifest(descriptor)
+    name = _full_name(tag)
+    annotations = {"io.containerd.image.name": name, REF_NAME: name.rpartition(":")[2]}
+    entry = Descriptor(
+        media_type=MediaType.MANIFEST,
+        digest=descriptor.digest,
+        size=descriptor.size,
+        platform=layout.config(manifest.config).platform,
+        annotations=annotations,
+    )
+    old = {
+        "Config": _blob_name(manifest.config),
+        "RepoTags": [tag],
+        "Layers": [_blob_name(layer) for layer in manifest.layers],
+    }
+    yield from _member("oci-layout", LAYOUT_FILE)
+    yield from _member("index.json", canonical_json(Index(manifests=(entry,)).to_json()))
+    yield from _member("manifest.json", canonical_json([old]))
+    seen: set[Digest] = set()
+    for blob in (descriptor, manifest.config, *manifest.layers):
+        if blob.digest not in seen:
+            seen.add(blob.digest)
+            yield from _blob(layout, blob)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _full_name(tag: str) -> str:
+    """`cuda-2.6` -> `docker.io/library/cuda-2.6:latest`, as Docker writes names out."""
+    first, slash, _ = tag.partition("/")
+    if not slash:
+        tag = f"docker.io/library/{tag}"
+    elif "." not in first and ":" not in first and first != "localhost":
+        tag = f"docker.io/{tag}"
+    return tag if ":" in tag.rpartition("/")[2] else f"{tag}:latest"
+
+
+def _blob_name(blob: Descriptor) -> str:
+    return f"blobs/sha256/{blob.digest.hex}"
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT if size < 1 << 33 else tarfile.GNU_FORMAT)
+
+
+def _member(name: str, data: bytes) -> Iterator[bytes]:
+    yield _header(name, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+def _blob(layout: Layout, blob: Descriptor) -> Iterator[bytes]:
+    yield _header(_blob_name(blob), blob.size)
+    hasher, left = sha256(), blob.size
+    with layout.open_blob(blob.digest) as file:
+        while left and (data := file.read(min(CHUNK, left))):
+            hasher.update(data)
+            left -= len(data)
+            yield data
+        longer = file.read(1)
+    if left or longer or hasher.hexdigest() != blob.digest.hex:
+        raise LayoutError(f"{layout.root}: blob {blob.digest} does not match its digest or size", hint="build it again")
+    yield bytes(-blob.size % tarfile.BLOCKSIZE)

@@ -1,0 +1,272 @@
+"""The wheel lock of an image name on an architecture: files that a person reviews and that pip and uv accept as
+hash-checked requirements. They say what, never where from.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import requests
+from packaging.requirements import Requirement
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+from buildctl.errors import LockError
+from buildctl.index import redact
+from buildctl.matrix import Cell
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import canonical_json
+from buildctl.resolve import Found, resolve
+
+_FORMAT = 1
+_TITLE = "# Written by `buildctl lock`. pip and uv read it as requirements with hashes; above each: its file and size."
+_HEADER = re.compile(r"# (name|platform|python|inputs): (\S+)")
+_FILE = re.compile(r"# (\S+\.whl) ([1-9][0-9]{0,14})")
+_PIN = re.compile(r"([a-z0-9][a-z0-9-]*)==(\S+) --hash=sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockedWheel:
+    """`name` is normalised (PEP 503), `size` in bytes."""
+
+    name: str
+    version: str
+    filename: str
+    size: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WheelLock:
+    """All wheels of an image name on a platform, sorted by name; `inputs` is the digest of what they follow from."""
+
+    name: str
+    platform: str
+    python: str
+    inputs: Digest
+    wheels: tuple[LockedWheel, ...]
+
+    @property
+    def arch(self) -> str:
+        return self.platform.partition("/")[2]
+
+    def wheel(self, name: str) -> LockedWheel | None:
+        return next((wheel for wheel in self.wheels if wheel.name == canonicalize_name(name)), None)
+
+
+def lock_path(images: Path, cell: Cell) -> Path:
+    """`images` is the folder of the rendered images; both flavours share one file."""
+    return images / cell.name / f"requirements.{cell.arch}.txt"
+
+
+def inputs_of(cell: Cell) -> Digest:
+    """Over everything in the matrix that the resolution depends on."""
+    value = {
+        "format": _FORMAT,
+        "platform": cell.platform,
+        "python": cell.python,
+        "requirements": list(cell.requirements),
+        "index": cell.accelerator.index,
+    }
+    return Digest.of(canonical_json(value))
+
+
+def is_stale(cell: Cell, lock: WheelLock) -> str | None:
+    """Why the lock no longer is what the matrix asks for, None when it is."""
+    if (lock.name, lock.platform) != (cell.name, cell.platform):
+        return f"it is for {lock.name} on {lock.platform}"
+    if lock.python != cell.python:
+        return f"it is for Python {lock.python}, the matrix says {cell.python}"
+    for text in cell.requirements:
+        requirement = Requirement(text)
+        wheel = lock.wheel(requirement.name)
+        if wheel is None:
+            return f"the matrix asks for {text}, which it does not hold"
+        if not requirement.specifier.contains(wheel.version, prereleases=True):
+            return f"the matrix asks for {text}, it holds {wheel.version}"
+    if lock.inputs != inputs_of(cell):
+        return "matrix.yaml changed after it was written (packages or index)"
+    return None
+
+
+def resolve_wheels(cell: Cell, *, keep: WheelLock | None = None) -> WheelLock:
+    """Resolve with uv for the cell's own platform, staying with the versions in `keep` where that is possible.
+
+    Raises LockError: no solution, an index that fails or gives no SHA-256, or wheels that are not what the name says.
+    """
+    found = resolve(
+        cell.requirements,
+        python=cell.python,
+        platform=cell.platform,
+        index=cell.accelerator.index,
+        keep=[(wheel.name, wheel.version) for wheel in keep.wheels] if keep else (),
+    )
+    wheels = tuple(_locked(wheel) for wheel in found)
+    check_build(cell, wheels)
+    return WheelLock(name=cell.name, platform=cell.platform, python=cell.python, inputs=inputs_of(cell), wheels=wheels)
+
+
+def _locked(found: Found) -> LockedWheel:
+    what = f"{found.name}=={found.version}"
+    if found.digest is None:
+        raise LockError(f"{what}: the index gives no SHA-256", hint="use an index that does (PEP 503 or PEP 691)")
+    size = found.size if found.size is not None else _size_of(found.url, what)
+    return LockedWheel(name=found.name, version=found.version, filename=found.filename, size=size, digest=found.digest)
+
+
+def _size_of(url: str, what: str) -> int:
+    """From the server, for indexes whose pages do not say (PEP 503)."""
+    if url.startswith("file:"):
+        return Path(unquote(urlsplit(url).path)).stat().st_size
+    try:
+        answer = requests.head(url, allow_redirects=True, timeout=60, headers={"Accept-Encoding": "identity"})
+        answer.raise_for_status()
+        return int(answer.headers["Content-Length"])
+    except (requests.RequestException, KeyError, ValueError) as error:
+        raise LockError(f"{what}: its size cannot be learned: {redact(str(error))}") from error
+
+
+def check_build(cell: Cell, wheels: Iterable[LockedWheel]) -> None:
+    """A tag must be true: refuse a CPU build under a CUDA name and the reverse. Raises LockError."""
+    wheels = tuple(wheels)
+    torch = next((wheel for wheel in wheels if wheel.name == "torch"), None)
+    if torch is None:
+        raise LockError(f"{cell.name}-{cell.arch}: no torch among the resolved wheels")
+    if cell.native:
+        return
+    local = Version(torch.version).local or ""
+    nvidia = sorted(wheel.name for wheel in wheels if wheel.name.startswith("nvidia-"))
+    cuda = local.startswith("cu") or (not local.startswith("cpu") and bool(nvidia))
+    if "cuda" in cell.accelerator.built and not cuda:
+        raise LockError(
+            f"{cell.name}-{cell.arch}: the index serves {torch.filename}, which is not a CUDA build",
+            hint="set `index` under the accelerator to one that has CUDA builds, or exclude the combination",
+        )
+    if "cuda" in cell.accelerator.never and (cuda or nvidia):
+        seen = f"it needs {nvidia[0]}" if nvidia else f"its version is {torch.version}"
+        raise LockError(
+            f"{cell.name}-{cell.arch}: the index serves {torch.filename}, which is a CUDA build ({seen})",
+            hint="set `index` under the accelerator to one that has CPU builds, or exclude the combination",
+        )
+
+
+def format_wheel_lock(lock: WheelLock) -> str:
+    lines = [
+        _TITLE,
+        f"# name: {lock.name}",
+        f"# platform: {lock.platform}",
+        f"# python: {lock.python}",
+        f"# inputs: {lock.inputs}",
+    ]
+    for wheel in lock.wheels:
+        lines += ["", f"# {wheel.filename} {wheel.size}", f"{wheel.name}=={wheel.version} --hash={wheel.digest}"]
+    return "\n".join(lines) + "\n"
+
+
+def write_wheel_lock(path: Path, lock: WheelLock) -> None:
+    """In one step: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(format_wheel_lock(lock))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_wheel_lock(path: Path) -> WheelLock:
+    """Raises LockError, with file and line, for anything that `format_wheel_lock` would not write."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise LockError(f"{path} does not exist", hint="run `buildctl lock`") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise LockError(f"{path} cannot be read: {error}") from error
+    return parse_wheel_lock(text, str(path))
+
+
+def parse_wheel_lock(text: str, source: str) -> WheelLock:
+    """As `read_wheel_lock`, from text; `source` names it in messages."""
+    header: dict[str, str] = {}
+    wheels: list[LockedWheel] = []
+    file: tuple[str, int] | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{source}:{number}"
+        if not line or (number == 1 and line == _TITLE):
+            continue
+        if not wheels and file is None and (match := _HEADER.fullmatch(line)):
+            if match[1] in header:
+                raise _malformed(where, f"{match[1]} is given twice")
+            header[match[1]] = match[2]
+        elif file is None and (match := _FILE.fullmatch(line)):
+            file = (match[1], int(match[2]))
+        elif file is not None and (match := _PIN.fullmatch(line)):
+            wheels.append(_read_wheel(where, match, file))
+            if len(wheels) > 1 and wheels[-2].name >= wheels[-1].name:
+                raise _malformed(where, f"{wheels[-1].name} is listed twice or out of order")
+            file = None
+        else:
+            raise _malformed(where, f"unexpected: {line[:80]!r}")
+    return _read_header(source, header, wheels, open_file=file is not None)
+
+
+def _read_header(source: str, header: dict[str, str], wheels: list[LockedWheel], *, open_file: bool) -> WheelLock:
+    if missing := [key for key in ("name", "platform", "python", "inputs") if key not in header]:
+        raise _malformed(source, f"the header does not say {', '.join(missing)}")
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", header["inputs"]):
+        raise _malformed(source, "inputs is no sha256 digest")
+    if open_file or not wheels:
+        raise _malformed(source, "the file ends too early")
+    return WheelLock(
+        name=header["name"],
+        platform=header["platform"],
+        python=header["python"],
+        inputs=Digest.parse(header["inputs"]),
+        wheels=tuple(wheels),
+    )
+
+
+def _read_wheel(where: str, pin: re.Match[str], file: tuple[str, int]) -> LockedWheel:
+    filename, size = file
+    try:
+        name, version, _, _ = parse_wheel_filename(filename)
+        same = name == pin[1] and version == Version(pin[2])
+    except (InvalidWheelFilename, InvalidVersion) as error:
+        raise _malformed(where, str(error)) from error
+    if not same:
+        raise _malformed(where, f"{filename} is not {pin[1]}=={pin[2]}")
+    return LockedWheel(name=pin[1], version=pin[2], filename=filename, size=size, digest=Digest(pin[3]))
+
+
+def _malformed(where: str, what: str) -> LockError:
+    return LockError(f"{where}: {what}", hint="do not edit locks by hand; `buildctl lock` writes them")
+
+
+def changes(old: WheelLock | None, new: WheelLock) -> tuple[str, ...]:
+    """What differs, one line a package, for people."""
+    before = {wheel.name: wheel for wheel in old.wheels} if old else {}
+    after = {wheel.name: wheel for wheel in new.wheels}
+    out: list[str] = []
+    for name in sorted(before | after):
+        match before.get(name), after.get(name):
+            case None, LockedWheel() as wheel:
+                out.append(f"+ {name} {wheel.version}")
+            case LockedWheel() as wheel, None:
+                out.append(f"- {name} {wheel.version}")
+            case LockedWheel() as was, LockedWheel() as now if was.version != now.version:
+                out.append(f"~ {name} {was.version} -> {now.version}")
+            case LockedWheel() as was, LockedWheel() as now if was != now:
+                out.append(f"~ {name} {now.version}: another file ({now.filename})")
+    return tuple(out)

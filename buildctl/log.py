@@ -1,0 +1,16 @@
+"""The story, on stderr. Answers go to stdout, and only the CLI prints those."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+# width from the terminal; no highlighting of numbers; markup off so that file names with brackets stay as they are
+console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    console.print(text)
+
+
+def warn(text: str) -> None:
+    console.print(f"warning: {text}", style="yellow")

@@ -1,0 +1,402 @@
+"""matrix.yaml: what is built, what cannot exist and why. Parsed once, everything beyond is values."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.resources
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from buildctl import yamlfile
+from buildctl.cells import (
+    Accelerator,
+    Base,
+    Cell,
+    Combination,
+    DebianBase,
+    Exclusion,
+    Flavour,
+    ImageBase,
+    Os,
+    PackageRule,
+)
+from buildctl.errors import MatrixError
+from buildctl.yamlfile import did_you_mean
+
+__all__ = [
+    "ARCHES",
+    "Accelerator",
+    "Base",
+    "Cell",
+    "Combination",
+    "DebianBase",
+    "Exclusion",
+    "Flavour",
+    "ImageBase",
+    "Matrix",
+    "Os",
+    "PackageRule",
+    "load_matrix",
+    "parse_arch",
+    "parse_matrix",
+    "schema",
+]
+
+ARCHES = ("amd64", "arm64")
+# What people call the same machines; Docker's names are the ones we use.
+_ARCH_ALIASES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "arm64/v8": "arm64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """`cells` are all that exist, in the order of the file; `combinations` is the whole product, with reasons."""
+
+    path: Path
+    python: str
+    versions: tuple[tuple[str, Version], ...]
+    flavours: tuple[Flavour, ...]
+    bases: tuple[Base, ...]
+    accelerators: tuple[Accelerator, ...]
+    combinations: tuple[Combination, ...]
+    cells: tuple[Cell, ...]
+    debian_mirror: str | None
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of all images, each once; native environments are not among them."""
+        return tuple(dict.fromkeys(cell.image for cell in self.cells if not cell.native))
+
+    def select(self, names: Iterable[str] = (), arch: str | None = None) -> tuple[Cell, ...]:
+        """The cells of these image names (globs allowed; none stands for all), on one architecture or on every one.
+
+        Raises MatrixError for a name that is not known (with a suggestion) and for what cannot exist (with the reason
+        and what to use instead).
+        """
+        arch = None if arch is None else parse_arch(arch)
+        wanted: set[str] = set()
+        for name in tuple(names) or ("*",):
+            wanted.update(cell.id for cell in self._named(name, arch))
+        return tuple(cell for cell in self.cells if cell.id in wanted)
+
+    def explain(self, accelerator: str, key: str, *, os: Os, arch: str) -> Combination:
+        """Whether that combination exists, else why not. Raises MatrixError for names that are in no combination."""
+        arch = parse_arch(arch)
+        for combination in self.combinations:
+            if (combination.accelerator, combination.key, combination.os, combination.arch) == (
+                accelerator,
+                key,
+                os,
+                arch,
+            ):
+                return combination
+        raise self._unknown(f"{accelerator}-{key}")
+
+    def images_of(self, names: Iterable[str] = (), arch: str | None = None) -> tuple[Cell, ...]:
+        """As `select`, for images: a native environment asked for by name is an error, in a glob it is left out."""
+        names = tuple(names)
+        for cell in self.cells:
+            if cell.native and cell.image in names:
+                answer = self.explain(cell.accelerator.name, cell.key, os=Os.LINUX, arch=cell.arch)
+                raise _impossible([answer])
+        return tuple(cell for cell in self.select(names, arch) if not cell.native)
+
+    def _named(self, name: str, arch: str | None) -> list[Cell]:
+        here = [cell for cell in self.cells if arch in {None, cell.arch}]
+        glob = any(mark in name for mark in "*?[")
+        found = [cell for cell in here if (fnmatch.fnmatchcase(cell.image, name) if glob else cell.image == name)]
+        if found:
+            return found
+        if glob:
+            on = f" on {arch}" if arch else ""
+            raise MatrixError(f"no image matches {name!r}{on}", hint=f"names: {', '.join(self._names())}")
+        why = [c for c in self.combinations if name in self._images(c) and arch in {None, c.arch} and not c.exists]
+        ours = [c for c in why if c.os is self._os(c.accelerator)]
+        for cell in here:
+            if name in {f"{cell.name}-{flavour}" for flavour in Flavour}:
+                raise MatrixError(
+                    f"{cell.name} has no {name.removeprefix(f'{cell.name}-')} flavour", hint=f"use {cell.name}"
+                )
+        raise _impossible(ours or why) if why else self._unknown(name)
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell.image for cell in self.cells))
+
+    def _os(self, accelerator: str) -> Os:
+        return next(a.os for a in self.accelerators if a.name == accelerator)
+
+    def _images(self, combination: Combination) -> set[str]:
+        suffixes = {"" if flavour is Flavour.RUNTIME else f"-{flavour}" for flavour in self.flavours}
+        return {combination.name + suffix for suffix in suffixes}
+
+    def _unknown(self, name: str) -> MatrixError:
+        keys = [key for key, _ in self.versions]
+        for accelerator in self.accelerators:
+            rest = name.removeprefix(f"{accelerator.name}-")
+            if rest != name and rest[:1].isdigit():
+                version = rest.split("-")[0]
+                if version in keys:
+                    break
+                return MatrixError(
+                    f"torch {version} is not in {self.path.name}, which has {', '.join(keys)}",
+                    hint=f'to add it: one line under versions, "{version}": and its full release; then `buildctl lock`',
+                )
+        return MatrixError(
+            f"unknown image name {name!r}{did_you_mean(name, self._names())}", hint=f"names: {', '.join(self._names())}"
+        )
+
+
+def _impossible(answers: Sequence[Combination]) -> MatrixError:
+    distinct = {(a.reason, a.instead): a for a in answers}
+    return MatrixError(
+        "; ".join(a.sentence() for a in distinct.values()),
+        hint="; ".join(dict.fromkeys(a.instead for a in distinct.values() if a.instead)) or None,
+    )
+
+
+def parse_arch(text: str) -> str:
+    """Docker's name of an architecture; the kernel's names and `linux/...` are understood. Raises MatrixError."""
+    name = text.lower().removeprefix("linux/")
+    name = _ARCH_ALIASES.get(name, name)
+    if name not in ARCHES:
+        raise MatrixError(
+            f"unknown architecture {text!r}{did_you_mean(name, ARCHES)}", hint=f"one of {', '.join(ARCHES)}"
+        )
+    return name
+
+
+@cache
+def schema() -> dict[str, Any]:
+    text = importlib.resources.files("buildctl").joinpath("matrix.schema.json").read_text("utf-8")
+    value: dict[str, Any] = json.loads(text)
+    return value
+
+
+def load_matrix(path: Path) -> Matrix:
+    """Read and check matrix.yaml. Raises ProblemsError with every problem, each with line and key path."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise MatrixError(f"{path} does not exist", hint="run buildctl in the folder that holds matrix.yaml") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise MatrixError(f"{path} cannot be read: {error}") from error
+    return parse_matrix(text, path)
+
+
+def parse_matrix(text: str, path: Path) -> Matrix:
+    """As `load_matrix`, from text; `path` names it in messages."""
+    document = yamlfile.parse(text, str(path))
+    yamlfile.validate(document, schema())
+    document.check()
+    builder = _Builder(document)
+    matrix = builder.matrix(path)
+    document.check()
+    return matrix
+
+
+class _Builder:
+    """From a document that satisfies the schema to values; notes what a schema cannot say."""
+
+    def __init__(self, document: yamlfile.Document) -> None:
+        self.document = document
+        self.value: dict[str, Any] = document.value
+
+    def matrix(self, path: Path) -> Matrix:
+        versions = tuple(self._versions())
+        flavours = tuple(Flavour(flavour) for flavour in self.value["flavours"])
+        bases = tuple(self._bases())
+        accelerators = tuple(self._accelerators({base.name: base for base in bases}))
+        rules = tuple(self._rules())
+        exclusions = tuple(self._exclusions([a.name for a in accelerators]))
+        combinations = tuple(_combinations(versions, accelerators, exclusions))
+        python = str(self.value["python"])
+        return Matrix(
+            path=path,
+            python=python,
+            versions=versions,
+            flavours=flavours,
+            bases=bases,
+            accelerators=accelerators,
+            combinations=combinations,
+            cells=tuple(_cells(combinations, accelerators, flavours, rules, python)),
+            debian_mirror=self.value.get("mirror", {}).get("debian"),
+        )
+
+    def _versions(self) -> Iterator[tuple[str, Version]]:
+        for key, text in self.value["versions"].items():
+            version = Version(text)  # the schema's pattern is a subset of PEP 440
+            if version.release[: key.count(".") + 1] != Version(key).release:
+                self.document.problem(("versions", key), f"{text} is no release of {key}")
+            yield key, version
+
+    def _bases(self) -> Iterator[Base]:
+        for name, value in self.value["bases"].items():
+            if "image" in value:
+                yield ImageBase(
+                    name=name,
+                    image=value["image"],
+                    devel=value.get("devel"),
+                    layout=value.get("layout"),
+                    interpreter=value["interpreter"],
+                    purelib=value["purelib"],
+                )
+            else:
+                packages, devel = tuple(value["packages"]), tuple(value.get("devel", ()))
+                yield DebianBase(name=name, suite=value["debian"], packages=packages, devel=devel)
+
+    def _accelerators(self, bases: dict[str, Base]) -> Iterator[Accelerator]:
+        for name, value in self.value["accelerators"].items():
+            here: yamlfile.Path = ("accelerators", name)
+            wanted = value.get("base")
+            if wanted is not None and wanted not in bases:
+                self.document.problem((*here, "base"), f"no base {wanted!r}{did_you_mean(wanted, bases)}")
+            devices = value.get("devices", {})
+            built, never = tuple(devices.get("built", ())), tuple(devices.get("never", ()))
+            for device in sorted(set(built) & set(never)):
+                self.document.problem((*here, "devices"), f"{device} is both under built and under never")
+            yield Accelerator(
+                name=name,
+                os=Os(value.get("native", "linux")),
+                arches=tuple(arch for arch in ARCHES if arch in value["arch"]),
+                base=bases.get(wanted) if wanted is not None else None,
+                built=built,
+                never=never,
+                env=tuple(value.get("env", {}).items()),
+                index=value.get("index"),
+            )
+
+    def _rules(self) -> Iterator[PackageRule]:
+        seen = {"torch"}
+        for number, value in enumerate(self.value["packages"]):
+            here: yamlfile.Path = ("packages", number)
+            text = value if isinstance(value, str) else value["name"]
+            try:
+                requirement = Requirement(text)
+            except InvalidRequirement as error:
+                self.document.problem(here, f"{text!r} is no requirement: {str(error).splitlines()[0]}")
+                continue
+            name = canonicalize_name(requirement.name)
+            if name in seen:
+                why = "torch comes from versions" if name == "torch" else f"{name} is listed twice"
+                self.document.problem(here, why)
+            seen.add(name)
+            specifier, torch = str(requirement.specifier), SpecifierSet()
+            if isinstance(value, dict):
+                torch = self._specifiers((*here, "torch"), value.get("torch", ""))
+                specifier = self._pin((*here, "version"), value.get("version"))
+            yield PackageRule(name=name, extras=tuple(sorted(requirement.extras)), specifier=specifier, torch=torch)
+
+    def _pin(self, path: yamlfile.Path, version: str | None) -> str:
+        if version is None:
+            return ""
+        try:
+            if version != "{torch}":
+                Version(version)
+        except InvalidVersion:
+            self.document.problem(path, f"{version!r} is no version")
+        return f"=={version}"
+
+    def _specifiers(self, path: yamlfile.Path, text: str) -> SpecifierSet:
+        try:
+            return SpecifierSet(text)
+        except InvalidSpecifier:
+            self.document.problem(path, f'{text!r} is no version range such as "<2.11"')
+            return SpecifierSet()
+
+    def _exclusions(self, known: Sequence[str]) -> Iterator[Exclusion]:
+        for number, value in enumerate(self.value.get("exclude", ())):
+            here: yamlfile.Path = ("exclude", number)
+            accelerator = value["accelerator"]
+            if accelerator not in known:
+                near = did_you_mean(accelerator, known)
+                self.document.problem((*here, "accelerator"), f"no accelerator {accelerator!r}{near}")
+            yield Exclusion(
+                accelerator=accelerator,
+                os=Os(value["os"]) if "os" in value else None,
+                arch=value.get("arch"),
+                versions=self._specifiers((*here, "versions"), value.get("versions", "")),
+                reason=value["reason"],
+                instead=value["instead"],
+            )
+
+
+def _combinations(
+    versions: Sequence[tuple[str, Version]], accelerators: Sequence[Accelerator], exclusions: Sequence[Exclusion]
+) -> Iterator[Combination]:
+    for accelerator in accelerators:
+        for key, torch in versions:
+            for os in Os:
+                for arch in ARCHES:
+                    point = Combination(accelerator=accelerator.name, key=key, torch=torch, os=os, arch=arch)
+                    yield _judged(point, accelerator, exclusions)
+
+
+def _judged(point: Combination, accelerator: Accelerator, exclusions: Sequence[Exclusion]) -> Combination:
+    """An exclusion answers first; what the accelerator does not list is closed even if nobody wrote down why."""
+    for exclusion in exclusions:
+        if exclusion.matches(point):
+            reason, instead = exclusion.reason, exclusion.instead.replace("{version}", point.key)
+            break
+    else:
+        if point.os is accelerator.os and point.arch in accelerator.arches:
+            return point
+        reason = f"{accelerator.name} is only offered {_offer(accelerator)}"
+        instead = "what the matrix offers, or another entry under accelerators"
+    return Combination(
+        accelerator=point.accelerator,
+        key=point.key,
+        torch=point.torch,
+        os=point.os,
+        arch=point.arch,
+        reason=reason,
+        instead=instead,
+    )
+
+
+def _offer(accelerator: Accelerator) -> str:
+    where = "in containers" if accelerator.os is Os.LINUX else "natively on macOS"
+    return f"{where} on {' and '.join(accelerator.arches)}"
+
+
+def _cells(
+    combinations: Sequence[Combination],
+    accelerators: Sequence[Accelerator],
+    flavours: Sequence[Flavour],
+    rules: Sequence[PackageRule],
+    python: str,
+) -> Iterator[Cell]:
+    by_name = {accelerator.name: accelerator for accelerator in accelerators}
+    for combination in combinations:
+        if not combination.exists:
+            continue
+        accelerator = by_name[combination.accelerator]
+        companions = [rule.requirement(combination.torch) for rule in rules]
+        for flavour in _offered(accelerator, flavours):
+            yield Cell(
+                name=combination.name,
+                flavour=flavour,
+                arch=combination.arch,
+                accelerator=accelerator,
+                key=combination.key,
+                torch=combination.torch,
+                python=python,
+                requirements=(f"torch=={combination.torch}", *(r for r in companions if r is not None)),
+            )
+
+
+def _offered(accelerator: Accelerator, flavours: Sequence[Flavour]) -> tuple[Flavour, ...]:
+    match accelerator.base:
+        case None:
+            return (Flavour.RUNTIME,)
+        case ImageBase(devel=None):
+            return tuple(flavour for flavour in flavours if flavour is not Flavour.DEVEL)
+        case _:
+            return tuple(flavours)

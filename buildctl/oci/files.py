@@ -1,0 +1,127 @@
+"""Files that appear under their name whole and on disk, or not at all, readable by everybody whatever the umask."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from buildctl.errors import BuildctlError, EngineError, LayoutError
+from buildctl.oci.digest import Digest
+
+TEMPORARY = ".tmp-"  # prefix of the names of files that are still being written
+CHUNK = 1 << 20
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FICLONE = 0x40049409  # linux/fs.h; shares the data of two files on btrfs, XFS and bcachefs
+_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Create or replace `target`; when this returns, file and name are on disk."""
+    with _temporary(target) as temporary:
+        with temporary.open("wb") as file:
+            file.write(data)
+            _finish(file)
+        temporary.replace(target)
+    sync_directory(target.parent)
+
+
+def bring(source: Path, target: Path, digest: Digest, size: int) -> None:
+    """Put the content of `source` at `target`: as a hard link, else a copy that shares its data, else a hashed copy.
+
+    Only a real copy is hashed; the caller vouches for what can be linked. The name is on disk only after a
+    `sync_directory`. Raises LayoutError when size or digest is wrong.
+    """
+    try:
+        actual = source.stat().st_size
+    except OSError as error:
+        raise LayoutError(f"blob {digest} cannot be read: {source}: {error.strerror}") from error
+    if actual != size:
+        raise LayoutError(f"{source} has {actual} bytes where blob {digest} must have {size}")
+    target.unlink(missing_ok=True)
+    if _link(source, target):
+        return
+    with _temporary(target) as temporary:
+        copied = _copy(source, temporary)
+        if copied is not None and copied != digest:
+            raise LayoutError(f"{source} is {copied} where blob {digest} must be")
+        temporary.replace(target)
+
+
+def sync_directory(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def translated(path: Path, size: int = 0) -> Iterator[None]:
+    """Turn an OSError into the one error that the user reads: EngineError for a full disk, LayoutError for the rest."""
+    try:
+        yield
+    except (BuildctlError, BlockingIOError):  # the latter is a lock's answer, not a failure
+        raise
+    except OSError as error:
+        if error.errno in FULL:
+            need = f" ({size / 1e6:.1f} MB)" if size else ""
+            raise EngineError(
+                f"the disk is full: cannot write {path}{need}",
+                hint="free some space and run the same command again: it continues from what is whole",
+            ) from error
+        raise LayoutError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    path = target.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> bool:
+    """False when the file system, or the owner of `source`, does not let us."""
+    try:
+        with source.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & 0o777 != 0o644:
+                os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        os.link(source, target)
+    except FileExistsError:
+        return True  # another writer was faster
+    except OSError as error:
+        if error.errno in _NO_LINK:
+            return False
+        raise
+    return True
+
+
+def _copy(source: Path, target: Path) -> Digest | None:
+    """Copy to a new file, on disk when this returns; None when the file system shared the data instead of copying."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        try:
+            fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+        except OSError:
+            seen = hashlib.sha256()
+            while chunk := reader.read(CHUNK):
+                seen.update(chunk)
+                writer.write(chunk)
+            _finish(writer)
+            return Digest(seen.hexdigest())
+        _finish(writer)
+        return None
+
+
+def _finish(file: BinaryIO) -> None:
+    file.flush()
+    os.fchmod(file.fileno(), 0o644)
+    os.fsync(file.fileno())

@@ -1,0 +1,352 @@
+"""Layers to directories, as root or not, without ever leaving the target directory.
+
+Names are taken apart here: every directory on the way is looked at, and symlinks on the way are followed inside the
+target alone, as a kernel would do after chroot. A target appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from buildctl.errors import LayoutError
+from buildctl.oci.digest import Digest
+from buildctl.oci.files import FULL, translated
+from buildctl.oci.image import Descriptor
+from buildctl.oci.layout import Layout
+from buildctl.oci.scan import clean_path
+from buildctl.oci.tarread import LayerReader
+
+_WHITEOUT = ".wh."
+_OPAQUE = ".wh..wh..opq"
+_MAX_LINKS = 40  # as many symlinks as Linux follows in one path
+_FILES = {tarfile.REGTYPE, tarfile.AREGTYPE}
+
+
+def unpack_layer(
+    blob: Path, media_type: str, target: Path, *, diff_id: Digest | None = None, stack: bool = False
+) -> bool:
+    """Unpack one layer into the new directory `target`; False when it is there already, which means it is whole.
+
+    With `stack` the directory is meant to lie in an overlay on those of lower layers, so whiteouts raise LayoutError,
+    as does anything else that cannot be unpacked: names that escape, device nodes, a broken blob, another `diff_id`.
+    Modes are exact whatever the umask. Owners are set when running as root; otherwise files belong to the caller and
+    lose setuid and setgid. Extended attributes are left out.
+    """
+    if target.exists():
+        return False
+    with _appearing(target) as folder:
+        tree = _Tree(folder, stack=stack)
+        with blob.open("rb", buffering=0) as file:
+            _apply(tree, file, media_type, f"layer {blob.name[:12]}", diff_id)
+        tree.finish()
+    return True
+
+
+def unpack_image(layout: Layout, descriptor: Descriptor, target: Path) -> None:
+    """Unpack all layers of an image into one directory, whiteouts applied, diff ids verified.
+
+    `target` must not exist or be empty. See `unpack_layer` for what is refused.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise LayoutError(f"cannot unpack into {target}: it is not empty")
+    pairs = _layers(layout, descriptor)
+    with _appearing(target) as folder:
+        tree = _Tree(folder, stack=False)
+        for layer, diff_id in pairs:
+            with layout.blob_path(layer.digest).open("rb", buffering=0) as file:
+                _apply(tree, file, layer.media_type, f"layer {layer.digest.short}", diff_id)
+        tree.finish()
+
+
+def unpack_layers(layout: Layout, descriptor: Descriptor, cache: Path) -> tuple[Path, ...]:
+    """Unpack each layer of an image into its own directory in `cache`, named by diff id; lowest layer first.
+
+    Directories that are there are used as they are. Raises LayoutError when the layers cannot be stacked.
+    """
+
+    def one(pair: tuple[Descriptor, Digest]) -> Path:
+        layer, diff_id = pair
+        target = cache / diff_id.hex
+        unpack_layer(layout.blob_path(layer.digest), layer.media_type, target, diff_id=diff_id, stack=True)
+        return target
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return tuple(pool.map(one, _layers(layout, descriptor)))
+
+
+def _layers(layout: Layout, descriptor: Descriptor) -> Sequence[tuple[Descriptor, Digest]]:
+    layers, diff_ids = layout.manifest(descriptor).layers, layout.config(descriptor).diff_ids
+    if len(layers) != len(diff_ids):
+        raise LayoutError(f"image {descriptor.digest}: {len(layers)} layers, but {len(diff_ids)} diff ids")
+    return list(zip(layers, diff_ids, strict=True))
+
+
+def _apply(tree: _Tree, blob: BinaryIO, media_type: str, where: str, diff_id: Digest | None) -> None:
+    reader = LayerReader(blob, media_type, where, hash_blob=False)
+    tree.begin_layer()
+    for info in reader:
+        try:
+            tree.add(info, reader)
+        except LayoutError as error:
+            raise LayoutError(f"{where}: {info.name!r} {error.message}") from error
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise  # what the caller says of a full disk is better
+            raise LayoutError(f"{where}: {info.name!r} cannot be unpacked: {error}") from error
+    if diff_id is not None and reader.diff_id != diff_id:
+        raise LayoutError(f"{where} has the diff id {reader.diff_id}, the configuration says {diff_id}")
+
+
+class _Tree:
+    """A directory that takes the entries of layers, one after the other."""
+
+    def __init__(self, root: Path, *, stack: bool) -> None:
+        self.root = root
+        self.stack = stack
+        self.owners = os.geteuid() == 0
+        self.directories: dict[str, tarfile.TarInfo] = {}  # their modes and times come last: they may forbid writing
+        self.real: dict[str, str] = {"": ""}  # directories that were looked at: path as given -> path without symlinks
+        self.added: set[str] = set()  # by this layer, with all directories on the way; whiteouts spare these
+
+    def begin_layer(self) -> None:
+        self.added.clear()
+
+    def add(self, info: tarfile.TarInfo, reader: LayerReader) -> None:
+        name = clean_path(info.name)
+        folder, _, last = name.rpartition("/")
+        if last.startswith(_WHITEOUT):
+            self.whiteout(folder, last)
+            return
+        path = f"{self.directory(folder)}/{last}".lstrip("/") if name else ""
+        if info.isdir():
+            self.make_directory(path, info)
+        else:
+            self.make_room(path)
+            self.make(path, info, reader)
+        while path and path not in self.added:
+            self.added.add(path)
+            path = path.rpartition("/")[0]
+
+    def at(self, path: str) -> Path:
+        return self.root / path
+
+    def make(self, path: str, info: tarfile.TarInfo, reader: LayerReader) -> None:
+        full = self.at(path)
+        if info.type in _FILES:
+            self.write(full, info, reader)
+        elif info.issym():
+            full.symlink_to(info.linkname)
+            if self.owners:
+                self.chown(full, info)
+            os.utime(full, (info.mtime, info.mtime), follow_symlinks=False)
+        elif info.islnk():
+            self.link(full, info)
+        else:
+            raise LayoutError("is a device node, a FIFO or of unknown type; images here have none")
+
+    def write(self, full: Path, info: tarfile.TarInfo, reader: LayerReader) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(full, flags, 0o600), "wb", buffering=0) as file:
+            while chunk := reader.read():
+                view = memoryview(chunk)
+                while view:
+                    view = view[file.write(view) :]
+            if self.owners:
+                self.chown(file.fileno(), info)
+            os.fchmod(file.fileno(), self.mode(info))
+            os.utime(file.fileno(), (info.mtime, info.mtime))
+
+    def link(self, full: Path, info: tarfile.TarInfo) -> None:
+        folder, _, last = clean_path(info.linkname).rpartition("/")
+        source = self.at(f"{self.directory(folder)}/{last}".lstrip("/"))
+        try:
+            os.link(source, full, follow_symlinks=False)
+        except (FileNotFoundError, PermissionError) as error:
+            raise LayoutError(f"is a hard link to {info.linkname!r}, which is no file here") from error
+
+    def make_directory(self, path: str, info: tarfile.TarInfo) -> None:
+        full = self.at(path)
+        if not _is_directory(full):
+            self.make_room(path)
+            full.mkdir(0o700)
+        self.directories[path] = info
+
+    def directory(self, path: str) -> str:
+        """The real path of a directory below the root; made when missing, with mode 0755, as other unpackers do."""
+        known = self.real.get(path)
+        if known is not None:
+            return known
+        parts, done, links = path.split("/")[::-1], "", 0
+        while parts:
+            part = parts.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                done = done.rpartition("/")[0]
+                continue
+            step = f"{done}/{part}".lstrip("/")
+            try:
+                mode = self.at(step).lstat().st_mode
+            except FileNotFoundError:
+                self.at(step).mkdir(0o700)
+                self.directories[step] = _plain_directory(step)
+                mode = stat.S_IFDIR
+            if stat.S_ISLNK(mode):
+                links += 1
+                if links > _MAX_LINKS:
+                    raise LayoutError("lies behind a loop of symlinks")
+                target = str(self.at(step).readlink())
+                done = "" if target.startswith("/") else done
+                parts.extend(target.split("/")[::-1])
+            elif stat.S_ISDIR(mode):
+                done = step
+            else:
+                raise LayoutError(f"lies below {step!r}, which is no directory")
+        self.real[path] = done
+        return done
+
+    def make_room(self, path: str) -> None:
+        """Remove what is at `path`; a directory with all that is in it."""
+        full = self.at(path)
+        if not os.path.lexists(full):
+            return
+        if not path:
+            raise LayoutError("would replace the root directory")
+        if _is_directory(full):
+            shutil.rmtree(full)
+            self.directories = {p: i for p, i in self.directories.items() if not _within(p, path)}
+        else:
+            full.unlink()
+        self.real = {"": ""}
+
+    def whiteout(self, folder: str, last: str) -> None:
+        if self.stack:
+            raise LayoutError("is a whiteout, and this layer is to be stacked")
+        where = self.directory(folder)
+        if last == _OPAQUE:
+            self.remove_below(where)
+            return
+        gone = last.removeprefix(_WHITEOUT)
+        if gone in ("", ".", "..") or gone.startswith(_WHITEOUT):
+            raise LayoutError("is a whiteout that names nothing inside its directory")
+        self.remove_lower(f"{where}/{gone}".lstrip("/"))
+
+    def remove_below(self, folder: str) -> None:
+        for path in list(self.at(folder).iterdir()):
+            self.remove_lower(f"{folder}/{path.name}".lstrip("/"))
+
+    def remove_lower(self, path: str) -> None:
+        """Remove `path` except for what this very layer brought: its entries may come before the whiteout."""
+        if path not in self.added:
+            self.make_room(path)
+        elif _is_directory(self.at(path)):
+            self.remove_below(path)
+
+    def finish(self) -> None:
+        """Directories get their owners, modes and times: the deepest first, so that nothing changes them afterwards."""
+        self.directories.setdefault("", _plain_directory(""))
+        for path, info in sorted(self.directories.items(), reverse=True):
+            full = self.at(path)
+            if self.owners:
+                self.chown(full, info)
+            full.chmod(info.mode & 0o7777)
+            os.utime(full, (info.mtime, info.mtime))
+
+    def chown(self, file: Path | int, info: tarfile.TarInfo) -> None:
+        try:
+            if isinstance(file, int):
+                os.fchown(file, info.uid, info.gid)
+            else:
+                os.chown(file, info.uid, info.gid, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL):  # root of a user namespace that lacks this id
+                raise
+
+    def mode(self, info: tarfile.TarInfo) -> int:
+        """A setuid file that belongs to the caller would let others run as the caller."""
+        return info.mode & (0o7777 if self.owners else 0o1777)
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """A directory beside `target` that takes its name at the end; what killed processes left is swept."""
+    with translated(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{target.name}.unpack-"
+        for stale in target.parent.glob(f"{prefix}*"):
+            with suppress(OSError), _held(stale):
+                _remove(stale)
+        with _workplace(target.parent, prefix) as folder:
+            try:
+                yield folder
+                _rename(folder, target)
+            finally:
+                _remove(folder)
+
+
+@contextmanager
+def _workplace(parent: Path, prefix: str) -> Iterator[Path]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        with suppress(FileNotFoundError, BlockingIOError), ExitStack() as stack:
+            stack.enter_context(_held(folder))
+            if folder.exists():  # and no sweeper was faster than our lock
+                held = stack.pop_all()
+                break
+    with held:
+        yield folder
+
+
+def _rename(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process was faster: as good as ours
+            raise
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Lock a directory for as long as somebody works in it; BlockingIOError when somebody does."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a tree of ours, directories without write permission included."""
+    for parent, _, _ in os.walk(folder, onerror=None):
+        with suppress(OSError):
+            Path(parent).chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_directory(full: Path) -> bool:
+    try:
+        return stat.S_ISDIR(full.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def _plain_directory(path: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(path)
+    info.type, info.mode = tarfile.DIRTYPE, 0o755
+    return info

@@ -1,0 +1,141 @@
+"""Which findings there are: what each needs to be asked, who judges it, where it applies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from buildctl.probes import judging
+from buildctl.probes.expected import Expected
+from buildctl.runtimes.api import Session
+
+STRANGER = "12345:12345"  # a user that no image knows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of a probe file, which answers several questions; `deadline` in seconds without emulation."""
+
+    probe: str
+    deadline: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+    user: str | None = None
+    read_only: bool = True
+
+
+RUNS: Mapping[str, Run] = {
+    # torchrun, among the commands, imports torch as the default user
+    "torch": Run(probe="torch_report", deadline=120, options={"workers_s": 60}, user=STRANGER),
+    "packages": Run(probe="packages", deadline=90, read_only=False),
+    "stranger's files": Run(
+        probe="packages", deadline=20, options={"questions": ["writable"]}, user=STRANGER, read_only=False
+    ),
+    "compile": Run(probe="compile_cpu", deadline=180),
+}
+
+
+def always(_: Expected) -> bool:
+    return True
+
+
+def never_blocked(_expected: Expected, _session: Session) -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One finding. A judge gets the answer to a single question, or a dict of several.
+
+    `applies` leaves the finding out of reports on images it has no meaning for; `blocked` gives the reason for NOT RUN.
+    """
+
+    name: str
+    run: str
+    questions: tuple[str, ...]
+    judge: judging.Judge
+    applies: Callable[[Expected], bool] = always
+    blocked: Callable[[Expected, Session], str] = never_blocked
+
+
+def is_cuda(expected: Expected) -> bool:
+    return expected.cuda is not None
+
+
+def is_not_cuda(expected: Expected) -> bool:
+    return expected.cuda is None
+
+
+def no_gpu(_: Expected, session: Session) -> str:
+    return "" if session.gpus else session.gpus_reason
+
+
+def has_gpu(_: Expected, session: Session) -> str:
+    return "this host has a GPU" if session.gpus else ""
+
+
+def not_devel(expected: Expected, _session: Session) -> str:
+    if expected.flavour == "devel":
+        return ""
+    return f"not claimed: the {expected.flavour} flavour has no C++ compiler, the devel flavour has"
+
+
+CHECKS = (
+    Check(name="platform", run="torch", questions=("python",), judge=judging.platform),
+    Check(name="python", run="torch", questions=("python",), judge=judging.python),
+    Check(name="torch", run="torch", questions=("torch",), judge=judging.torch),
+    Check(name="torchvision", run="torch", questions=("torchvision",), judge=judging.torchvision),
+    Check(name="torchaudio", run="torch", questions=("torchaudio",), judge=judging.torchaudio),
+    Check(name="cuda version", run="torch", questions=("torch",), judge=judging.cuda_version),
+    Check(name="backends", run="torch", questions=("backends",), judge=judging.backends),
+    Check(name="gpu architectures", run="torch", questions=("gpu_architectures",), judge=judging.gpu_architectures),
+    Check(name="devices", run="torch", questions=("devices",), judge=judging.devices),
+    Check(name="matmul on cpu", run="torch", questions=("matmul",), judge=judging.matmul_cpu),
+    Check(name="convolution on cpu", run="torch", questions=("convolution",), judge=judging.convolution_cpu),
+    Check(name="autograd on cpu", run="torch", questions=("autograd",), judge=judging.autograd_cpu),
+    Check(
+        name="without a gpu",
+        run="torch",
+        questions=("without_gpu",),
+        judge=judging.without_gpu,
+        applies=is_cuda,
+        blocked=has_gpu,
+    ),
+    Check(
+        name="works on the gpu",
+        run="torch",
+        questions=("devices", "matmul", "convolution", "autograd"),
+        judge=judging.gpu,
+        applies=is_cuda,
+        blocked=no_gpu,
+    ),
+    Check(name="numpy", run="torch", questions=("numpy_bridge",), judge=judging.numpy_bridge),
+    Check(name="dataloader", run="torch", questions=("dataloader",), judge=judging.dataloader),
+    Check(name="bytecode", run="torch", questions=("bytecode",), judge=judging.bytecode),
+    Check(name="any uid", run="torch", questions=("python", "torch", "user_name"), judge=judging.any_uid),
+    Check(name="distributions", run="packages", questions=("distributions",), judge=judging.distributions),
+    Check(
+        name="no cuda",
+        run="packages",
+        questions=("nvidia", "distributions"),
+        judge=judging.no_cuda,
+        applies=is_not_cuda,
+    ),
+    Check(
+        name="cuda libraries", run="packages", questions=("nvidia",), judge=judging.nvidia_environment, applies=is_cuda
+    ),
+    Check(name="console scripts", run="packages", questions=("console_scripts",), judge=judging.console_scripts),
+    Check(name="pip check", run="packages", questions=("pip",), judge=judging.pip_check),
+    Check(name="pip install", run="packages", questions=("pip",), judge=judging.pip_install),
+    Check(name="locale", run="packages", questions=("locale",), judge=judging.locale),
+    Check(name="certificates", run="packages", questions=("certificates",), judge=judging.certificates),
+    Check(name="home and workdir", run="packages", questions=("writable",), judge=judging.writable),
+    Check(name="any uid's files", run="stranger's files", questions=("writable",), judge=judging.writable),
+    Check(
+        name="torch.compile",
+        run="compile",
+        questions=("compiler", "compiled"),
+        judge=judging.compiled,
+        blocked=not_devel,
+    ),
+)

@@ -1,0 +1,52 @@
+"""Findings about commands that people start: what `docker run IMAGE ...` does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from buildctl.probes.asking import deadline_for, death_of
+from buildctl.report import Finding, Status
+from buildctl.runtimes.api import Outcome, Session
+
+WHERE_IS_THIS = "import importlib.util as u; print(6 * 7, u.find_spec('this').origin)"
+
+
+def torchrun(session: Session) -> Finding:
+    """`torchrun` starts: on PATH, with an interpreter that exists, and finds torch."""
+    outcome = session.run(["torchrun", "--help"], timeout=deadline_for(session, 60))
+    usage = "usage: torchrun" in outcome.stdout
+    detail = "torchrun --help answers" if usage else "torchrun --help: expected its usage"
+    return _finding("torchrun", [outcome], problem="" if usage else detail, good=detail)
+
+
+def entrypoint(session: Session) -> Finding:
+    """No command gives Python; a command is run as it is; a script is run by Python."""
+    outcomes: list[Outcome] = []
+
+    def start(*argv: str, stdin: str = "") -> str:
+        outcomes.append(session.run(argv, stdin=stdin, timeout=deadline_for(session, 20), through_entrypoint=True))
+        return outcomes[-1].stdout.strip()
+
+    answer, _, script = start(stdin=WHERE_IS_THIS).partition(" ")
+    problem = ""
+    if answer != "42":
+        problem = f"expected no command to start Python, image printed {answer[:200]!r}"
+    elif start("python", "-c", "print(6 * 7)") != "42":
+        problem = f"expected `python -c ...` to run, image printed {outcomes[-1].stdout[:200]!r}"
+    elif "Beautiful is better than ugly" not in start(script):
+        problem = f"expected `{script}` to be run by Python, image printed {outcomes[-1].stdout[:200]!r}"
+    return _finding("entrypoint", outcomes, problem=problem, good="Python by default, commands, scripts ending in .py")
+
+
+def _finding(name: str, outcomes: list[Outcome], *, problem: str, good: str) -> Finding:
+    death = death_of(outcomes[-1])
+    detail = "\n".join(part for part in (problem, death) if part)
+    return Finding(
+        name=name,
+        status=Status.FAILED if detail else Status.PASSED,
+        detail=detail or good,
+        seconds=sum(o.seconds for o in outcomes),
+    )
+
+
+COMMANDS: tuple[tuple[str, Callable[[Session], Finding]], ...] = (("torchrun", torchrun), ("entrypoint", entrypoint))

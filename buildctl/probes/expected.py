@@ -1,0 +1,30 @@
+"""What a cell declares, in the words that an image is asked in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """`torch`, `torchvision` and `torchaudio` are versions as locked, None for what must not be there.
+
+    `python` is MAJOR.MINOR, `arch` Docker's word, `cuda` MAJOR.MINOR or None. `built` and `never` are backends that
+    must and must not be compiled in: cuda, cudnn, rocm, mps, xpu, mkldnn, mkl, openmp, nccl, gloo. `distributions` maps
+    every installed distribution's normalized name (PEP 503) to its version. `gpu_architectures` (sm_..) is None when
+    nothing is claimed.
+    """
+
+    torch: str
+    torchvision: str | None = None
+    torchaudio: str | None = None
+    python: str
+    arch: str
+    accelerator: str
+    cuda: str | None = None
+    built: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+    flavour: str = "runtime"
+    distributions: Mapping[str, str] = field(default_factory=dict)
+    gpu_architectures: tuple[str, ...] | None = None

@@ -1,0 +1,203 @@
+# `ask` and `OPTIONS` come from ask.py, which is put in front; import time counts, so no pathlib.
+# ruff: noqa: F821, PLW1510, PTH108, PTH109, PTH112, PTH116, PTH118, PTH120, PTH123, PTH208
+"""Runs inside the image without importing torch: packages, scripts, files, surroundings. Standard library only."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+# Libraries of CUDA and NVIDIA, whoever packaged them; libcurl, libcups and libnvme are none.
+NVIDIA_LIBRARY = re.compile(
+    r"lib(cu(bl|da|dnn|dss|fft|file|inj|pti|rand|solver|sparse|tensor)|nv(blas|comp|fatbin|idia|jit|jpeg|ml|perf|ptx|rtc"
+    r"|shmem|tools|toolsext|vm)|nccl|npp|torch_cuda|c10_cuda|caffe2_nvrtc|torchaudio_cuda)",
+    re.IGNORECASE,
+)
+PSEUDO = ("/proc", "/sys", "/dev")
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def distributions():
+    """[name, version, folder] of everything installed; the same name twice is two entries."""
+    import importlib.metadata
+
+    found = []
+    for distribution in importlib.metadata.distributions():
+        where = str(getattr(distribution, "_path", ""))
+        found.append([normal(distribution.metadata["Name"] or "?"), distribution.version, os.path.dirname(where)])
+    return sorted(found)
+
+
+PIP = """
+import sys
+from pip._internal.cli.main import main
+common = ["--disable-pip-version-check", "--no-color"]
+for command in (
+    ["check"],
+    ["install", "--no-index", "--no-cache-dir", sys.argv[1]],
+    ["uninstall", "--yes", "buildctl-probe"],
+):
+    if command[0] == "uninstall":
+        import subprocess
+        code = subprocess.call([sys.executable, "-c", "import buildctl_probe as p; print(p.ANSWER, p.__file__)"])
+        print(f"=== used {code}", flush=True)
+    code = main([command[0], *common, *command[1:]])
+    print(f"=== {command[0]} {code}", flush=True)
+"""
+
+
+def pip():
+    """pip check, then a wheel made here: installed offline by the default user, used, and removed.
+
+    One interpreter for all of it, because under emulation each start of pip takes many seconds.
+    """
+    import tempfile
+
+    folder = tempfile.mkdtemp()
+    done = subprocess.run(
+        [sys.executable, "-c", PIP, make_wheel(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    shutil.rmtree(folder)
+    answers, text = {}, []
+    for line in done.stdout.splitlines():
+        if line.startswith("=== "):
+            _, name, code = line.split()
+            answers[name] = {"code": int(code), "text": "\n".join(text)[-2000:]}
+            text = []
+        else:
+            text.append(line)
+    if text or done.returncode:
+        answers["rest"] = {"code": done.returncode, "text": "\n".join(text)[-2000:]}
+    return answers
+
+
+def make_wheel(folder):
+    import base64
+    import hashlib
+    import zipfile
+
+    info = "buildctl_probe-1.0.dist-info"
+    files = {
+        "buildctl_probe.py": "ANSWER = 42\ndef main():\n    print(ANSWER)\n",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: buildctl-probe\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: buildctl\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": "[console_scripts]\nbuildctl-probe = buildctl_probe:main\n",
+    }
+    rows = []
+    for name, text in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        rows.append(f"{name},sha256={digest},{len(text)}\n")
+    files[f"{info}/RECORD"] = "".join(rows) + f"{info}/RECORD,,\n"
+    path = os.path.join(folder, "buildctl_probe-1.0-py3-none-any.whl")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return path
+
+
+def console_scripts():
+    """Scripts that distributions declare: which are not on PATH, and which name an interpreter that is not there."""
+    import importlib.metadata
+
+    declared = {
+        point.name
+        for distribution in importlib.metadata.distributions()
+        for point in distribution.entry_points
+        if point.group == "console_scripts"
+    }
+    found = {name: shutil.which(name) for name in sorted(declared)}
+    missing = [name for name, path in found.items() if path is None]
+    broken = [f"{path}: {line}" for path in found.values() if path and (line := broken_shebang(path))]
+    pythons = {name: shutil.which(name) for name in ("python", "python3")}
+    return {"declared": sorted(declared), "missing": missing, "broken": broken, "pythons": pythons}
+
+
+def broken_shebang(path):
+    with open(path, "rb") as file:
+        line = file.readline(512)
+    if not line.startswith(b"#!"):
+        return None
+    words = line[2:].decode(errors="replace").split()
+    works = bool(words) and os.access(words[0], os.X_OK)
+    if works and words[0].endswith("/env"):
+        works = len(words) > 1 and shutil.which(words[-1]) is not None
+    return None if works else line.decode(errors="replace").strip()
+
+
+def nvidia():
+    """Everything of NVIDIA's or of CUDA builds that lies in the image, wherever, and in its environment."""
+    libraries = []
+    for folder, folders, files in os.walk("/"):
+        if folder == "/":
+            folders[:] = [name for name in folders if f"/{name}" not in PSEUDO]
+        libraries += [os.path.join(folder, name) for name in files if NVIDIA_LIBRARY.match(name) and ".so" in name]
+    variables = sorted(name for name in os.environ if name.startswith(("NVIDIA_", "CUDA_")))
+    return {"libraries": sorted(libraries)[:20], "library_count": len(libraries), "variables": variables}
+
+
+def locale():
+    import locale as module
+
+    wanted = os.environ.get("LC_ALL") or os.environ.get("LANG") or ""
+    module.setlocale(module.LC_ALL, "")
+    return {
+        "environment": wanted,
+        "codeset": module.nl_langinfo(module.CODESET),
+        "files": sys.getfilesystemencoding(),
+        "stdout": sys.stdout.encoding,
+    }
+
+
+def certificates():
+    import ssl
+
+    context = ssl.create_default_context()
+    paths = ssl.get_default_verify_paths()
+    hashed = []
+    if paths.capath and os.path.isdir(paths.capath):
+        hashed = [name for name in os.listdir(paths.capath) if re.fullmatch(r"[0-9a-f]{8}\.\d+", name)]
+    return {"loaded": context.cert_store_stats()["x509_ca"], "hashed": len(hashed), "cafile": paths.cafile}
+
+
+def writable():
+    home = os.environ.get("HOME", "")
+    answers = {"uid": os.getuid(), "home": home, "cwd": os.getcwd(), "problems": [], "modes": {}}
+    for folder in dict.fromkeys([home, os.getcwd()]):
+        try:
+            name = os.path.join(folder, ".buildctl-probe")
+            with open(name, "w") as file:
+                file.write("x")
+            os.unlink(name)
+            answers["modes"][folder] = oct(os.stat(folder).st_mode & 0o7777)
+        except OSError as error:
+            answers["problems"].append(f"{folder}: {error.strerror}")
+    return answers
+
+
+QUESTIONS = {
+    "writable": writable,
+    "distributions": distributions,
+    "console_scripts": console_scripts,
+    "nvidia": nvidia,
+    "locale": locale,
+    "certificates": certificates,
+    "pip": pip,
+}
+
+
+def main():
+    for name in OPTIONS.get("questions") or QUESTIONS:
+        ask(name, QUESTIONS[name])
+
+
+if __name__ == "__main__":
+    main()

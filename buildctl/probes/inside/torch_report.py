@@ -1,0 +1,259 @@
+# `ask` and `OPTIONS` come from ask.py, which is put in front; any Python from 3.9 on runs this.
+# ruff: noqa: F821, B905, ICN001, PLW0108, PTH113, PTH116, PTH120, PTH123, SLF001
+"""Runs inside the image: what torch says of itself, and whether it computes. Standard library and torch only."""
+
+import os
+import platform
+import sys
+
+
+def about_python():
+    return {
+        "version": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "bits": 64 if sys.maxsize > 2**32 else 32,
+        "executable": sys.executable,
+        "uid": os.getuid(),
+    }
+
+
+def about_torch():
+    import torch
+
+    return {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda,
+        "hip": getattr(torch.version, "hip", None),
+        "git": getattr(torch.version, "git_version", None),
+        "path": os.path.dirname(torch.__file__),
+    }
+
+
+def user_name():
+    """torch.compile's cache asks for it; without USER and without a line in passwd this raises."""
+    import getpass
+
+    return getpass.getuser()
+
+
+def version_of(name):
+    import importlib
+    import importlib.util
+
+    if importlib.util.find_spec(name) is None:
+        return None
+    return str(importlib.import_module(name).__version__)
+
+
+def backends():
+    import torch
+
+    answers = {
+        "cuda": lambda: torch.backends.cuda.is_built(),
+        "cudnn": lambda: bool(torch._C._has_cudnn),
+        "rocm": lambda: getattr(torch.version, "hip", None) is not None,
+        "mps": lambda: torch.backends.mps.is_built(),
+        "xpu": lambda: torch.xpu._is_compiled(),
+        "mkldnn": lambda: torch.backends.mkldnn.is_available(),
+        "mkl": lambda: torch.backends.mkl.is_available(),
+        "openmp": lambda: torch.backends.openmp.is_available(),
+        "nccl": lambda: torch.distributed.is_available() and torch.distributed.is_nccl_available(),
+        "gloo": lambda: torch.distributed.is_available() and torch.distributed.is_gloo_available(),
+    }
+    found = {}
+    for name, built in answers.items():
+        try:
+            found[name] = bool(built())
+        except (AttributeError, RuntimeError):  # this torch does not know the backend at all
+            found[name] = False
+    return found
+
+
+def gpu_architectures():
+    """Compiled in, whether there is a GPU or not: torch.cuda.get_arch_list() is empty without one."""
+    import torch
+
+    flags = getattr(torch._C, "_cuda_getArchFlags", lambda: None)()
+    return flags.split() if flags else []
+
+
+def devices():
+    import torch
+
+    found = {"cpu": {"available": True, "names": [platform.machine()]}}
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found["cuda"] = {"available": count > 0, "names": [torch.cuda.get_device_name(n) for n in range(count)]}
+    if count:
+        found["cuda"]["capabilities"] = [".".join(map(str, torch.cuda.get_device_capability(n))) for n in range(count)]
+    for name in ("mps", "xpu"):
+        module = getattr(torch, name, None)
+        available = bool(module and getattr(module, "is_available", lambda: False)())
+        found[name] = {"available": available, "names": []}
+    return found
+
+
+def appeared():
+    import torch
+
+    yield "cpu"
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        yield f"cuda:{number}"
+    for name in ("mps", "xpu"):
+        if getattr(torch, name, None) and getattr(getattr(torch, name), "is_available", lambda: False)():
+            yield name
+
+
+def matmul():
+    """Largest error relative to the largest entry, against the same product in float64 on the CPU."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    left, right = (torch.rand(96, 96, generator=generator, dtype=torch.float64) - 0.5 for _ in range(2))
+    exact = plain_product(left.tolist(), right.tolist())
+    wide = torch.tensor(exact, dtype=torch.float64)
+    errors = {}
+    for device in appeared():
+        product = (left.float().to(device) @ right.float().to(device)).cpu().double()
+        errors[device] = float((product - wide).abs().max() / wide.abs().max())
+    return errors
+
+
+def plain_product(left, right):
+    """Without torch, so that a broken library does not check itself."""
+    columns = list(zip(*right))
+    return [[sum(a * b for a, b in zip(row, column)) for column in columns] for row in left]
+
+
+def convolution():
+    """Largest relative error of a 3x3 convolution on each device against float64 on the CPU."""
+    import torch
+
+    generator = torch.Generator().manual_seed(2)
+    image = torch.rand(2, 3, 20, 20, generator=generator, dtype=torch.float64)
+    kernel = torch.rand(4, 3, 3, 3, generator=generator, dtype=torch.float64)
+    wide = torch.nn.functional.conv2d(image, kernel, padding=1)
+    errors = {}
+    for device in appeared():
+        narrow = torch.nn.functional.conv2d(image.float().to(device), kernel.float().to(device), padding=1)
+        errors[device] = float((narrow.cpu().double() - wide).abs().max() / wide.abs().max())
+    return errors
+
+
+def autograd():
+    """Training y = 3x on each device: loss before and after."""
+    import torch
+
+    losses = {}
+    for device in appeared():
+        torch.manual_seed(3)
+        model = torch.nn.Linear(1, 1).to(device)
+        steps = torch.optim.SGD(model.parameters(), lr=0.1)
+        x = torch.linspace(-1, 1, 32, device=device).unsqueeze(1)
+        history = []
+        for _ in range(60):
+            loss = torch.nn.functional.mse_loss(model(x), 3 * x)
+            steps.zero_grad()
+            loss.backward()
+            steps.step()
+            history.append(float(loss))
+        losses[device] = [history[0], history[-1]]
+    return losses
+
+
+def without_gpu():
+    """What the idiom of every training script picks, and how clear the answer to asking for a GPU anyway is."""
+    import torch
+
+    picked = str(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    total = float(torch.ones(8, device=picked).sum())
+    try:
+        torch.ones(1, device="cuda")
+        refusal = None
+    except (RuntimeError, AssertionError) as error:
+        refusal = str(error).strip().splitlines()[0]
+    return {"picked": picked, "sum": total, "refusal": refusal}
+
+
+def numpy_bridge():
+    import numpy
+    import torch
+
+    return {"numpy": numpy.__version__, "sum": int(torch.from_numpy(numpy.arange(10)).sum().numpy())}
+
+
+class Squares:
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        import torch
+
+        return torch.tensor([index * index, os.getpid()])
+
+
+def dataloader():
+    import torch
+
+    loader = torch.utils.data.DataLoader(Squares(), batch_size=2, num_workers=2, timeout=OPTIONS.get("workers_s", 60))
+    rows = torch.cat(list(loader)).tolist()
+    return {"squares": [row[0] for row in rows], "workers": len({row[1] for row in rows} - {os.getpid()})}
+
+
+def bytecode():
+    """Of the modules that are loaded now: how many came from bytecode that fits, and which would be compiled."""
+    bad, good = [], 0
+    for name, module in sorted(sys.modules.items()):
+        spec = getattr(module, "__spec__", None)
+        origin, cached = getattr(spec, "origin", None), getattr(spec, "cached", None)
+        if not origin or not cached or not str(origin).endswith(".py") or not os.path.isfile(origin):
+            continue
+        fault = bytecode_fault(origin, cached)
+        if fault:
+            bad.append(f"{name}: {fault}")
+        else:
+            good += 1
+    return {"good": good, "bad": bad[:20], "bad_count": len(bad)}
+
+
+def bytecode_fault(source, cached):
+    import _imp
+    import importlib.util
+
+    try:
+        with open(cached, "rb") as file:
+            header = file.read(16)
+    except OSError:
+        return "no bytecode"
+    if header[:4] != importlib.util.MAGIC_NUMBER:
+        return "bytecode of another Python"
+    if header[4] & 1:
+        with open(source, "rb") as file:
+            wanted = _imp.source_hash(importlib._bootstrap_external._RAW_MAGIC_NUMBER, file.read())
+        return None if header[8:16] == wanted else "bytecode of another source"
+    status = os.stat(source)
+    stamp = (int(status.st_mtime) & 0xFFFFFFFF).to_bytes(4, "little")
+    size = (status.st_size & 0xFFFFFFFF).to_bytes(4, "little")
+    return None if header[8:16] == stamp + size else "bytecode of another time stamp"
+
+
+def main():
+    ask("python", about_python)
+    ask("user_name", user_name)
+    ask("torch", about_torch)
+    ask("torchvision", lambda: version_of("torchvision"))
+    ask("torchaudio", lambda: version_of("torchaudio"))
+    ask("backends", backends)
+    ask("gpu_architectures", gpu_architectures)
+    ask("devices", devices)
+    ask("matmul", matmul)
+    ask("convolution", convolution)
+    ask("autograd", autograd)
+    ask("numpy_bridge", numpy_bridge)
+    ask("without_gpu", without_gpu)
+    ask("dataloader", dataloader)
+    ask("bytecode", bytecode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""Comparing what an image answered with what its cell declares: one function per finding, each names both values.
+
+A judge returns its status and what was seen. It raises KeyError, TypeError and the like for an answer of the wrong
+shape, which the caller turns into FAILED: an image must not pass by answering nonsense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+from buildctl.probes.expected import Expected
+from buildctl.report import Status
+
+Verdict = tuple[Status, str]
+Judge = Callable[[Expected, Any], Verdict]
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+# float32 against float64 on the sizes asked for; TF32 in convolutions on GPUs is worth 1e-3
+TOLERANCE = 5e-3
+
+
+def passed(text: str) -> Verdict:
+    return Status.PASSED, text
+
+
+def failed(text: str) -> Verdict:
+    return Status.FAILED, text
+
+
+def differs(what: str, expected: object, reported: object) -> Verdict:
+    return failed(f"expected {what} {expected}, image reports {reported}")
+
+
+def platform(expected: Expected, value: Any) -> Verdict:
+    if (value["system"], value["machine"], value["bits"]) != ("Linux", MACHINES[expected.arch], 64):
+        return differs("platform", f"Linux {MACHINES[expected.arch]}", f"{value['system']} {value['machine']}")
+    return passed(f"Linux {value['machine']}")
+
+
+def python(expected: Expected, value: Any) -> Verdict:
+    if ".".join(value["version"].split(".")[:2]) != expected.python:
+        return differs("Python", expected.python, value["version"])
+    return passed(f"Python {value['version']} at {value['executable']}")
+
+
+def torch(expected: Expected, value: Any) -> Verdict:
+    if not same_version(expected.torch, value["version"]):
+        return differs("torch", expected.torch, value["version"])
+    return passed(f"torch {value['version']}")
+
+
+def torchvision(expected: Expected, value: Any) -> Verdict:
+    return _companion("torchvision", expected.torchvision, value)
+
+
+def torchaudio(expected: Expected, value: Any) -> Verdict:
+    return _companion("torchaudio", expected.torchaudio, value)
+
+
+def _companion(name: str, wanted: str | None, reported: Any) -> Verdict:
+    if wanted is None and reported is None:
+        return passed(f"no {name}, as declared")
+    if wanted is None or reported is None or not same_version(wanted, str(reported)):
+        return differs(name, wanted or "not to be there", reported or "none")
+    return passed(f"{name} {reported}")
+
+
+def same_version(wanted: str, reported: str) -> bool:
+    """A locked `2.6.0` is also what calls itself `2.6.0+cu124`; a locked local version must be that one."""
+    try:
+        want, have = Version(wanted), Version(reported)
+    except InvalidVersion:
+        return False
+    return want == have if want.local else Version(want.public) == Version(have.public)
+
+
+def cuda_version(expected: Expected, value: Any) -> Verdict:
+    if value["hip"] is not None:
+        return differs("CUDA", expected.cuda, f"a ROCm build ({value['hip']})")
+    if value["cuda"] != expected.cuda:
+        return differs("CUDA", expected.cuda or "none (a CPU build)", value["cuda"] or "none (a CPU build)")
+    return passed(f"built for CUDA {value['cuda']}" if value["cuda"] else "built without CUDA")
+
+
+def backends(expected: Expected, value: Mapping[str, Any]) -> Verdict:
+    missing = [name for name in expected.built if not value.get(name)]
+    extra = [name for name in expected.never if value.get(name)]
+    have = ", ".join(sorted(name for name, built in value.items() if built))
+    if missing:
+        return failed(f"expected {', '.join(missing)} to be built in, image reports: {have or 'nothing'}")
+    if extra:
+        return failed(f"expected no {', '.join(extra)} in this build, image reports: {have}")
+    return passed(have)
+
+
+def gpu_architectures(expected: Expected, value: list[str]) -> Verdict:
+    if expected.cuda is None:
+        return failed(f"expected none, image reports {' '.join(value)}") if value else passed("none, as declared")
+    claimed = expected.gpu_architectures
+    if claimed is not None and sorted(claimed) != sorted(value):
+        return differs("GPU architectures", " ".join(sorted(claimed)), " ".join(value) or "none")
+    return passed(" ".join(value)) if value else failed("a CUDA build that was compiled for no GPU architecture")
+
+
+def devices(expected: Expected, value: Mapping[str, Any]) -> Verdict:
+    """A device may appear only where its backend is declared; that none appears is not this finding's business."""
+    appeared = [name for name, device in value.items() if device["available"]]
+    allowed = {"cpu", *expected.built}
+    if "cpu" not in appeared:
+        return failed("expected the device cpu, image reports none")
+    if wrong := [name for name in appeared if name not in allowed]:
+        return failed(f"expected no device {', '.join(wrong)}, image reports it as available")
+    names = [f"{name} ({', '.join(value[name]['names'])})" for name in appeared]
+    absent = [name for name in value if name not in appeared]
+    return passed(f"{', '.join(names)}; not there: {', '.join(absent)}")
+
+
+def without_gpu(expected: Expected, value: Any) -> Verdict:
+    if value["picked"] != "cpu" or value["sum"] != 8.0:
+        return differs("the fallback to compute", "on cpu 8.0", f"on {value['picked']} {value['sum']}")
+    if value["refusal"] is None:
+        return failed("expected an error for device='cuda' without a GPU, image made a tensor")
+    return passed(f"built for CUDA {expected.cuda}, no device, falls back to cpu")
+
+
+def _errors(value: Mapping[str, float], device: str) -> Verdict:
+    error = value[device]
+    if not error <= TOLERANCE:  # also when it is not a number
+        return failed(f"on {device}: expected an error of at most {TOLERANCE:g}, image computes {error:.3g}")
+    return passed(f"relative error {error:.1e} against float64")
+
+
+def matmul_cpu(_: Expected, value: Any) -> Verdict:
+    return _errors(value, "cpu")
+
+
+def convolution_cpu(_: Expected, value: Any) -> Verdict:
+    return _errors(value, "cpu")
+
+
+def autograd_cpu(_: Expected, value: Any) -> Verdict:
+    return _training(value, "cpu")
+
+
+def _training(value: Any, device: str) -> Verdict:
+    before, after = value[device]
+    if not after < before / 10:
+        return failed(f"on {device}: expected the loss to fall, image trains {before:.3g} -> {after:.3g}")
+    return passed(f"loss {before:.2g} -> {after:.1e}")
+
+
+def gpu(_: Expected, value: Any) -> Verdict:
+    """`value` holds the answers to devices, matmul, convolution and autograd."""
+    found = [name for name in value["matmul"] if name.startswith("cuda:")]
+    if not found:
+        return failed("expected the host's GPU to appear, image reports no CUDA device")
+    for device in found:
+        for verdict in (
+            _errors(value["matmul"], device),
+            _errors(value["convolution"], device),
+            _training(value["autograd"], device),
+        ):
+            if verdict[0] is not Status.PASSED:
+                return verdict
+    worst = max(value["matmul"][d] for d in found)
+    return passed(f"computes on {', '.join(value['devices']['cuda']['names'])}, relative error {worst:.1e}")
+
+
+def numpy_bridge(_: Expected, value: Any) -> Verdict:
+    if value["sum"] != 45:
+        return differs("a sum of", 45, value["sum"])
+    return passed(f"numpy {value['numpy']} and torch share arrays")
+
+
+def dataloader(_: Expected, value: Any) -> Verdict:
+    if sorted(value["squares"]) != [n * n for n in range(8)] or value["workers"] != 2:
+        return differs("2 workers and squares", [n * n for n in range(8)], f"{value['workers']}, {value['squares']}")
+    return passed("2 worker processes")
+
+
+def bytecode(_: Expected, value: Any) -> Verdict:
+    if value["bad_count"]:
+        some = "".join(f"\n  {line}" for line in value["bad"][:5])
+        return failed(
+            f"expected bytecode for every module, {value['bad_count']} of those loaded have none that fits{some}"
+        )
+    return passed(f"{value['good']} modules loaded from bytecode, none compiled at import")
+
+
+def distributions(expected: Expected, value: list[list[str]]) -> Verdict:
+    have: dict[str, list[str]] = {}
+    for name, version, _ in value:
+        have.setdefault(name, []).append(version)
+    problems = []
+    for name in sorted(expected.distributions.keys() | have.keys()):
+        want, found = expected.distributions.get(name), have.get(name, [])
+        if len(found) > 1:
+            problems.append(f"{name}: installed {len(found)} times ({', '.join(found)})")
+        elif want is None:
+            problems.append(f"{name}: expected not to be there, image reports {found[0]}")
+        elif not found or Version(found[0]) != Version(want):
+            problems.append(f"{name}: expected {want}, image reports {found[0] if found else 'none'}")
+    if problems:
+        return failed("differs from the lock" + "".join(f"\n  {line}" for line in problems))
+    return passed(f"{len(have)} distributions, exactly those locked")
+
+
+def pip_check(_: Expected, value: Any) -> Verdict:
+    if "check" not in value:
+        return failed(f"pip does not run\n{value['rest']['text']}")
+    text = value["check"]["text"].strip()
+    return passed(text) if value["check"]["code"] == 0 else failed(f"pip check: {text}")
+
+
+def pip_install(_: Expected, value: Any) -> Verdict:
+    for step in ("install", "used", "uninstall"):
+        if step not in value:
+            return failed(f"pip does not {step}\n{value['rest']['text']}")
+        if value[step]["code"] != 0:
+            return failed(f"pip {step}: exit code {value[step]['code']}\n{value[step]['text'].strip()}")
+    answer, _space, where = value["used"]["text"].strip().partition(" ")
+    if answer != "42":
+        return differs("the installed module to answer", 42, answer)
+    return passed(f"as the default user, offline, into {where.rpartition('/')[0]}; removed again")
+
+
+def console_scripts(_: Expected, value: Any) -> Verdict:
+    if missing := [name for name, path in value["pythons"].items() if not path]:
+        return failed(f"expected {', '.join(missing)} on PATH, image has none")
+    if value["missing"]:
+        return failed(f"declared, but not on PATH: {', '.join(value['missing'])}")
+    if value["broken"]:
+        return failed("expected interpreters that exist, image has\n  " + "\n  ".join(value["broken"]))
+    return passed(", ".join(value["declared"]) or "none declared")
+
+
+def no_cuda(_: Expected, value: Any) -> Verdict:
+    """`value` holds the answers to nvidia and distributions."""
+    found, count = value["nvidia"]["libraries"], value["nvidia"]["library_count"]
+    packages = [name for name, *_rest in value["distributions"] if name.startswith("nvidia-")]
+    if packages:
+        return failed(f"expected no nvidia-* distribution, image has {', '.join(packages)}")
+    if count:
+        return failed(f"expected no CUDA library, image has {count}: {', '.join(found[:3])}")
+    if value["nvidia"]["variables"]:
+        return failed(f"expected no NVIDIA environment, image sets {', '.join(value['nvidia']['variables'])}")
+    return passed("no nvidia-* distribution, no CUDA library, no NVIDIA environment")
+
+
+def nvidia_environment(_: Expected, value: Any) -> Verdict:
+    wanted = {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_REQUIRE_CUDA"}
+    if missing := sorted(wanted - set(value["variables"])):
+        return failed(f"expected {', '.join(missing)} in the environment, image sets none")
+    if not value["library_count"]:
+        return failed("expected CUDA libraries, image has none")
+    return passed(f"{value['library_count']} CUDA libraries, {', '.join(sorted(wanted))} set")
+
+
+def locale(_: Expected, value: Any) -> Verdict:
+    seen = [value[key].upper().replace("-", "") for key in ("codeset", "files", "stdout")]
+    declared = value["environment"].upper().replace("-", "").endswith("UTF8")
+    if not declared or set(seen) != {"UTF8"}:
+        return differs("UTF-8", "from LANG or LC_ALL", f"{value['environment'] or 'no LANG'} ({', '.join(seen)})")
+    return passed(value["environment"])
+
+
+def certificates(_: Expected, value: Any) -> Verdict:
+    count = max(value["loaded"], value["hashed"])
+    return passed(f"{count} certificates") if count > 20 else failed(f"expected a CA bundle, image loads {count}")
+
+
+def writable(_: Expected, value: Any) -> Verdict:
+    if value["problems"]:
+        return failed(f"expected uid {value['uid']} to write to {'; '.join(value['problems'])}")
+    return passed(f"uid {value['uid']} writes to {', '.join(value['modes'])}")
+
+
+def any_uid(_: Expected, value: Any) -> Verdict:
+    """`value` holds the answers to python, torch and user_name. getpass, and with it torch.compile, needs USER."""
+    if value["python"]["uid"] != 12345:
+        return differs("uid", 12345, value["python"]["uid"])
+    return passed(f"uid 12345 imports torch with a read-only root and is called {value['user_name']!r}")
+
+
+def compiled(_: Expected, value: Any) -> Verdict:
+    """`value` holds the answers to compiler and compiled."""
+    if not value["compiler"]:
+        return failed("expected g++ in the devel flavour, image has none on PATH")
+    result = value["compiled"]
+    if not (result["error"] <= 1e-4 and result["graphs"] >= 1):
+        return failed(f"expected one compiled graph, image compiled {result['graphs']}, error {result['error']}")
+    return passed(f"compiled with {value['compiler']}, same result")

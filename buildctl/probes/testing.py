@@ -1,0 +1,135 @@
+"""Testing an image: every check that applies becomes one finding, whatever happens on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from buildctl.errors import LayoutError, RuntimeUnavailableError, ToolError
+from buildctl.probes.asking import Answers, UnansweredError, ask
+from buildctl.probes.checks import CHECKS, RUNS, Check
+from buildctl.probes.commands import COMMANDS
+from buildctl.probes.expected import Expected
+from buildctl.report import Finding, Report, Status
+from buildctl.runtimes.api import ImageRef, Runtime, Session
+
+WRONG_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+
+
+def test_image(
+    image: ImageRef,
+    expected: Expected,
+    runtime: Runtime,
+    *,
+    on_finding: Callable[[Finding], None] | None = None,  # noqa: PT028  (no test of pytest's)
+) -> Report:
+    """Ask the image everything and compare; `on_finding` hears each finding as soon as it is there.
+
+    Never raises for what the image does. A runtime that cannot run it makes every finding NOT RUN, with the reason; an
+    image that cannot even be unpacked is FAILED.
+    """
+    emulated, gpus = None, False
+    findings: list[Finding] = []
+
+    def add(found: Iterator[Finding]) -> None:
+        for finding in found:
+            findings.append(finding)
+            if on_finding:
+                on_finding(finding)
+
+    try:
+        with runtime.start(image) as session:
+            emulated, gpus = session.emulated, session.gpus
+            add(findings_of(session, expected))
+    except RuntimeUnavailableError as error:
+        reason = f"{error.message} ({error.hint})" if error.hint else error.message
+        done = {f.name for f in findings}
+        add(not_run(name, reason) for name in names_of(expected) if name not in done)
+    except LayoutError as error:
+        add(iter([Finding(name="image", status=Status.FAILED, detail=error.message)]))
+    return Report(
+        cell=image.name,
+        digest=image.descriptor.digest,
+        arch=image.arch,
+        runtime=runtime.name,
+        emulated=emulated,
+        gpus=gpus,
+        findings=tuple(findings),
+    )
+
+
+def names_of(expected: Expected) -> list[str]:
+    """The findings that a report on such an image has, in order."""
+    return [c.name for c in CHECKS if c.applies(expected)] + [name for name, _ in COMMANDS]
+
+
+def findings_of(session: Session, expected: Expected) -> Iterator[Finding]:
+    for run, checks in _by_run(expected).items():
+        open_checks = []
+        for check in checks:
+            if reason := check.blocked(expected, session):
+                yield not_run(check.name, reason)
+            else:
+                open_checks.append(check)
+        if open_checks:
+            yield from _findings_of_run(session, run, open_checks, expected)
+    for name, command in COMMANDS:
+        try:
+            yield command(session)
+        except ToolError as error:
+            yield not_run(name, error.message)
+
+
+def _by_run(expected: Expected) -> dict[str, list[Check]]:
+    runs: dict[str, list[Check]] = {}
+    for check in CHECKS:
+        if check.applies(expected):
+            runs.setdefault(check.run, []).append(check)
+    return runs
+
+
+def _findings_of_run(session: Session, name: str, checks: list[Check], expected: Expected) -> Iterator[Finding]:
+    run = RUNS[name]
+    try:
+        answers = ask(
+            session, run.probe, deadline=run.deadline, options=run.options, user=run.user, read_only=run.read_only
+        )
+    except ToolError as error:  # the runtime failed, not the image
+        yield from (not_run(check.name, error.message) for check in checks)
+        return
+    findings, counted = [], set[str]()
+    for check in checks:
+        finding = finding_of(check, answers, expected, ownership=session.ownership)
+        fresh = set(check.questions) - counted
+        seconds = sum(answers.seconds.get(question, 0.0) for question in fresh) + (0 if counted else answers.overhead)
+        findings.append(replace(finding, seconds=seconds))
+        counted |= fresh
+    yield from findings
+    if answers.death and all(f.status is not Status.FAILED for f in findings):
+        yield Finding(name=f"{name} process", status=Status.FAILED, detail=answers.death)
+
+
+def finding_of(check: Check, answers: Answers, expected: Expected, *, ownership: bool = True) -> Finding:
+    try:
+        values = {question: answers.value(question) for question in check.questions}
+        value: Any = next(iter(values.values())) if len(values) == 1 else values
+        status, detail = check.judge(expected, value)
+        if status is Status.PASSED and not ownership and (reason := _owner_unknown(value)):
+            status, detail = Status.NOT_RUN, reason
+    except UnansweredError as problem:
+        status, detail = Status.FAILED, str(problem)
+    except WRONG_SHAPE as problem:
+        status, detail = Status.FAILED, f"an answer that makes no sense ({problem!r})"
+    return Finding(name=check.name, status=status, detail=detail)
+
+
+def _owner_unknown(value: Any) -> str:
+    """Why a write that succeeded proves nothing: without root all files seem to belong to whoever runs."""
+    modes = value.get("modes") if isinstance(value, dict) else None
+    closed = [folder for folder, mode in (modes or {}).items() if not int(mode, 8) & 0o002]
+    return f"this sandbox runs without root and does not know who owns {', '.join(closed)}" if closed else ""
+
+
+def not_run(name: str, reason: str) -> Finding:
+    return Finding(name=name, status=Status.NOT_RUN, detail=reason)

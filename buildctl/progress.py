@@ -1,0 +1,189 @@
+"""How far the work is: bars with bytes and rates on a terminal, few plain lines elsewhere. Always on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Column
+
+from buildctl import log
+
+# Without a terminal: what takes long says when it starts, what is small is only counted.
+_LONG = 64_000_000
+_SMALL = 1_000_000
+
+
+class Task(Protocol):
+    def advance(self, n: int) -> None:
+        """`n` more bytes; negative when a download starts over."""
+
+    def finish(self) -> None:
+        """It is whole. Not needed when the total was known and is reached."""
+
+
+class Progress(Protocol):
+    """Safe to use from several threads; worker processes report counts to the parent, which owns this."""
+
+    def add(self, label: str, total: int) -> Task:
+        """A piece of work of `total` bytes, 0 when that is not known."""
+
+
+@contextlib.contextmanager
+def open_progress(verb: str, *, quiet: bool = False, console: Console | None = None) -> Iterator[Progress]:
+    """Show what is added while the block runs. `verb` says what happened to it: "fetched", "made"."""
+    console = log.console if console is None else console
+    if quiet:
+        yield Silent()
+    elif console.is_terminal and not console.is_dumb_terminal:
+        bars = Bars(verb, console)
+        with bars.rich:
+            yield bars
+    else:
+        lines = Lines(verb, console)
+        try:
+            yield lines
+        finally:
+            lines.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    def add(self, label: str, total: int) -> Silent:  # noqa: ARG002
+        return self
+
+    def advance(self, n: int) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+class Bars:
+    """One bar for each piece that is being worked on, and one for all; finished ones make room."""
+
+    def __init__(self, verb: str, console: Console) -> None:
+        self.rich = RichProgress(
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+            BarColumn(bar_width=20),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            expand=True,
+            transient=True,
+        )
+        self._lock = threading.Lock()
+        self._total = 0
+        self._unknown = False
+        self._all = self.rich.add_task(f"{verb}, all", total=None)
+
+    def add(self, label: str, total: int) -> Task:
+        with self._lock:
+            self._total += total
+            self._unknown |= total == 0
+            self.rich.update(self._all, total=None if self._unknown else self._total)
+        return _Bar(
+            self.rich, self._all, self.rich.add_task(label, total=total or None, start=False, visible=False), total
+        )
+
+
+@dataclass(slots=True)
+class _Bar:
+    rich: RichProgress
+    all: TaskID
+    task: TaskID
+    total: int
+    done: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def advance(self, n: int) -> None:
+        with self.lock:
+            if self.done == 0:
+                self.rich.start_task(self.task)
+            self.done += n
+            # a piece that is reported in one go never needs a bar
+            self.rich.update(self.task, advance=n, visible=not self.total or self.done < self.total)
+            self.rich.update(self.all, advance=n)
+
+    def finish(self) -> None:
+        self.rich.update(self.task, visible=False)
+
+
+class Lines:
+    """One line for each piece that is not small, when it is whole; one for the rest at the end."""
+
+    def __init__(self, verb: str, console: Console) -> None:
+        self.verb, self.console = verb, console
+        self._lock = threading.Lock()
+        self._small = self._small_bytes = 0
+
+    def add(self, label: str, total: int) -> Task:
+        return _Line(lines=self, label=label, total=total)
+
+    def started(self, label: str, total: int) -> None:
+        self.console.print(f"  {label}: {size(total)} ...")
+
+    def whole(self, label: str, count: int, timed: int, seconds: float) -> None:
+        """`timed` of the `count` bytes came within `seconds`: what was there before the first report took no time."""
+        if count < _SMALL:
+            with self._lock:
+                self._small += 1
+                self._small_bytes += count
+            return
+        rate = f", {size(timed / seconds)}/s" if seconds > 0.01 else ""
+        self.console.print(f"  {self.verb} {label}: {size(count)} in {seconds:.1f} s{rate}")
+
+    def close(self) -> None:
+        with self._lock:
+            if self._small:
+                noun = "small one" if self._small == 1 else "small ones"
+                self.console.print(f"  {self.verb} {self._small} {noun}: {size(self._small_bytes)}")
+            self._small = self._small_bytes = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Line:
+    lines: Lines
+    label: str
+    total: int
+    done: int = 0
+    began: float | None = None
+    first: int = 0
+    reported: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def advance(self, n: int) -> None:
+        with self.lock:
+            if self.began is None:
+                self.began, self.first = time.monotonic(), n
+                if n < self.total and self.total >= _LONG:
+                    self.lines.started(self.label, self.total)
+            self.done += n
+            whole = 0 < self.total <= self.done
+        if whole:
+            self.finish()
+
+    def finish(self) -> None:
+        with self.lock:
+            if self.reported:
+                return
+            self.reported = True
+        seconds = time.monotonic() - self.began if self.began is not None else 0.0
+        self.lines.whole(self.label, self.done, self.done - self.first, seconds)
+
+
+def size(count: float) -> str:
+    """Decimal units, as registries and indexes show them: `766.7 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.95 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

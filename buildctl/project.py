@@ -1,0 +1,65 @@
+"""Where things are in a project, found from matrix.yaml upwards of where the user stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from buildctl.errors import MatrixError
+from buildctl.matrix import Cell, DebianBase, Flavour, Matrix, load_matrix
+
+MATRIX = "matrix.yaml"
+
+
+@dataclass(frozen=True)
+class Project:
+    """`root` holds matrix.yaml, templates/ and images/; images are written to the OCI layout `layout`."""
+
+    root: Path
+    layout: Path
+
+    @classmethod
+    def find(cls, start: Path, *, layout: Path | None = None) -> Self:
+        """The project whose matrix.yaml is in `start` or the nearest folder above it. Raises MatrixError."""
+        start = start.resolve()
+        for folder in (start, *start.parents):
+            if (folder / MATRIX).is_file():
+                return cls(folder, layout or folder / "dist")
+        raise MatrixError(
+            f"no {MATRIX} in {start} or any folder above it",
+            hint="run buildctl inside a project, or name one: buildctl --project DIR ...",
+        )
+
+    @cached_property
+    def matrix(self) -> Matrix:
+        return load_matrix(self.root / MATRIX)
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def templates(self) -> Path:
+        return self.root / "templates"
+
+    @property
+    def reports(self) -> Path:
+        return self.layout / "reports"
+
+    def dockerfile(self, name: str) -> Path:
+        return self.images / name / "Dockerfile"
+
+    def wheel_lock(self, name: str, arch: str) -> Path:
+        return self.images / name / f"requirements.{arch}.txt"
+
+    def base_lock(self, base: DebianBase, flavour: Flavour, arch: str) -> Path:
+        return self.images / "bases" / base.name / f"{flavour}.{arch}.packages"
+
+    def report(self, cell: Cell) -> Path:
+        return self.reports / f"{cell.id}.json"
+
+    def shown(self, path: Path) -> str:
+        """A path as the user wrote it: relative to the project where it is inside."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)

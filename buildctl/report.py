@@ -1,0 +1,175 @@
+"""Findings and reports: what was found out about one image, for people, for machines (JSON) and for CI (JUnit)."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from buildctl.errors import BuildctlError
+from buildctl.oci.digest import Digest
+
+SCHEMA = 1
+
+
+class Status(StrEnum):
+    PASSED = "PASSED"
+    FAILED = "FAILED"
+    NOT_RUN = "NOT RUN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One answer about an image. `detail` says what was seen, for NOT RUN the reason; `seconds` its share of the time."""
+
+    name: str
+    status: Status
+    detail: str
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "status": str(self.status), "detail": self.detail, "seconds": round(self.seconds, 3)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All findings about one image. `digest` is the manifest's, so that a report is never read for another image."""
+
+    cell: str
+    digest: Digest
+    arch: str
+    runtime: str
+    emulated: str | None
+    gpus: bool
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> Status:
+        """FAILED when anything failed, NOT RUN when nothing passed, else PASSED."""
+        if self.count(Status.FAILED):
+            return Status.FAILED
+        return Status.PASSED if self.count(Status.PASSED) else Status.NOT_RUN
+
+    def count(self, status: Status) -> int:
+        return sum(f.status is status for f in self.findings)
+
+    @property
+    def seconds(self) -> float:
+        return sum(f.seconds for f in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "cell": self.cell,
+            "digest": str(self.digest),
+            "arch": self.arch,
+            "runtime": self.runtime,
+            "emulated": self.emulated,
+            "gpus": self.gpus,
+            "verdict": str(self.verdict),
+            "counts": {str(s): self.count(s) for s in Status},
+            "findings": [f.to_json() for f in self.findings],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`; raises BuildctlError for another schema or anything malformed."""
+        try:
+            if value["schema"] != SCHEMA:
+                raise BuildctlError(f"report of schema {value['schema']!r}, not {SCHEMA}", hint=_AGAIN)
+            return cls(
+                cell=str(value["cell"]),
+                digest=Digest.parse(value["digest"]),
+                arch=str(value["arch"]),
+                runtime=str(value["runtime"]),
+                emulated=None if value["emulated"] is None else str(value["emulated"]),
+                gpus=bool(value["gpus"]),
+                findings=tuple(_finding(f) for f in value["findings"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BuildctlError(f"malformed report ({error!r})", hint=_AGAIN) from error
+
+
+_AGAIN = "run `buildctl test` again"
+
+
+def _finding(value: Mapping[str, Any]) -> Finding:
+    return Finding(
+        name=str(value["name"]),
+        status=Status(value["status"]),
+        detail=str(value["detail"]),
+        seconds=float(value["seconds"]),
+    )
+
+
+def junit_xml(reports: Iterable[Report]) -> bytes:
+    """JUnit XML: one suite per report, FAILED as failure, NOT RUN as skipped with its reason."""
+    root = ET.Element("testsuites", name="buildctl")
+    for report in reports:
+        suite = ET.SubElement(
+            root,
+            "testsuite",
+            name=_xml_text(report.cell),
+            tests=str(len(report.findings)),
+            failures=str(report.count(Status.FAILED)),
+            errors="0",
+            skipped=str(report.count(Status.NOT_RUN)),
+            time=f"{report.seconds:.3f}",
+        )
+        properties = ET.SubElement(suite, "properties")
+        facts = {"digest": str(report.digest), "runtime": report.runtime, "emulated": report.emulated or ""}
+        for name, value in facts.items():
+            ET.SubElement(properties, "property", name=name, value=_xml_text(value))
+        for finding in report.findings:
+            _junit_case(suite, report, finding)
+    ET.indent(root)
+    body: bytes = ET.tostring(root, encoding="unicode").encode()
+    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + body + b"\n"
+
+
+def _junit_case(suite: ET.Element, report: Report, finding: Finding) -> None:
+    case = ET.SubElement(
+        suite,
+        "testcase",
+        classname=_xml_text(report.cell),
+        name=_xml_text(finding.name),
+        time=f"{finding.seconds:.3f}",
+    )
+    text = _xml_text(finding.detail)
+    match finding.status:
+        case Status.FAILED:
+            ET.SubElement(case, "failure", message=text.splitlines()[0] if text else "").text = text
+        case Status.NOT_RUN:
+            ET.SubElement(case, "skipped", message=text)
+        case Status.PASSED:
+            ET.SubElement(case, "system-out").text = text
+
+
+def _xml_text(text: str) -> str:
+    """XML 1.0 has no way to write most control characters, and programs in images print them."""
+    return "".join(
+        c if c in "\t\n" or (" " <= c <= "\ud7ff") or "\ue000" <= c <= "\ufffd" or c > "\uffff" else "?" for c in text
+    )
+
+
+def table_lines(report: Report) -> list[str]:
+    """Lines for a terminal: one per finding, aligned, further lines of a detail indented below, then the counts."""
+    where = f"{report.runtime}, {report.emulated}" if report.emulated else report.runtime
+    lines = [f"{report.cell}  sha256:{report.digest.short}  ({where})"]
+    width = max((len(f.name) for f in report.findings), default=0)
+    for finding in report.findings:
+        first, *rest = finding.detail.splitlines() or [""]
+        lines.append(f"  {finding.status:<7}  {finding.name:<{width}}  {first}".rstrip())
+        lines += [f"{'':{width + 13}}{line}".rstrip() for line in rest]
+    lines.append("  " + counts_line(report))
+    return lines
+
+
+def counts_line(report: Report) -> str:
+    """`12 passed, 1 not run, 4.2 s`"""
+    parts = [
+        f"{report.count(s)} {s.lower()}" for s in (Status.FAILED, Status.PASSED, Status.NOT_RUN) if report.count(s)
+    ]
+    return ", ".join([*(parts or ["nothing was checked"]), f"{report.seconds:.1f} s"])

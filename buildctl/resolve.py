@@ -1,0 +1,256 @@
+"""Asking uv: requirements for a platform -> the wheels that an installer there would take, with their URLs."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+import threading
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import uv
+from packaging import tags
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import Version
+
+from buildctl.errors import LockError, ToolError
+from buildctl.index import redact, several_indexes, uv_environment
+from buildctl.oci.digest import Digest
+from buildctl.run import Completed, run
+
+# These come from one index, always the same for all of them.
+FAMILY = ("torch", "torchvision", "torchaudio")
+
+# glibc of Debian 13 is 2.41; 2.40 is the newest that uv knows. NVIDIA's wheels carry odd tags (manylinux_2_18, 2_27),
+# so the whole range below counts. macOS: MPS needs 14, and so do torch's wheels from 2.12 on.
+_GLIBC = 40
+_MACOS = (14, 0)
+_UV_PLATFORMS = {
+    "linux/amd64": f"x86_64-manylinux_2_{_GLIBC}",
+    "linux/arm64": f"aarch64-manylinux_2_{_GLIBC}",
+    "darwin/arm64": "aarch64-apple-darwin",
+}
+_TIMEOUT = 300.0
+_UV_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A wheel that uv chose. `size` in bytes and `digest` are None when the index does not say."""
+
+    name: str
+    version: str
+    filename: str
+    url: str
+    size: int | None
+    digest: Digest | None
+
+
+class NoSolutionError(LockError):
+    """The index was asked and does not have it: a version or wheel that is not there, or versions that conflict."""
+
+
+def resolve(
+    requirements: Sequence[str],
+    *,
+    python: str,
+    platform: str,
+    index: str | None = None,
+    keep: Iterable[tuple[str, str]] = (),
+) -> tuple[Found, ...]:
+    """Wheels for `requirements` on `platform` (linux/amd64 ...), one per package, sorted by name.
+
+    `index` serves FAMILY and nothing else. `keep` are (name, version) pairs to stay with where possible. Raises
+    NoSolutionError, or LockError when uv or the index fails, or when FAMILY comes from more than one index.
+    """
+    options = ["--python-platform", _UV_PLATFORMS[platform]]
+    env = {"MACOSX_DEPLOYMENT_TARGET": ".".join(map(str, _MACOS))} if platform.startswith("darwin/") else {}
+    packages = _compile(requirements, options, env, python=python, index=index, keep=keep)
+    chosen = [best(wheels, python=python, platform=platform) for wheels in packages]
+    if index is None and several_indexes():
+        _check_one_index(chosen, [*options, "--python-version", python], env)
+    return tuple(sorted(chosen, key=lambda found: found.name))
+
+
+def _check_one_index(chosen: Sequence[Found], options: Sequence[str], env: Mapping[str, str]) -> None:
+    """pylock.toml does not say which index a wheel is from, an annotated requirements.txt does."""
+    pins = [f"{found.name}=={found.version}" for found in chosen if found.name in FAMILY]
+    with tempfile.TemporaryDirectory(prefix="buildctl-lock-") as folder:
+        root = Path(folder)
+        (root / "pyproject.toml").write_text("[tool.uv]\n", "utf-8")
+        (root / "pins.txt").write_text("\n".join(pins) + "\n", "utf-8")
+        form = ["pins.txt", "--no-deps", "--format", "requirements.txt", "--emit-index-annotation"]
+        done = _run_uv(root, [*form, *options], env)
+    if done.returncode != 0 or done.timed_out:
+        raise _failure(done)
+    indexes = sorted(set(re.findall(r"^ *# from (\S+)$", done.stdout, re.MULTILINE)))
+    if len(indexes) > 1:
+        raise LockError(
+            f"torch and its companions come from more than one index: {redact(', '.join(indexes))}",
+            hint="name one with `index` under the accelerator, or put one that has all first in uv's configuration",
+        )
+
+
+def locate(pins: Sequence[str], *, python: str, index: str | None = None) -> dict[Digest, str]:
+    """URLs of all wheel files of these exact versions, whatever platform they are for.
+
+    All, not the one that would be chosen: a better one uploaded since must not hide the one that is locked. Raises as
+    `resolve` does.
+    """
+    packages = _compile(pins, ["--universal", "--no-deps"], {}, python=python, index=index)
+    return {found.digest: found.url for wheels in packages for found in wheels if found.digest is not None}
+
+
+def _compile(
+    requirements: Sequence[str],
+    options: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    python: str,
+    index: str | None,
+    keep: Iterable[tuple[str, str]] = (),
+) -> list[list[Found]]:
+    """What uv writes into its pylock.toml (PEP 751): the wheels of each package."""
+    with tempfile.TemporaryDirectory(prefix="buildctl-lock-") as folder:
+        root = Path(folder)
+        # a [tool.uv] table of our own ends uv's search for a project's configuration in the folders above
+        (root / "pyproject.toml").write_text(_pyproject(requirements, python, index), "utf-8")
+        output = root / "pylock.toml"
+        output.write_text(_pylock(keep, python), "utf-8")
+        form = ["pyproject.toml", "--format", "pylock.toml", "--output-file", "pylock.toml"]
+        done = _run_uv(root, [*form, *options, "--python-version", python], env)
+        if done.returncode != 0 or done.timed_out:
+            raise _failure(done)
+        value = tomllib.loads(output.read_text("utf-8"))
+        return [_wheels(package, root) for package in value.get("packages", ())]
+
+
+def _pyproject(requirements: Sequence[str], python: str, index: str | None) -> str:
+    lines = [
+        "[project]",
+        'name = "buildctl-cell"',
+        'version = "0"',
+        f'requires-python = ">={python}"',
+        f"dependencies = {json.dumps(list(requirements))}",
+        "[tool.uv]",
+    ]
+    if index is not None:
+        lines += ["[[tool.uv.index]]", 'name = "cell"', f"url = {json.dumps(index)}", "explicit = true"]
+        lines += ["[tool.uv.sources]", *(f'{name} = {{ index = "cell" }}' for name in FAMILY)]
+    return "\n".join(lines) + "\n"
+
+
+def _pylock(keep: Iterable[tuple[str, str]], python: str) -> str:
+    """The least that uv accepts as an existing lock: it stays with these versions where it can."""
+    lines = ['lock-version = "1.0"', 'created-by = "buildctl"', f'requires-python = ">={python}"']
+    keep = tuple(keep)
+    if not keep:
+        lines.append("packages = []")
+    for name, version in keep:
+        lines += ["[[packages]]", f"name = {json.dumps(name)}", f"version = {json.dumps(version)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _uv() -> str:
+    # sysconfig, which uv's function asks, initialises itself without a lock: locks are resolved in several threads
+    with _UV_LOCK:
+        try:
+            return uv.find_uv_bin()
+        except FileNotFoundError as error:
+            raise LockError(
+                "the uv program is missing from this Python environment", hint="pip install --force-reinstall uv"
+            ) from error
+
+
+def _run_uv(root: Path, options: Sequence[str], env: Mapping[str, str]) -> Completed:
+    argv = [_uv(), "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--only-binary", ":all:"]
+    argv += ["--python", sys.executable, "--index-strategy", "first-index", *options]
+    try:
+        return run(argv, timeout=_TIMEOUT, env={**uv_environment(), **env}, cwd=root, check=False)
+    except ToolError as error:
+        raise LockError(f"uv cannot be started: {error.message}", hint=error.hint) from error
+
+
+def _failure(done: Completed) -> LockError:
+    if done.timed_out:
+        return LockError(f"uv did not answer within {_TIMEOUT:g} s", hint="is the package index reachable?")
+    story = redact(done.stderr.strip())
+    if "No solution found" in story or "was not found in the package registry" in story:
+        return NoSolutionError(f"uv finds no solution:\n{story}")
+    hint = None
+    if re.search(r"[Ff]ailed to fetch|error sending request|dns error|network|timed out", story):
+        hint = "is the package index reachable? uv's and pip's own configuration say which one is asked"
+    elif re.search(r"401|403|[Uu]nauthorized|[Ff]orbidden", story):
+        hint = "the package index asks for credentials: put them where uv or pip look for them (netrc, keyring, URL)"
+    return LockError(f"uv failed (exit {done.returncode}):\n{story}", hint=hint)
+
+
+def _wheels(package: Mapping[str, Any], root: Path) -> list[Found]:
+    name, version = canonicalize_name(str(package.get("name", ""))), str(package.get("version", ""))
+    wheels = [_wheel(name, version, wheel, root) for wheel in package.get("wheels", ())]
+    if not wheels:
+        raise LockError(f"{name}=={version}: the index has no wheel of it")
+    return wheels
+
+
+def _wheel(name: str, version: str, wheel: Mapping[str, Any], root: Path) -> Found:
+    # a relative path is relative to the lock file (PEP 751)
+    url = str(wheel.get("url") or (root / str(wheel.get("path", ""))).resolve().as_uri())
+    sha256 = (wheel.get("hashes") or {}).get("sha256")
+    return Found(
+        name=name,
+        version=version,
+        filename=str(wheel.get("name") or unquote(urlsplit(url).path.rsplit("/", 1)[-1])),
+        url=url,
+        size=wheel.get("size"),
+        digest=Digest(sha256) if sha256 else None,
+    )
+
+
+def best(candidates: Sequence[Found], *, python: str, platform: str) -> Found:
+    """The one that pip there would take: the most specific tag. Raises LockError if none fits."""
+    what = f"{candidates[0].name}=={candidates[0].version}"
+    ranks = {tag: rank for rank, tag in enumerate(supported_tags(python, platform))}
+    ranked: list[tuple[int, Found]] = []
+    for found in candidates:
+        try:
+            name, version, _, wheel_tags = parse_wheel_filename(found.filename)
+        except InvalidWheelFilename as error:
+            raise LockError(f"{what}: the index names a file that is no wheel: {found.filename}") from error
+        if name != found.name or version != Version(found.version):
+            raise LockError(f"{what}: the index gives a file of another package or version: {found.filename}")
+        if fitting := [ranks[tag] for tag in wheel_tags if tag in ranks]:
+            ranked.append((min(fitting), found))
+    if not ranked:
+        names = ", ".join(found.filename for found in candidates) or "no wheels at all"
+        raise LockError(f"{what}: no wheel for Python {python} on {platform} ({names})")
+    return min(ranked, key=lambda pair: (pair[0], pair[1].filename))[1]
+
+
+def supported_tags(python: str, platform: str) -> tuple[tags.Tag, ...]:
+    """What CPython there accepts, most specific first."""
+    major, minor = (int(part) for part in python.split("."))
+    platforms = list(_platform_tags(platform))
+    version, interpreter = (major, minor), f"cp{major}{minor}"
+    cpython = tags.cpython_tags(version, abis=[interpreter], platforms=platforms)
+    return (*cpython, *tags.compatible_tags(version, interpreter=interpreter, platforms=platforms))
+
+
+def _platform_tags(platform: str) -> Iterable[str]:
+    if platform.startswith("darwin/"):
+        return tags.mac_platforms(_MACOS, platform.removeprefix("darwin/"))
+    machine = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}[platform]
+    old = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+    lowest = 5 if machine == "x86_64" else 17
+    out: list[str] = []
+    for minor in range(_GLIBC, lowest - 1, -1):
+        out.append(f"manylinux_2_{minor}_{machine}")
+        if minor in old:
+            out.append(f"{old[minor]}_{machine}")
+    return [*out, f"linux_{machine}"]

@@ -1,0 +1,86 @@
+"""The one door to subprocesses: argv lists only, a deadline on each, a kill of the whole process group behind it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildctl.errors import ToolError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+    timed_out: bool = False
+
+
+def which(program: str) -> Path | None:
+    """Full path of `program`; the sbin folders count although an ordinary user's PATH leaves them out."""
+    found = shutil.which(program, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+    return Path(found) if found else None
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    check: bool = True,
+    missing_hint: str | None = None,
+) -> Completed:
+    """Run `argv` to its end or to `timeout` seconds, then SIGKILL its whole process group.
+
+    `env` replaces the environment when given. With `check`, a non-zero exit or a missed deadline raises ToolError with
+    the end of its stderr. A program that does not exist always raises ToolError, with `missing_hint`.
+    """
+    args = tuple(os.fspath(a) for a in argv)
+    try:
+        process = subprocess.Popen(
+            args,
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(env) if env is not None else None,
+            cwd=cwd,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise ToolError(f"program not found: {args[0]}", hint=missing_hint or f"install {args[0]}") from error
+    except PermissionError as error:
+        raise ToolError(f"program cannot be executed: {args[0]}: {error.strerror}") from error
+    timed_out = False
+    try:
+        stdout, stderr = process.communicate(stdin, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+        kill_group(process)
+        stdout, stderr = process.communicate()
+    except BaseException:
+        kill_group(process)
+        process.wait()
+        raise
+    done = Completed(argv=args, returncode=process.returncode, stdout=stdout, stderr=stderr, timed_out=timed_out)
+    if check and (timed_out or done.returncode != 0):
+        what = f"did not finish within {timeout:g} s" if timed_out else f"exited with {done.returncode}"
+        tail = "\n".join(done.stderr.strip().splitlines()[-20:])
+        raise ToolError(f"{Path(args[0]).name} {what}: {' '.join(args)[:400]}" + (f"\n{tail}" if tail else ""))
+    return done
+
+
+def kill_group(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        process.kill()

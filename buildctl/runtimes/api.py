@@ -1,0 +1,84 @@
+"""What can run an image: a runtime starts a session on one image, a session runs commands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from buildctl.oci.image import Descriptor, ImageConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRef:
+    """One image of an OCI layout: `descriptor` is its manifest's, `name` the cell's id, `arch` Docker's word."""
+
+    layout: Path
+    descriptor: Descriptor
+    name: str
+    arch: str
+    config: ImageConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a command in an image ended.
+
+    `returncode` is negative for a signal (subprocess's convention) and None when the deadline killed it. `stdout` and
+    `stderr` are cut to their last megabytes when a program prints without end. `seconds` is wall time.
+    """
+
+    returncode: int | None
+    stdout: str
+    stderr: str
+    timed_out: bool
+    seconds: float
+
+
+class Session(Protocol):
+    """Runs commands in one image; each starts from the pristine image, nothing is kept between two of them."""
+
+    @property
+    def emulated(self) -> str | None:
+        """The emulator, e.g. "qemu-aarch64", when the image's architecture is not the machine's."""
+
+    @property
+    def gpus(self) -> bool:
+        """Whether commands see the host's NVIDIA GPUs; `gpus_reason` says why not."""
+
+    @property
+    def gpus_reason(self) -> str: ...
+
+    @property
+    def ownership(self) -> bool:
+        """Whether files inside have the owners that the image gives them (not so in a sandbox without root)."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        stdin: str = "",
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        read_only: bool = True,
+        network: bool = False,
+        through_entrypoint: bool = False,
+    ) -> Outcome:
+        """Run `argv` (looked up on the image's PATH) in the image's WORKDIR, SIGKILL everything after `timeout` s.
+
+        The environment is the image's, HOME if the image sets none, and `env` on top. `user` is `UID`, `UID:GID` or a
+        name, by default the image's USER. With `read_only` the root is read-only and /tmp a fresh tmpfs; otherwise
+        writes go to a layer that is thrown away. `through_entrypoint` puts the image's ENTRYPOINT in front, and CMD
+        when `argv` is empty, as `docker run` does.
+        """
+
+
+class Runtime(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    def start(self, image: ImageRef) -> AbstractContextManager[Session]:
+        """Raises RuntimeUnavailableError, with the reason and a hint, when the image cannot run here."""

@@ -1,0 +1,239 @@
+"""Running an image in Docker: a fresh container per command, killed at its deadline, removed afterwards."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.types import DeviceRequest
+
+from buildctl.daemon import connected
+from buildctl.errors import EngineError, RuntimeUnavailableError, ToolError
+from buildctl.load import load
+from buildctl.oci.layout import Layout
+from buildctl.runtimes.api import ImageRef, Outcome
+
+LABEL = "buildctl.deadline"  # seconds since 1970, after which anybody may remove the container
+SLACK = 60.0  # seconds over a command's own deadline before its container counts as left behind
+OUTPUT = 4 << 20  # bytes kept of each of stdout and stderr
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "amd64": "amd64", "arm64": "arm64"}
+EMULATORS = {"amd64": "qemu-x86_64", "arm64": "qemu-aarch64"}
+NO_GPU = "the Docker daemon has neither the NVIDIA runtime nor CDI devices of NVIDIA"
+
+
+class DockerRuntime:
+    """The daemon that `docker` talks to (DOCKER_HOST, the current context), or that of a docker context by name."""
+
+    name = "docker"
+
+    def __init__(self, context: str | None = None) -> None:
+        self.context = context
+
+    @contextmanager
+    def start(self, image: ImageRef) -> Iterator[DockerSession]:
+        """Load the image if the daemon lacks it, under a name that goes again; raises RuntimeUnavailableError."""
+        with connected(self.context) as client:
+            _sweep(client)
+            tag = f"buildctl-test/{image.name}:{image.descriptor.digest.short}"
+            try:
+                load(Layout(image.layout), image.descriptor, tag, client=client)
+            except EngineError as error:
+                raise RuntimeUnavailableError(error.message, hint=error.hint) from error
+            try:
+                yield _open(client, image, tag)
+            finally:
+                with suppress(DockerException, OSError):
+                    client.api.remove_image(tag)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerSession:
+    client: docker.DockerClient
+    tag: str
+    platform: str
+    entrypoint: tuple[str, ...]
+    emulated: str | None
+    gpus_reason: str
+    init: bool = True
+
+    @property
+    def gpus(self) -> bool:
+        return not self.gpus_reason
+
+    @property
+    def ownership(self) -> bool:
+        return True
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        stdin: str = "",
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        read_only: bool = True,
+        network: bool = False,
+        through_entrypoint: bool = False,
+    ) -> Outcome:
+        """See `Session.run`; raises ToolError when Docker, not the command, fails."""
+        if not argv and not through_entrypoint:
+            raise ToolError("nothing to run: no command, and not through the image's ENTRYPOINT")
+        config = self._config(timeout=timeout, stdin=bool(stdin), user=user, env=env)
+        # an init of Docker's own, since the first process of a container is deaf to its own signals; not in front of
+        # the image's ENTRYPOINT, which is to be seen as `docker run` shows it
+        init = self.init and not through_entrypoint
+        config["host_config"] = self._host_config(read_only=read_only, network=network, init=init)
+        if through_entrypoint:
+            config["command"] = list(argv) or None
+        else:
+            config["entrypoint"], config["command"] = list(argv[:1]), list(argv[1:])
+        try:
+            container = self.client.api.create_container(self.tag, **config)["Id"]
+        except (DockerException, OSError) as error:
+            raise ToolError(f"Docker cannot make a container of {self.tag}: {_explain(error)}") from error
+        try:
+            return _finish(self.client, container, timeout=timeout, stdin=stdin)
+        except (DockerException, OSError) as error:
+            raise ToolError(f"Docker failed while running {' '.join(argv)[:200]}: {_explain(error)}") from error
+        finally:
+            with suppress(DockerException, OSError):
+                self.client.api.remove_container(container, force=True, v=True)
+
+    def _config(
+        self, *, timeout: float, stdin: bool, user: str | None, env: Mapping[str, str] | None
+    ) -> dict[str, Any]:
+        return {
+            "platform": self.platform,
+            "stdin_open": stdin,
+            "user": user,
+            "environment": dict(env or {}),
+            "labels": {LABEL: str(int(time.time() + timeout + SLACK))},
+        }
+
+    def _host_config(self, *, read_only: bool, network: bool, init: bool) -> Any:
+        gpus = [DeviceRequest(count=-1, capabilities=[["gpu"]])] if self.gpus else None
+        return self.client.api.create_host_config(
+            read_only=read_only,
+            # Docker's own default for a tmpfs is noexec, which torch.compile's libraries do not survive
+            tmpfs={"/tmp": "rw,exec,nosuid,nodev,mode=1777"} if read_only else None,  # noqa: S108 - in the container
+            network_mode="bridge" if network else "none",
+            device_requests=gpus,
+            init=init,
+            # a program that prints without end fills no disk
+            log_config=docker.types.LogConfig(type="json-file", config={"max-size": "16m", "max-file": "2"}),
+        )
+
+
+def _open(client: docker.DockerClient, image: ImageRef, tag: str) -> DockerSession:
+    info = client.info()
+    native = ARCHITECTURES.get(str(info.get("Architecture")), str(info.get("Architecture")))
+    emulated = None if image.arch == native else EMULATORS.get(image.arch, f"qemu-{image.arch}")
+    wants_gpus = any(name == "NVIDIA_VISIBLE_DEVICES" for name, _ in image.config.env)
+    session = DockerSession(
+        client=client,
+        tag=tag,
+        platform=str(image.config.platform),
+        entrypoint=image.config.entrypoint,
+        emulated=emulated,
+        gpus_reason=_gpus_reason(info, wants=wants_gpus, emulated=emulated),
+    )
+    return _tried(session, image.arch)
+
+
+def _gpus_reason(info: Mapping[str, Any], *, wants: bool, emulated: str | None) -> str:
+    """Why commands see no GPU, or "" when they do."""
+    if not wants:
+        return "not an image for GPUs"
+    if emulated:
+        return "no GPU reaches an emulated image"
+    devices = [str(d.get("ID", "")) for d in info.get("DiscoveredDevices") or ()]
+    if "nvidia" in (info.get("Runtimes") or {}) or any(d.startswith("nvidia.com/gpu") for d in devices):
+        return ""
+    return NO_GPU
+
+
+def _tried(session: DockerSession, arch: str) -> DockerSession:
+    """The session, once `true` ran in it; without Docker's init where the daemon has none (Debian's may not)."""
+    outcome = session.run(["true"], timeout=60)
+    if outcome.returncode != 0 and "docker-init" in outcome.stderr:
+        return _tried(replace(session, init=False), arch)
+    if outcome.returncode != 0 and session.emulated:
+        raise RuntimeUnavailableError(
+            f"the Docker daemon cannot run {session.platform} images: {(outcome.stderr or outcome.stdout).strip()}",
+            hint="apt-get install qemu-user-static binfmt-support on the daemon's machine, or: "
+            f"docker run --privileged --rm tonistiigi/binfmt --install {arch}",
+        )
+    return session  # an image in which `true` fails is for the probes to judge
+
+
+def _finish(client: docker.DockerClient, container: str, *, timeout: float, stdin: str) -> Outcome:
+    """Start it, feed it, wait, kill it at the deadline: a container outlives a client that goes away."""
+    socket = client.api.attach_socket(container, params={"stdin": 1, "stream": 1}) if stdin else None
+    started = time.monotonic()
+    try:
+        client.api.start(container)
+    except APIError as error:  # no such program, or no emulator for its architecture: what a shell calls 127 and 126
+        status = 127 if isinstance(error, NotFound) or "not found" in _explain(error) else 126
+        seconds = time.monotonic() - started
+        return Outcome(returncode=status, stdout="", stderr=_explain(error), timed_out=False, seconds=seconds)
+    if socket is not None:
+        _feed(socket, stdin)
+    try:
+        status = int(client.api.wait(container, timeout=math.ceil(timeout))["StatusCode"])
+        timed_out = False
+    except (requests.exceptions.ReadTimeout, requests.exceptions.ConnectionError):
+        timed_out = True
+        with suppress(APIError):  # it ended by itself just now
+            client.api.kill(container, "SIGKILL")
+        client.api.wait(container, timeout=60)
+    seconds = time.monotonic() - started
+    return Outcome(
+        returncode=None if timed_out else _as_signal(status),
+        stdout=_output(client, container, "stdout"),
+        stderr=_output(client, container, "stderr"),
+        timed_out=timed_out,
+        seconds=seconds,
+    )
+
+
+def _feed(socket: Any, stdin: str) -> None:
+    raw = getattr(socket, "_sock", socket)
+    try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it ended without reading all
+            raw.sendall(stdin.encode())
+            raw.shutdown(1)  # SHUT_WR
+    finally:
+        socket.close()
+
+
+def _as_signal(status: int) -> int:
+    """Docker says 128 + n for death by signal n; subprocess, and so we, -n."""
+    return 128 - status if 128 < status <= 128 + 64 else status
+
+
+def _output(client: docker.DockerClient, container: str, stream: str) -> str:
+    kept = b""
+    for chunk in client.api.logs(container, stdout=stream == "stdout", stderr=stream == "stderr", stream=True):
+        kept = (kept + chunk)[-OUTPUT:]
+    return kept.decode(errors="replace")
+
+
+def _sweep(client: docker.DockerClient) -> None:
+    """Remove the containers of a buildctl that was killed."""
+    for container in client.api.containers(all=True, filters={"label": LABEL}):
+        deadline = str((container.get("Labels") or {}).get(LABEL, ""))
+        if deadline.isdigit() and int(deadline) < time.time():
+            with suppress(APIError, ImageNotFound):
+                client.api.remove_container(container["Id"], force=True, v=True)
+
+
+def _explain(error: BaseException) -> str:
+    return str(getattr(error, "explanation", None) or error)

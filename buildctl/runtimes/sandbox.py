@@ -1,0 +1,199 @@
+"""Running an image without Docker: its layers in Linux namespaces, as root or as anybody, no other program needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from buildctl.errors import RuntimeUnavailableError, ToolError
+from buildctl.oci.image import ImageConfig
+from buildctl.runtimes.api import ImageRef, Outcome
+from buildctl.runtimes.sandbox_emulation import HINT, Emulator, find_emulators, native_arch
+from buildctl.runtimes.sandbox_gpu import Passthrough, find_gpus
+from buildctl.runtimes.sandbox_process import Launched, launch
+from buildctl.runtimes.sandbox_tree import Tree, merged, stacked
+from buildctl.runtimes.sandbox_user import User, find_user
+from buildctl.store import Store
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SET_UP = 30.0  # seconds for a sandbox that only sets itself up
+HOSTS = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n"
+
+
+class SandboxRuntime:
+    """Keeps unpacked layers in the store, `unpacked/DIFF-ID`, so that images share them."""
+
+    name = "sandbox"
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @contextmanager
+    def start(self, image: ImageRef) -> Iterator[SandboxSession]:
+        """Unpack what is missing and try an empty sandbox; raises RuntimeUnavailableError with reason and hint."""
+        if sys.platform != "linux":
+            raise RuntimeUnavailableError(f"a sandbox needs Linux, not {sys.platform}", hint="start Docker")
+        emulators = emulators_for(image.arch)
+        stage = self.store.root / "mnt"
+        tree = stacked(image, self.store.root / "unpacked")
+        if tree is not None:
+            try:
+                yield open_session(tree, image.config, arch=image.arch, stage=stage, emulators=emulators)
+                return
+            except OverlayRefusedError:
+                pass
+        tree = merged(image, self.store.root / "unpacked-images")
+        yield open_session(tree, image.config, arch=image.arch, stage=stage, emulators=emulators)
+
+
+class OverlayRefusedError(RuntimeUnavailableError):
+    """The kernel lets no overlayfs be mounted here."""
+
+
+def emulators_for(arch: str) -> tuple[Emulator | None, ...]:
+    return (None,) if arch == native_arch() else find_emulators(arch)
+
+
+def open_session(
+    tree: Tree, config: ImageConfig, *, arch: str, stage: Path, emulators: Sequence[Emulator | None]
+) -> SandboxSession:
+    """A session on an unpacked image, with the first emulator that this kernel takes. `stage` is an empty folder."""
+    stage.mkdir(parents=True, exist_ok=True)
+    wants_gpus = any(name == "NVIDIA_VISIBLE_DEVICES" for name, _ in config.env)
+    gpu = Passthrough(reason="not an image for GPUs")
+    if wants_gpus:
+        gpu = find_gpus(arch) if arch == native_arch() else Passthrough(reason="no GPU reaches an emulated image")
+    if gpu.available and tree.merged:
+        gpu = Passthrough(reason="GPUs need overlayfs in the sandbox")
+    session = SandboxSession(tree=tree, config=config, stage=stage, emulator=None, gpu=gpu, identity=os.geteuid() == 0)
+    for emulator in emulators:
+        attempt = replace(session, emulator=emulator)
+        refused = attempt.refusal()
+        if refused is None:
+            return attempt
+        if refused.step != "binfmt_misc":
+            raise unavailable(refused)
+    raise RuntimeUnavailableError(
+        f"this kernel ({os.uname().release}) has no binfmt_misc in user namespaces (Linux 6.7), and the host has no "
+        f"registration for {arch}",
+        hint=f"{HINT}  # registers qemu on the host",
+    )
+
+
+def unavailable(launched: Launched) -> RuntimeUnavailableError:
+    text = f"no sandbox can be made here: {launched.step}: {launched.error}"
+    if launched.step == "overlayfs":
+        return OverlayRefusedError(text, hint="Linux 5.11 or newer, or run as root")
+    switches = {
+        "kernel/apparmor_restrict_unprivileged_userns": "1",
+        "kernel/unprivileged_userns_clone": "0",
+        "user/max_user_namespaces": "0",
+    }
+    for name, bad in switches.items():
+        path = Path("/proc/sys") / name
+        if path.exists() and path.read_text().strip() == bad:
+            good = {"1": "0", "0": "1"}[bad] if name != "user/max_user_namespaces" else "10000"
+            return RuntimeUnavailableError(text, hint=f"sudo sysctl -w {name.replace('/', '.')}={good}")
+    return RuntimeUnavailableError(
+        text, hint="user namespaces are closed here (a container without --privileged?); use Docker, or run as root"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSession:
+    tree: Tree
+    config: ImageConfig
+    stage: Path
+    emulator: Emulator | None
+    gpu: Passthrough
+    identity: bool
+
+    @property
+    def emulated(self) -> str | None:
+        return self.emulator.name if self.emulator else None
+
+    @property
+    def gpus(self) -> bool:
+        return self.gpu.available
+
+    @property
+    def gpus_reason(self) -> str:
+        return self.gpu.reason
+
+    @property
+    def ownership(self) -> bool:
+        return self.identity
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        stdin: str = "",
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        read_only: bool = True,
+        network: bool = False,
+        through_entrypoint: bool = False,
+    ) -> Outcome:
+        """See `Session.run`; raises ToolError when the sandbox itself, not the command, fails."""
+        command = list(argv)
+        if through_entrypoint:
+            command = [*self.config.entrypoint, *(command or self.config.cmd)]
+        if not command:
+            raise ToolError("nothing to run: no command, and the image has no ENTRYPOINT or CMD")
+        who = find_user(user if user is not None else self.config.user, self.tree.read)
+        spec = self._spec(command, who, extra=env or {}, read_only=read_only, network=network)
+        launched = launch(spec, timeout=timeout, stdin=stdin)
+        if launched.outcome is None:
+            raise ToolError(f"the sandbox failed: {launched.step}: {launched.error}")
+        return launched.outcome
+
+    def refusal(self) -> Launched | None:
+        """Why no sandbox can be made, or None when one can."""
+        who = find_user(self.config.user, self.tree.read)
+        spec = self._spec(None, who, extra={}, read_only=True, network=False)
+        launched = launch(spec, timeout=SET_UP, stdin="")
+        return launched if launched.outcome is None else None
+
+    def _spec(
+        self, argv: list[str] | None, who: User, *, extra: Mapping[str, str], read_only: bool, network: bool
+    ) -> dict[str, object]:
+        cwd = self.config.working_dir or "/"
+        env = {"PATH": DEFAULT_PATH, "HOME": who.home, **dict(self.config.env), **extra}
+        files = {"etc/hosts": HOSTS, **({"etc/resolv.conf": _resolv_conf()} if network else {})}
+        files |= {target: "" for _, target, _ in self.gpu.binds if not target.startswith("dev/")}
+        directories = [d for d in ("proc", "sys", "dev", "tmp", cwd.strip("/")) if d and not self.tree.exists(d)]
+        scratch = ["/tmp"] if read_only else []  # noqa: S108
+        if self.tree.merged:  # no layer to throw away: what people expect to write to is in memory
+            scratch = ["/tmp", *(sorted({env["HOME"], cwd} - {"/"}) if not read_only else [])]  # noqa: S108
+        return {
+            "argv": argv,
+            "env": env,
+            "cwd": cwd,
+            "uid": who.uid,
+            "gid": who.gid,
+            "groups": list(who.groups),
+            "identity": self.identity,
+            "stage": str(self.stage),
+            "layers": [] if self.tree.merged else [str(p) for p in self.tree.layers],
+            "rootfs": str(self.tree.layers[0]),
+            "read_only": read_only or self.tree.merged,
+            "network": network,
+            "files": files,
+            "directories": directories,
+            "scratch": scratch,
+            "binds": [list(b) for b in self.gpu.binds],
+            "binfmt": self.emulator.rule if self.emulator else "",
+        }
+
+
+def _resolv_conf() -> str:
+    try:
+        return Path("/etc/resolv.conf").read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,102 @@
+"""Running a foreign architecture: qemu-user behind binfmt_misc, so that every child process is emulated too."""
+
+from __future__ import annotations
+
+import platform
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildctl.errors import RuntimeUnavailableError
+from buildctl.run import which
+
+# Docker's word -> (uname -m, qemu's word, ELF machine number)
+MACHINES = {"amd64": ("x86_64", "x86_64", 62), "arm64": ("aarch64", "aarch64", 183)}
+PT_INTERP = 3
+HOST_BINFMT = Path("/proc/sys/fs/binfmt_misc")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emulator:
+    """`rule` is what to write into the sandbox's own binfmt_misc, empty when the host's registration serves."""
+
+    name: str
+    rule: str
+
+
+def native_arch() -> str:
+    """Docker's word for this machine; raises RuntimeUnavailableError for one that no image is made for."""
+    machine = platform.machine()
+    for arch, (uname, _, _) in MACHINES.items():
+        if machine == uname:
+            return arch
+    raise RuntimeUnavailableError(f"no image runs on {machine}", hint="use amd64 or arm64 Linux")
+
+
+def find_emulators(arch: str) -> tuple[Emulator, ...]:
+    """What could run `arch` here, best first; raises RuntimeUnavailableError with how to install one when nothing can.
+
+    A binfmt_misc of the sandbox's own needs Linux 6.7 and a statically linked qemu, and leaves the host as it is.
+    """
+    _, word, machine = MACHINES[arch]
+    found = []
+    for name in (f"qemu-{word}-static", f"qemu-{word}"):
+        program = which(name)
+        if program and is_static(program):
+            found.append(Emulator(name=f"qemu-{word}", rule=binfmt_rule(f"qemu-{word}", machine, program.resolve())))
+            break
+    registered = host_registration(machine, HOST_BINFMT)
+    if registered:
+        found.append(Emulator(name=registered, rule=""))
+    if not found:
+        raise RuntimeUnavailableError(
+            f"{arch} images cannot run on this {native_arch()} machine without qemu", hint=HINT
+        )
+    return tuple(found)
+
+
+HINT = "sudo apt-get install qemu-user-static"
+
+
+def binfmt_rule(name: str, machine: int, program: Path) -> str:
+    """Any ELF executable (ET_EXEC or ET_DYN), 64-bit, little-endian, of `machine`.
+
+    F opens the emulator at registration: it needs no path in the image, and children find it as well.
+    """
+    magic = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 2, machine)
+    mask = b"\xff" * 7 + b"\x00" + b"\xff" * 8 + struct.pack("<HH", 0xFFFE, 0xFFFF)
+    return f":{name}:M::{_hex(magic)}:{_hex(mask)}:{program}:F"
+
+
+def _hex(data: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def host_registration(machine: int, root: Path) -> str | None:
+    """Name of an enabled binfmt_misc entry for ELF `machine` that works in another root (flag F)."""
+    try:
+        entries = sorted(p for p in root.iterdir() if p.name not in ("register", "status"))
+        for entry in entries:
+            lines = entry.read_text().splitlines()
+            fields = {key.rstrip(":"): value for key, _, value in (line.partition(" ") for line in lines)}
+            magic = bytes.fromhex(fields.get("magic", ""))
+            if "enabled" in lines and "F" in fields.get("flags", "") and magic[18:20] == struct.pack("<H", machine):
+                return entry.name
+    except (OSError, ValueError):  # not mounted, or not readable: then it is not there for us
+        return None
+    return None
+
+
+def is_static(program: Path) -> bool:
+    """Whether an ELF file asks for no dynamic loader, which would be looked for inside the image."""
+    try:
+        with program.open("rb") as file:
+            header = file.read(64)
+            if header[:6] != b"\x7fELF\x02\x01":
+                return False
+            offset, size, count = struct.unpack_from("<Q", header, 32)[0], *struct.unpack_from("<HH", header, 54)
+            file.seek(offset)
+            table = file.read(size * count)
+    except (OSError, struct.error):
+        return False
+    return all(struct.unpack_from("<I", table, n * size)[0] != PT_INTERP for n in range(count))

@@ -1,0 +1,63 @@
+"""What the NVIDIA container toolkit would put into a container: device nodes, the driver's libraries, nvidia-smi."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildctl.run import run, which
+
+TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
+# The driver's side of CUDA (NVIDIA_DRIVER_CAPABILITIES=compute,utility); everything else comes with the image.
+_LIBRARY = re.compile(
+    r"lib(cuda|cudadebugger|nvidia-(ml|ptxjitcompiler|nvvm|gpucomp|opencl|cfg|sandboxutils))\.so\.\d[\d.]*"
+)
+NO_DEVICE = "no NVIDIA device on this host"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passthrough:
+    """`binds`: (path on the host, path in the image, writable). `reason` says why there are none."""
+
+    binds: tuple[tuple[str, str, bool], ...] = ()
+    reason: str = ""
+
+    @property
+    def available(self) -> bool:
+        return bool(self.binds)
+
+
+def find_gpus(arch: str, *, dev: Path = Path("/dev"), libraries: Iterable[Path] | None = None) -> Passthrough:
+    """The host's GPUs as binds, all or nothing: a device without its driver library would only fail in odd ways."""
+    nodes = sorted(p for p in dev.glob("nvidia*") if re.fullmatch(r"nvidia(\d+|ctl|-uvm|-uvm-tools|-modeset)", p.name))
+    nodes = [p for p in nodes if stat.S_ISCHR(p.stat().st_mode)]
+    if not any(re.fullmatch(r"nvidia\d+", p.name) for p in nodes):
+        return Passthrough(reason=NO_DEVICE)
+    names = {p.name for p in nodes}
+    missing = sorted({"nvidiactl", "nvidia-uvm"} - names)
+    if missing:
+        return Passthrough(reason=f"/dev/{missing[0]} is missing on this host (run `nvidia-modprobe -u`)")
+    found = {
+        p.name: p for p in (_host_libraries(arch) if libraries is None else libraries) if _LIBRARY.fullmatch(p.name)
+    }
+    if "libcuda.so.1" not in found:
+        return Passthrough(reason="an NVIDIA device, but no libcuda.so.1 of the driver, on this host")
+    target = f"usr/lib/{TRIPLETS[arch]}"
+    binds = [(str(p), f"dev/{p.name}", True) for p in nodes]
+    binds += [(str(p.resolve()), f"{target}/{name}", False) for name, p in sorted(found.items())]
+    if smi := which("nvidia-smi"):
+        binds.append((str(smi), "usr/bin/nvidia-smi", False))
+    return Passthrough(binds=tuple(binds))
+
+
+def _host_libraries(arch: str) -> list[Path]:
+    """Every library the host's loader knows, by soname, of this machine's own architecture."""
+    ldconfig = which("ldconfig")
+    lines = run([ldconfig, "-p"], timeout=20, check=False).stdout.splitlines() if ldconfig else []
+    known = [Path(line.rpartition("=> ")[2]) for line in lines if "=> " in line]
+    folders = [Path("/usr/lib") / TRIPLETS[arch], Path("/usr/lib64"), Path("/usr/lib/wsl/lib")]
+    known += [p for folder in folders if folder.is_dir() for p in sorted(folder.glob("lib*.so.*"))]
+    return [p for p in known if p.exists()]

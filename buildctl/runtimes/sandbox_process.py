@@ -1,0 +1,133 @@
+"""Starting sandbox_init.py, feeding it, reading it, and killing everything in it when its time is over."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from buildctl.run import kill_group
+from buildctl.runtimes.api import Outcome
+
+INIT = Path(__file__).with_name("sandbox_init.py")
+KEEP = 1 << 20  # bytes of each output stream that are kept, from its end
+PIECE = 1 << 16
+LAST_WORD = 5.0  # seconds between asking the launcher to end everything and killing it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """The command's outcome, or at which step the sandbox could not be made and why."""
+
+    outcome: Outcome | None
+    step: str = ""
+    error: str = ""
+
+
+def launch(spec: Mapping[str, Any], *, timeout: float, stdin: str) -> Launched:
+    """Run one sandbox to its end or for `timeout` seconds. When this returns or raises, no process of it is left."""
+    started = time.monotonic()
+    status_read, status_write = os.pipe()
+    try:
+        spec_fd = memory_file(json.dumps({**spec, "parent": os.getpid(), "status_fd": status_write}))
+        stdin_fd = memory_file(stdin)
+        try:
+            process = subprocess.Popen(
+                # not as an argument: what runs inside can read the command line of process 1
+                [sys.executable, "-I", "-S", "-B", str(INIT), str(spec_fd)],
+                stdin=stdin_fd,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(spec_fd, status_write),
+                env={k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"},  # a Python may need this one
+                start_new_session=True,
+            )
+        finally:
+            for fd in (spec_fd, stdin_fd, status_write):
+                os.close(fd)
+        timed_out, stdout, stderr = communicate(process, timeout)
+        status = json.loads(os.read(status_read, PIECE) or b"{}")
+    finally:
+        os.close(status_read)
+    if "error" in status:
+        return Launched(outcome=None, step=status["step"], error=status["error"])
+    code = status.get("exit", -status["signal"] if "signal" in status else None)
+    if code is None and not timed_out:
+        return Launched(outcome=None, step="launcher", error=f"died without an answer\n{stderr[-2000:]}".strip())
+    return Launched(
+        outcome=Outcome(
+            returncode=None if timed_out else code,
+            stdout=stdout,
+            stderr=stderr,
+            timed_out=timed_out,
+            seconds=time.monotonic() - started,
+        )
+    )
+
+
+def memory_file(text: str) -> int:
+    """A file descriptor to read `text` from: no writer thread, no broken pipe, no name."""
+    fd = os.memfd_create("buildctl")
+    with open(fd, "wb", closefd=False) as file:
+        file.write(text.encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def communicate(process: subprocess.Popen[bytes], timeout: float) -> tuple[bool, str, str]:
+    assert process.stdout is not None  # noqa: S101
+    assert process.stderr is not None  # noqa: S101
+    tails = [Tail(process.stdout), Tail(process.stderr)]
+    timed_out = False
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+        end(process)
+    except BaseException:  # Ctrl-C: nothing may outlive us
+        end(process)
+        raise
+    return timed_out, tails[0].text(), tails[1].text()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """The launcher kills process 1 and waits until the kernel has ended the rest; if it cannot, its death does it."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(LAST_WORD)
+    except subprocess.TimeoutExpired:
+        kill_group(process)
+        process.wait()
+
+
+class Tail:
+    """Reads a stream to its end in a thread and keeps the last KEEP bytes."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.pieces: collections.deque[bytes] = collections.deque(maxlen=KEEP // PIECE)
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        rest = b""
+        while piece := os.read(self.stream.fileno(), PIECE):
+            rest += piece
+            if len(rest) >= PIECE:  # a deque of full pieces bounds bytes, not writes
+                self.pieces.append(rest)
+                rest = b""
+        self.pieces.append(rest)
+
+    def text(self) -> str:
+        self.thread.join()
+        self.stream.close()
+        return b"".join(self.pieces).decode(errors="replace")

@@ -1,0 +1,53 @@
+"""An image's file tree on disk: layers unpacked once and stacked by overlayfs, or all merged where that cannot be."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildctl.errors import LayoutError
+from buildctl.oci.layout import Layout
+from buildctl.oci.unpack import unpack_image, unpack_layers
+from buildctl.runtimes.api import ImageRef
+
+SMALL = 1 << 20  # bytes of /etc/passwd that are read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """`layers` are the unpacked layers, uppermost first; `merged` says that there is one, with all of the image."""
+
+    layers: tuple[Path, ...]
+    merged: bool = False
+
+    def exists(self, path: str) -> bool:
+        return any(os.path.lexists(layer / path) for layer in self.layers)
+
+    def read(self, path: str) -> str:
+        """A small text file of the image, empty when it has none; never follows a link out of the tree."""
+        for layer in self.layers:
+            parts = [layer.joinpath(*path.split("/")[:n]) for n in range(1, path.count("/") + 2)]
+            if parts[-1].is_file() and not any(p.is_symlink() for p in parts):
+                with parts[-1].open(encoding="utf-8", errors="replace") as file:
+                    return file.read(SMALL)
+        return ""
+
+
+def stacked(image: ImageRef, folder: Path) -> Tree | None:
+    """The image's layers, each unpacked to `folder`/DIFF-ID unless it is there; None when they cannot be stacked."""
+    try:
+        layers = unpack_layers(Layout(image.layout), image.descriptor, folder)
+    except LayoutError:  # a layer that deletes from others; what else may be wrong, `merged` finds as well
+        return None
+    return Tree(layers=tuple(reversed(layers)))
+
+
+def merged(image: ImageRef, folder: Path) -> Tree:
+    """The whole image unpacked to `folder`/MANIFEST-DIGEST; raises LayoutError for an image that is broken."""
+    target = folder / image.descriptor.digest.hex
+    if not target.exists():
+        unpack_image(Layout(image.layout), image.descriptor, target)
+    for name in ("proc", "sys", "dev", "tmp"):
+        (target / name).mkdir(exist_ok=True)
+    return Tree(layers=(target,), merged=True)

@@ -1,0 +1,193 @@
+"""One attempt to get a range of one URL, with its outcome in four words: retry, gone, refused, another file."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+import requests
+import urllib3
+
+from buildctl.index import pip_settings, redact
+
+_CHUNK = 1 << 18
+_BUSY = {408, 425, 429, 500, 502, 503, 504}
+_GONE = {404, 410}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """Seconds; and how many attempts in a row may bring nothing before a source is given up."""
+
+    connect: float = 15.0
+    read: float = 30.0
+    attempts: int = 6
+    backoff: float = 0.5
+    longest_wait: float = 120.0
+
+
+class RetryError(Exception):
+    """One attempt failed, another may not. `wait` is what the server asked for, in seconds."""
+
+    def __init__(self, reason: str, *, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class GoneError(Exception):
+    """The source says that it does not have the file."""
+
+
+class RefusedError(Exception):
+    """The source will not give the file however often it is asked."""
+
+    def __init__(self, reason: str, *, hint: str | None = None) -> None:
+        super().__init__(reason)
+        self.hint = hint
+
+
+class OtherFileError(Exception):
+    """The source has a file of another size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """`ranged`: the range that was asked for. Otherwise the whole file, from its first byte."""
+
+    ranged: bool
+    chunks: Iterator[bytes]
+
+
+def new_session() -> requests.Session:
+    """Proxies, netrc and REQUESTS_CA_BUNDLE as requests does; else the CA bundle that uv or pip is told to use."""
+    session = requests.Session()
+    session.headers["Accept-Encoding"] = "identity"
+    bundle = os.environ.get("SSL_CERT_FILE") or pip_settings(os.environ).get("cert")
+    if bundle:
+        session.verify = bundle
+    return session
+
+
+@contextlib.contextmanager
+def open_range(
+    session: requests.Session, url: str, start: int, end: int, size: int, *, patience: Patience, fresh: bool = False
+) -> Iterator[Body]:
+    """Bytes `start` to `end` of a file of `size` bytes. With `fresh`, caches on the way are asked to look again.
+
+    The chunks never yield more than was asked for and raise RetryError when they end early. A source that knows no
+    ranges gives the whole file from 0 (`ranged` is False).
+    """
+    if url.startswith("file:"):
+        with _open_local(url, start, end, size) as body:
+            yield body
+        return
+    headers = {"Cache-Control": "no-cache"} if fresh else {}
+    if (start, end) != (0, size):
+        headers["Range"] = f"bytes={start}-{end - 1}"
+    try:
+        answer = session.get(url, headers=headers, stream=True, timeout=(patience.connect, patience.read))
+    except requests.exceptions.SSLError as error:
+        raise RefusedError(_brief(error), hint="behind a company proxy, set SSL_CERT_FILE to its CA bundle") from error
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+        raise RefusedError(_brief(error)) from error
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise RetryError(_brief(error)) from error
+    with answer:
+        ranged = _judge(answer, start, end, size, patience) or "Range" not in headers
+        yield Body(ranged=ranged, chunks=_chunks(answer, end - start if ranged else size))
+
+
+def _judge(answer: requests.Response, start: int, end: int, size: int, patience: Patience) -> bool:
+    """Whether the answer is the range that was asked for; raises for everything that is no body."""
+    code = answer.status_code
+    if code in _GONE:
+        raise GoneError(f"{code} {answer.reason}")
+    if code in _BUSY:
+        wait = _retry_after(answer.headers.get("Retry-After"))
+        if wait is not None and wait > patience.longest_wait:
+            raise RefusedError(f"{code} {answer.reason}, to be asked again in {wait:.0f} s", hint="try again later")
+        raise RetryError(f"{code} {answer.reason}", wait=wait)
+    if code in {401, 403, 407}:
+        raise RefusedError(
+            f"{code} {answer.reason}", hint="put the credentials where pip looks for them: netrc, or the index's URL"
+        )
+    if code == 416:
+        raise OtherFileError(f"it has no bytes {start}-{end - 1}")
+    length = answer.headers.get("Content-Length", "")
+    if code == 206:
+        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
+        if match is None or (int(match[1]), int(match[2])) != (start, end - 1):
+            raise RetryError("the answer is another range than was asked for")
+        if match[3] not in {"*", str(size)}:
+            raise OtherFileError(f"size {match[3]}, the lock says {size}")
+        return True
+    if code != 200:
+        raise RefusedError(f"{code} {answer.reason}")
+    if length.isdigit() and int(length) != size:
+        raise OtherFileError(f"size {length}, the lock says {size}")
+    return False
+
+
+def _chunks(answer: requests.Response, wanted: int) -> Iterator[bytes]:
+    seen = 0
+    try:
+        # raw: no decoding, a .gz must stay what it is
+        for chunk in answer.raw.stream(_CHUNK, decode_content=False):
+            seen += len(chunk)
+            if seen > wanted:
+                raise OtherFileError(f"more than {wanted} bytes")
+            yield chunk
+    except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
+        raise RetryError(_brief(error)) from error
+    if seen < wanted:
+        raise RetryError(f"the body ended after {seen} of {wanted} bytes")
+
+
+@contextlib.contextmanager
+def _open_local(url: str, start: int, end: int, size: int) -> Iterator[Body]:
+    path = Path(unquote(urlsplit(url).path))
+    try:
+        with path.open("rb") as file:
+            if (found := path.stat().st_size) != size:
+                raise OtherFileError(f"size {found}, the lock says {size}")
+            file.seek(start)
+            yield Body(ranged=True, chunks=_read(file, end - start))
+    except FileNotFoundError as error:
+        raise GoneError("no such file") from error
+    except PermissionError as error:
+        raise RefusedError(str(error.strerror)) from error
+
+
+def _read(file: BinaryIO, wanted: int) -> Iterator[bytes]:
+    while wanted and (chunk := file.read(min(_CHUNK, wanted))):
+        wanted -= len(chunk)
+        yield chunk
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds or an HTTP date (RFC 9110)."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None
+
+
+def _brief(error: BaseException) -> str:
+    """The cause at the bottom of what requests and urllib3 wrap around it, in one line."""
+    text = redact(str(error)).strip() or type(error).__name__
+    if isinstance(error, requests.exceptions.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
+        return "nothing arrived for too long"
+    return text.splitlines()[0][:300]

@@ -1,0 +1,178 @@
+"""A wheel, or a fixed group of wheels, as the entries of one layer, with nothing installed anywhere."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from buildctl.bytecode import Compilation, Compiler, pyc_path
+from buildctl.errors import ArtifactError
+from buildctl.oci.entry import Body, Bytes, DeflatedBody, Entry, directory_entry, file_entry
+from buildctl.wheelread import Placed, Site, Wheel, read_wheel, record_digest
+
+__all__ = ["Site", "WheelFile", "group_entries", "refuse_overlaps", "wheel_entries"]
+
+INSTALLER = b"buildctl\n"
+_MAX_SOURCE = 16 << 20  # bytes; a larger .py file is data, and stays without bytecode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WheelFile:
+    """A wheel on disk, where it may have any name, and the file name that the lock gives it."""
+
+    path: Path
+    filename: str
+
+
+def wheel_entries(path: Path, *, filename: str, site: Site, bytecode: Compiler | None) -> Iterator[Entry]:
+    """`group_entries` of one wheel."""
+    return group_entries([WheelFile(path=path, filename=filename)], site=site, bytecode=bytecode)
+
+
+def group_entries(wheels: Sequence[WheelFile], *, site: Site, bytecode: Compiler | None) -> Iterator[Entry]:
+    """The entries of the layer that holds `wheels`, the same whatever order they come in.
+
+    Directories are first, then Python sources, which the compiler works on while the other files pass, then these, and
+    last the bytecode and what an installer adds. A file that several wheels bring is kept once if they agree on it.
+    Bodies can be read for as long as the wheels are there. Raises ArtifactError naming wheel and member.
+    """
+    parsed = [read_wheel(w.path, filename=w.filename, site=site) for w in wheels]
+    parsed.sort(key=lambda w: (w.name, w.label))
+    files = _merged(parsed)
+    folders = _folders(files)
+    yield from (directory_entry(path) for path in sorted(folders))
+    compiled: dict[str, str] = {}
+    dropped: set[str] = set()  # a wheel's own bytecode would be of another compiler
+    if bytecode is None:
+        yield from (file.entry() for file in files.values())
+    else:
+        sources = {path: file for path, file in files.items() if _is_source(file, site)}
+        pyc = {p: pyc_path(p, bytecode.tag) for p in sources}
+        dropped.update(pyc.values())
+        with bytecode.open() as compilation:
+            yield from (_source(file, compilation) for file in sources.values())
+            yield from (file.entry() for path, file in files.items() if path not in sources and path not in dropped)
+            for path, data in zip(sources, compilation.results(), strict=True):
+                if data is not None:
+                    if (folder := posixpath.dirname(pyc[path])) not in folders:
+                        folders.add(folder)
+                        yield directory_entry(folder)
+                    compiled[path] = pyc[path]
+                    yield file_entry(pyc[path], data)
+    for wheel in parsed:
+        yield from _installed(wheel, site, compiled, dropped)
+
+
+def refuse_overlaps(wheels: Iterable[WheelFile], *, site: Site) -> None:
+    """Raise ArtifactError when two of `wheels` would install different things at the same place."""
+    _merged([read_wheel(w.path, filename=w.filename, site=site) for w in wheels])
+
+
+def _merged(wheels: Iterable[Wheel]) -> dict[str, Placed]:
+    """The files of all wheels by path, sorted."""
+    merged: dict[str, Placed] = {}
+    for wheel in wheels:
+        for file in wheel.files:
+            other = merged.setdefault(file.path, file)
+            if other is not file and not _same(file, other):
+                raise ArtifactError(
+                    f"{_both(file, other)} would install different files at /{file.path}",
+                    hint="a file belongs to one distribution; lock versions that go together",
+                )
+    for folder in sorted(_folders(merged) & merged.keys()):
+        below = next(file for path, file in merged.items() if path.startswith(f"{folder}/"))
+        raise ArtifactError(
+            f"{_both(merged[folder], below)}: /{folder} would be a file and the folder of /{below.path}"
+        )
+    return dict(sorted(merged.items()))
+
+
+def _both(a: Placed, b: Placed) -> str:
+    return a.label if a.label == b.label else " and ".join(sorted((a.label, b.label)))
+
+
+def _same(a: Placed, b: Placed) -> bool:
+    """Whether two wheels bring the same file. Contents are read: RECORD could lie about the one that is left out."""
+    if a.label == b.label or (a.size, a.executable) != (b.size, b.executable):
+        return False
+    return _content(a) == _content(b)
+
+
+def _content(file: Placed) -> bytes:
+    digest = hashlib.sha256()
+    for chunk in file.body.chunks():
+        digest.update(chunk)
+    return digest.digest()
+
+
+def _folders(paths: Iterable[str]) -> set[str]:
+    """All parents of `paths`."""
+    found: set[str] = set()
+    for path in paths:
+        at = path.rfind("/")
+        while at > 0 and (folder := path[:at]) not in found:
+            found.add(folder)
+            at = path.rfind("/", 0, at)
+    return found
+
+
+def _is_source(file: Placed, site: Site) -> bool:
+    name = posixpath.basename(file.path)
+    is_python = name.endswith(".py") and name != ".py" and file.path.startswith(f"{site.purelib}/")
+    return is_python and file.size <= _MAX_SOURCE
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A source in memory, with the deflate stream it came in."""
+
+    data: bytes
+    raw: bytes
+    crc32: int
+
+    def chunks(self) -> Iterator[bytes]:
+        yield self.data
+
+    def deflated(self, inflated: Callable[[bytes], object]) -> Iterator[bytes]:
+        inflated(self.data)
+        yield self.raw
+
+
+def _source(file: Placed, compilation: Compilation) -> Entry:
+    """Read a source once, for the layer and for the compiler."""
+    body, pieces = file.body, list[bytes]()
+    if isinstance(body, DeflatedBody):
+        raw = b"".join(body.deflated(pieces.append))
+        data = b"".join(pieces)
+        held: Body = _Held(data, raw, body.crc32)
+    else:
+        data = b"".join(body.chunks())
+        held = Bytes(data)
+    compilation.add(f"/{file.path}", data)
+    return replace(file.entry(), body=held)
+
+
+def _installed(wheel: Wheel, site: Site, compiled: Mapping[str, str], dropped: AbstractSet[str]) -> Iterator[Entry]:
+    """What an installer adds: INSTALLER, REQUESTED (the Dockerfile names every wheel), and a RECORD of everything."""
+    added = [file_entry(f"{wheel.dist_info}/INSTALLER", INSTALLER), file_entry(f"{wheel.dist_info}/REQUESTED", b"")]
+    yield from added
+    rows = [(e.path, record_digest(b"".join(e.body.chunks())), str(e.size)) for e in added if e.body is not None]
+    rows += [(f.path, f.digest, str(f.size)) for f in wheel.files if f.path not in dropped]
+    # like pip: bytecode is listed, so that it is removed with its source, and has no hash
+    rows += [(compiled[f.path], "", "") for f in wheel.files if f.path in compiled]
+    rows.append((f"{wheel.dist_info}/RECORD", "", ""))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(
+        (_relative(path, site.purelib), digest, size) for path, digest, size in sorted(rows)
+    )
+    yield file_entry(f"{wheel.dist_info}/RECORD", text.getvalue().encode())
+
+
+def _relative(path: str, folder: str) -> str:
+    return path.removeprefix(f"{folder}/") if path.startswith(f"{folder}/") else posixpath.relpath(path, folder)

@@ -1,0 +1,285 @@
+"""One wheel, read and checked: which file goes where (PEP 427), and what its RECORD says of it.
+
+What the zip, RECORD, METADATA, WHEEL and the file name say must agree, or the wheel is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator, Mapping
+from configparser import Error as ConfigError
+from dataclasses import dataclass
+from pathlib import Path
+
+from installer.records import InvalidRecordEntry, RecordEntry, parse_record_file
+from installer.utils import parse_entrypoints, parse_metadata_file
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+from buildctl.errors import ArtifactError
+from buildctl.oci.entry import Body, Bytes, Entry
+from buildctl.strictzip import Member, read_zip
+
+_MAX_METADATA = 64 << 20
+_HASHES = {"sha256", "sha384", "sha512"}  # PEP 427: sha256 or better
+_UNLISTED = {"RECORD", "RECORD.jws", "RECORD.p7s"}
+_WRITTEN = _UNLISTED | {"INSTALLER", "REQUESTED"}  # by the installer, whatever the wheel brings
+_SCRIPT_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
+
+# uv's text, so that both engines make the same script
+_SCRIPT = """\
+#!{interpreter}
+# -*- coding: utf-8 -*-
+import sys
+from {module} import {start}
+if __name__ == "__main__":
+    if sys.argv[0].endswith("-script.pyw"):
+        sys.argv[0] = sys.argv[0][:-11]
+    elif sys.argv[0].endswith(".exe"):
+        sys.argv[0] = sys.argv[0][:-4]
+    sys.exit({attribute}())
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where an image's Python keeps things; paths without a leading slash, but for `interpreter`."""
+
+    purelib: str = "usr/local/lib/python3.13/dist-packages"
+    scripts: str = "usr/local/bin"
+    data: str = "usr/local"
+    headers: str = "usr/local/include/python3.13"
+    interpreter: str = "/usr/bin/python3.13"
+    python: str = "3.13"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A file of a wheel and where it goes. `digest` is RECORD's form of what `body` holds: `sha256=...`."""
+
+    path: str
+    label: str
+    size: int
+    body: Body
+    digest: str
+    executable: bool
+
+    def entry(self) -> Entry:
+        return Entry(path=self.path, mode=0o755 if self.executable else 0o644, size=self.size, body=self.body)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wheel:
+    """`label` is its file name, `dist_info` a path inside the image; `files` leave out what an installer writes."""
+
+    label: str
+    name: str
+    version: Version
+    dist_info: str
+    files: tuple[Placed, ...]
+
+
+def read_wheel(path: Path, *, filename: str, site: Site) -> Wheel:
+    """Raises ArtifactError naming the wheel, and the member if it is one. Contents are checked when they are read."""
+    try:
+        name, version, _, _ = parse_wheel_filename(filename)
+    except InvalidWheelFilename as error:
+        raise ArtifactError(f"not the file name of a wheel: {filename!r} ({error})") from error
+    members = {m.name: m for m in read_zip(path, label=filename)}
+    stem = _stem(members, filename, name, version)
+    info = f"{stem}.dist-info/"
+    _check_metadata(members, filename, info, name, version)
+    record = _record(_text(members, filename, f"{info}RECORD"), filename)
+    _check_record(members, record, filename, info)
+    written = {f"{info}{name}" for name in _WRITTEN}
+    files = [_place(m, record[m.name], stem, name, site) for m in members.values() if m.name not in written]
+    if f"{info}entry_points.txt" in members:
+        files += _entry_points(_text(members, filename, f"{info}entry_points.txt"), filename, site)
+    return Wheel(
+        label=filename, name=name, version=version, dist_info=f"{site.purelib}/{info[:-1]}", files=tuple(files)
+    )
+
+
+def _stem(members: Mapping[str, Member], label: str, name: str, version: Version) -> str:
+    """`NAME-VERSION` as the wheel spells it."""
+    found = sorted({top for top in (m.partition("/")[0] for m in members) if top.endswith(".dist-info")})
+    if len(found) != 1:
+        raise ArtifactError(f"{label}: has {len(found)} .dist-info folders instead of one: {', '.join(found)}")
+    stem = found[0].removesuffix(".dist-info")
+    own_name, _, own_version = stem.partition("-")
+    if canonicalize_name(own_name) != name or not _is_version(own_version, version):
+        raise ArtifactError(f"{label}: {found[0]!r} is of another distribution than the file name says")
+    return stem
+
+
+def _is_version(text: str, version: Version) -> bool:
+    try:
+        return Version(text) == version
+    except InvalidVersion:
+        return False
+
+
+def _text(members: Mapping[str, Member], label: str, name: str) -> str:
+    if name not in members:
+        raise ArtifactError(f"{label}: {name!r} is missing")
+    try:
+        return members[name].read(_MAX_METADATA).decode()
+    except UnicodeDecodeError as error:
+        raise members[name].error("is not UTF-8") from error
+
+
+def _check_metadata(members: Mapping[str, Member], label: str, info: str, name: str, version: Version) -> None:
+    wheel = parse_metadata_file(_text(members, label, f"{info}WHEEL"))
+    if str(wheel["Wheel-Version"] or "").strip().partition(".")[0] != "1":
+        raise members[f"{info}WHEEL"].error(f"has an unsupported Wheel-Version: {wheel['Wheel-Version']!r}")
+    metadata = parse_metadata_file(_text(members, label, f"{info}METADATA"))
+    own_name, own_version = str(metadata["Name"] or ""), str(metadata["Version"] or "")
+    if canonicalize_name(own_name) != name or not _is_version(own_version, version):
+        raise members[f"{info}METADATA"].error(f"says {own_name} {own_version}, the file name {name} {version}")
+
+
+def _record(text: str, label: str) -> dict[str, RecordEntry]:
+    entries: dict[str, RecordEntry] = {}
+    try:
+        for row in parse_record_file(text.splitlines()):
+            entry = RecordEntry.from_elements(*row)
+            if entry.path in entries:
+                raise ArtifactError(f"{label}: RECORD lists {entry.path!r} twice")
+            entries[entry.path] = entry
+    except (InvalidRecordEntry, ValueError) as error:
+        raise ArtifactError(f"{label}: malformed RECORD: {error}") from error
+    return entries
+
+
+def _check_record(members: Mapping[str, Member], record: dict[str, RecordEntry], label: str, info: str) -> None:
+    """Every file is listed with a good hash and its size, and nothing else is."""
+    for name, entry in record.items():
+        if name not in members:
+            raise ArtifactError(f"{label}: RECORD lists {name!r}, which is not there")
+        if entry.size is not None and entry.size != members[name].size:
+            raise members[name].error(f"is {members[name].size} bytes large, RECORD says {entry.size}")
+    for name, member in members.items():
+        if name.startswith(info) and name.removeprefix(info) in _UNLISTED:
+            continue
+        if name not in record:
+            raise member.error("is not in RECORD")
+        hash_ = record[name].hash_
+        if hash_ is None or hash_.name not in _HASHES:
+            raise member.error("has no SHA-256 in RECORD")
+
+
+def _place(member: Member, record: RecordEntry, stem: str, name: str, site: Site) -> Placed:
+    path, scripts = _destination(member, stem, name, site)
+    body: Body = _DeflatedFile(member, record) if member.is_deflated else _File(member, record)
+    size, digest = member.size, str(record.hash_)
+    if scripts and (script := _script(member, body, site)):
+        body, size, digest = Bytes(script), len(script), record_digest(script)
+    executable = scripts or bool(member.mode & 0o111)
+    return Placed(path=path, label=member.label, size=size, body=body, digest=digest, executable=executable)
+
+
+def _destination(member: Member, stem: str, name: str, site: Site) -> tuple[str, bool]:
+    """The path inside the image, and whether it is one of scripts."""
+    folder, _, inside = member.name.partition("/")
+    if not folder.endswith(".data"):
+        return f"{site.purelib}/{member.name}", False
+    scheme, _, rest = inside.partition("/")
+    roots = {
+        "purelib": site.purelib,
+        "platlib": site.purelib,
+        "scripts": site.scripts,
+        "headers": f"{site.headers}/{name}",
+        "data": site.data,
+    }
+    if folder != f"{stem}.data" or scheme not in roots or not rest:
+        raise member.error(f"is in no scheme of {stem}.data")
+    return f"{roots[scheme]}/{rest}", scheme == "scripts"
+
+
+def _script(member: Member, body: Body, site: Site) -> bytes | None:
+    """The script with the image's interpreter in its first line; None for one that has its own, or is a binary."""
+    if next(iter(member.chunks()), b"")[:8] != b"#!python":
+        return None
+    if member.size > _MAX_METADATA:
+        raise member.error("is too large for a script")
+    _, newline, rest = b"".join(body.chunks()).partition(b"\n")
+    return b"#!" + site.interpreter.encode() + newline + rest
+
+
+def _entry_points(text: str, label: str, site: Site) -> Iterator[Placed]:
+    """Console and GUI scripts of entry_points.txt, which are the same on Linux."""
+    try:
+        points = sorted(parse_entrypoints(text))
+    except (ConfigError, AssertionError, ValueError) as error:  # installer asserts what it expects
+        raise ArtifactError(f"{label}: malformed entry_points.txt: {error}") from error
+    for name, module, attribute, _ in points:
+        if not _SCRIPT_NAME.fullmatch(name) or name in {".", ".."}:
+            raise ArtifactError(f"{label}: entry_points.txt names a script {name!r}, which is not a file name")
+        data = _SCRIPT.format(
+            interpreter=site.interpreter, module=module, start=attribute.partition(".")[0], attribute=attribute
+        ).encode()
+        yield Placed(
+            path=f"{site.scripts}/{name}",
+            label=label,
+            size=len(data),
+            body=Bytes(data),
+            digest=record_digest(data),
+            executable=True,
+        )
+
+
+def record_digest(data: bytes) -> str:
+    return f"sha256={_encoded(hashlib.sha256(data).digest())}"
+
+
+def _encoded(digest: bytes) -> str:
+    return urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A member as a body: its hash is compared with RECORD while it passes."""
+
+    member: Member
+    record: RecordEntry
+
+    def chunks(self) -> Iterator[bytes]:
+        check = _Hash(self.member, self.record)
+        for chunk in self.member.chunks():
+            check.update(chunk)
+            yield chunk
+        check.done()
+
+
+class _DeflatedFile(_File):
+    """The same, for a member whose deflate stream can be copied."""
+
+    __slots__ = ()
+
+    @property
+    def crc32(self) -> int:
+        return self.member.crc32
+
+    def deflated(self, inflated: Callable[[bytes], object]) -> Iterator[bytes]:
+        check = _Hash(self.member, self.record)
+
+        def both(chunk: bytes) -> None:
+            check.update(chunk)
+            inflated(chunk)
+
+        yield from self.member.deflated(both)
+        check.done()
+
+
+class _Hash:
+    def __init__(self, member: Member, record: RecordEntry) -> None:
+        assert record.hash_ is not None  # noqa: S101 - _check_record saw to it
+        self._member, self._expected = member, record.hash_.value.rstrip("=")
+        self._hash = hashlib.new(record.hash_.name)
+        self.update = self._hash.update
+
+    def done(self) -> None:
+        if _encoded(self._hash.digest()) != self._expected:
+            raise self._member.error("is not what RECORD says (wrong hash)")

@@ -1,0 +1,49 @@
+"""`python -m tests.engine start|stop|env`: the tests' Docker Engine by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tests.engine import daemon
+
+
+@click.group()
+def main() -> None:
+    """Start and stop the Docker Engine that the tests use where none answers."""
+
+
+@main.command()
+@click.option("--name", default="default")
+@click.option("--minutes", default=60, show_default=True, help="It ends by itself after this time.")
+def start(name: str, minutes: int) -> None:
+    """Start it and print what a shell needs: eval "$(python -m tests.engine start)"."""
+    click.echo(daemon.describe(daemon.start(name, keep=minutes * 60)))
+
+
+@main.command()
+@click.option("--name", default="default")
+def env(name: str) -> None:
+    """Print what a shell needs to reach the one that is running."""
+    if not daemon.running(name):
+        raise click.ClickException("it is not running; start it with: python -m tests.engine start")
+    click.echo(daemon.describe(daemon.start(name)))
+
+
+@main.command()
+@click.option("--name", default="default")
+def stop(name: str) -> None:
+    """Stop it and remove what it left."""
+    click.echo("stopped" if daemon.stop(name) else "it was not running", err=True)
+
+
+@main.command(hidden=True)
+@click.option("--name", required=True)
+@click.option("--root", required=True, type=click.Path(path_type=Path))
+def serve(name: str, root: Path) -> None:
+    daemon.serve(name, root)
+
+
+if __name__ == "__main__":
+    main()

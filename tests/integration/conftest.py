@@ -1,0 +1,35 @@
+"""Fixtures of the integration tests: what is expensive is asked for by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import docker
+import pytest
+
+from tests.engine import Engine, Unavailable, engine
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[Engine]:
+    """The Docker Engine that answers, else one of our own; where neither can be, the test is NOT RUN."""
+    running = engine()
+    try:
+        found = running.__enter__()
+    except Unavailable as reason:
+        pytest.skip(f"NOT RUN: {reason}")
+    try:
+        yield found
+    finally:
+        running.__exit__(None, None, None)
+
+
+@pytest.fixture
+def docker_client(docker_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[docker.DockerClient]:
+    """A client of that engine, which DOCKER_HOST and PATH (`docker`, buildx) name as well during the test."""
+    for key in ("DOCKER_HOST", "DOCKER_CONFIG", "PATH"):
+        if key in docker_engine.env:
+            monkeypatch.setenv(key, docker_engine.env[key])
+    client = docker_engine.client()
+    yield client
+    client.close()

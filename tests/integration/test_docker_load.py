@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import docker
+import pytest
+
+from buildctl import load as loading
+from buildctl.errors import BuildctlError, LayoutError
+from buildctl.load import load
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.oci.layout import Layout
+from tests.images import Blobs, file, image, put, tar
+from tests.programs import programs
+
+TAG = "buildctl-test-load:x"
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture(params=["pull", "load"])
+def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, docker_client: docker.DockerClient) -> str:
+    """Both ways in: pulled from our registry on loopback, and streamed into `docker load`."""
+    if request.param == "load":
+        monkeypatch.setattr(loading, "shares_loopback", lambda client: False)
+    elif not loading.shares_loopback(docker_client):
+        pytest.skip("NOT RUN: this Docker Engine is on another machine")
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _clean(docker_client: docker.DockerClient) -> None:
+    for found in docker_client.images.list():
+        for tag in found.tags:
+            if tag.startswith("buildctl-test-load:"):
+                docker_client.images.remove(tag, force=True)
+
+
+def test_an_image_arrives_runs_and_is_not_moved_again(
+    docker_client: docker.DockerClient, how: str, tmp_path: Path
+) -> None:
+    layout, descriptor = image(tmp_path, tar(*programs("cat")), tar(file("hello", how.encode())))
+    loaded = load(layout, descriptor, TAG, client=docker_client)
+    assert loaded.how == how
+    assert docker_client.containers.run(TAG, ["cat", "/hello"], remove=True) == how.encode()
+    again = load(layout, descriptor, TAG, client=docker_client)
+    assert (again.how, again.moved, again.image_id) == ("present", 0, loaded.image_id)
+    assert docker_client.containers.list(all=True, filters={"ancestor": TAG}) == []
+    names = [tag for found in docker_client.images.list() for tag in found.tags]
+    assert [name for name in names if name.startswith("127.0.0.1")] == []
+
+
+def test_only_layers_that_the_daemon_lacks_are_moved(docker_client: docker.DockerClient, tmp_path: Path) -> None:
+    if not loading.shares_loopback(docker_client):
+        pytest.skip("NOT RUN: this Docker Engine is on another machine")
+    layout, blobs = Layout(tmp_path / "dist"), Blobs(tmp_path / "blobs")
+    shared = blobs.add(tar(file("shared", tmp_path.name.encode() * 100_000)))
+    first = put(layout, blobs, [shared, blobs.add(tar(file("one", tmp_path.name.encode())))], name="one")
+    own = blobs.add(tar(file("two", tmp_path.name.encode())))
+    second = put(layout, blobs, [shared, own], name="two")
+    load(layout, first, "buildctl-test-load:one", client=docker_client)
+    loaded = load(layout, second, "buildctl-test-load:two", client=docker_client)
+    manifest = layout.manifest(second)
+    assert loaded.moved is not None
+    assert loaded.moved <= own.descriptor.size + 2 * (second.size + manifest.config.size)
+
+
+def wrong_diff_id(layout: Layout, descriptor: Descriptor) -> Descriptor:
+    manifest = json.loads(layout.read_bytes(descriptor))
+    config = json.loads(layout.read_bytes(layout.manifest(descriptor).config))
+    config["rootfs"]["diff_ids"][-1] = str(Digest.of(b"something else"))
+    changed = layout.write_bytes(manifest["config"]["mediaType"], canonical_json(config))
+    manifest["config"] = changed.to_json()
+    return layout.write_bytes(descriptor.media_type, canonical_json(manifest))
+
+
+def flipped(layout: Layout, descriptor: Descriptor) -> Descriptor:
+    path = layout.blob_path(layout.manifest(descriptor).layers[-1].digest)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+    return descriptor
+
+
+def missing(layout: Layout, descriptor: Descriptor) -> Descriptor:
+    layout.blob_path(layout.manifest(descriptor).layers[-1].digest).unlink()
+    return descriptor
+
+
+@pytest.mark.parametrize("damage", [wrong_diff_id, flipped, missing])
+def test_a_corrupt_image_is_never_called_loaded(
+    docker_client: docker.DockerClient, how: str, tmp_path: Path, damage: object
+) -> None:
+    salt = f"{how} {damage} {tmp_path}".encode()  # content that no earlier test has put into the daemon
+    layout, descriptor = image(tmp_path, tar(*programs("cat")), tar(file("salt", salt * 1000)))
+    assert callable(damage)
+    with pytest.raises(LayoutError) as caught:
+        load(layout, damage(layout, descriptor), TAG, client=docker_client)
+    assert str(layout.root) in caught.value.message
+
+
+def test_another_image_under_the_name_is_noticed(
+    docker_client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `docker load`, which exits 0 and leaves what had the name before."""
+    old, old_descriptor = image(tmp_path / "old", tar(file("a", b"old")))
+    load(old, old_descriptor, TAG, client=docker_client)
+    new, new_descriptor = image(tmp_path / "new", tar(file("a", b"new")), tar(file("b")))
+    monkeypatch.setattr(loading, "_bring", lambda *_: ("load", 0))
+    with pytest.raises(BuildctlError, match="image id: .*\n.*layers: 1, expected 2"):
+        load(new, new_descriptor, TAG, client=docker_client)
+
+
+def test_an_image_of_the_other_architecture_arrives(
+    docker_client: docker.DockerClient, how: str, tmp_path: Path
+) -> None:
+    foreign = "arm64" if docker_client.info()["Architecture"] == "x86_64" else "amd64"
+    layout, descriptor = image(tmp_path, tar(file("a", how.encode())), arch=foreign)
+    load(layout, descriptor, TAG, client=docker_client)
+    assert docker_client.images.get(TAG).attrs["Architecture"] == foreign

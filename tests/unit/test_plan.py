@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from buildctl.dockerfile.parse import parse_dockerfile
+from buildctl.engines import plan as module
+from buildctl.engines.plan import FilesLayer, Plan, PlanInput, WheelsLayer, plan_image
+from buildctl.errors import DockerfileError
+from buildctl.oci.image import ImageConfig, Platform
+
+HEAD = """\
+ARG BASE=base
+FROM --platform=$BUILDPLATFORM ${BASE} AS installer
+COPY --from=uv /uv /usr/local/bin/uv
+COPY --chmod=0755 common/install-wheels /usr/local/bin/install-wheels
+ARG TARGETARCH
+COPY x/requirements.${TARGETARCH}.txt /lock/requirements.txt
+FROM installer AS torch
+RUN ["install-wheels", "torch==2.6.0", "a.B==1 ; platform_machine == \\"x86_64\\""]
+FROM ${BASE}
+COPY --link --from=torch /out/ /
+"""
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, text in {
+        "common/install-wheels": "#!/bin/sh\n",
+        "common/entrypoint": "#!/bin/sh\n",
+        "x/requirements.amd64.txt": "",
+        "x/requirements.arm64.txt": "",
+        "tree/a": "1",
+        "tree/d/b": "22",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "tree/d/b").chmod(0o775)
+    monkeypatch.setattr(module, "INSTALLER_SHA256", hashlib.sha256(b"#!/bin/sh\n").hexdigest())
+    return tmp_path
+
+
+def plan(text: str, context: Path, *, arch: str = "arm64", build_args: dict[str, str] | None = None) -> Plan:
+    base = ImageConfig(platform=Platform(architecture=arch), env=(("PATH", "/bin"),), cmd=("bash",), labels={"l": "0"})
+    given = PlanInput(
+        arch=arch,
+        build_arch="amd64",
+        context=context,
+        contexts={"base": base, "base-devel": base, "uv": None},
+        build_args=build_args or {},
+    )
+    return plan_image(parse_dockerfile(text, path="images/x/Dockerfile"), given)
+
+
+def test_wheels_of_another_stage_become_layers_for_this_platform(context: Path) -> None:
+    (arm,) = plan(HEAD, context).operations
+    (amd,) = plan(HEAD, context, arch="amd64").operations
+    assert isinstance(arm, WheelsLayer)
+    assert isinstance(amd, WheelsLayer)
+    assert arm.names == (("torch", "2.6.0"),)
+    assert amd.names == (("torch", "2.6.0"), ("a-b", "1"))
+    assert arm.requirements == context / "x/requirements.arm64.txt"
+
+
+def test_a_build_argument_chooses_the_base(context: Path) -> None:
+    assert plan(HEAD, context).base == "base"
+    assert plan(HEAD, context, build_args={"BASE": "base-devel"}).base == "base-devel"
+
+
+def test_settings_change_the_configuration_of_the_base(context: Path) -> None:
+    config = plan(
+        HEAD + 'ENV PATH=/x:$PATH A="b c"\nLABEL l=1 m=2\nUSER 1000:1000\nWORKDIR /w\nWORKDIR v\nEXPOSE 80\n'
+        'VOLUME /data\nSTOPSIGNAL SIGINT\nENTRYPOINT ["e"]\n',
+        context,
+    ).config
+    assert config.env == (("PATH", "/x:/bin"), ("A", "b c"))
+    assert config.labels == {"l": "1", "m": "2"}
+    assert (config.user, config.working_dir, config.entrypoint, config.stop_signal) == (
+        "1000:1000",
+        "/w/v",
+        ("e",),
+        "SIGINT",
+    )
+    assert (config.exposed_ports, config.volumes) == (("80/tcp",), ("/data",))
+    assert config.cmd == (), "an ENTRYPOINT takes the base's CMD away, as Docker does"
+
+
+def test_cmd_in_shell_form_goes_through_the_shell(context: Path) -> None:
+    assert plan(HEAD + "CMD echo $HOME\n", context).config.cmd == ("/bin/sh", "-c", "echo $HOME")
+
+
+def test_copy_takes_files_and_the_content_of_directories(context: Path) -> None:
+    operation = plan(HEAD + "COPY --chown=1:2 tree/ /opt/t/\n", context).operations[-1]
+    assert isinstance(operation, FilesLayer)
+    assert [(e.path, e.kind, oct(e.mode), e.uid, e.gid, e.size) for e in operation.entries] == [
+        ("opt/t/a", "file", "0o644", 1, 2, 1),
+        ("opt/t/d", "directory", "0o755", 1, 2, 0),
+        ("opt/t/d/b", "file", "0o755", 1, 2, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("COPY tree/a /opt/", "opt/a"),
+        ("COPY tree/a /opt/b", "opt/b"),
+        ("COPY tree/a tree/a /opt", "opt/a"),
+        ("WORKDIR /w\nCOPY tree/a .", "w"),
+        ("WORKDIR /w\nCOPY tree/a ./", "w/a"),
+    ],
+)
+def test_copy_targets(context: Path, line: str, path: str) -> None:
+    operation = plan(f"{HEAD}{line}\n", context).operations[-1]
+    assert isinstance(operation, FilesLayer)
+    assert operation.entries[0].path == path
+
+
+def test_a_stage_that_the_image_does_not_need_is_not_executed(context: Path) -> None:
+    extra = HEAD.replace(
+        "FROM installer AS torch", "FROM installer AS unused\nRUN apt-get update\nFROM installer AS torch"
+    )
+    assert plan(extra, context).operations == plan(HEAD, context).operations
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("RUN apt-get update && apt-get install -y git", "images/x/Dockerfile:11: RUN: assemble runs nothing"),
+        ('RUN ["install-wheels", "torch==2.6.0"]', "images/x/Dockerfile:11: RUN: assemble runs nothing"),
+        ("ADD https://example.invalid/x /x", "images/x/Dockerfile:11: ADD: the assemble engine cannot"),
+        ("SHELL [\"/bin/bash\"]", "Dockerfile:11: SHELL: "),
+        ("HEALTHCHECK CMD true", "Dockerfile:11: HEALTHCHECK: "),
+        ("ONBUILD RUN true", "Dockerfile:11: ONBUILD: "),
+        ("COPY --from=torch /etc/passwd /", "can only copy installed wheels"),
+        ("COPY --from=torch /out/ /opt/", "can only copy installed wheels"),
+        ("COPY --from=nowhere /out/ /", "not an earlier stage"),
+        ("COPY --from=uv /uv /uv", "--from=uv is not an earlier stage"),
+        ("COPY --exclude=x tree /t", "--exclude=x"),
+        ("COPY --chmod=u+x tree /t", "only octal modes"),
+        ("COPY --chown=root tree /t", "only numbers"),
+        ("COPY tree/* /t/", "wildcards"),
+        ("COPY missing /t", "no such file in the build context: missing"),
+        ("COPY ../../etc/passwd /t", "outside the build context"),
+        ("COPY tree", "needs a source and a destination"),
+        ("USER a b", "takes one word"),
+        ("FROM debian:13\nUSER 1", "Dockerfile:11: FROM: debian:13 is neither an earlier stage nor a base"),
+        ("FROM --platform=linux/s390x base", "is not .BUILDPLATFORM"),
+        ("FROM --platform=$BUILDPLATFORM base", "last stage is pinned to the build platform"),
+        ("FROM uv", "uv is a tool"),
+        ("FROM torch", "wheels are installed under /out of the image itself|pinned to the build"),
+    ],
+)  # fmt: skip
+def test_what_assemble_cannot_do_is_refused_with_file_line_and_way_out(context: Path, line: str, problem: str) -> None:
+    with pytest.raises(DockerfileError, match=problem):
+        plan(f"{HEAD}{line}\n", context)
+
+
+def test_refusing_a_foreign_run_names_the_way_out(context: Path) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        plan(f"{HEAD}RUN apt-get install -y ffmpeg\n", context)
+    assert caught.value.hint == "build this image with Docker: --engine docker"
+
+
+def test_an_install_script_that_was_changed_is_refused(context: Path) -> None:
+    (context / "common/install-wheels").write_text("#!/bin/sh\ncurl evil\n")
+    with pytest.raises(DockerfileError, match="is not the install-wheels script that this buildctl knows"):
+        plan(HEAD, context)
+
+
+@pytest.mark.parametrize("pin", ["torch", "torch>=2", "torch==2.6.0,==2.6.1", "torch[x]==1", "a b c", "-r x"])
+def test_only_exact_pins_can_be_installed(context: Path, pin: str) -> None:
+    with pytest.raises(DockerfileError, match="images/x/Dockerfile:8: RUN: not "):
+        plan(HEAD.replace('"torch==2.6.0"', f'"{pin}"'), context)
+
+
+def test_a_dockerignore_is_refused_since_it_would_be_ignored(context: Path) -> None:
+    (context / ".dockerignore").write_text("x\n")
+    with pytest.raises(DockerfileError, match="does not read it"):
+        plan(HEAD, context)
