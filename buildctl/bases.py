@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 import tempfile
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -22,28 +21,21 @@ from buildctl.errors import ArtifactError
 from buildctl.lock_debian import BaseLock, DebPackage
 from buildctl.oci.entry import Bytes, Entry, Kind, directory_entry, file_entry
 
-# Files are left out where an EXCLUDE pattern matches and no INCLUDE pattern does, as with dpkg.cfg(5)'s path-exclude.
-# The image's own dpkg is not configured so: it would list what it left out, and `dpkg -V` would call that missing.
-EXCLUDE = (
-    "/usr/share/doc/*",
-    "/usr/share/doc-base/*",
-    "/usr/share/man/*",
-    "/usr/share/info/*",
-    "/usr/share/locale/*",
-    "/usr/share/groff/*",
-    "/usr/share/linda/*",
-    "/usr/share/lintian/*",
-)
-INCLUDE = ("/usr/share/doc/*/copyright", "/usr/share/locale/locale.alias")
+# Documentation, manuals and translations are left out. The image's own dpkg is not told so by path-exclude: it would
+# list what it left out, and `dpkg -V` would call that missing.
+LEFT_OUT = tuple(f"usr/share/{name}/" for name in ("doc-base", "groff", "info", "linda", "lintian", "locale", "man"))
+KEPT = ("usr/share/locale/locale.alias",)
 MERGED = ("bin", "sbin", "lib", "lib64")
 
 Debs = Callable[[DebPackage], Path]
 
 
 def left_out(path: str) -> bool:
-    """Whether the base does without `path` (no leading slash): documentation, manuals, translations."""
-    full = f"/{path}"
-    return any(fnmatch.fnmatchcase(full, p) for p in EXCLUDE) and not any(fnmatch.fnmatchcase(full, p) for p in INCLUDE)
+    """Whether the base does without `path` (no leading slash)."""
+    if path.startswith("usr/share/doc/"):  # each package's own folder and its licence stay
+        below = path.split("/")[4:]
+        return below not in ([], ["copyright"])
+    return path.startswith(LEFT_OUT) and path not in KEPT
 
 
 def base_entries(

@@ -7,11 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from buildctl.apt_sources import apt_mirrors
 from buildctl.build_python import build_arch, python_packages
-from buildctl.daemon import connected
 from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.engines.assemble import Built, ImageRecipe, Recipe, make_layers, write_image
 from buildctl.engines.plan import PlanInput, WheelsLayer, plan_image
@@ -25,8 +23,6 @@ from buildctl.engines.recipes import (
     image_recipe,
 )
 from buildctl.errors import EngineError, FetchError, LockError, RuntimeUnavailableError
-from buildctl.fetch import fetch_debs, fetch_wheels
-from buildctl.load import Loaded, load
 from buildctl.lock import WheelLock, read_wheel_lock
 from buildctl.lock_debian import BaseLock, DebPackage, read_base_lock
 from buildctl.locking import lock_cells, renew_base, stale_locks
@@ -39,10 +35,13 @@ from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.progress import Progress, open_progress
 from buildctl.project import Project
-from buildctl.rendering import render_images
 from buildctl.store import Store
 from buildctl.table import size, table
 from buildctl.wheel import Site
+
+# Docker, downloads and rendering are imported where they are used: a build with nothing to do answers in half a second.
+if TYPE_CHECKING:
+    from buildctl.load import Loaded
 
 REPOSITORY = "pytorch"  # the name of our images in a Docker daemon: pytorch:cuda-2.6
 
@@ -134,6 +133,9 @@ def load_images(planned: Sequence[_Planned], layout: Layout, *, wanted: bool | N
     """
     if wanted is False:
         return ()
+    from buildctl.daemon import connected
+    from buildctl.load import load
+
     try:
         with connected() as client:
             native = {"x86_64": "amd64", "aarch64": "arm64"}.get(str(client.info().get("Architecture")), "")
@@ -193,6 +195,8 @@ def _fetch(project: Project, planned: Sequence[_Planned], store: Store) -> None:
     if not missing:
         return
     wanted = {artifact.digest for recipe in missing.values() for artifact in artifacts_of(recipe)}
+    from buildctl.fetch import fetch_wheels
+
     with open_progress("fetched") as progress:
         _fetch_debs(project, planned, missing, store, progress)
         fetch_wheels(_wanted_locks(planned, wanted), store=store, progress=progress)
@@ -221,6 +225,9 @@ def _fetch_debs(
     packages = {k: d for found in locks.values() for k, d in found.items() if store.artifact(k) is None}
     if not packages:
         return
+    from buildctl.apt_sources import apt_mirrors
+    from buildctl.fetch import fetch_debs
+
     mirrors = dict(apt_mirrors(project.matrix.debian_mirror))
     try:
         fetch_debs(packages.values(), store=store, mirrors=mirrors, progress=progress)
@@ -370,6 +377,8 @@ def mend_locks(project: Project, cells: Sequence[Cell], *, locked: bool) -> None
         raise LockError(
             f"with --locked, {len(stale)} locks would have to change:\n  {listed}", hint="run `buildctl lock`"
         )
+    from buildctl.rendering import render_images
+
     say(f"bringing {len(stale)} locks up to date:\n  {listed}")
     for line in lock_cells(project, cells, upgrade=False):
         if not line.endswith("is up to date"):

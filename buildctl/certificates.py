@@ -40,7 +40,10 @@ def certificate_entries(certificates: Mapping[str, bytes]) -> Iterator[Entry]:
         yield symlink_entry(f"{TARGET}/{pem}", f"/{SOURCE}/{name}")
     taken: dict[int, int] = {}
     for pem, name in sorted(links.items()):
-        value = subject_hash(der_of(certificates[name], name))
+        try:
+            value = subject_hash(der_of(certificates[name], name))
+        except (IndexError, ValueError) as error:
+            raise ArtifactError(f"{name}: damaged certificate: {error}") from error
         yield symlink_entry(f"{TARGET}/{value:08x}.{taken.get(value, 0)}", pem)
         taken[value] = taken.get(value, 0) + 1
 

@@ -165,7 +165,7 @@ def render(options: Options, names: Sequence[str], check: bool) -> None:
     project = options.open()
     cells = project.matrix.images_of(names)
     if check:
-        click.echo(f"{check_rendered(project, cells)} Dockerfiles are up to date")
+        click.echo(f"{check_rendered(project, cells)} rendered files are up to date")
         return
     for line in render_images(project, cells):
         click.echo(line)

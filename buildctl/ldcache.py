@@ -66,7 +66,7 @@ def sort_key(name: str) -> tuple[tuple[int, int | str], ...]:
 def libraries(arch: str, tree: Mapping[str, Entry], read: Callable[[Entry], bytes]) -> list[Library]:
     """The shared libraries in the loader's default folders. `read` gives the content of a file.
 
-    As with ldconfig, each counts by its SONAME, or by its name if it has none; links for the linker (`libz.so`) by theirs.
+    As with ldconfig, each counts by its SONAME, or its name if it has none; links for the linker (`libz.so`) by theirs.
     """
     multiarch, machine, _ = ARCHES[arch]
     found: dict[str, Library] = {}

@@ -68,7 +68,11 @@ def load(layout: Layout, descriptor: Descriptor, tag: str, *, client: docker.Doc
     )
     try:
         how, moved = _bring(client, wanted, tag)
-        image_id = check_loaded(client, wanted.descriptor, wanted.config_digest, wanted.config, tag)
+        try:
+            image_id = check_loaded(client, wanted.descriptor, wanted.config_digest, wanted.config, tag)
+        except EngineError as error:
+            _forget(client, wanted, tag)
+            raise _blamed(wanted, error) from error
     except (DockerException, OSError) as error:
         raise EngineError(f"{tag}: Docker failed while loading: {error}") from error
     return Loaded(tag=tag, image_id=image_id, how=how, moved=moved, seconds=time.monotonic() - started)
@@ -180,12 +184,23 @@ def _problem(record: dict[str, Any]) -> str | None:
 
 
 def _refused(wanted: _Wanted, tag: str, problem: str) -> BuildctlError:
-    """Whose fault it is: LayoutError when our own check finds the image wrong, else EngineError."""
+    return _blamed(wanted, EngineError(f"{tag}: Docker refused the image: {problem}"))
+
+
+def _blamed(wanted: _Wanted, error: EngineError) -> BuildctlError:
+    """Whose fault it is: a LayoutError when our own check finds the image wrong, else `error` itself."""
     found = check_image(wanted.layout, wanted.descriptor)
-    if found:
-        lines = "".join(f"\n  {line}" for line in found[:10])
-        return LayoutError(f"{tag}: Docker refused the image in {wanted.layout.root} ({problem}):{lines}")
-    return EngineError(f"{tag}: Docker refused the image, which is whole: {problem}")
+    if not found:
+        return error
+    lines = "".join(f"\n  {line}" for line in found[:10])
+    return LayoutError(f"{error.message}\nThe image in {wanted.layout.root} is wrong:{lines}", hint="build it again")
+
+
+def _forget(client: docker.DockerClient, wanted: _Wanted, tag: str) -> None:
+    """Take the name off an image that cannot be used; what else has the name keeps it."""
+    with suppress(DockerException, OSError):
+        if client.images.get(tag).id in (str(wanted.descriptor.digest), str(wanted.config_digest)):
+            client.api.remove_image(tag, force=True)
 
 
 def archive(layout: Layout, descriptor: Descriptor, tag: str) -> Iterator[bytes]:

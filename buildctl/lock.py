@@ -26,7 +26,7 @@ from buildctl.resolve import Found, resolve
 
 _FORMAT = 1
 _TITLE = "# Written by `buildctl lock`. pip and uv read it as requirements with hashes; above each: its file and size."
-_HEADER = re.compile(r"# (name|platform|python|inputs): (\S+)")
+_HEADER = re.compile(r"# (name|platform|python|inputs|wheels): (\S+)")
 _FILE = re.compile(r"# (\S+\.whl) ([1-9][0-9]{0,14})")
 _PIN = re.compile(r"([a-z0-9][a-z0-9-]*)==(\S+) --hash=sha256:([0-9a-f]{64})")
 
@@ -163,6 +163,7 @@ def format_wheel_lock(lock: WheelLock) -> str:
         f"# platform: {lock.platform}",
         f"# python: {lock.python}",
         f"# inputs: {lock.inputs}",
+        f"# wheels: {len(lock.wheels)}",
     ]
     for wheel in lock.wheels:
         lines += ["", f"# {wheel.filename} {wheel.size}", f"{wheel.name}=={wheel.version} --hash={wheel.digest}"]
@@ -223,12 +224,12 @@ def parse_wheel_lock(text: str, source: str) -> WheelLock:
 
 
 def _read_header(source: str, header: dict[str, str], wheels: list[LockedWheel], *, open_file: bool) -> WheelLock:
-    if missing := [key for key in ("name", "platform", "python", "inputs") if key not in header]:
+    if missing := [key for key in ("name", "platform", "python", "inputs", "wheels") if key not in header]:
         raise _malformed(source, f"the header does not say {', '.join(missing)}")
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", header["inputs"]):
         raise _malformed(source, "inputs is no sha256 digest")
-    if open_file or not wheels:
-        raise _malformed(source, "the file ends too early")
+    if open_file or header["wheels"] != str(len(wheels)):
+        raise _malformed(source, f"it says {header['wheels']} wheels and holds {len(wheels)}")
     return WheelLock(
         name=header["name"],
         platform=header["platform"],

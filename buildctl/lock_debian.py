@@ -43,7 +43,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 INHERITED = re.compile(
     r"Acquire::(http|https|Retries|Check-Valid-Until|Check-Date|Max-ValidTime)(::.*)?", re.IGNORECASE
 )
-NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+]")
 VERSION = re.compile(r"[A-Za-z0-9.+:~-]+")
 FILENAME = re.compile(r"pool/(?:[A-Za-z0-9_+~][A-Za-z0-9_.+~:%-]*/)+[A-Za-z0-9_.+~:%-]+\.deb")
 URI_LINE = re.compile(r"'([^']+)' (\S+_\S+_\S+)\.deb ([0-9]+) SHA256:([0-9a-f]{64})")
@@ -323,8 +323,9 @@ def _packages(root: Path, sources: Mapping[str, str], base: DebianBase, names: S
     except ToolError as error:
         raise LockError(f"bases.{base.name}: apt cannot resolve the packages: {error.message}") from error
     packages = [_parse_uri(line, sources) for line in out.splitlines() if line.startswith("'")]
-    if not packages:
-        raise LockError(f"bases.{base.name}: apt resolved to no packages at all:\n{out[-500:]}")
+    # apt takes a name that it does not know for a pattern, or for something that another package provides
+    if unknown := sorted(set(names) - {p.name for p in packages}):
+        raise LockError(f"bases.{base.name}: no such package in {base.suite}: {', '.join(unknown)}")
     return packages
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl import lock_debian
-from buildctl.apt_sources import apt_mirrors
 from buildctl.errors import LockError
 from buildctl.lock import changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.log import say
@@ -118,6 +117,8 @@ def _lock_bases(project: Project, keys: Sequence[BaseKey], *, upgrade: bool) -> 
 
 def renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
     """Resolve a base anew for one architecture and rewrite its locks; says which packages moved from what to what."""
+    from buildctl.apt_sources import apt_mirrors
+
     say(f"resolving {base.name} ({base.suite}) for {arch}")
     found = lock_debian.resolve_base(base, arch, mirrors=dict(apt_mirrors(project.matrix.debian_mirror)))
     for flavour, new in found.items():

@@ -45,6 +45,11 @@ class Project:
         return self.root / "templates"
 
     @property
+    def common(self) -> Path:
+        """Scripts that the Dockerfiles copy."""
+        return self.images / "common"
+
+    @property
     def reports(self) -> Path:
         return self.layout / "reports"
 

@@ -1,9 +1,11 @@
-"""`buildctl render`: Dockerfiles from templates, matrix and locks."""
+"""`buildctl render`: Dockerfiles from templates, matrix and locks, and the scripts that they copy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+from buildctl.dockerfile.common import COMMON, common_file
 from buildctl.dockerfile.render import drift, render_image
 from buildctl.errors import DriftError
 from buildctl.lock import read_wheel_lock
@@ -13,48 +15,37 @@ from buildctl.project import Project
 
 
 def render_images(project: Project, cells: Iterable[Cell]) -> Iterator[str]:
-    """Write what differs; one line for each Dockerfile. Everything is rendered before anything is written."""
-    texts = _render(project, cells)
-    for name, text in texts.items():
-        path = project.dockerfile(name)
+    """Write what differs; one line for each file. Everything is rendered before anything is written."""
+    for path, text in _render(project, cells).items():
         shown = project.shown(path)
         if not drift(path, text, shown_as=shown):
             yield f"{shown} is up to date"
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text.encode())
+        if path.parent == project.common:
+            path.chmod(0o755)
         yield f"{shown} written"
 
 
 def check_rendered(project: Project, cells: Iterable[Cell]) -> int:
-    """How many Dockerfiles were checked. Raises DriftError with the differences."""
+    """How many files were checked. Raises DriftError with the differences."""
     texts = _render(project, cells)
-    found = {
-        name: diff
-        for name, text in texts.items()
-        if (diff := drift(project.dockerfile(name), text, shown_as=f"images/{name}/Dockerfile"))
-    }
+    found = [diff for path, text in texts.items() if (diff := drift(path, text, shown_as=project.shown(path)))]
     if found:
         raise DriftError(
-            f"{len(found)} of {len(texts)} Dockerfiles differ from what would be rendered:\n"
-            + "\n".join(found.values()),
-            hint=f"run `buildctl render {' '.join(found)}` and commit the result; edit templates, not Dockerfiles",
+            f"{len(found)} of {len(texts)} files differ from what would be rendered:\n" + "\n".join(found),
+            hint="run `buildctl render` and commit the result; edit templates, not what is rendered",
         )
     return len(texts)
 
 
-def drifted(project: Project, cells: Iterable[Cell]) -> tuple[str, ...]:
-    """Names whose Dockerfile on disk is not what would be rendered."""
-    texts = _render(project, cells)
-    return tuple(n for n, text in texts.items() if drift(project.dockerfile(n), text, shown_as=n))
-
-
-def _render(project: Project, cells: Iterable[Cell]) -> dict[str, str]:
+def _render(project: Project, cells: Iterable[Cell]) -> dict[Path, str]:
     """Always all architectures of a name: its Dockerfile is one."""
     names = dict.fromkeys(cell.name for cell in cells if not cell.native)
-    texts: dict[str, str] = {}
+    texts = {project.common / name: common_file(name).decode() for name in COMMON}
     for name in names:
         of_name = [c for c in project.matrix.cells if c.name == name and c.flavour is Flavour.RUNTIME]
         locks = {c.arch: read_wheel_lock(project.wheel_lock(name, c.arch)) for c in of_name}
-        texts[name] = render_image(of_name, locks, project.templates)
+        texts[project.dockerfile(name)] = render_image(of_name, locks, project.templates)
     return texts

@@ -16,7 +16,7 @@ from buildctl.errors import ArtifactError
 from buildctl.oci.entry import Body, Bytes, DeflatedBody, Entry, directory_entry, file_entry
 from buildctl.wheelread import Placed, Site, Wheel, read_wheel, record_digest
 
-__all__ = ["Site", "WheelFile", "group_entries", "refuse_overlaps", "wheel_entries"]
+__all__ = ["Site", "WheelFile", "estimated_work", "group_entries", "refuse_overlaps", "wheel_entries"]
 
 INSTALLER = b"buildctl\n"
 _MAX_SOURCE = 16 << 20  # bytes; a larger .py file is data, and stays without bytecode
@@ -67,6 +67,15 @@ def group_entries(wheels: Sequence[WheelFile], *, site: Site, bytecode: Compiler
                     yield file_entry(pyc[path], data)
     for wheel in parsed:
         yield from _installed(wheel, site, compiled, dropped)
+
+
+def estimated_work(wheels: Iterable[tuple[str, int]]) -> int:
+    """How long a layer of wheels (file name, size in bytes) takes, in bytes of a wheel of libraries.
+
+    Compiling makes a pure Python wheel as much work as one of libraries that is 50 times its size (measured: sympy,
+    6 MB, takes half as long as cudnn, 665 MB). To be used to start the longest first.
+    """
+    return sum(size * (50 if name.endswith("-none-any.whl") else 1) for name, size in wheels)
 
 
 def refuse_overlaps(wheels: Iterable[WheelFile], *, site: Site) -> None:

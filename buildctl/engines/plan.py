@@ -5,7 +5,6 @@ Every instruction of every stage that the image needs is either understood or re
 
 from __future__ import annotations
 
-import hashlib
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from buildctl.dockerfile.common import common_file
 from buildctl.dockerfile.parse import Instruction, assignments, expand, words
 from buildctl.errors import DockerfileError
 from buildctl.oci.entry import Entry, Kind
@@ -21,8 +21,6 @@ from buildctl.oci.image import ImageConfig
 
 INSTALLER = "/usr/local/bin/install-wheels"
 REQUIREMENTS = "/lock/requirements.txt"
-# What the assemble engine does for RUN ["install-wheels", ...] is what this very script does under BuildKit.
-INSTALLER_SHA256 = "c9ac3963f4671b38fd72f86f7ddd891fb34f33e2da3455a5d9b539db94cad4ab"
 OTHER_ENGINE = "build this image with Docker: --engine docker"
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
 
@@ -344,7 +342,8 @@ class _Planner:
 
     def _require_installer(self, stage: _Stage, instruction: Instruction) -> None:
         script = stage.placed.get(INSTALLER)
-        if script is None or hashlib.sha256(script.read_bytes()).hexdigest() != INSTALLER_SHA256:
+        # what the assemble engine does for the instruction is what this very script does under BuildKit
+        if script is None or script.read_bytes() != common_file("install-wheels"):
             raise instruction.fail(
                 f"{INSTALLER} is not the install-wheels script that this buildctl knows",
                 hint=f"COPY the unchanged common/install-wheels to {INSTALLER}, or {OTHER_ENGINE}",

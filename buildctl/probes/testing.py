@@ -22,7 +22,7 @@ def test_image(
     expected: Expected,
     runtime: Runtime,
     *,
-    on_finding: Callable[[Finding], None] | None = None,  # noqa: PT028  (no test of pytest's)
+    on_finding: Callable[[Finding], None] | None = None,
 ) -> Report:
     """Ask the image everything and compare; `on_finding` hears each finding as soon as it is there.
 
@@ -66,14 +66,12 @@ def names_of(expected: Expected) -> list[str]:
 
 def findings_of(session: Session, expected: Expected) -> Iterator[Finding]:
     for run, checks in _by_run(expected).items():
-        open_checks = []
+        reasons = {check.name: check.blocked(expected, session) for check in checks}
+        asked = [check for check in checks if not reasons[check.name]]
+        found = {f.name: f for f in _findings_of_run(session, run, asked, expected)} if asked else {}
         for check in checks:
-            if reason := check.blocked(expected, session):
-                yield not_run(check.name, reason)
-            else:
-                open_checks.append(check)
-        if open_checks:
-            yield from _findings_of_run(session, run, open_checks, expected)
+            yield found.pop(check.name) if check.name in found else not_run(check.name, reasons[check.name])
+        yield from found.values()
     for name, command in COMMANDS:
         try:
             yield command(session)
@@ -92,8 +90,9 @@ def _by_run(expected: Expected) -> dict[str, list[Check]]:
 def _findings_of_run(session: Session, name: str, checks: list[Check], expected: Expected) -> Iterator[Finding]:
     run = RUNS[name]
     try:
+        options = {**run.options, "ownership": session.ownership}
         answers = ask(
-            session, run.probe, deadline=run.deadline, options=run.options, user=run.user, read_only=run.read_only
+            session, run.probe, deadline=run.deadline, options=options, user=run.user, read_only=run.read_only
         )
     except ToolError as error:  # the runtime failed, not the image
         yield from (not_run(check.name, error.message) for check in checks)

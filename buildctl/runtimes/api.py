@@ -10,6 +10,11 @@ from typing import Protocol
 
 from buildctl.oci.image import Descriptor, ImageConfig
 
+# What an emulated image's environment gets besides its own. QEMU computes pointer authentication (which Debian's arm64
+# programs use on every call) with a slow cipher and SVE element by element: without the two, `import torch` takes 10 s
+# of processor time instead of 48. Measured with QEMU 7.2 on torch 2.6.
+EMULATION_ENV: Mapping[str, Mapping[str, str]] = {"arm64": {"QEMU_CPU": "max,sve=off,pauth=off"}, "amd64": {}}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:

@@ -18,7 +18,7 @@ from buildctl.daemon import connected
 from buildctl.errors import EngineError, RuntimeUnavailableError, ToolError
 from buildctl.load import load
 from buildctl.oci.layout import Layout
-from buildctl.runtimes.api import ImageRef, Outcome
+from buildctl.runtimes.api import EMULATION_ENV, ImageRef, Outcome
 
 LABEL = "buildctl.deadline"  # seconds since 1970, after which anybody may remove the container
 SLACK = 60.0  # seconds over a command's own deadline before its container counts as left behind
@@ -61,6 +61,7 @@ class DockerSession:
     entrypoint: tuple[str, ...]
     emulated: str | None
     gpus_reason: str
+    extra_env: Mapping[str, str]
     init: bool = True
 
     @property
@@ -86,7 +87,8 @@ class DockerSession:
         """See `Session.run`; raises ToolError when Docker, not the command, fails."""
         if not argv and not through_entrypoint:
             raise ToolError("nothing to run: no command, and not through the image's ENTRYPOINT")
-        config = self._config(timeout=timeout, stdin=bool(stdin), user=user, env=env)
+        extra = {**self.extra_env, **(env or {})}
+        config = self._config(timeout=timeout, stdin=bool(stdin), user=user, env=extra)
         # an init of Docker's own, since the first process of a container is deaf to its own signals; not in front of
         # the image's ENTRYPOINT, which is to be seen as `docker run` shows it
         init = self.init and not through_entrypoint
@@ -107,14 +109,12 @@ class DockerSession:
             with suppress(DockerException, OSError):
                 self.client.api.remove_container(container, force=True, v=True)
 
-    def _config(
-        self, *, timeout: float, stdin: bool, user: str | None, env: Mapping[str, str] | None
-    ) -> dict[str, Any]:
+    def _config(self, *, timeout: float, stdin: bool, user: str | None, env: Mapping[str, str]) -> dict[str, Any]:
         return {
             "platform": self.platform,
             "stdin_open": stdin,
             "user": user,
-            "environment": dict(env or {}),
+            "environment": dict(env),
             "labels": {LABEL: str(int(time.time() + timeout + SLACK))},
         }
 
@@ -128,7 +128,7 @@ class DockerSession:
             device_requests=gpus,
             init=init,
             # a program that prints without end fills no disk
-            log_config=docker.types.LogConfig(type="json-file", config={"max-size": "16m", "max-file": "2"}),
+            log_config=docker.types.LogConfig(type="json-file", config={"max-size": "8m", "max-file": "2"}),
         )
 
 
@@ -140,6 +140,7 @@ def _open(client: docker.DockerClient, image: ImageRef, tag: str) -> DockerSessi
     session = DockerSession(
         client=client,
         tag=tag,
+        extra_env=EMULATION_ENV.get(image.arch, {}) if emulated else {},
         platform=str(image.config.platform),
         entrypoint=image.config.entrypoint,
         emulated=emulated,
@@ -220,10 +221,12 @@ def _as_signal(status: int) -> int:
 
 
 def _output(client: docker.DockerClient, container: str, stream: str) -> str:
-    kept = b""
+    kept = bytearray()
     for chunk in client.api.logs(container, stdout=stream == "stdout", stderr=stream == "stderr", stream=True):
-        kept = (kept + chunk)[-OUTPUT:]
-    return kept.decode(errors="replace")
+        kept += chunk
+        if len(kept) > 2 * OUTPUT:
+            del kept[:-OUTPUT]
+    return kept[-OUTPUT:].decode(errors="replace")
 
 
 def _sweep(client: docker.DockerClient) -> None:

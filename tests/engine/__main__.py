@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from tests.engine import daemon
+from tests.engine.rootfs import Unavailable
 
 
 @click.group()
@@ -19,7 +20,11 @@ def main() -> None:
 @click.option("--minutes", default=60, show_default=True, help="It ends by itself after this time.")
 def start(name: str, minutes: int) -> None:
     """Start it and print what a shell needs: eval "$(python -m tests.engine start)"."""
-    click.echo(daemon.describe(daemon.start(name, keep=minutes * 60)))
+    try:
+        found = daemon.start(name, keep=minutes * 60)
+    except Unavailable as reason:
+        raise click.ClickException(str(reason)) from reason
+    click.echo(daemon.describe(found))
 
 
 @main.command()
@@ -41,8 +46,10 @@ def stop(name: str) -> None:
 @main.command(hidden=True)
 @click.option("--name", required=True)
 @click.option("--root", required=True, type=click.Path(path_type=Path))
-def serve(name: str, root: Path) -> None:
-    daemon.serve(name, root)
+@click.option("--grace", required=True, type=float)
+@click.option("--network/--no-network", required=True)
+def serve(name: str, root: Path, grace: float, network: bool) -> None:
+    daemon.serve(name, root, network=network, grace=grace)
 
 
 if __name__ == "__main__":

@@ -45,18 +45,28 @@ class Engine:
 
 
 @contextmanager
-def engine(name: str = "default") -> Iterator[Engine]:
+def engine() -> Iterator[Engine]:
     """The engine that answers (DOCKER_HOST or the default socket), else our own under a lease. Raises Unavailable."""
     found = _answering()
     if found is not None:
         yield found
         return
+    with leased() as own:
+        yield own
+
+
+@contextmanager
+def leased(name: str = "default", *, network: bool = True, grace: float = GRACE) -> Iterator[Engine]:
+    """Our own engine, whatever else answers, which stays until `grace` seconds after the last lease."""
     with _lease(name):
-        yield start(name)
+        yield start(name, network=network, grace=grace)
 
 
-def start(name: str = "default", *, keep: float = 0) -> Engine:
-    """Start our own engine if it is not running; with `keep` it stays that many seconds without a lease."""
+def start(name: str = "default", *, keep: float = 0, network: bool = True, grace: float = GRACE) -> Engine:
+    """Start our own engine if it is not running; with `keep` it stays that many seconds without a lease.
+
+    Only one engine of a machine can have a `network` for its containers; a second one goes without.
+    """
     state = state_folder(name)
     state.mkdir(parents=True, exist_ok=True)
     if keep:
@@ -64,7 +74,7 @@ def start(name: str = "default", *, keep: float = 0) -> Engine:
     with (state / "starting").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _supervised(state):
-            _spawn(name, rootfs.prepare())
+            _spawn(name, rootfs.prepare(), network=network, grace=grace)
         return _own(name)
 
 
@@ -89,7 +99,7 @@ def state_folder(name: str) -> Path:
     return Path("/run/buildctl-tests") / name
 
 
-def serve(name: str, root: Path, lifetime: float = LIFETIME) -> None:
+def serve(name: str, root: Path, *, network: bool, grace: float, lifetime: float = LIFETIME) -> None:
     """The supervisor: runs dockerd in its namespaces until SIGTERM, no lease, or the end of `lifetime` seconds."""
     state = state_folder(name)
     with (state / "supervisor").open("w") as alive:
@@ -98,31 +108,40 @@ def serve(name: str, root: Path, lifetime: float = LIFETIME) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
         data = rootfs.cache() / f"data-{name}"
-        shutil.rmtree(data, ignore_errors=True)  # of one that was killed
+        undo = _undo(state, root) if network else None
+        _set_aside(data)  # of one that was killed
         data.mkdir(parents=True)
-        undo = _before(root)
-        process = _dockerd(name, root, state, data)
+        process = _dockerd(name, root, state, data, network=network)
         try:
-            _watch(state, process, time.monotonic() + lifetime)
+            _watch(state, process, deadline=time.monotonic() + lifetime, grace=grace)
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             _end(process)
             _after(name, root, undo)
-            shutil.rmtree(data, ignore_errors=True)
-            for leftover in ("docker.sock", "keep", "pid"):
+            _set_aside(data)
+            for leftover in ("docker.sock", "keep", "pid", "undo"):
                 (state / leftover).unlink(missing_ok=True)
+            alive.close()  # the next one may start
+            for trash in rootfs.cache().glob("removing-*"):  # takes minutes on a file system with `discard`
+                shutil.rmtree(trash, ignore_errors=True)
 
 
-def _dockerd(name: str, root: Path, state: Path, data: Path) -> subprocess.Popen[bytes]:
+def _set_aside(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        folder.rename(folder.with_name(f"removing-{os.getpid()}-{time.time_ns()}"))
+
+
+def _dockerd(name: str, root: Path, state: Path, data: Path, *, network: bool) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "ENGINE_ROOT": str(root), "ENGINE_STATE": str(state), "ENGINE_DATA": str(data)}
     environment["ENGINE_BINFMT"] = _binfmt(root)
     argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"]
     argv += ["--propagation", "private", "/bin/sh", str(HERE / "enter.sh"), "--cgroup-parent", _cgroup(name)]
+    argv += [] if network else ["--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]
     with (state / "log").open("wb") as log:
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
 
 
-def _watch(state: Path, process: subprocess.Popen[bytes], deadline: float) -> None:
+def _watch(state: Path, process: subprocess.Popen[bytes], *, deadline: float, grace: float) -> None:
     free_since: float | None = None
     with (state / "lease").open("w") as lease:
         while process.poll() is None and time.monotonic() < deadline:
@@ -131,7 +150,7 @@ def _watch(state: Path, process: subprocess.Popen[bytes], deadline: float) -> No
                 free_since = None
                 continue
             free_since = free_since or time.monotonic()
-            if time.monotonic() - free_since > GRACE:
+            if time.monotonic() - free_since > grace:
                 return  # with the lock held: who comes now waits until this process is gone, then starts another
             fcntl.flock(lease, fcntl.LOCK_UN)
 
@@ -148,17 +167,23 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _before(root: Path) -> tuple[str, str]:
-    """What dockerd is going to change in the host's network."""
-    policy = run(["chroot", root, "iptables", "-S", "FORWARD"], timeout=30, check=False).stdout.split()
-    return (policy[2] if len(policy) > 2 else "ACCEPT", Path("/proc/sys/net/ipv4/ip_forward").read_text().strip())
+def _undo(state: Path, root: Path) -> tuple[str, str]:
+    """The host's FORWARD policy and ip_forward from before dockerd, kept on disk for the case that this is killed."""
+    noted = state / "undo"
+    if not noted.exists():
+        said = run(["chroot", root, "iptables", "-S", "FORWARD"], timeout=30, check=False).stdout.split()
+        forward = Path("/proc/sys/net/ipv4/ip_forward").read_text().strip()
+        noted.write_text(f"{said[2] if len(said) > 2 else 'ACCEPT'} {forward}")
+    policy, forward = noted.read_text().split()
+    return policy, forward
 
 
-def _after(name: str, root: Path, undo: tuple[str, str]) -> None:
-    script = (HERE / "network.sh").read_text()
-    mounts = f'mount -t proc proc {root}/proc; exec chroot {root} /bin/sh -c "$0" sh "$@"'
-    rule = _binfmt(root).split(":")[1] if _binfmt(root) else ""
-    run(["unshare", "--mount", "/bin/sh", "-c", mounts, script, *undo, rule], timeout=60, check=False)
+def _after(name: str, root: Path, undo: tuple[str, str] | None) -> None:
+    if undo is not None:
+        script = (HERE / "network.sh").read_text()
+        mounts = f'mount -t proc proc {root}/proc; exec chroot {root} /bin/sh -c "$0" sh "$@"'
+        rule = _binfmt(root).split(":")[1] if _binfmt(root) else ""
+        run(["unshare", "--mount", "/bin/sh", "-c", mounts, script, *undo, rule], timeout=60, check=False)
     groups = Path("/sys/fs/cgroup").glob(f"**{_cgroup(name)}") if Path("/sys/fs/cgroup").is_dir() else ()
     for top in list(groups):
         for folder, _, _ in os.walk(top, topdown=False):
@@ -177,9 +202,10 @@ def _binfmt(root: Path) -> str:
     return ":".join(fields)
 
 
-def _spawn(name: str, root: Path) -> None:
+def _spawn(name: str, root: Path, *, network: bool, grace: float) -> None:
     state = state_folder(name)
     argv = [sys.executable, "-m", "tests.engine", "serve", "--name", name, "--root", str(root)]
+    argv += ["--grace", str(grace), "--network" if network else "--no-network"]
     supervisor = subprocess.Popen(
         argv,
         cwd=HERE.parents[1],

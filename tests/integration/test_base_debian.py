@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from buildctl.alternatives import ALTERNATIVES
 from buildctl.apt_sources import apt_mirrors
 from buildctl.bases import base_entries
 from buildctl.build_python import build_arch, build_python, prepare_python, python_packages
 from buildctl.bytecode import BuildPython
+from buildctl.deb import read_control
 from buildctl.errors import FetchError, RuntimeUnavailableError
 from buildctl.fetch import fetch_debs
 from buildctl.lock_debian import BaseLock, DebPackage, read_base_lock, resolve_base
@@ -299,8 +303,6 @@ def test_the_same_bytes_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another folder, umask, locale and time zone."""
-    import os
-
     monkeypatch.setenv("TZ", "Asia/Kathmandu")
     monkeypatch.setenv("LC_ALL", "C")
     flavour = Flavour.DEVEL if devel(reference) else Flavour.RUNTIME
@@ -314,3 +316,27 @@ def test_the_same_bytes_again(
 
 def test_what_has_to_be_fetched_for_the_build_python_is_little(locks: Locks) -> None:
     assert sum(p.size for p in python_packages(locks[Flavour.RUNTIME, build_arch()])) < 12_000_000
+
+
+def test_every_alternative_and_account_of_the_packages_is_known(locks: Locks, store: Store) -> None:
+    """What their scripts would do is data here; a script that starts to do more must be noticed."""
+    alternatives: set[tuple[str, str]] = set()
+    accounts: set[str] = set()
+    for lock in locks.values():
+        for package in lock.packages:
+            control = read_control(deb(store, package))
+            for script in (control.files.get(name, b"").decode() for name in ("preinst", "postinst")):
+                text = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*$", "", script, flags=re.MULTILINE))
+                alternatives |= {(package.name, name) for name in re.findall(r"--install\s+\S+\s+(\S+)", text)}
+                if re.search(r"^\s*(adduser|addgroup|useradd|groupadd|systemd-sysusers)\b", text, re.MULTILINE):
+                    accounts.add(package.name)
+    assert alternatives == {(a.package, a.name) for a in ALTERNATIVES} & alternatives
+    assert ("mawk", "awk") in alternatives
+    assert accounts == {"apt", "passwd"}  # _apt and shadow, which base-passwd lists
+
+
+def test_setuid_programs_are_the_ones_we_know(reference: ImageRef, session: Session) -> None:
+    done = sh(session, "find / -xdev -type f -perm /6000 | sort")
+    known = {"/usr/sbin/unix_chkpwd"}
+    known |= {f"/usr/bin/{n}" for n in ("chage", "chfn", "chsh", "expiry", "gpasswd", "newgrp", "passwd", "su")}
+    assert set(done.stdout.split()) <= known

@@ -6,7 +6,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from buildctl import load as loading
+from buildctl.daemon import shares_loopback
 from buildctl.errors import BuildctlError, LayoutError
 from buildctl.load import load
 from buildctl.oci.digest import Digest
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.docker
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, docker_client: docker.DockerClient) -> str:
     """Both ways in: pulled from our registry on loopback, and streamed into `docker load`."""
     if request.param == "load":
-        monkeypatch.setattr(loading, "shares_loopback", lambda client: False)
-    elif not loading.shares_loopback(docker_client):
+        monkeypatch.setattr("buildctl.load.shares_loopback", lambda client: False)
+    elif not shares_loopback(docker_client):
         pytest.skip("NOT RUN: this Docker Engine is on another machine")
     return str(request.param)
 
@@ -52,7 +52,7 @@ def test_an_image_arrives_runs_and_is_not_moved_again(
 
 
 def test_only_layers_that_the_daemon_lacks_are_moved(docker_client: docker.DockerClient, tmp_path: Path) -> None:
-    if not loading.shares_loopback(docker_client):
+    if not shares_loopback(docker_client):
         pytest.skip("NOT RUN: this Docker Engine is on another machine")
     layout, blobs = Layout(tmp_path / "dist"), Blobs(tmp_path / "blobs")
     shared = blobs.add(tar(file("shared", tmp_path.name.encode() * 100_000)))
@@ -99,6 +99,7 @@ def test_a_corrupt_image_is_never_called_loaded(
     with pytest.raises(LayoutError) as caught:
         load(layout, damage(layout, descriptor), TAG, client=docker_client)
     assert str(layout.root) in caught.value.message
+    assert [t for found in docker_client.images.list() for t in found.tags if t == TAG] == []
 
 
 def test_another_image_under_the_name_is_noticed(
@@ -108,8 +109,8 @@ def test_another_image_under_the_name_is_noticed(
     old, old_descriptor = image(tmp_path / "old", tar(file("a", b"old")))
     load(old, old_descriptor, TAG, client=docker_client)
     new, new_descriptor = image(tmp_path / "new", tar(file("a", b"new")), tar(file("b")))
-    monkeypatch.setattr(loading, "_bring", lambda *_: ("load", 0))
-    with pytest.raises(BuildctlError, match="image id: .*\n.*layers: 1, expected 2"):
+    monkeypatch.setattr("buildctl.load._bring", lambda *_: ("load", 0))
+    with pytest.raises(BuildctlError, match=r"image id: .*\n.*layers: 1, expected 2"):
         load(new, new_descriptor, TAG, client=docker_client)
 
 

@@ -40,7 +40,9 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
         cmd=("by", "default"),
         working_dir="/workspace",
     )
-    layout.put_image(name="a-amd64", config=config, layers=[blobs.add(tar(*programs(*PROGRAMS), ENTRYPOINT))], blob=blobs.path)
+    layout.put_image(
+        name="a-amd64", config=config, layers=[blobs.add(tar(*programs(*PROGRAMS), ENTRYPOINT))], blob=blobs.path
+    )
     return layout
 
 
@@ -53,7 +55,9 @@ def session(docker_client: docker.DockerClient, layout: Layout) -> Iterator[Sess
 
 
 def test_a_command_runs_as_the_image_says(session: Session) -> None:
-    outcome = session.run(["sh", "-c", "id -u; pwd; echo $FROM_IMAGE $EXTRA; echo oops >&2; exit 3"], timeout=30, env={"EXTRA": "e"})
+    outcome = session.run(
+        ["sh", "-c", "id -u; pwd; echo $FROM_IMAGE $EXTRA; echo oops >&2; exit 3"], timeout=30, env={"EXTRA": "e"}
+    )
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == (3, "1000\n/workspace\nyes e\n", "oops\n")
     assert not outcome.timed_out
     assert (session.emulated, session.gpus, session.ownership) == (None, False, True)
@@ -105,7 +109,9 @@ def test_the_root_is_read_only_but_tmp_is_not(session: Session) -> None:
 
 def test_what_one_command_writes_the_next_does_not_see(session: Session) -> None:
     for _ in range(2):
-        outcome = session.run(["sh", "-c", "ls /workspace; touch /workspace/x"], timeout=30, user="0:0", read_only=False)
+        outcome = session.run(
+            ["sh", "-c", "ls /workspace; touch /workspace/x"], timeout=30, user="0:0", read_only=False
+        )
         assert (outcome.returncode, outcome.stdout) == (0, "")
 
 

@@ -254,6 +254,12 @@ def test_a_body_longer_than_announced_range_is_refused(server: Site, store: Stor
         get(store, item(server, "/small", SMALL))
 
 
+def test_a_body_of_unknown_length_that_ends_early_is_continued(server: Site, store: Store) -> None:
+    server.faults["/small"] = [Fault(headers={"Content-Length": "", "Connection": "close"}, cut=400)]
+    get(store, item(server, "/small", SMALL))
+    assert ranges(server, "/small") == [None, (400, 999)]
+
+
 def test_a_server_without_ranges_has_one_reader(server: Site, store: Store) -> None:
     server.always["/big"] = Fault(ranges=False)
     count = get(store, item(server, "/big", BIG))
@@ -279,8 +285,10 @@ def test_a_server_that_stops_giving_ranges_never_corrupts(server: Site, store: S
 
 
 def test_another_range_than_asked_for_is_not_written(server: Site, store: Store) -> None:
-    server.faults["/big"] = [Fault(headers={"Content-Range": f"bytes 5-{PART + 4}/{len(BIG)}"})]
+    headers = {"Content-Range": f"bytes 5-{PART + 4}/{len(BIG)}"}
+    server.faults["/big"] = [Fault(body=BIG[5:] + BIG[:5], headers=headers)]
     get(store, item(server, "/big", BIG))
+    assert len(server.seen) == 9  # noticed at once, not by the digest at the end
 
 
 def test_a_compressed_answer_is_not_unpacked(server: Site, store: Store) -> None:

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from buildctl.errors import EngineError, LayoutError
 from buildctl.oci import unpack
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import MediaType
+from buildctl.oci.scan import scan_layer
 from buildctl.oci.unpack import unpack_image, unpack_layer, unpack_layers
 from tests.images import Member, compress, file, folder, hard_link, image, symlink, tar
 
@@ -387,3 +390,33 @@ def test_layers_that_cannot_be_stacked(tmp_path: Path) -> None:
     layout, descriptor = image(tmp_path, tar(file("a")), tar(file(".wh.a", b"")))
     with pytest.raises(LayoutError, match="is to be stacked"):
         unpack_layers(layout, descriptor, tmp_path / "cache")
+
+
+FUZZED = tar(folder("d"), file("d/f", b"x" * 700), symlink("s", "../.."), hard_link("h", "d/f"), file("s/" + "n" * 120))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    changes=st.lists(st.tuples(st.integers(0, len(FUZZED) - 1), st.integers(0, 255)), max_size=4),
+    cut=st.integers(0, len(FUZZED)),
+    mend=st.booleans(),
+)
+def test_whatever_the_bytes_nothing_lands_outside(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], cut: int, mend: bool
+) -> None:
+    data = bytearray(FUZZED[: len(FUZZED) - cut])
+    for place, value in changes:
+        data[place % max(1, len(data)) : place % max(1, len(data)) + 1] = bytes([value])
+    for start in range(0, len(data) - 511, 512) if mend else ():  # checksums that hold let faults through to the names
+        if data[start + 257 : start + 262] == b"ustar":
+            data[start + 148 : start + 156] = b" " * 8
+            data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+    folder_ = tmp_path_factory.mktemp("fuzz")
+    (folder_ / "blob").write_bytes(data)
+    with (folder_ / "blob").open("rb", buffering=0) as blob:
+        scan = scan_layer(blob, MediaType.LAYER_TAR, where="layer")
+    try:
+        unpack_layer(folder_ / "blob", MediaType.LAYER_TAR, folder_ / "root")
+    except LayoutError:
+        assert scan.problems, "the check passes what cannot be unpacked"
+    assert {p.name for p in folder_.iterdir()} <= {"blob", "root"}

@@ -72,7 +72,7 @@ def test_gpus_are_there_when_the_daemon_can_pass_them(info: dict[str, Any], reas
 
 
 def test_no_gpu_for_images_that_cannot_use_one() -> None:
-    info = {"Runtimes": {"nvidia": {}}}
+    info: dict[str, Any] = {"Runtimes": {"nvidia": {}}}
     assert _gpus_reason(info, wants=False, emulated=None)
     assert _gpus_reason(info, wants=True, emulated="qemu-aarch64")
 

@@ -27,8 +27,11 @@ def distributions():
 
     found = []
     for distribution in importlib.metadata.distributions():
+        # not distribution.metadata, which parses whole READMEs: 20 s under emulation
+        header = (distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or "").partition("\n\n")[0]
+        fields = dict(line.partition(": ")[::2] for line in reversed(header.splitlines()))
         where = str(getattr(distribution, "_path", ""))
-        found.append([normal(distribution.metadata["Name"] or "?"), distribution.version, os.path.dirname(where)])
+        found.append([normal(fields.get("Name", "?")), fields.get("Version", "?"), os.path.dirname(where)])
     return sorted(found)
 
 
@@ -38,7 +41,7 @@ from pip._internal.cli.main import main
 common = ["--disable-pip-version-check", "--no-color"]
 for command in (
     ["check"],
-    ["install", "--no-index", "--no-cache-dir", sys.argv[1]],
+    ["install", "--no-index", "--no-cache-dir", *sys.argv[1:]],
     ["uninstall", "--yes", "buildctl-probe"],
 ):
     if command[0] == "uninstall":
@@ -58,8 +61,10 @@ def pip():
     import tempfile
 
     folder = tempfile.mkdtemp()
+    # where all files seem to be ours, pip would not find by itself that it may not write to the system's packages
+    where = [] if OPTIONS.get("ownership", True) else ["--user"]
     done = subprocess.run(
-        [sys.executable, "-c", PIP, make_wheel(folder)],
+        [sys.executable, "-c", PIP, make_wheel(folder), *where],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

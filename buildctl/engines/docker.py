@@ -1,0 +1,228 @@
+"""The docker engine: the same Dockerfiles through BuildKit (`docker buildx bake`), ending in the same OCI layout.
+
+One bake definition says all there is to know. `docker-bake.json` of the project is that definition with paths for a
+clone; the engine adds where its own output goes, what is secret, and a builder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from buildctl.errors import EngineError, ToolError
+from buildctl.oci.entry import file_entry
+from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, MediaType, Platform
+from buildctl.oci.layer import Compression, write_layer
+from buildctl.oci.layout import Layout
+from buildctl.run import run, which
+
+DEADLINE = 4 * 3600.0  # seconds for all targets of one build
+UV = "uv"  # the image that holds /uv and nothing else, a named context of every Dockerfile
+UV_PLATFORMS = {"amd64": "x86_64-unknown-linux-musl", "arm64": "aarch64-unknown-linux-musl"}
+NO_BUILDX = "install Docker's buildx plugin (Debian: docker-buildx), or build without Docker: --engine assemble"
+# predefined build arguments of BuildKit: used by every RUN, kept out of history and cache keys
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One cell to build. `dockerfile` is relative to `context`; `contexts` are named contexts, as buildx writes them
+    (`oci-layout://DIR:NAME`, a folder, `docker-image://...`).
+    """
+
+    name: str
+    arch: str
+    dockerfile: str
+    context: str
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    args: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerOptions:
+    """`builder` is a buildx builder by name (remote, Kubernetes, several nodes), `secrets` files by id."""
+
+    epoch: int
+    compression: Compression = Compression.ZSTD
+    builder: str | None = None
+    secrets: Mapping[str, Path] = field(default_factory=dict)
+    attest: bool = False
+    env: Mapping[str, str] | None = None
+
+
+def bake_definition(targets: Sequence[Target]) -> dict[str, Any]:
+    """What `docker buildx bake` reads, a target per cell and all of them in the group `default`."""
+    return {
+        "group": {"default": {"targets": [bake_name(t.name) for t in targets]}},
+        "target": {bake_name(t.name): _target(t) for t in targets},
+    }
+
+
+def bake_name(name: str) -> str:
+    """Bake allows letters, digits, `_` and `-` in a target's name: cpu-2.6-arm64 -> cpu-2_6-arm64."""
+    return name.replace(".", "_")
+
+
+def _target(target: Target) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "context": target.context,
+        "dockerfile": target.dockerfile,
+        "platforms": [f"linux/{target.arch}"],
+        "contexts": dict(sorted(target.contexts.items())),
+        # provenance and SBOM change the digest and hide the image behind an index; they are attached when publishing
+        "attest": [{"type": "provenance", "disabled": "true"}, {"type": "sbom", "disabled": "true"}],
+    }
+    if target.args:
+        out["args"] = dict(sorted(target.args.items()))
+    if target.tags:
+        out["tags"] = list(target.tags)
+    return out
+
+
+def build_with_docker(targets: Sequence[Target], options: DockerOptions, *, layout: Layout) -> dict[str, Descriptor]:
+    """Build all targets at once and tag each by its name in `layout`; returns the manifests by target name.
+
+    Raises ToolError when docker or buildx is missing, EngineError when the build fails or gives something else than
+    one image per target.
+    """
+    layout.create()
+    check_buildx(options)
+    with _scratch(layout.root) as scratch:
+        definition = bake_definition(targets)
+        for number, target in enumerate(targets):
+            entry = definition["target"][bake_name(target.name)]
+            entry["output"] = [_output(scratch / f"{number}", options)]
+            entry["args"] = {**entry.get("args", {}), **_proxies(), "SOURCE_DATE_EPOCH": str(options.epoch)}
+            entry["secret"] = [{"id": k, "src": str(v.absolute())} for k, v in sorted(options.secrets.items())]
+            if options.attest:
+                del entry["attest"]
+        file = scratch / "docker-bake.json"
+        file.write_text(json.dumps(definition))
+        _bake(file, options)
+        return {t.name: _take(layout, scratch / f"{n}", t) for n, t in enumerate(targets)}
+
+
+def check_buildx(options: DockerOptions) -> None:
+    """Raises ToolError where `docker` or its buildx plugin is missing, EngineError for an unknown builder."""
+    if which("docker") is None and not options.env:
+        raise ToolError("program not found: docker", hint=NO_BUILDX)
+    version = run(["docker", "buildx", "version"], timeout=60, env=options.env, check=False, missing_hint=NO_BUILDX)
+    if version.returncode != 0:
+        raise ToolError(f"docker has no buildx: {version.stderr.strip()[:300]}", hint=NO_BUILDX)
+    if options.builder is not None:
+        argv = ["docker", "buildx", "inspect", options.builder]
+        found = run(argv, timeout=120, env=options.env, check=False)
+        if found.returncode != 0:
+            hint = "`docker buildx ls` shows what there is, `docker buildx create` makes one"
+            raise EngineError(f"no usable builder {options.builder!r}: {found.stderr.strip()[:300]}", hint=hint)
+
+
+def _output(destination: Path, options: DockerOptions) -> dict[str, str]:
+    level = {"compression-level": "3"} if options.compression is Compression.ZSTD else {}
+    name = {Compression.NONE: "uncompressed"}.get(options.compression, str(options.compression))
+    return {
+        "type": "oci",
+        "tar": "false",
+        "dest": str(destination),
+        "oci-mediatypes": "true",
+        "rewrite-timestamp": "true",
+        "compression": name,
+        **level,
+    }
+
+
+def _proxies() -> dict[str, str]:
+    names = (name for upper in PROXIES for name in (upper, upper.lower()))
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def _bake(file: Path, options: DockerOptions) -> None:
+    argv = ["docker", "buildx", "bake", "--file", str(file), "--progress", "plain", "--allow", "fs=*"]
+    argv += ["--builder", options.builder] if options.builder else []
+    done = run(argv, timeout=DEADLINE, env=options.env, check=False)
+    if done.returncode == 0:
+        return
+    said = done.stderr.strip()
+    hint = None
+    if "OCI exporter is not supported" in said:
+        hint = "turn on Docker's containerd image store, or name a builder made by `docker buildx create`: --builder"
+    elif "install-wheels" in said and "UnknownIssuer" in said:
+        hint = "behind a company proxy, set SSL_CERT_FILE to its CA bundle"
+    what = f"did not finish within {DEADLINE:g} s" if done.timed_out else "failed"
+    raise EngineError(f"docker buildx bake {what}:\n{_last_words(said)}", hint=hint)
+
+
+def _last_words(said: str) -> str:
+    """The part of BuildKit's plain progress that a person wants: from the first error on, else the end."""
+    lines = said.splitlines()
+    first = next((n for n, line in enumerate(lines) if "ERROR" in line), max(0, len(lines) - 20))
+    return "\n".join(lines[max(0, first - 10) :][-40:])
+
+
+def _take(layout: Layout, built: Path, target: Target) -> Descriptor:
+    """Bring one image that buildx exported to `built` into `layout`."""
+    source = Layout(built)
+    images = [m for m in source.read_index().manifests if m.media_type == MediaType.MANIFEST]
+    if len(images) != 1:
+        found = ", ".join(str(m.media_type) for m in source.read_index().manifests) or "nothing"
+        raise EngineError(f"{target.name}: buildx was to export one image manifest, not: {found}")
+    manifest, config = source.manifest(images[0]), source.config(images[0])
+    if config.platform.architecture != target.arch:
+        raise EngineError(f"{target.name}: the builder made {config.platform}, not linux/{target.arch}")
+    for blob in (*manifest.layers, manifest.config):
+        layout.add_blob(source.blob_path(blob.digest), blob.digest, blob.size)
+    written = layout.write_bytes(MediaType.MANIFEST, source.read_bytes(images[0]))
+    descriptor = replace(written, platform=config.platform)
+    layout.tag(descriptor, target.name)
+    return descriptor
+
+
+def put_uv(layout: Layout, arches: Sequence[str], *, env: Mapping[str, str]) -> Descriptor:
+    """Tag `uv` in `layout`: an image that is nothing but the static uv of this version, for each build platform.
+
+    `env` is the environment for uv, which fetches its own wheel from the user's index. Raises ToolError.
+    """
+    images = []
+    with _scratch(layout.root) as scratch:
+        for arch in arches:
+            layer, blob = _uv_layer(scratch, _static_uv(scratch / arch, arch, env))
+            config = ImageConfig(platform=Platform(architecture=arch), history=(History(created_by="COPY uv /uv"),))
+            name = f"{UV}-{arch}"
+            images.append(layout.put_image(name=name, config=config, layers=[layer], blob=lambda _, b=blob: b))
+    return layout.put_index(name=UV, manifests=images)
+
+
+def _static_uv(folder: Path, arch: str, env: Mapping[str, str]) -> Path:
+    """uv's musllinux wheels hold a static binary, which runs in any Linux image of its architecture."""
+    import uv  # noqa: PLC0415 - only to find the program
+
+    program = uv.find_uv_bin()
+    version = run([program, "--version"], timeout=60, env=env).stdout.split()[1]
+    argv = [program, "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(folder)]
+    run([*argv, "--python-platform", UV_PLATFORMS[arch], f"uv=={version}"], timeout=600, env=env)
+    return folder / "bin" / "uv"
+
+
+def _uv_layer(scratch: Path, binary: Path) -> tuple[Layer, Path]:
+    blob = scratch / f"{binary.parents[1].name}.layer"
+    with blob.open("wb") as out:
+        layer = write_layer([file_entry(UV, binary.read_bytes(), mode=0o755)], out, compression=Compression.GZIP)
+    return layer, blob
+
+
+@contextmanager
+def _scratch(root: Path) -> Iterator[Path]:
+    """A folder on the layout's file system, so that its blobs are linked and not copied."""
+    folder = Path(tempfile.mkdtemp(prefix=".docker-", dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

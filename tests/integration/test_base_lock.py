@@ -1,0 +1,201 @@
+"""apt resolves a base: against a small signed archive on loopback, and (network) against Debian's own."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from email.utils import formatdate
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from buildctl.apt_sources import apt_mirrors
+from buildctl.errors import LockError
+from buildctl.lock_debian import changes, is_stale, read_base_lock, resolve_base
+from buildctl.matrix import DebianBase, Flavour, load_matrix
+
+pytestmark = pytest.mark.skipif(not shutil.which("apt-get") or not shutil.which("gpg"), reason="needs apt and gpg")
+
+ROOT = Path(__file__).parents[2]
+BASE = DebianBase(name="tiny", suite="trixie", packages=("app",), devel=("cc",))
+
+
+def stanza(name: str, version: str, arch: str, **more: str) -> str:
+    fields = {
+        "Package": name,
+        "Version": version,
+        "Architecture": arch,
+        "Maintainer": "A <a@example.invalid>",
+        **{key.replace("_", "-"): value for key, value in more.items()},
+        "Filename": f"pool/main/{name[0]}/{name}/{name}_{version.replace('~', '%7e')}_{arch}.deb",
+        "Size": "1000",
+        "SHA256": hashlib.sha256(f"{name}{version}{arch}".encode()).hexdigest(),
+        "Description": "x",
+    }
+    return "".join(f"{key}: {value}\n" for key, value in fields.items())
+
+
+def main_packages(arch: str) -> str:
+    return "\n".join(
+        [
+            stanza("app", "1.0", arch, Depends="lib (>= 1), data", Recommends="docs"),
+            stanza("base", "1", arch, Essential="yes"),
+            stanza("cc", "14", arch, Depends="app"),
+            stanza("data", "2026f", "all"),
+            stanza("docs", "1", "all"),
+            stanza("enemy", "1", arch, Conflicts="lib"),
+            stanza("lib", "1:1.0+b1", arch),
+            stanza("thief", "1", arch, Conflicts="data", Provides="data"),
+        ]
+    )
+
+
+def gpg(home: Path, *args: str, stdin: bytes = b"") -> bytes:
+    command = [
+        "gpg",
+        "--homedir",
+        str(home),
+        "--batch",
+        "--quiet",
+        "--pinentry-mode",
+        "loopback",
+        "--passphrase",
+        "",
+        *args,
+    ]
+    return subprocess.run(command, input=stdin, capture_output=True, check=True).stdout
+
+
+def key(home: Path) -> Path:
+    home.mkdir(mode=0o700)
+    gpg(home, "--quick-gen-key", "Archive <archive@example.invalid>", "ed25519", "sign", "never")
+    (home / "public.gpg").write_bytes(gpg(home, "--export"))
+    return home / "public.gpg"
+
+
+def publish(root: Path, suite: str, packages: Mapping[str, str], home: Path) -> None:
+    dist = root / "dists" / suite
+    lines = []
+    for arch, text in packages.items():
+        path = dist / "main" / f"binary-{arch}" / "Packages"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        lines.append(f" {digest} {len(text.encode())} {path.relative_to(dist)}\n")
+    head = f"Origin: Tiny\nSuite: {suite}\nCodename: {suite}\nDate: {formatdate(usegmt=True)}\nComponents: main\n"
+    release = f"{head}Architectures: {' '.join(packages)}\nSHA256:\n{''.join(lines)}"
+    (dist / "InRelease").write_bytes(gpg(home, "--clearsign", stdin=release.encode()))
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002
+
+
+@pytest.fixture(scope="module")
+def keyring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return key(tmp_path_factory.mktemp("gpg") / "home")
+
+
+@pytest.fixture(scope="module")
+def mirrors(keyring: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, tuple[str, ...]]]:
+    root = tmp_path_factory.mktemp("archive")
+    both = {arch: main_packages(arch) for arch in ("amd64", "arm64")}
+    nothing = dict.fromkeys(both, "")
+    publish(root / "debian", "trixie", both, keyring.parent)
+    publish(root / "debian", "trixie-updates", nothing, keyring.parent)
+    fixed = {arch: stanza("lib", "1:1.0+deb13u1~x", arch) for arch in both}
+    publish(root / "debian-security", "trixie-security", fixed, keyring.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        host = f"http://127.0.0.1:{server.server_address[1]}"
+        yield {"debian": (f"{host}/debian",), "debian-security": (f"{host}/debian-security",)}
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("arch", ["amd64", "arm64"])
+def test_essential_and_dependent_packages_in_their_newest_versions(
+    mirrors: Mapping[str, tuple[str, ...]], keyring: Path, arch: str
+) -> None:
+    locks = resolve_base(BASE, arch, mirrors=mirrors, keyring=keyring)
+    runtime, devel = locks[Flavour.RUNTIME], locks[Flavour.DEVEL]
+    assert [(p.name, p.version, p.architecture, p.archive) for p in runtime.packages] == [
+        ("app", "1.0", arch, "debian"),
+        ("base", "1", arch, "debian"),  # essential, and nobody asked for it
+        ("data", "2026f", "all", "debian"),
+        ("lib", "1:1.0+deb13u1~x", arch, "debian-security"),  # and no docs: only recommended
+    ]
+    assert [p.name for p in devel.packages] == ["cc"]
+    lib = runtime.packages[-1]
+    assert lib.filename.startswith("pool/main/l/lib/lib_1:1.0+deb13u1")
+    assert lib.size == 1000
+    assert lib.digest.hex == hashlib.sha256(f"lib1:1.0+deb13u1~x{arch}".encode()).hexdigest()
+    assert is_stale(BASE, runtime) is None
+    assert is_stale(BASE, devel) is None
+
+
+def test_an_archive_that_somebody_else_signed(mirrors: Mapping[str, tuple[str, ...]], tmp_path: Path) -> None:
+    with pytest.raises(LockError, match="apt cannot read the archive of trixie") as caught:
+        resolve_base(BASE, "amd64", mirrors=mirrors, keyring=key(tmp_path / "other"))
+    assert "debian-archive-keyring" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("packages", "message"),
+    [
+        (("app", "nosuch"), "Unable to locate package nosuch"),
+        (("app", "enemy"), "apt cannot resolve the packages"),
+        (("ap.",), "bases.tiny: not names of Debian packages: 'ap.'"),
+        (("a.p",), "Unable to locate package a.p|no such package in trixie: a.p"),
+    ],
+)
+def test_packages_that_cannot_be(
+    mirrors: Mapping[str, tuple[str, ...]], keyring: Path, packages: tuple[str, ...], message: str
+) -> None:
+    base = DebianBase(name="tiny", suite="trixie", packages=packages)
+    with pytest.raises(LockError, match=message):
+        resolve_base(base, "amd64", mirrors=mirrors, keyring=keyring)
+
+
+def test_devel_never_takes_from_runtime(mirrors: Mapping[str, tuple[str, ...]], keyring: Path) -> None:
+    base = DebianBase(name="tiny", suite="trixie", packages=("app",), devel=("thief",))
+    with pytest.raises(LockError, match="the devel packages drive out data"):
+        resolve_base(base, "amd64", mirrors=mirrors, keyring=keyring)
+
+
+def test_a_mirror_that_is_not_there(keyring: Path) -> None:
+    nowhere = {"debian": ("http://127.0.0.1:9/debian",), "debian-security": ("http://127.0.0.1:9/debian-security",)}
+    with pytest.raises(LockError, match="apt cannot read the archive of trixie") as caught:
+        resolve_base(BASE, "amd64", mirrors=nowhere, keyring=keyring)
+    assert "set `mirror: {debian: URL}`" in str(caught.value.hint)
+
+
+def debian_base() -> DebianBase:
+    return next(b for b in load_matrix(ROOT / "matrix.yaml").bases if isinstance(b, DebianBase))
+
+
+@pytest.mark.parametrize("arch", ["amd64", "arm64"])
+def test_the_committed_locks_are_of_this_matrix(arch: str) -> None:
+    base = debian_base()
+    for flavour in Flavour:
+        lock = read_base_lock(ROOT / "images" / "bases" / base.name / f"{flavour}.{arch}.packages")
+        assert is_stale(base, lock) is None
+        assert (lock.flavour, lock.arch) == (flavour, arch)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("arch", ["amd64", "arm64"])
+def test_debians_own_archive(arch: str) -> None:
+    base = debian_base()
+    mirrors = apt_mirrors(load_matrix(ROOT / "matrix.yaml").debian_mirror)
+    locks = resolve_base(base, arch, mirrors=mirrors)
+    runtime = {p.name for p in locks[Flavour.RUNTIME].packages}
+    assert runtime >= {*base.packages, "dpkg", "perl-base", "libc-bin"}
+    assert {p.name for p in locks[Flavour.DEVEL].packages} >= set(base.devel)
+    assert changes(locks[Flavour.RUNTIME], locks[Flavour.RUNTIME]) == []

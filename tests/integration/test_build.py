@@ -1,0 +1,232 @@
+"""Real images of both architectures: built, the same everywhere, continued after a kill, refused when they must be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from buildctl.oci.check import check_layout
+from buildctl.oci.layout import Layout
+from buildctl.store import Store
+from tests.conftest import ROOT, buildctl
+
+pytestmark = pytest.mark.network
+
+
+def copy_project(target: Path) -> Path:
+    """A clone's worth of the project: what render and build read, nothing else."""
+    target.mkdir(parents=True)
+    for name in ("images", "templates"):
+        shutil.copytree(ROOT / name, target / name)
+    shutil.copy(ROOT / "matrix.yaml", target)
+    return target
+
+
+def fresh_store(target: Path) -> dict[str, str]:
+    """A store that holds the downloads and no layer yet."""
+    target.mkdir(parents=True)
+    subprocess.run(["cp", "-al", Store.default().root / "artifacts", target / "artifacts"], check=True)
+    return {"BUILDCTL_CACHE": str(target)}
+
+
+def digests(layout: Path) -> dict[str, str]:
+    there = Layout(layout)
+    return {name: str(there.resolve(name).digest) for name in there.names()}
+
+
+def test_the_layout_holds_both_architectures_and_passes_the_check(built: Path) -> None:
+    assert check_layout(built) == []
+    assert set(Layout(built).names()) >= {"cuda-2.6", "cuda-2.6-amd64", "cpu-2.6", "cpu-2.6-arm64", "cpu-2.6-devel"}
+
+
+def test_a_second_build_makes_nothing_and_needs_no_network(built: Path) -> None:
+    before = digests(built)
+    offline = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    done = buildctl("--layout", built, "build", "cuda-2.6", "cpu-2.6", "--no-load", "--json", env=offline)
+    assert done.returncode == 0, done.stderr
+    assert [image["layersMade"] for image in json.loads(done.stdout)["images"]] == [0, 0]
+    assert digests(built) == before
+
+
+@pytest.mark.parametrize("name", ["cpu-2.6", pytest.param("cuda-2.6", marks=pytest.mark.heavy)])
+def test_digests_do_not_depend_on_path_user_umask_locale_time_or_processes(
+    built: Path, tmp_path: Path, name: str
+) -> None:
+    project = copy_project(tmp_path / "another place" / "x")
+    env = fresh_store(tmp_path / "store") | {
+        "PYTHONHASHSEED": "7",
+        "LC_ALL": "C",
+        "TZ": "Asia/Tokyo",
+        "HOME": str(tmp_path),
+        "USER": "somebody",
+    }
+    # another user and group as far as the process can tell, a umask that leaves nothing to others
+    prefix = ["unshare", "--user", "--map-user=4242", "--map-group=4343", "sh", "-c", 'umask 077; exec "$@"', "sh"]
+    done = buildctl("build", name, f"{name}-devel", "--no-load", "--jobs", "3", cwd=project, env=env, prefix=prefix)
+    assert done.returncode == 0, done.stderr
+    expected = {n: d for n, d in digests(built).items() if n.startswith(name)}
+    assert {n: d for n, d in digests(project / "dist").items() if n.startswith(name)} == expected
+
+
+def test_a_killed_build_continues_from_what_is_whole(built: Path, tmp_path: Path) -> None:
+    env = fresh_store(tmp_path / "store")
+    layout = tmp_path / "dist"
+    argv = [sys.executable, "-m", "buildctl", "--layout", str(layout), "build", "cpu-2.6", "--no-load", "--jobs", "1"]
+    blobs = tmp_path / "store" / "blobs" / "sha256"
+    process = subprocess.Popen(
+        argv, cwd=ROOT, env={**os.environ, **env}, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (blobs.is_dir() and any(blobs.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was to be killed half way"
+    whole = {p.name for p in blobs.iterdir()}
+    done = buildctl("--layout", layout, "build", "cpu-2.6", "--no-load", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    image = json.loads(done.stdout)["images"][0]
+    assert image["layersReused"] >= 1
+    assert whole <= {p.name for p in blobs.iterdir()}
+    assert image["digest"] == digests(built)["cpu-2.6-arm64"]
+    assert check_layout(layout) == []
+    assert not list((tmp_path / "store" / "tmp").iterdir()), "what the killed process left is swept away"
+
+
+def test_interrupting_a_build_leaves_nothing_half_written(tmp_path: Path) -> None:
+    env = fresh_store(tmp_path / "store")
+    layout = tmp_path / "dist"
+    argv = [sys.executable, "-m", "buildctl", "--layout", str(layout), "build", "cpu-2.6", "--no-load"]
+    process = subprocess.Popen(
+        argv, cwd=ROOT, env={**os.environ, **env}, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    temporary = tmp_path / "store" / "tmp"
+    deadline = time.monotonic() + 120
+    while not (temporary.is_dir() and any(temporary.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does: the whole group gets it
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert "interrupted" in stderr
+    assert not layout.exists() or check_layout(layout) == []
+
+
+def test_sixteen_builders_at_once_keep_sixteen_entries(built: Path, tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "project")
+    text = (project / "matrix.yaml").read_text()
+    versions = "".join(f'  "2.6{n:02}": 2.6.0\n' for n in range(16))
+    (project / "matrix.yaml").write_text(text.replace('  "2.6": 2.6.0\n', f'  "2.6": 2.6.0\n{versions}'))
+    for n in range(16):
+        source, target = project / "images/cpu-2.6", project / f"images/cpu-2.6{n:02}"
+        shutil.copytree(source, target)
+        lock = target / "requirements.arm64.txt"
+        lock.write_text(lock.read_text().replace("# name: cpu-2.6\n", f"# name: cpu-2.6{n:02}\n"))
+        dockerfile = target / "Dockerfile"
+        dockerfile.write_text(dockerfile.read_text().replace("cpu-2.6/requirements", f"cpu-2.6{n:02}/requirements"))
+    argv = [sys.executable, "-m", "buildctl", "build", "--no-load", "--locked"]
+    running = [
+        subprocess.Popen([*argv, f"cpu-2.6{n:02}"], cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for n in range(16)
+    ]
+    failed = [p.communicate(timeout=300)[1] for p in running]
+    assert [p.returncode for p in running] == [0] * 16, failed
+    assert len([n for n in Layout(project / "dist").names() if n.endswith("-arm64") and n.startswith("cpu")]) == 16
+    assert check_layout(project / "dist") == []
+
+
+def test_a_full_disk_is_one_clear_error_and_the_build_goes_on_later(built: Path, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("NOT RUN: mounting a small tmpfs needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", disk], check=True)
+    try:
+        (disk / "store").mkdir()
+        (disk / "store" / "artifacts").symlink_to(Store.default().root / "artifacts")
+        env = {"BUILDCTL_CACHE": str(disk / "store")}
+        done = buildctl("--layout", tmp_path / "dist", "build", "cpu-2.6", "--no-load", env=env)
+        assert done.returncode == 9, done.stderr
+        assert "no space left" in done.stderr
+        assert "Traceback" not in done.stderr
+        for blob in (disk / "store" / "blobs" / "sha256").glob("*"):
+            assert Store(disk / "store").blob is not None
+            assert (
+                subprocess.run(["sha256sum", blob], capture_output=True, text=True, check=True).stdout[:64] == blob.name
+            )
+        subprocess.run(["mount", "-o", "remount,size=2g", disk], check=True)
+        done = buildctl("--layout", tmp_path / "dist", "build", "cpu-2.6", "--no-load", env=env)
+        assert done.returncode == 0, done.stderr
+        assert digests(tmp_path / "dist")["cpu-2.6-arm64"] == digests(built)["cpu-2.6-arm64"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_foreign_instruction_is_refused_before_any_download(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "project")
+    dockerfile = project / "images/cpu-2.6/Dockerfile"
+    text = dockerfile.read_text()
+    dockerfile.write_text(text + "RUN apt-get update && apt-get install -y ffmpeg\n")
+    line = len(text.splitlines()) + 1
+    store = tmp_path / "store"
+    done = buildctl("build", "cpu-2.6", "--no-load", cwd=project, env={"BUILDCTL_CACHE": str(store)})
+    assert done.returncode == 5
+    assert f"images/cpu-2.6/Dockerfile:{line}: RUN: assemble runs nothing of an image" in done.stderr
+    assert "--engine docker" in done.stderr
+    assert not store.exists(), "nothing was downloaded, nothing was made"
+
+
+def test_a_gzip_build_has_the_same_trees_and_reads_as_gzip(built: Path, tmp_path: Path) -> None:
+    layout = tmp_path / "dist"
+    done = buildctl("--layout", layout, "build", "cpu-2.6", "--no-load", "--compression", "gzip")
+    assert done.returncode == 0, done.stderr
+    assert check_layout(layout) == []
+    zstd, gzip = Layout(built), Layout(layout)
+    one, other = (there.resolve("cpu-2.6-arm64") for there in (zstd, gzip))
+    assert gzip.config(other).diff_ids == zstd.config(one).diff_ids
+    assert {d.media_type.rpartition("+")[2] for d in gzip.manifest(other).layers} == {"gzip"}
+
+
+def test_a_vanished_debian_package_renews_its_base_and_says_so_and_locked_refuses(built: Path, tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "project")
+    lock = project / "images/bases/debian13/runtime.arm64.packages"
+    text = lock.read_text()
+    (version,) = [b for a, b in _pairs(text) if a == "tzdata"]
+    gone = text.replace(f"_{_in_file(version)}_", "_2000a-0+deb13u1_").replace(
+        f"Version: {version}\n", "Version: 2000a-0+deb13u1\n"
+    )
+    gone = gone.replace(_sha_of(text, "tzdata"), "0" * 64)
+    assert gone != text
+    lock.write_text(gone)
+    env = fresh_store(tmp_path / "store")
+    refused = buildctl("build", "cpu-2.6", "--no-load", "--locked", cwd=project, env=env)
+    assert refused.returncode == 3, refused.stderr
+    assert "tzdata" in refused.stderr
+    assert lock.read_text() == gone, "--locked changes nothing"
+    done = buildctl("build", "cpu-2.6", "--no-load", cwd=project, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "tzdata 2000a-0+deb13u1 -> " in done.stderr
+    assert "2000a-0" not in lock.read_text()
+
+
+def _pairs(lock: str) -> list[tuple[str, str]]:
+    stanzas = [
+        dict(line.split(": ", 1) for line in s.splitlines() if not line.startswith("#")) for s in lock.split("\n\n")
+    ]
+    return [(s["Package"], s["Version"]) for s in stanzas if "Package" in s]
+
+
+def _in_file(version: str) -> str:
+    return version.partition(":")[2] or version
+
+
+def _sha_of(lock: str, name: str) -> str:
+    stanza = next(s for s in lock.split("\n\n") if s.startswith(f"Package: {name}\n"))
+    return stanza.rpartition("SHA256: ")[2].strip()

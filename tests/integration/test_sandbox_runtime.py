@@ -1,0 +1,307 @@
+"""The sandbox on real images made of this machine's own Python: what runs inside sees, may do, and leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from buildctl.errors import RuntimeUnavailableError
+from buildctl.runtimes import sandbox_emulation
+from buildctl.runtimes.api import ImageRef, Session
+from buildctl.runtimes.sandbox import SandboxRuntime, SandboxSession
+from buildctl.runtimes.sandbox_emulation import native_arch
+from buildctl.store import Store
+from tests.images import file, tar
+from tests.pythons import base_python, put_image, python_config, python_members
+
+# `write(1, "emulated\n", 9); exit(42)` for Linux on arm64, a whole static program
+ARM64_PROGRAM = (
+    b"\x7fELF\x02\x01\x01" + bytes(9)
+    + bytes.fromhex("0200b70001000000") + (0x400078).to_bytes(8, "little") + (64).to_bytes(8, "little") + bytes(12)
+    + bytes.fromhex("400038000100000000000000")
+    + bytes.fromhex("0100000005000000") + bytes(8) + (0x400000).to_bytes(8, "little") * 2
+    + (0xA1).to_bytes(8, "little") * 2 + (0x1000).to_bytes(8, "little")
+    + b"".join(
+        word.to_bytes(4, "little")
+        for word in (0xD2800020, 0x100000E1, 0xD2800122, 0xD2800808, 0xD4000001, 0xD2800540, 0xD2800BA8, 0xD4000001)
+    )
+    + b"emulated\n"
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base() -> bytes:
+    return tar(*python_members(base_python()))
+
+
+@pytest.fixture(scope="module")
+def image(base: bytes, tmp_path_factory: pytest.TempPathFactory) -> ImageRef:
+    return put_image(tmp_path_factory.mktemp("image"), base)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+def opened(image: ImageRef, store: Store) -> Iterator[SandboxSession]:
+    try:
+        with SandboxRuntime(store).start(image) as session:
+            yield session
+    except RuntimeUnavailableError as reason:
+        pytest.skip(f"NOT RUN: {reason.message}")
+
+
+@pytest.fixture
+def session(image: ImageRef, store: Store) -> Iterator[SandboxSession]:
+    yield from opened(image, store)
+
+
+@pytest.fixture(params=["as we are", "without root"])
+def either(request: pytest.FixtureRequest, session: SandboxSession) -> SandboxSession:
+    """The way of root, and the one with a single user id that everybody else has to take."""
+    return session if request.param == "as we are" else replace(session, identity=False)
+
+
+def python(session: Session, code: str, *, timeout: float = 30, user: str | None = None, read_only: bool = True) -> str:
+    outcome = session.run(["python", "-c", code], timeout=timeout, user=user, read_only=read_only)
+    assert outcome.returncode == 0, outcome
+    return outcome.stdout.strip()
+
+
+def test_a_command_sees_the_image_and_nothing_of_the_host(
+    either: SandboxSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("A_SECRET", "of the host")
+    code = "import os; print(os.getuid(), os.getgid(), os.getcwd(), sorted(os.environ.items()))"
+    env = "[('FROM_IMAGE', 'yes'), ('HOME', '/home/user'), ('PATH', '/usr/bin:/bin'), ('USER', 'user')]"
+    seen = python(either, code).replace("('LC_CTYPE', 'C.UTF-8'), ", "")  # which Python sets for itself
+    assert seen == f"1000 1000 /workspace {env}"
+    files = "import os; print(os.path.exists('/work'), os.path.exists(%r), len(os.listdir('/proc/self/fd')))"
+    assert python(either, files % str(tmp_path)).startswith("False False")
+    assert "A_SECRET" not in python(either, "print(open('/proc/1/environ').read())", user="0")
+
+
+def test_process_1_takes_its_orders_from_no_readable_place(either: SandboxSession) -> None:
+    assert "FROM_IMAGE" not in python(either, "print(open('/proc/1/cmdline').read())")
+
+
+@pytest.mark.parametrize("user", ["0", "0:0", "1000", "12345:12345", "user"])
+def test_the_user_can_be_any(either: SandboxSession, user: str) -> None:
+    uid, gid = {"user": ("1000", "1000"), "12345:12345": ("12345", "12345"), "1000": ("1000", "1000")}.get(
+        user, ("0", "0")
+    )
+    code = (
+        "import os; print(os.getuid(), os.geteuid(), os.getgid(), open('/proc/self/status').read().split('CapEff:')[1])"
+    )
+    answer = python(either, code, user=user)
+    assert answer.startswith(f"{uid} {uid} {gid}")
+    assert (int(answer.split()[3], 16) == 0) == (uid != "0")
+
+
+def test_the_root_is_read_only_and_tmp_is_not(either: SandboxSession) -> None:
+    code = """
+import errno
+for path in ("/x", "/usr/x", "/workspace/x", "/home/user/x"):
+    try: open(path, "w"); print("wrote", path)
+    except OSError as error: print(errno.errorcode[error.errno])
+for path in ("/tmp/x", "/dev/shm/x", "/dev/null"):
+    open(path, "w").write("x")
+"""
+    assert set(python(either, code).split()) == {"EROFS"}
+
+
+def test_what_is_written_is_thrown_away(either: SandboxSession) -> None:
+    code = "import os; print(os.path.exists('/home/user/x')); open('/home/user/x', 'w').write('x')"
+    assert [python(either, code, read_only=False) for _ in range(2)] == ["False", "False"]
+
+
+def test_there_is_a_loopback_interface_and_no_way_out(either: SandboxSession) -> None:
+    code = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+socket.create_connection(server.getsockname(), 5)
+print([name for _, name in socket.if_nameindex() if name == "lo"])
+try: socket.create_connection(("192.0.2.1", 9), 5)
+except OSError as error: print(error.strerror)
+"""
+    assert python(either, code).splitlines() == ["['lo']", "Network is unreachable"]
+
+
+def test_the_host_network_is_there_when_asked_for(session: SandboxSession) -> None:
+    argv = ["python", "-c", "import os; print(os.readlink('/proc/self/ns/net'))"]
+    here = os.readlink("/proc/self/ns/net")  # noqa: PTH115
+    assert session.run(argv, timeout=30, network=True).stdout.strip() == here
+    assert session.run(argv, timeout=30).stdout.strip() != here
+
+
+def test_standard_input_arrives_and_ends(session: SandboxSession) -> None:
+    text = "ä line\n" * 40_000
+    outcome = session.run(["python", "-c", "import sys; print(len(sys.stdin.read()))"], timeout=30, stdin=text)
+    assert outcome.stdout.strip() == str(len(text))
+
+
+def test_entrypoint_and_command(session: SandboxSession) -> None:
+    assert session.run([], timeout=30, through_entrypoint=True).stdout == "by default\n"
+    assert session.run(["-c", "print(1)"], timeout=30, through_entrypoint=True).stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [(["nothing-there"], 127), (["/etc/passwd"], 126), (["python", "-c", "exit(7)"], 7),
+     (["python", "-c", "import os; os.kill(os.getpid(), 11)"], -11)],
+)  # fmt: skip
+def test_how_a_command_ends_is_told(session: SandboxSession, argv: list[str], code: int) -> None:
+    assert session.run(argv, timeout=30).returncode == code
+
+
+def test_output_without_end_is_bounded(session: SandboxSession) -> None:
+    outcome = session.run(["python", "-c", "print('x' * 60_000_000); print('the end')"], timeout=60)
+    assert outcome.stdout.endswith("the end\n")
+    assert len(outcome.stdout) < 5_000_000
+
+
+def processes(marker: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except OSError:
+            continue
+        if marker.encode() in words and int(path.parent.name) != os.getpid():
+            found.append(path.parent.name)
+    return found
+
+
+STUBBORN = """
+import os, signal, sys, time
+for number in range(3):
+    if os.fork() == 0:
+        os.setsid()
+        for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT): signal.signal(name, signal.SIG_IGN)
+        if number: os.close(1); os.close(2)
+        time.sleep(600)
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_deadline_ends_everything(either: SandboxSession) -> None:
+    marker = f"marker-{time.monotonic_ns()}"
+    outcome = either.run(["python", "-c", STUBBORN, marker], timeout=2)
+    assert (outcome.timed_out, outcome.returncode, outcome.stdout) == (True, None, "started\n")
+    assert outcome.seconds < 6
+    assert processes(marker) == []
+
+
+def test_children_that_stay_behind_end_with_the_command(session: SandboxSession) -> None:
+    marker = f"marker-{time.monotonic_ns()}"
+    code = STUBBORN.replace('print("started", flush=True)\ntime.sleep(600)', "")
+    outcome = session.run(["python", "-c", code, marker], timeout=30)
+    assert outcome.returncode == 0
+    assert processes(marker) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_outlives_buildctl(
+    image: ImageRef, store: Store, session: SandboxSession, tmp_path: Path, number: signal.Signals
+) -> None:
+    marker = f"marker-{time.monotonic_ns()}"
+    mounts = Path("/proc/self/mounts").read_text()
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from buildctl.oci.layout import Layout\n"
+        "from buildctl.runtimes.api import ImageRef\n"
+        "from buildctl.runtimes.sandbox import SandboxRuntime\n"
+        "from buildctl.store import Store\n"
+        f"layout = Layout(Path({str(image.layout)!r}))\n"
+        f"d = layout.resolve({image.name!r})\n"
+        f"ref = ImageRef(layout=layout.root, descriptor=d, name='x', arch={image.arch!r}, config=layout.config(d))\n"
+        f"with SandboxRuntime(Store(Path({str(store.root)!r}))).start(ref) as session:\n"
+        f"    session.run(['python', '-c', {STUBBORN!r}, {marker!r}], timeout=300)\n"
+    )
+    running = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 30
+        while len(processes(marker)) < 4:
+            assert time.monotonic() < until, "it did not start"
+            time.sleep(0.1)
+    finally:
+        running.send_signal(number)
+        running.wait(20)
+    until = time.monotonic() + 5
+    while processes(marker) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert processes(marker) == []
+    assert Path("/proc/self/mounts").read_text() == mounts
+    assert list((store.root / "mnt").iterdir()) == []
+
+
+def test_many_layers_stack_in_order(base: bytes, tmp_path: Path, store: Store) -> None:
+    layers = [tar(file("usr/number", b"%d" % n), file(f"usr/only-{n}", b"")) for n in range(90)]
+    for session in opened(put_image(tmp_path, base, *layers), store):
+        code = "import os; print(open('/usr/number').read(), sum(n.startswith('only-') for n in os.listdir('/usr')))"
+        assert python(session, code) == "89 90"
+
+
+def test_layers_are_unpacked_once_and_shared(base: bytes, image: ImageRef, tmp_path: Path, store: Store) -> None:
+    for session in opened(image, store):
+        first = {p: p.stat().st_ino for p in session.tree.layers}
+    for session in opened(put_image(tmp_path, base, tar(file("usr/more"))), store):
+        assert len(session.tree.layers) == 2
+        again = session.tree.layers[-1]
+        assert first[again] == again.stat().st_ino
+
+
+def test_an_image_that_deletes_is_merged(base: bytes, tmp_path: Path, store: Store) -> None:
+    image = put_image(tmp_path, base, tar(file("usr/gone"), file("usr/kept")), tar(file("usr/.wh.gone", b"")))
+    for session in opened(image, store):
+        assert session.tree.merged
+        code = "import os; print(os.path.exists('/usr/gone'), os.path.exists('/usr/kept'))"
+        assert python(session, code) == "False True"
+        assert session.run(["python", "-c", "open('/usr/x', 'w')"], timeout=30).returncode == 1
+        assert python(session, "open('/workspace/x', 'w'); open('/home/user/x', 'w'); print(1)", read_only=False) == "1"
+
+
+def emulating(base: bytes, tmp_path: Path, store: Store) -> Iterator[SandboxSession]:
+    """An image "for arm64" whose Python is this machine's, so that one image holds programs of both."""
+    if native_arch() != "amd64":
+        pytest.skip("NOT RUN: emulates arm64 on amd64")
+    layer = tar(file("usr/bin/foreign", ARM64_PROGRAM, mode=0o755))
+    yield from opened(put_image(tmp_path, base, layer, config=python_config("arm64")), store)
+
+
+@pytest.mark.parametrize("identity", [True, False])
+def test_a_foreign_program_and_foreign_children_run(base: bytes, tmp_path: Path, store: Store, identity: bool) -> None:
+    before = Path("/proc/sys/fs/binfmt_misc").exists() and sorted(os.listdir("/proc/sys/fs/binfmt_misc"))  # noqa: PTH208
+    for found in emulating(base, tmp_path, store):
+        session = found if identity else replace(found, identity=False)
+        assert session.emulated is not None
+        outcome = session.run(["foreign"], timeout=30)
+        assert (outcome.returncode, outcome.stdout) == (42, "emulated\n")
+        child = "import subprocess; print(subprocess.run(['foreign'], capture_output=True).stdout)"
+        assert python(session, child) == "b'emulated\\n'"
+        assert not session.gpus
+    after = Path("/proc/sys/fs/binfmt_misc").exists() and sorted(os.listdir("/proc/sys/fs/binfmt_misc"))  # noqa: PTH208
+    assert before == after
+
+
+def test_without_qemu_the_hint_says_what_to_install(
+    image: ImageRef, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox_emulation, "which", lambda name: None)
+    monkeypatch.setattr(sandbox_emulation, "HOST_BINFMT", tmp_path)
+    foreign = replace(image, arch="arm64" if native_arch() == "amd64" else "amd64")
+    with pytest.raises(RuntimeUnavailableError, match="without qemu") as caught, SandboxRuntime(store).start(foreign):
+        pytest.fail("started")
+    assert caught.value.hint == "sudo apt-get install qemu-user-static"

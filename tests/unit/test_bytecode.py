@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import marshal
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import CodeType
+
+import pytest
+
+from buildctl.bytecode import BuildPython, pyc_path
+from buildctl.errors import EngineError
+
+HERE = BuildPython(argv=(sys.executable,), identity="here", tag=str(sys.implementation.cache_tag))
+Source = tuple[str, bytes]
+
+
+def compiled(sources: Sequence[Source], python: BuildPython = HERE) -> list[bytes | None]:
+    with python.open() as compilation:
+        for path, source in sources:
+            compilation.add(path, source)
+        return list(compilation.results())
+
+
+def code_of(pyc: bytes | None) -> CodeType:
+    assert pyc is not None
+    code = marshal.loads(pyc[16:])
+    assert isinstance(code, CodeType)
+    return code
+
+
+def test_the_file_is_an_unchecked_hash_pyc_of_the_path_inside_the_image() -> None:
+    source = b"def f(): return 42\n"
+    (pyc,) = compiled([("/usr/lib/x.py", source)])
+    assert pyc is not None
+    assert pyc[:4] == importlib.util.MAGIC_NUMBER
+    assert pyc[4:8] == b"\1\0\0\0"  # PEP 552: by hash, not checked at import
+    assert pyc[8:16] == importlib.util.source_hash(source)
+    code = code_of(pyc)
+    assert {code.co_filename, *(c.co_filename for c in code.co_consts if isinstance(c, CodeType))} == {"/usr/lib/x.py"}
+
+
+def test_python_imports_it_without_looking_at_the_source(tmp_path: Path) -> None:
+    (pyc,) = compiled([("/somewhere/thing.py", b"VALUE = __cached__ and 'compiled'\n")])
+    assert pyc is not None
+    source = tmp_path / "thing.py"
+    source.write_text("VALUE = 'source'\n")
+    cached = tmp_path / pyc_path("thing.py", HERE.tag)
+    cached.parent.mkdir()
+    cached.write_bytes(pyc)
+    found = subprocess.run(
+        [sys.executable, "-c", "import thing; print(thing.VALUE)"],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == "compiled"
+
+
+def test_files_that_do_not_compile_have_no_bytecode() -> None:
+    bad = [b"print 'two'\n", b"\xff\xfe", b"a = '\0'", b"# coding: nonsense\n", b"(" * 500 + b")" * 500]
+    results = compiled([*((f"/bad{i}.py", s) for i, s in enumerate(bad)), ("/good.py", b"")])
+    assert [r is None for r in results] == [*([True] * len(bad)), False]
+
+
+def test_results_come_in_the_order_of_the_sources() -> None:
+    sources = [(f"/m{i}.py", b"x = %d\n" % i) for i in range(300)]
+    assert [code_of(r).co_filename for r in compiled(sources)] == [path for path, _ in sources]
+
+
+# One string is interned by one file and then found by the next, in each of the ways that show in marshal's bytes.
+NESTED = (
+    b"class A:\n    class B:\n        pass\n\ndef f():\n    class \xc3\xa9t\xc3\xa9: pass\n    return 'A.B', ('A.B',)\n"
+)
+NAMES = b"def f(x): return x in {'alpha', 'beta'}\ndef g(x): return x in {'alpha', 'beta'}\n"
+ATTRIBUTES = b"def f(x): return x.alpha.beta\nT = ('alpha', 'beta', 'A.B')\n"
+BOTH = NESTED + NAMES
+TRAPS = [("/n.py", NESTED), ("/s.py", NAMES), ("/a.py", ATTRIBUTES), ("/b.py", BOTH)]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 1, 3], [1, 3, 0, 2], [0, 0, 1, 1]])
+def test_bytes_do_not_depend_on_what_was_compiled_before(order: list[int]) -> None:
+    alone = [compiled([trap])[0] for trap in TRAPS]
+    assert compiled([TRAPS[i] for i in order]) == [alone[i] for i in order]
+
+
+def test_bytes_of_real_code_do_not_depend_on_batches() -> None:
+    library = Path(os.__file__).parent
+    files = [*sorted(library.glob("*.py"))[:70], *sorted((library / "email").glob("*.py"))]
+    sources = [(f"/lib/{f.name}", f.read_bytes()) for f in files]
+    together = compiled(sources)
+    assert compiled(sources[::-1]) == together[::-1]
+    assert [r for at in range(0, len(sources), 13) for r in compiled(sources[at : at + 13])] == together
+
+
+def test_bytes_do_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    expected = compiled(TRAPS)
+    monkeypatch.setenv("PYTHONHASHSEED", "77")
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    monkeypatch.setenv("LC_ALL", "POSIX")
+    monkeypatch.chdir(tmp_path)
+    assert compiled(TRAPS) == expected
+
+
+def test_much_more_than_a_pipe_holds_passes_without_anyone_reading() -> None:
+    source = b"x = [\n" + b"    'some text',\n" * 20_000 + b"]\n"
+    results = compiled([(f"/big{i}.py", source) for i in range(20)])
+    assert all(results)
+
+
+def test_a_python_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(EngineError, match="the base's Python cannot be started: /nonexistent/python"):
+        compiled([], BuildPython(argv=("/nonexistent/python",), identity="", tag=""))
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("import sys; sys.stdin.buffer.read(); sys.exit('no space left')", "failed with 1.*no space left"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", f"failed with -{signal.SIGKILL.value}"),
+        ("import sys; sys.stdin.buffer.read()", "gave less bytecode than it was asked for"),
+    ],
+)
+def test_a_python_that_fails_is_an_error(program: str, said: str) -> None:
+    broken = BuildPython(argv=(sys.executable, "-c", program), identity="", tag="")
+    with pytest.raises(EngineError, match=f"(?s){said}"):
+        compiled([("/x.py", b"x = 1\n" * 100_000)], broken)
+
+
+def test_nothing_keeps_running_when_the_layer_fails() -> None:
+    program = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    python = BuildPython(argv=(sys.executable, "-c", program), identity="", tag="")
+    with pytest.raises(ZeroDivisionError), python.open() as compilation:  # noqa: PT012 - what fails is the block
+        compilation.add("/x.py", b"x" * 1_000_000)
+        raise ZeroDivisionError
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    assert not children.exists() or not json.loads(f"[{','.join(children.read_text().split())}]")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("a/b.py", "a/__pycache__/b.cpython-313.pyc"),
+        ("b.py", "__pycache__/b.cpython-313.pyc"),
+        ("a/b.c.py", "a/__pycache__/b.c.cpython-313.pyc"),
+    ],
+)
+def test_where_bytecode_lies(source: str, expected: str) -> None:
+    assert pyc_path(source, "cpython-313") == expected
+    if HERE.tag == "cpython-313":
+        assert importlib.util.cache_from_source(source) == expected

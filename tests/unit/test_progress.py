@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import io
+import re
+import threading
+
+import pytest
+from rich.console import Console
+
+from buildctl.progress import Bars, Lines, Silent, open_progress, size
+
+
+def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, force_terminal=terminal, width=100, highlight=False, soft_wrap=True), out
+
+
+def test_without_a_terminal_a_piece_gets_a_line_when_it_is_whole() -> None:
+    plain, out = console(terminal=False)
+    with open_progress("fetched", console=plain) as progress:
+        assert isinstance(progress, Lines)
+        task = progress.add("a.whl", 5_000_000)
+        task.advance(2_000_000)
+        assert out.getvalue() == ""
+        task.advance(3_000_000)
+        task.finish()
+    assert re.fullmatch(r"  fetched a\.whl: 5\.0 MB in \d+\.\d s(, [^\n]+/s)?\n", out.getvalue())
+
+
+def test_what_takes_long_also_says_that_it_begins() -> None:
+    plain, out = console(terminal=False)
+    with open_progress("fetched", console=plain) as progress:
+        progress.add("big.whl", 700_000_000).advance(1)
+    assert out.getvalue() == "  big.whl: 700.0 MB ...\n"
+
+
+def test_small_pieces_are_summed_up_in_one_line() -> None:
+    plain, out = console(terminal=False)
+    with open_progress("fetched", console=plain) as progress:
+        for n in range(88):
+            progress.add(f"{n}.deb", 10_000).advance(10_000)
+    assert out.getvalue() == "  fetched 88 small ones: 880.0 kB\n"
+
+
+def test_a_piece_of_unknown_size_is_whole_when_it_says_so() -> None:
+    plain, out = console(terminal=False)
+    with open_progress("made", console=plain) as progress:
+        task = progress.add("layer", 0)
+        task.advance(2_000_000)
+        assert out.getvalue() == ""
+        task.finish()
+        task.finish()
+    assert out.getvalue().count("made layer: 2.0 MB") == 1
+
+
+def test_a_download_that_starts_over_is_counted_once() -> None:
+    plain, out = console(terminal=False)
+    with open_progress("fetched", console=plain) as progress:
+        task = progress.add("a", 3_000_000)
+        task.advance(2_000_000)
+        task.advance(-2_000_000)
+        task.advance(3_000_000)
+    assert out.getvalue().count("3.0 MB") == 1
+
+
+def test_the_lines_come_out_even_when_the_work_fails() -> None:
+    plain, out = console(terminal=False)
+
+    def work() -> None:
+        with open_progress("fetched", console=plain) as progress:
+            progress.add("a", 10).advance(10)
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        work()
+    assert "1 small one: 10 B" in out.getvalue()
+
+
+def test_on_a_terminal_there_are_bars_and_nothing_of_them_stays() -> None:
+    wide, out = console(terminal=True)
+    with open_progress("fetched", console=wide) as progress:
+        assert isinstance(progress, Bars)
+        task = progress.add("a [bracket].whl", 5_000_000)
+        task.advance(2_000_000)
+        progress.rich.refresh()
+        shown = out.getvalue()
+        assert "a [bracket].whl" in shown
+        assert "2.0/5.0 MB" in shown
+        assert "fetched, all" in shown
+        task.advance(3_000_000)
+        assert [t.visible for t in progress.rich.tasks] == [True, False]
+        assert progress.rich.tasks[0].completed == progress.rich.tasks[0].total == 5_000_000
+
+
+def test_markup_in_a_file_name_is_shown_as_it_is() -> None:
+    wide, out = console(terminal=True)
+    with open_progress("fetched", console=wide) as progress:
+        progress.add("[red]x[/nope]", 2).advance(1)
+    assert "[red]x[/nope]" in out.getvalue()
+
+
+def test_bars_that_do_not_know_the_total_say_no_percentage() -> None:
+    wide, _ = console(terminal=True)
+    with open_progress("made", console=wide) as progress:
+        assert isinstance(progress, Bars)
+        task = progress.add("layer", 0)
+        task.advance(7)
+        assert progress.rich.tasks[0].total is None
+        task.finish()
+        assert progress.rich.tasks[0].completed == 7
+        assert not progress.rich.tasks[1].visible
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_counts_from_many_threads_add_up(terminal: bool) -> None:
+    any_console, _ = console(terminal=terminal)
+    with open_progress("fetched", console=any_console) as progress:
+        task = progress.add("a", 8 * 1000)
+
+        def work() -> None:
+            for _ in range(1000):
+                task.advance(1)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if isinstance(progress, Bars):
+            assert progress.rich.tasks[0].completed == 8000
+        assert task.done == 8000  # type: ignore[attr-defined]
+
+
+def test_quiet_says_nothing() -> None:
+    wide, out = console(terminal=True)
+    with open_progress("fetched", console=wide, quiet=True) as progress:
+        assert isinstance(progress, Silent)
+        task = progress.add("a", 1)
+        task.advance(1)
+        task.finish()
+    assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (3_083_000_000, "3.1 GB"),
+        (5e12, "5000.0 GB"),
+    ],
+)
+def test_sizes(count: float, text: str) -> None:
+    assert size(count) == text
