@@ -32,6 +32,9 @@ check: venv ## what CI checks before it builds: ruff, mypy, drift of matrix, loc
 	@.venv/bin/ruff check buildctl tests benchmarks
 	@.venv/bin/ruff format --check buildctl tests benchmarks
 	@.venv/bin/mypy
+	@.venv/bin/check-jsonschema -q --schemafile buildctl/matrix.schema.json matrix.yaml
+	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@.venv/bin/zizmor -q --offline .github/workflows
 	@$(BUILDCTL) lock --check
 	@$(BUILDCTL) render --check
 

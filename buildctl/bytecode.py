@@ -23,9 +23,9 @@ _NONE = 0xFFFFFFFF  # a length: this file has no bytecode
 _DEADLINE = 600.0  # seconds for the rest of a layer after its last source
 
 # Runs in the image's Python. Per file: lengths of path and source, path, source in; length and bytecode out.
-# What else the process has compiled would show in the bytes, by the strings it has interned. Where the compiler meets
-# - the qualified name of a nested class, which it interns, the class body's constant is that same object only when the
-#   name is new, and marshal writes the two cases differently;
+# What else the process has compiled would show in the bytes, for it leaves names interned. Where the compiler meets
+# - the qualified name of a class in a class, which it interns, the class body's constant is that same object only when
+#   no other file has imported a module of that name (`A.B`), and marshal writes the two cases differently;
 # - a set of names (`x in {"a", "b"}`), it makes a copy per function when one of the names is not new.
 # So a file with one of these is compiled again while its own names are interned: then no name is new, ever.
 # The garbage collector is off: code has no cycles, and it would only cost time.
@@ -48,7 +48,7 @@ def may_differ(code):
             if may_differ(value):
                 return True
         elif value is name:
-            if not is_interned(name):
+            if "<" not in name and not is_interned(name):
                 return True
         elif kind is frozenset:
             if any(type(v) is str and is_interned(v) for v in value):

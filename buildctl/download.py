@@ -312,6 +312,8 @@ class _Fetch:
             if self.file.wrong:
                 raise _AbandonedError
             self._write(chunk)
+        if self.position < self.end:
+            raise RetryError(f"the body ended {self.end - self.position} bytes early")
         if self.end == 0:
             self.partial.finish(0)
 

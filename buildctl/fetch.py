@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from buildctl.download import Download, download
 from buildctl.errors import FetchError, LockError
@@ -15,6 +16,9 @@ from buildctl.progress import Progress
 from buildctl.resolve import NoSolutionError, locate
 from buildctl.store import Store
 from buildctl.transfer import Patience
+
+_LOOKUPS = 4
+_AGAIN = "`buildctl lock --upgrade` resolves again; or point uv or pip to the index that was locked from"
 
 
 def fetch_wheels(
@@ -30,13 +34,26 @@ def fetch_wheels(
     Raises FetchError, with `vanished` when the index no longer has a file that is pinned; ArtifactError when it gives
     other bytes for it; EngineError when the disk is full.
     """
-    items: dict[Digest, Download] = {}
+    wanted: set[Digest] = set()
+    asked: list[tuple[Cell, list[LockedWheel]]] = []
     for cell, lock in locks:
-        missing = [w for w in lock.wheels if w.digest not in items and store.artifact(w.digest) is None]
+        missing = [w for w in lock.wheels if w.digest not in wanted and store.artifact(w.digest) is None]
         if missing:
-            urls = _locate(cell, missing)
-            items |= {wheel.digest: _item(cell, wheel, urls) for wheel in missing}
-    download(list(items.values()), store=store, progress=progress, connections=connections, patience=patience)
+            asked.append((cell, missing))
+            wanted |= {wheel.digest for wheel in missing}
+    if not asked:
+        return
+    # an index may take seconds to answer: all locks ask at once
+    with ThreadPoolExecutor(_LOOKUPS) as pool:
+        found = list(pool.map(_items, asked))
+    items = [item for part in found for item in part]
+    download(items, store=store, progress=progress, connections=connections, patience=patience)
+
+
+def _items(asked: tuple[Cell, list[LockedWheel]]) -> list[Download]:
+    cell, wheels = asked
+    urls = _locate(cell, wheels)
+    return [_item(cell, wheel, urls) for wheel in wheels]
 
 
 def _locate(cell: Cell, wheels: Sequence[LockedWheel]) -> dict[Digest, str]:
@@ -49,9 +66,6 @@ def _locate(cell: Cell, wheels: Sequence[LockedWheel]) -> dict[Digest, str]:
         ) from error
     except LockError as error:
         raise FetchError(f"{cell.id}: the package index cannot be asked: {error.message}", hint=error.hint) from error
-
-
-_AGAIN = "`buildctl lock --upgrade` resolves again; or point uv or pip to the index that was locked from"
 
 
 def _item(cell: Cell, wheel: LockedWheel, urls: Mapping[Digest, str]) -> Download:

@@ -82,8 +82,8 @@ def open_range(
 ) -> Iterator[Body]:
     """Bytes `start` to `end` of a file of `size` bytes. With `fresh`, caches on the way are asked to look again.
 
-    The chunks never yield more than was asked for and raise RetryError when they end early. A source that knows no
-    ranges gives the whole file from 0 (`ranged` is False).
+    The chunks never yield more than was asked for, and may end early. A source that knows no ranges gives the whole
+    file from 0 (`ranged` is False).
     """
     if url.startswith("file:"):
         with _open_local(url, start, end, size) as body:
@@ -147,8 +147,6 @@ def _chunks(answer: requests.Response, wanted: int) -> Iterator[bytes]:
             yield chunk
     except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
         raise RetryError(_brief(error)) from error
-    if seen < wanted:
-        raise RetryError(f"the body ended after {seen} of {wanted} bytes")
 
 
 @contextlib.contextmanager

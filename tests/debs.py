@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
 import lzma
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import zstandard
 
+from buildctl.bases import base_entries
+from buildctl.bytecode import Compilation
 from buildctl.lock_debian import BaseLock, DebPackage
 from buildctl.oci.digest import Digest
+from buildctl.oci.entry import Entry, Kind
 from tests.images import Member
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -235,3 +239,51 @@ def write_all(root: Path, debs: Mapping[str, bytes]) -> Mapping[Digest, Path]:
         path.write_bytes(data)
         out[Digest.of(data)] = path
     return out
+
+
+Tree = Mapping[str, tuple[Entry, bytes]]
+
+
+class Compiled:
+    """A compiler that gives `path:length` as bytecode, and none for what is called broken."""
+
+    identity, tag = "test", "cpython-313"
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, bytes]] = []
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Compilation]:
+        yield self
+
+    def add(self, path: str, source: bytes) -> None:
+        self.seen.append((path, source))
+
+    def results(self) -> Iterator[bytes | None]:
+        for path, source in self.seen:
+            yield None if "broken" in path else f"{path}:{len(source)}".encode()
+
+
+def made(
+    tmp_path: Path, debs: Mapping[str, bytes], *, below: BaseLock | None = None, compiler: Compiled | None = None
+) -> Tree:
+    """The entries of a lock over exactly these packages, with their content."""
+    paths = write_all(tmp_path, debs)
+    known = {p.name for p in below.packages} if below else set()
+    lock = lock_of({n: d for n, d in debs.items() if n not in known}, flavour="devel" if below else "runtime")
+    out: dict[str, tuple[Entry, bytes]] = {}
+    for entry in base_entries(lock, lambda p: paths[p.digest], below=below, compiler=compiler, scratch=tmp_path):
+        assert entry.path not in out
+        parent = entry.path.rpartition("/")[0]
+        assert below or not parent or out[parent][0].kind is Kind.DIRECTORY, f"{entry.path} comes before its folder"
+        out[entry.path] = (entry, b"".join(entry.body.chunks()) if entry.body else b"")
+    return out
+
+
+def text(tree: Tree, path: str) -> str:
+    return tree[path][1].decode()
+
+
+def facts(tree: Tree, path: str) -> tuple[str, int, int, int]:
+    entry = tree[path][0]
+    return str(entry.kind), entry.mode, entry.uid, entry.gid

@@ -58,12 +58,13 @@ def python_members(python: Python) -> list[Member]:
     for path in [p for p in files.values() if p.suffix == ".so" or p == Path("/", python.program)]:
         linked = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
         files |= {lib.lstrip("/"): Path(lib) for lib in re.findall(r"(/\S+) \(0x", linked)}
-    common = programs("true")
+    common = [member for member in programs("true") if member.name != "workspace"]
     there = {member.name for member in common}
     folders = {str(parent) for name in files for parent in Path(name).parents} - {"."} - there
     members = [*common, *(folder(name) for name in sorted(folders))]
     members += [file(name, path.read_bytes(), mode=0o755) for name, path in sorted(files.items()) if name not in there]
-    return [*members, symlink("usr/bin/python", f"/{python.program}"), folder("home/user", mode=0o777)]
+    writable = [folder("home/user", mode=0o1777), folder("workspace", mode=0o1777)]
+    return [*members, symlink("usr/bin/python", f"/{python.program}"), *writable]
 
 
 def python_config(arch: str | None = None) -> ImageConfig:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.errors import EngineError, ToolError
+from buildctl.oci.digest import Digest
 from buildctl.oci.entry import file_entry
 from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, MediaType, Platform
 from buildctl.oci.layer import Compression, write_layer
@@ -190,18 +191,19 @@ def put_uv(layout: Layout, arches: Sequence[str], *, env: Mapping[str, str]) -> 
 
     `env` is the environment for uv, which fetches its own wheel from the user's index. Raises ToolError.
     """
-    images = []
+    images, blobs = [], dict[Digest, Path]()
     with _scratch(layout.root) as scratch:
         for arch in arches:
             layer, blob = _uv_layer(scratch, _static_uv(scratch / arch, arch, env))
+            blobs[layer.descriptor.digest] = blob
             config = ImageConfig(platform=Platform(architecture=arch), history=(History(created_by="COPY uv /uv"),))
             name = f"{UV}-{arch}"
-            images.append(layout.put_image(name=name, config=config, layers=[layer], blob=lambda _, b=blob: b))
+            images.append(layout.put_image(name=name, config=config, layers=[layer], blob=blobs.__getitem__))
     return layout.put_index(name=UV, manifests=images)
 
 
 def _static_uv(folder: Path, arch: str, env: Mapping[str, str]) -> Path:
-    """uv's musllinux wheels hold a static binary, which runs in any Linux image of its architecture."""
+    """The musllinux wheels of uv hold a static binary, which runs in any Linux image of its architecture."""
     import uv  # noqa: PLC0415 - only to find the program
 
     program = uv.find_uv_bin()

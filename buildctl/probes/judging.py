@@ -96,6 +96,8 @@ def backends(expected: Expected, value: Mapping[str, Any]) -> Verdict:
 
 
 def gpu_architectures(expected: Expected, value: list[str]) -> Verdict:
+    if not isinstance(value, list):
+        raise TypeError(value)
     if expected.cuda is None:
         return failed(f"expected none, image reports {' '.join(value)}") if value else passed("none, as declared")
     claimed = expected.gpu_architectures

@@ -97,7 +97,7 @@ def test_a_cpu_image_has_no_nvidia_environment(matrix: Matrix) -> None:
 
 
 def test_architectures_that_disagree_about_torch_are_refused(matrix: Matrix) -> None:
-    with pytest.raises(LockError, match="cuda-2.15: its architectures disagree: torch 2.15.0 .* torch 2.14.1"):
+    with pytest.raises(LockError, match=r"cuda-2.15: its architectures disagree: torch 2.15.0 .* torch 2.14.1"):
         render(matrix, arm=lock("arm64", **(CUDA | {"torch": ("2.14.1", HEAVY)})))
 
 
@@ -113,7 +113,7 @@ def test_a_cpu_cell_with_nvidia_wheels_is_refused(matrix: Matrix) -> None:
 
 def test_an_unknown_cuda_major_is_refused_rather_than_guessed(matrix: Matrix) -> None:
     future = CUDA | {"nvidia_cuda_runtime": ("99.1", LIGHT)}
-    with pytest.raises(LockError, match="the minimum driver of CUDA 99.1 is not known"):
+    with pytest.raises(LockError, match=r"the minimum driver of CUDA 99.1 is not known"):
         render(matrix, amd=lock("amd64", **future), arm=lock("arm64", **future))
 
 
@@ -157,7 +157,7 @@ def test_the_template_of_the_name_wins_over_the_accelerators(matrix: Matrix, tmp
 
 def test_a_template_error_names_file_and_line(matrix: Matrix, tmp_path: Path) -> None:
     (tmp_path / "image.Dockerfile.j2").write_text("FROM base\n{% if %}\n")
-    with pytest.raises(DockerfileError, match="templates/image.Dockerfile.j2:2: "):
+    with pytest.raises(DockerfileError, match=r"templates/image\.Dockerfile\.j2:2: "):
         render(matrix, templates=tmp_path)
     (tmp_path / "image.Dockerfile.j2").write_text("FROM {{ nothing }}\n")
     with pytest.raises(DockerfileError, match="'nothing' is undefined"):

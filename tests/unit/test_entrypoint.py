@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+from buildctl import bytecode
 
 COMMON = Path(__file__).parents[2] / "images" / "common"
 SHELLS = [name for name in ("sh", "dash", "bash", "busybox") if shutil.which(name)]
@@ -197,6 +200,12 @@ def test_bytecode_is_unchecked_and_names_the_path_in_the_image(installed: Path) 
     assert data[4:8] == (1).to_bytes(4, "little")  # PEP 552: hash-based, not checked
     assert f"{site()}/pkg/__init__.py".encode() in data
     assert str(installed).encode() not in data
+
+
+def test_both_engines_compile_with_the_same_code() -> None:
+    shared = re.search(r"^def compiled\(path.*?(?=^while )", bytecode._COMPILE, re.DOTALL | re.MULTILINE)
+    assert shared is not None
+    assert shared[0].strip() in (COMMON / "install-wheels").read_text()
 
 
 def test_bytecode_does_not_depend_on_what_else_is_compiled(tmp_path: Path) -> None:

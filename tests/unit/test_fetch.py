@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -133,8 +134,6 @@ def test_what_was_received_is_taken_up(growing: Partial, store: Store) -> None:
 
 
 def test_partials_of_a_month_ago_are_removed(growing: Partial, store: Store) -> None:
-    import os
-
     assert growing.open()
     growing.close()
     for path in partial.folder(store).iterdir():
