@@ -153,13 +153,27 @@ def load_images(planned: Sequence[_Planned], layout: Layout, *, wanted: bool | N
         return ()
 
 
+def fetch_images(project: Project, cells: Sequence[Cell], *, locked: bool) -> int:
+    """Bring everything that these cells are made from into the store, layers or no layers; how many artifacts it is."""
+    store = Store.default()
+    mend_locks(project, cells, locked=locked)
+    planned = _plan_and_fetch(project, cells, store, Compression.ZSTD, locked=locked, everything=True)
+    return len({artifact.digest for p in planned for r in p.recipes for artifact in artifacts_of(r)})
+
+
 def _plan_and_fetch(
-    project: Project, cells: Sequence[Cell], store: Store, compression: Compression, *, locked: bool
+    project: Project,
+    cells: Sequence[Cell],
+    store: Store,
+    compression: Compression,
+    *,
+    locked: bool,
+    everything: bool = False,
 ) -> list[_Planned]:
     """Plan, then bring what is missing into the store. A Debian package that has vanished renews its base, once."""
     planned = _plan(project, cells, compression)
     try:
-        _fetch(project, planned, store)
+        _fetch(project, planned, store, everything=everything)
     except FetchError as error:
         if not error.vanished or not isinstance(error, VanishedDebError):
             raise
@@ -172,7 +186,7 @@ def _plan_and_fetch(
             for line in renew_base(project, base, arch):
                 say(line)
         planned = _plan(project, cells, compression)
-        _fetch(project, planned, store)
+        _fetch(project, planned, store, everything=everything)
     return planned
 
 
@@ -189,9 +203,9 @@ def _plan(project: Project, cells: Sequence[Cell], compression: Compression) -> 
     return [planner.plan(cell) for cell in cells]
 
 
-def _fetch(project: Project, planned: Sequence[_Planned], store: Store) -> None:
+def _fetch(project: Project, planned: Sequence[_Planned], store: Store, *, everything: bool) -> None:
     """Only what a missing layer is made from; nothing at all, and no network, when every layer is there."""
-    missing = {r.key: r for p in planned for r in p.recipes if store.layer(r.key) is None}
+    missing = {r.key: r for p in planned for r in p.recipes if everything or store.layer(r.key) is None}
     if not missing:
         return
     wanted = {artifact.digest for recipe in missing.values() for artifact in artifacts_of(recipe)}

@@ -174,6 +174,25 @@ def render(options: Options, names: Sequence[str], check: bool) -> None:
 @cli.command()
 @names_argument
 @arch_option
+@click.option("--locked", is_flag=True, help="Refuse instead of mending a stale lock or a vanished Debian package.")
+@click.pass_obj
+def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool) -> None:
+    """Download what images are made from into the store; afterwards they build without a network.
+
+    \b
+    Examples:
+      buildctl fetch cuda-2.6
+    """
+    from buildctl.build import fetch_images
+
+    project = options.open()
+    count = fetch_images(project, project.matrix.images_of(names, arch), locked=locked)
+    click.echo(f"{count} artifacts are in the store")
+
+
+@cli.command()
+@names_argument
+@arch_option
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), help="OCI layout to write to (as --layout)."
 )
@@ -280,3 +299,279 @@ def completion(shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 - click.Choice lists what click has
     click.echo(kind(cli, {}, "buildctl", "_BUILDCTL_COMPLETE").source())
+
+
+to_option = click.option("--to", required=True, metavar="REGISTRY/REPO", help="Where to: localhost:5000/pytorch.")
+revision_option = click.option(
+    "--revision", default="", help="What ends immutable tags: a date, a commit (default: the digest itself)."
+)
+allow_option = click.option(
+    "--allow-not-run", multiple=True, metavar="NAME", help="A finding that may be NOT RUN; once for each."
+)
+plain_http_option = click.option(
+    "--plain-http", is_flag=True, default=None, help="Speak http, which is the default only for this machine."
+)
+drop_option = click.option(
+    "--drop-platform", multiple=True, metavar="PLATFORM", help="Let a tag lose linux/arm64 or another it has."
+)
+
+
+@cli.command()
+@names_argument
+@arch_option
+@to_option
+@click.option("--dry-run", is_flag=True, help="Send nothing; show what would be sent and where tags would point.")
+@click.option("--tags/--no-tags", default=True, help="Point tags at what was pushed (default), or push by digest only.")
+@revision_option
+@allow_option
+@drop_option
+@plain_http_option
+@click.option("--mount-from", multiple=True, metavar="REPO", help="Repositories of that registry to take blobs from.")
+@json_option
+@click.pass_obj
+def publish(
+    options: Options,
+    names: Sequence[str],
+    arch: str | None,
+    to: str,
+    dry_run: bool,
+    tags: bool,
+    revision: str,
+    allow_not_run: Sequence[str],
+    drop_platform: Sequence[str],
+    plain_http: bool | None,
+    mount_from: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Push images from the layout and point tags at those that passed their tests. No daemon; only missing blobs move.
+
+    A moving tag is set only when the report of exactly that digest has no FAILED, and no NOT RUN that is not allowed by
+    name. Exit code 1: a tag was refused (images and immutable tags are pushed all the same).
+
+    \b
+    Examples:
+      buildctl publish --to localhost:5000/pytorch --dry-run
+      buildctl publish cpu-2.6 cuda-2.6 --to registry.example/team/pytorch --allow-not-run torch.compile
+      buildctl publish --to registry.example/pytorch --no-tags          push by digest, promote later
+    """
+    from buildctl.progress import open_progress
+    from buildctl.publish import PublishOptions
+    from buildctl.publish import publish as push
+    from buildctl.registry.client import open_repository
+    from buildctl.registry.reference import Reference
+
+    project = options.open()
+    repository = open_repository(
+        Reference.parse_repository(to), write=not dry_run, plain_http=plain_http, mount_from=tuple(mount_from)
+    )
+    wanted = PublishOptions(
+        dry_run=dry_run,
+        tags=tags,
+        revision=revision,
+        allow_not_run=frozenset(allow_not_run),
+        drop_platforms=frozenset(drop_platform),
+    )
+    with open_progress("sent") as progress:
+        result = push(project, project.matrix.images_of(names, arch), repository, wanted, progress=progress)
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
+    sys.exit(result.exit_code)
+
+
+@cli.command()
+@names_argument
+@arch_option
+@to_option
+@click.option("--revision", required=True, help="The revision that the images were published with.")
+@click.option("--dry-run", is_flag=True, help="Show where tags would point, and set none.")
+@allow_option
+@drop_option
+@plain_http_option
+@json_option
+@click.pass_obj
+def promote(
+    options: Options,
+    names: Sequence[str],
+    arch: str | None,
+    to: str,
+    revision: str,
+    dry_run: bool,
+    allow_not_run: Sequence[str],
+    drop_platform: Sequence[str],
+    plain_http: bool | None,
+    as_json: bool,
+) -> None:
+    """Point moving tags at published images by the reports attached to them: the last job of a pipeline.
+
+    It needs the registry and the locks, not the images: the builders of all architectures have pushed theirs before.
+
+    \b
+    Examples:
+      buildctl promote --to registry.example/pytorch --revision 20261122
+    """
+    from buildctl.publish import PublishOptions
+    from buildctl.publish import promote as move
+    from buildctl.registry.client import open_repository
+    from buildctl.registry.reference import Reference
+
+    project = options.open()
+    repository = open_repository(Reference.parse_repository(to), write=not dry_run, plain_http=plain_http)
+    wanted = PublishOptions(
+        dry_run=dry_run,
+        revision=revision,
+        allow_not_run=frozenset(allow_not_run),
+        drop_platforms=frozenset(drop_platform),
+    )
+    result = move(project, project.matrix.images_of(names, arch), repository, wanted)
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
+    sys.exit(result.exit_code)
+
+
+@cli.command()
+@names_argument
+@revision_option
+@allow_option
+@json_option
+@click.pass_obj
+def tags(options: Options, names: Sequence[str], revision: str, allow_not_run: Sequence[str], as_json: bool) -> None:
+    """Show the tags that the rule gives, what each would point at, and what stands against it.
+
+    \b
+    Examples:
+      buildctl tags cpu-2.6
+      buildctl tags --allow-not-run torch.compile
+    """
+    from buildctl.publish import PublishOptions, planned_tags
+    from buildctl.table import table
+
+    project = options.open()
+    wanted = PublishOptions(revision=revision, allow_not_run=frozenset(allow_not_run))
+    found = planned_tags(project, project.matrix.images_of(names), wanted)
+    if as_json:
+        click.echo(json.dumps([tag.to_json() for tag in found], indent=2))
+    else:
+        click.echo(table(("TAG", "KIND", "OVER", "STATE"), [tag.row() for tag in found]))
+
+
+@cli.command()
+@names_argument
+@click.option("--check", is_flag=True, help="Change nothing; fail when a file differs from what the wheels say.")
+@click.pass_obj
+def claims(options: Options, names: Sequence[str], check: bool) -> None:
+    """Write images/NAME/claims.ARCH.json: what torch's locked wheel says of itself, read without importing it.
+
+    CUDA, cuDNN and NCCL versions, compiled GPU architectures, minimum driver, glibc or macOS floor, devices that must and
+    must not appear. From the wheel in the store, else from a few pieces of it at the package index.
+
+    \b
+    Examples:
+      buildctl claims
+      buildctl claims --check              in CI
+    """
+    from buildctl.claiming import check_claims, write_claims
+    from buildctl.store import Store
+
+    project = options.open()
+    cells = project.matrix.select(names)
+    if check:
+        click.echo(f"{check_claims(project, cells, Store.default())} files of claims agree with the wheels")
+        return
+    for line in write_claims(project, cells, Store.default()):
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("target", metavar="NAME|LAYOUT", shell_complete=_complete_names)
+@arch_option
+@json_option
+@click.pass_obj
+def inspect(options: Options, target: str, arch: str | None, as_json: bool) -> None:
+    """Show what an image says of itself: one of ours by NAME, anybody's in an OCI layout as PATH or PATH:NAME.
+
+    \b
+    Examples:
+      buildctl inspect cuda-2.6
+      buildctl inspect cuda-2.15 --arch arm64 --json
+      buildctl inspect /tmp/layout:latest
+    """
+    from buildctl.inspecting import inspect_images
+
+    found = inspect_images(options.open, target, arch=arch)
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
+
+
+@cli.command()
+@names_argument
+@click.option(
+    "--host",
+    "host_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Facts of another machine, saved there with --save.",
+)
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the facts about this machine.")
+@json_option
+@click.pass_obj
+def check(
+    options: Options, names: Sequence[str], host_file: Path | None, save: Path | None, as_json: bool
+) -> None:
+    """Will it run here? One verdict for each image, with the reason and the next step, before anything is pulled.
+
+    Runs with GPU, runs on CPU, runs slowly under emulation, or does not run. Exit code 1 when an image that was named
+    does not run.
+
+    \b
+    Examples:
+      buildctl check
+      buildctl check cuda-2.6 --save server.json
+      buildctl check --host server.json
+    """
+    from buildctl.verdict import check_images
+
+    answer = check_images(options.project, options.layout, names, host_file=host_file, save=save)
+    click.echo(json.dumps(answer.to_json(), indent=2) if as_json else answer.text())
+    sys.exit(answer.exit_code if names else 0)
+
+
+@cli.command()
+@json_option
+@click.pass_obj
+def doctor(options: Options, as_json: bool) -> None:
+    """What this machine has, what is missing for building, testing and running, and the command that mends each.
+
+    Exit code 1 when images cannot be built here.
+
+    \b
+    Examples:
+      buildctl doctor
+    """
+    from buildctl.doctor import examine
+
+    found = examine(options.open)
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
+    sys.exit(found.exit_code)
+
+
+@cli.command()
+@click.argument("name", metavar="NAME", shell_complete=_complete_names)
+@click.option(
+    "--path",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the environment (default: .venv-NAME in the project).",
+)
+@click.option("--verify", is_flag=True, help="Install nothing: does the lock resolve, is its wheel an MPS build?")
+@click.pass_obj
+def native(options: Options, name: str, path: Path | None, verify: bool) -> None:
+    """Make a native environment on macOS arm64 from the lock, hash-checked: the only road to an Apple GPU.
+
+    Elsewhere it says why not; --verify works everywhere.
+
+    \b
+    Examples:
+      buildctl native mps-2.6 --path .venv
+      buildctl native mps-2.6 --verify
+    """
+    from buildctl.native import make_native, verify_native
+
+    project = options.open()
+    lines = verify_native(project, name) if verify else make_native(project, name, path)
+    for line in lines:
+        click.echo(line)

@@ -6,6 +6,7 @@ look for libraries.
 
 from __future__ import annotations
 
+import posixpath
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -33,9 +34,9 @@ class Library:
 
 
 def cache(arch: str, libraries: Iterable[Library]) -> bytes:
-    """`libraries` in any order, paths absolute."""
+    """Paths are absolute. Of libraries with one name the loader takes the first, so their order counts."""
     flags = ARCHES[arch][2]
-    ordered = sorted(set(libraries), key=lambda lib: (sort_key(lib.soname), sort_key(lib.path)), reverse=True)
+    ordered = sorted(dict.fromkeys(libraries), key=lambda lib: sort_key(lib.soname), reverse=True)
     strings = bytearray()
     base = HEADER + RECORD.size * len(ordered)
     records = bytearray()
@@ -69,7 +70,7 @@ def libraries(arch: str, tree: Mapping[str, Entry], read: Callable[[Entry], byte
     As with ldconfig, each counts by its SONAME, or its name if it has none; links for the linker (`libz.so`) by theirs.
     """
     multiarch, machine, _ = ARCHES[arch]
-    found: dict[str, Library] = {}
+    found: dict[str, Library] = {}  # by path
     for folder in (f"usr/lib/{multiarch}", "usr/lib"):
         for path in sorted(p for p in tree if p.rpartition("/")[0] == folder and re.search(r"/(lib|ld-)[^/]*\.so", p)):
             name, entry = path.rpartition("/")[2], _target(tree, path)
@@ -80,7 +81,7 @@ def libraries(arch: str, tree: Mapping[str, Entry], read: Callable[[Entry], byte
             linker = tree[path].kind is Kind.SYMLINK and name.endswith(".so") and inside.startswith(name)
             name = name if linker else inside
             if f"{folder}/{name}" in tree:
-                found.setdefault(name, Library(name, f"/{_shown(folder)}/{name}"))
+                found.setdefault(f"{folder}/{name}", Library(name, f"/{_shown(folder)}/{name}"))
     return list(found.values())
 
 
@@ -90,14 +91,14 @@ def _shown(folder: str) -> str:
 
 
 def _target(tree: Mapping[str, Entry], path: str) -> Entry | None:
-    """What a path leads to, through symlinks inside its own folder."""
+    """What a path leads to, through relative symlinks."""
     for _ in range(8):
         entry = tree.get(path)
         if entry is None or entry.kind is not Kind.SYMLINK:
             return entry
-        if "/" in entry.target:
+        if entry.target.startswith("/"):
             return None
-        path = f"{path.rpartition('/')[0]}/{entry.target}"
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(path), entry.target))
     return None
 
 

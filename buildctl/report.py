@@ -22,7 +22,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One answer about an image. `detail` says what was seen, for NOT RUN the reason; `seconds` its share of the time."""
+    """One answer about an image. `detail` says what was seen, for NOT RUN why; `seconds` is its share of the time."""
 
     name: str
     status: Status

@@ -30,7 +30,7 @@ from buildctl.oci.image import Descriptor, Layer, canonical_json
 from buildctl.oci.layer import Compression, write_layer
 
 # Part of every recipe key: raise it when the same inputs give other layer bytes, and old layers are no longer found.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 
 def recipe_key(*parts: Any) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildctl.claims import claims_of
+from buildctl.claiming import kept_claims
+from buildctl.claims import label_values
 from buildctl.daemon import connected
 from buildctl.errors import LayoutError, RuntimeUnavailableError
 from buildctl.lock import WheelLock, read_wheel_lock
@@ -84,19 +85,24 @@ def runtimes(name: str, *, context: str | None = None) -> tuple[Runtime, ...]:
 def expected_of(project: Project, cell: Cell) -> Expected:
     """What the cell declares, as locked."""
     lock: WheelLock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
-    claims = claims_of(cell, lock)
+    claims = kept_claims(project, cell, lock)
     return Expected(
-        torch=claims.torch,
+        torch=claims.facts.torch if claims.facts else claims.torch,
         torchvision=claims.torchvision,
         torchaudio=claims.torchaudio,
         python=claims.python,
         arch=cell.arch,
         accelerator=cell.accelerator.name,
         cuda=claims.cuda,
-        built=cell.accelerator.built,
-        never=cell.accelerator.never,
+        built=claims.built,
+        never=claims.never,
         flavour=str(cell.flavour),
         distributions={wheel.name: wheel.version for wheel in lock.wheels},
+        gpu_architectures=claims.architectures,
+        cudnn=claims.cudnn,
+        nccl=claims.nccl,
+        glibc=claims.glibc,
+        labels=label_values(claims),
     )
 
 

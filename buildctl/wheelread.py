@@ -195,7 +195,12 @@ def _destination(member: Member, stem: str, name: str, site: Site) -> tuple[str,
     }
     if folder != f"{stem}.data" or scheme not in roots or not rest:
         raise member.error(f"is in no scheme of {stem}.data")
-    return f"{roots[scheme]}/{rest}", scheme == "scripts"
+    path = f"{roots[scheme]}/{rest}"
+    if path.startswith(f"{site.purelib}/") and path.removeprefix(f"{site.purelib}/").partition("/")[0].endswith(
+        ".dist-info"
+    ):
+        raise member.error("would change the metadata of an installed distribution")
+    return path, scheme == "scripts"
 
 
 def _script(member: Member, body: Body, site: Site) -> bytes | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from buildctl.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,11 +45,52 @@ def buildctl(
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An OCI layout with cuda-2.6/amd64 and cpu-2.6/arm64, runtime and devel, from the user's store."""
-    layout = tmp_path_factory.mktemp("built") / "dist"
-    done = buildctl(
-        "--layout", layout, "build", "cuda-2.6", "cuda-2.6-devel", "cpu-2.6", "cpu-2.6-devel", "--no-load", "--locked"
-    )
+def stores() -> Iterator[Path]:
+    """A folder for stores of the tests, beside the user's, so that downloads can be linked; removed at the end."""
+    home = Store.default().root.parent
+    home.mkdir(parents=True, exist_ok=True)
+    for left in home.glob("buildctl-tests-*"):  # of a run that was killed
+        if not Path(f"/proc/{left.name.rpartition('-')[2]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    folder = home / f"buildctl-tests-{os.getpid()}"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def fresh_store(target: Path) -> dict[str, str]:
+    """The environment of a store in `target` (below `stores`) that has the user's downloads and no layer yet."""
+    target.mkdir(parents=True)
+    artifacts = Store.default().root / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "-al", artifacts, target / "artifacts"], check=True)
+    return {"BUILDCTL_CACHE": str(target)}
+
+
+@pytest.fixture
+def store(stores: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a store of the test's own: downloads, no layer."""
+    folder = stores / f"{tmp_path.parent.name}-{tmp_path.name}"
+    yield fresh_store(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+BUILT = ("cuda-2.6", "cuda-2.6-devel", "cpu-2.6", "cpu-2.6-devel")
+
+
+@pytest.fixture(scope="session")
+def built_store(stores: Path) -> dict[str, str]:
+    """The environment of the store that `built` is made in."""
+    # downloads go to the user's store, so that they are made once per machine; layers are made by the code under test
+    done = buildctl("fetch", *BUILT)
+    assert done.returncode == 0, done.stderr
+    return fresh_store(stores / "built")
+
+
+@pytest.fixture(scope="session")
+def built(stores: Path, built_store: dict[str, str]) -> Path:
+    """An OCI layout with cuda-2.6/amd64 and cpu-2.6/arm64, runtime and devel."""
+    layout = stores / "dist"
+    done = buildctl("--layout", layout, "build", *BUILT, "--no-load", "--locked", env=built_store)
     assert done.returncode == 0, done.stderr
     return layout

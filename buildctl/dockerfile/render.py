@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from buildctl.claims import Claims, claims_of
+from buildctl.claims import Claims, claim_labels, claims_of
 from buildctl.dockerfile.parse import Instruction, parse_dockerfile
 from buildctl.errors import DockerfileError, LockError
 from buildctl.lock import LockedWheel, WheelLock
@@ -88,16 +88,24 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.0f} MB"
 
 
-def render_image(cells: Sequence[Cell], locks: Mapping[str, WheelLock], templates: Path) -> str:
+def render_image(
+    cells: Sequence[Cell],
+    locks: Mapping[str, WheelLock],
+    templates: Path,
+    *,
+    claims: Mapping[str, Claims] | None = None,
+) -> str:
     """The Dockerfile of one image name, for all its architectures.
 
-    `cells` are the runtime cells of the name; `locks` their wheel locks by architecture. Raises DockerfileError when a
+    `cells` are the runtime cells of the name; `locks` their wheel locks by architecture; `claims` likewise, by default
+    what the locks alone say. Raises DockerfileError when a
     value of the matrix would add, remove or change an instruction.
     """
-    claims = _common_claims(cells, locks)
+    each = [(claims or {}).get(cell.arch) or claims_of(cell, locks[cell.arch]) for cell in cells]
+    _check_agreement(cells[0].name, each)
     environment = _environment(templates)
     template = _template(environment, cells[0])
-    context = _context(cells[0], claims, install_steps(locks), template.name or "")
+    context = _context(cells[0], each, install_steps(locks), template.name or "")
     text = _render(template, context)
     path = f"images/{cells[0].name}/Dockerfile"
     _refuse_injection(
@@ -119,17 +127,16 @@ def drift(path: Path, text: str, *, shown_as: str) -> str:
     )
 
 
-def _common_claims(cells: Sequence[Cell], locks: Mapping[str, WheelLock]) -> Claims:
-    claims = [claims_of(cell, locks[cell.arch]) for cell in cells]
+def _check_agreement(name: str, claims: Sequence[Claims]) -> None:
+    """One name is one PyTorch. Raises LockError."""
     first = claims[0]
     for other in claims[1:]:
         if (other.torch.partition("+")[0], other.cuda) != (first.torch.partition("+")[0], first.cuda):
             raise LockError(
-                f"{cells[0].name}: its architectures disagree: torch {first.torch} with CUDA {first.cuda} on "
+                f"{name}: its architectures disagree: torch {first.torch} with CUDA {first.cuda} on "
                 f"{first.arch}, torch {other.torch} with CUDA {other.cuda} on {other.arch}",
-                hint=f"buildctl lock --upgrade {cells[0].name}",
+                hint=f"buildctl lock --upgrade {name}",
             )
-    return first
 
 
 def _environment(templates: Path) -> jinja2.Environment:
@@ -161,7 +168,8 @@ def _render(template: jinja2.Template, context: Mapping[str, Any]) -> str:
         raise DockerfileError(f"templates/{template.name}: {error}", hint="see docs/templates.md") from error
 
 
-def _context(cell: Cell, claims: Claims, steps: Sequence[Step], template: str) -> dict[str, Any]:
+def _context(cell: Cell, each: Sequence[Claims], steps: Sequence[Step], template: str) -> dict[str, Any]:
+    claims = each[0]
     built_for = f"CUDA {claims.cuda}" if claims.cuda else "CPU only"
     title = f"{cell.name}: PyTorch {claims.torch.partition('+')[0]}, {built_for}, Python {claims.python}"
     return {
@@ -174,7 +182,7 @@ def _context(cell: Cell, claims: Claims, steps: Sequence[Step], template: str) -
         },
         "steps": [{"stage": s.stage, "title": s.title, "requirements": s.requirements} for s in steps],
         "env": sorted(_image_env(cell, claims).items()),
-        "labels": sorted(_labels(cell, claims, title).items()),
+        "labels": sorted(_labels(cell, each, title).items()),
     }
 
 
@@ -193,24 +201,15 @@ def _image_env(cell: Cell, claims: Claims) -> dict[str, str]:
     return env | dict(cell.accelerator.env)
 
 
-def _labels(cell: Cell, claims: Claims, title: str) -> dict[str, str]:
-    labels = {
+def _labels(cell: Cell, each: Sequence[Claims], title: str) -> dict[str, str]:
+    return {
         "org.opencontainers.image.title": cell.name,
         "org.opencontainers.image.description": title,
-        "org.opencontainers.image.version": claims.torch.partition("+")[0],
+        "org.opencontainers.image.version": each[0].torch.partition("+")[0],
         "org.opencontainers.image.licenses": "BSD-3-Clause",
         "org.opencontainers.image.base.name": f"base-{cell.base.name}",
-        "dev.buildctl.accelerator": claims.accelerator,
-        "dev.buildctl.torch": claims.torch.partition("+")[0],
-        "dev.buildctl.python": claims.python,
+        **claim_labels(each),
     }
-    optional = {
-        "dev.buildctl.torchvision": claims.torchvision,
-        "dev.buildctl.torchaudio": claims.torchaudio,
-        "dev.buildctl.cuda": claims.cuda,
-        "dev.buildctl.driver-floor": claims.driver_floor,
-    }
-    return labels | {k: v for k, v in optional.items() if v}
 
 
 def _quote(value: object) -> str:

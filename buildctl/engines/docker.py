@@ -56,6 +56,7 @@ class DockerOptions:
     builder: str | None = None
     secrets: Mapping[str, Path] = field(default_factory=dict)
     attest: bool = False
+    cache: bool = True
     env: Mapping[str, str] | None = None
 
 
@@ -111,6 +112,28 @@ def build_with_docker(targets: Sequence[Target], options: DockerOptions, *, layo
         return {t.name: _take(layout, scratch / f"{n}", t) for n, t in enumerate(targets)}
 
 
+def user_secrets(folder: Path, environment: Mapping[str, str], *, index: str | None = None) -> dict[str, Path]:
+    """The build secrets that let install-wheels fetch as the user's own uv would: a CA bundle, a uv.toml with indexes.
+
+    `environment` is that of uv on this machine, `index` the one that serves torch. Nothing of it gets into a layer, the
+    history or a cache key. The uv.toml, which may hold a password, is written into `folder`.
+    """
+    secrets = {}
+    bundle = environment.get("SSL_CERT_FILE")
+    if bundle and Path(bundle).is_file():
+        secrets["ca-bundle"] = Path(bundle)
+    default = environment.get("UV_DEFAULT_INDEX") or environment.get("UV_INDEX_URL")
+    if default or index:
+        # every wheel is pinned by hash, so taking the best match of several indexes cannot bring in another build
+        lines = ['index-strategy = "unsafe-best-match"']
+        lines += [f"[[index]]\nurl = {json.dumps(index)}"] if index else []
+        lines += [f"[[index]]\nurl = {json.dumps(default)}\ndefault = true"] if default else []
+        secrets["uv-config"] = folder / "uv.toml"
+        secrets["uv-config"].touch(mode=0o600)
+        secrets["uv-config"].write_text("\n".join(lines) + "\n")
+    return secrets
+
+
 def check_buildx(options: DockerOptions) -> None:
     """Raises ToolError where `docker` or its buildx plugin is missing, EngineError for an unknown builder."""
     if which("docker") is None and not options.env:
@@ -148,6 +171,7 @@ def _proxies() -> dict[str, str]:
 def _bake(file: Path, options: DockerOptions) -> None:
     argv = ["docker", "buildx", "bake", "--file", str(file), "--progress", "plain", "--allow", "fs=*"]
     argv += ["--builder", options.builder] if options.builder else []
+    argv += [] if options.cache else ["--no-cache"]
     done = run(argv, timeout=DEADLINE, env=options.env, check=False)
     if done.returncode == 0:
         return

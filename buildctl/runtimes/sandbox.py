@@ -164,7 +164,7 @@ class SandboxSession:
         self, argv: list[str] | None, who: User, *, extra: Mapping[str, str], read_only: bool, network: bool
     ) -> dict[str, object]:
         cwd = self.config.working_dir or "/"
-        emulation = EMULATION_ENV[self.config.platform.architecture] if self.emulator else {}
+        emulation = EMULATION_ENV.get(self.config.platform.architecture, {}) if self.emulator else {}
         env = {"PATH": DEFAULT_PATH, "HOME": who.home, **emulation, **dict(self.config.env), **extra}
         files = {"etc/hosts": HOSTS, **({"etc/resolv.conf": _resolv_conf()} if network else {})}
         files |= {target: "" for _, target, _ in self.gpu.binds if not target.startswith("dev/")}

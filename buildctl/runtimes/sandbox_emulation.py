@@ -38,6 +38,8 @@ def find_emulators(arch: str) -> tuple[Emulator, ...]:
 
     A binfmt_misc of the sandbox's own needs Linux 6.7 and a statically linked qemu, and leaves the host as it is.
     """
+    if arch not in MACHINES:
+        raise RuntimeUnavailableError(f"no emulation of {arch} images here", hint=f"known: {', '.join(MACHINES)}")
     _, word, machine = MACHINES[arch]
     found = []
     for name in (f"qemu-{word}-static", f"qemu-{word}"):

@@ -65,7 +65,8 @@ def leased(name: str = "default", *, network: bool = True, grace: float = GRACE)
 def start(name: str = "default", *, keep: float = 0, network: bool = True, grace: float = GRACE) -> Engine:
     """Start our own engine if it is not running; with `keep` it stays that many seconds without a lease.
 
-    Only one engine of a machine can have a `network` for its containers; a second one goes without.
+    Only one engine of a machine can have the `network` of the machine, with its bridge and firewall rules; a second
+    one gets a network namespace, from which nothing leads out.
     """
     state = state_folder(name)
     state.mkdir(parents=True, exist_ok=True)
@@ -135,8 +136,8 @@ def _dockerd(name: str, root: Path, state: Path, data: Path, *, network: bool) -
     environment = {**os.environ, "ENGINE_ROOT": str(root), "ENGINE_STATE": str(state), "ENGINE_DATA": str(data)}
     environment["ENGINE_BINFMT"] = _binfmt(root)
     argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"]
+    argv += [] if network else ["--net"]
     argv += ["--propagation", "private", "/bin/sh", str(HERE / "enter.sh"), "--cgroup-parent", _cgroup(name)]
-    argv += [] if network else ["--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]
     with (state / "log").open("wb") as log:
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
 

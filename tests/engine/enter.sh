@@ -30,6 +30,7 @@ fi
 cd "$root"
 pivot_root . .old
 umount -l .old
+chroot . ip link set lo up
 exec chroot . /usr/bin/tini-static -s -- /usr/sbin/dockerd \
     -H unix:///run/engine/docker.sock --pidfile /run/dockerd.pid --exec-root /run/docker \
     --feature containerd-snapshotter=true --shutdown-timeout 5 "$@"

@@ -30,13 +30,6 @@ def copy_project(target: Path) -> Path:
     return target
 
 
-def fresh_store(target: Path) -> dict[str, str]:
-    """A store that holds the downloads and no layer yet."""
-    target.mkdir(parents=True)
-    subprocess.run(["cp", "-al", Store.default().root / "artifacts", target / "artifacts"], check=True)
-    return {"BUILDCTL_CACHE": str(target)}
-
-
 def digests(layout: Path) -> dict[str, str]:
     there = Layout(layout)
     return {name: str(there.resolve(name).digest) for name in there.names()}
@@ -47,10 +40,10 @@ def test_the_layout_holds_both_architectures_and_passes_the_check(built: Path) -
     assert set(Layout(built).names()) >= {"cuda-2.6", "cuda-2.6-amd64", "cpu-2.6", "cpu-2.6-arm64", "cpu-2.6-devel"}
 
 
-def test_a_second_build_makes_nothing_and_needs_no_network(built: Path) -> None:
+def test_a_second_build_makes_nothing_and_needs_no_network(built: Path, built_store: dict[str, str]) -> None:
     before = digests(built)
     offline = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    done = buildctl("--layout", built, "build", "cuda-2.6", "cpu-2.6", "--no-load", "--json", env=offline)
+    done = buildctl("--layout", built, "build", "cuda-2.6", "cpu-2.6", "--no-load", "--json", env=built_store | offline)
     assert done.returncode == 0, done.stderr
     assert [image["layersMade"] for image in json.loads(done.stdout)["images"]] == [0, 0]
     assert digests(built) == before
@@ -58,10 +51,10 @@ def test_a_second_build_makes_nothing_and_needs_no_network(built: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cpu-2.6", pytest.param("cuda-2.6", marks=pytest.mark.heavy)])
 def test_digests_do_not_depend_on_path_user_umask_locale_time_or_processes(
-    built: Path, tmp_path: Path, name: str
+    built: Path, store: dict[str, str], tmp_path: Path, name: str
 ) -> None:
     project = copy_project(tmp_path / "another place" / "x")
-    env = fresh_store(tmp_path / "store") | {
+    env = store | {
         "PYTHONHASHSEED": "7",
         "LC_ALL": "C",
         "TZ": "Asia/Tokyo",
@@ -76,38 +69,37 @@ def test_digests_do_not_depend_on_path_user_umask_locale_time_or_processes(
     assert {n: d for n, d in digests(project / "dist").items() if n.startswith(name)} == expected
 
 
-def test_a_killed_build_continues_from_what_is_whole(built: Path, tmp_path: Path) -> None:
-    env = fresh_store(tmp_path / "store")
+def test_a_killed_build_continues_from_what_is_whole(built: Path, store: dict[str, str], tmp_path: Path) -> None:
     layout = tmp_path / "dist"
     argv = [sys.executable, "-m", "buildctl", "--layout", str(layout), "build", "cpu-2.6", "--no-load", "--jobs", "1"]
-    blobs = tmp_path / "store" / "blobs" / "sha256"
+    blobs = Path(store["BUILDCTL_CACHE"]) / "blobs" / "sha256"
     process = subprocess.Popen(
-        argv, cwd=ROOT, env={**os.environ, **env}, start_new_session=True, stderr=subprocess.DEVNULL
+        argv, cwd=ROOT, env={**os.environ, **store}, start_new_session=True, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while not (blobs.is_dir() and any(blobs.iterdir())) and time.monotonic() < deadline:
+    layers = Path(store["BUILDCTL_CACHE"]) / "layers"
+    while not (layers.is_dir() and any(layers.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was to be killed half way"
     whole = {p.name for p in blobs.iterdir()}
-    done = buildctl("--layout", layout, "build", "cpu-2.6", "--no-load", "--json", env=env)
+    done = buildctl("--layout", layout, "build", "cpu-2.6", "--no-load", "--json", env=store)
     assert done.returncode == 0, done.stderr
     image = json.loads(done.stdout)["images"][0]
     assert image["layersReused"] >= 1
     assert whole <= {p.name for p in blobs.iterdir()}
     assert image["digest"] == digests(built)["cpu-2.6-arm64"]
     assert check_layout(layout) == []
-    assert not list((tmp_path / "store" / "tmp").iterdir()), "what the killed process left is swept away"
+    assert not list((Path(store["BUILDCTL_CACHE"]) / "tmp").iterdir()), "what the killed process left is swept away"
 
 
-def test_interrupting_a_build_leaves_nothing_half_written(tmp_path: Path) -> None:
-    env = fresh_store(tmp_path / "store")
+def test_interrupting_a_build_leaves_nothing_half_written(store: dict[str, str], tmp_path: Path) -> None:
     layout = tmp_path / "dist"
     argv = [sys.executable, "-m", "buildctl", "--layout", str(layout), "build", "cpu-2.6", "--no-load"]
     process = subprocess.Popen(
-        argv, cwd=ROOT, env={**os.environ, **env}, start_new_session=True, stderr=subprocess.PIPE, text=True
+        argv, cwd=ROOT, env={**os.environ, **store}, start_new_session=True, stderr=subprocess.PIPE, text=True
     )
-    temporary = tmp_path / "store" / "tmp"
+    temporary = Path(store["BUILDCTL_CACHE"]) / "tmp"
     deadline = time.monotonic() + 120
     while not (temporary.is_dir() and any(temporary.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -119,7 +111,7 @@ def test_interrupting_a_build_leaves_nothing_half_written(tmp_path: Path) -> Non
     assert not layout.exists() or check_layout(layout) == []
 
 
-def test_sixteen_builders_at_once_keep_sixteen_entries(built: Path, tmp_path: Path) -> None:
+def test_sixteen_builders_at_once_keep_sixteen_entries(built_store: dict[str, str], tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project")
     text = (project / "matrix.yaml").read_text()
     versions = "".join(f'  "2.6{n:02}": 2.6.0\n' for n in range(16))
@@ -133,7 +125,13 @@ def test_sixteen_builders_at_once_keep_sixteen_entries(built: Path, tmp_path: Pa
         dockerfile.write_text(dockerfile.read_text().replace("cpu-2.6/requirements", f"cpu-2.6{n:02}/requirements"))
     argv = [sys.executable, "-m", "buildctl", "build", "--no-load", "--locked"]
     running = [
-        subprocess.Popen([*argv, f"cpu-2.6{n:02}"], cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*argv, f"cpu-2.6{n:02}"],
+            cwd=project,
+            env={**os.environ, **built_store},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
         for n in range(16)
     ]
     failed = [p.communicate(timeout=300)[1] for p in running]
@@ -151,8 +149,8 @@ def test_a_full_disk_is_one_clear_error_and_the_build_goes_on_later(built: Path,
     try:
         (disk / "store").mkdir()
         (disk / "store" / "artifacts").symlink_to(Store.default().root / "artifacts")
-        env = {"BUILDCTL_CACHE": str(disk / "store")}
-        done = buildctl("--layout", tmp_path / "dist", "build", "cpu-2.6", "--no-load", env=env)
+        store = {"BUILDCTL_CACHE": str(disk / "store")}
+        done = buildctl("--layout", tmp_path / "dist", "build", "cpu-2.6", "--no-load", env=store)
         assert done.returncode == 9, done.stderr
         assert "no space left" in done.stderr
         assert "Traceback" not in done.stderr
@@ -162,7 +160,7 @@ def test_a_full_disk_is_one_clear_error_and_the_build_goes_on_later(built: Path,
                 subprocess.run(["sha256sum", blob], capture_output=True, text=True, check=True).stdout[:64] == blob.name
             )
         subprocess.run(["mount", "-o", "remount,size=2g", disk], check=True)
-        done = buildctl("--layout", tmp_path / "dist", "build", "cpu-2.6", "--no-load", env=env)
+        done = buildctl("--layout", tmp_path / "dist", "build", "cpu-2.6", "--no-load", env=store)
         assert done.returncode == 0, done.stderr
         assert digests(tmp_path / "dist")["cpu-2.6-arm64"] == digests(built)["cpu-2.6-arm64"]
     finally:
@@ -175,17 +173,17 @@ def test_a_foreign_instruction_is_refused_before_any_download(tmp_path: Path) ->
     text = dockerfile.read_text()
     dockerfile.write_text(text + "RUN apt-get update && apt-get install -y ffmpeg\n")
     line = len(text.splitlines()) + 1
-    store = tmp_path / "store"
-    done = buildctl("build", "cpu-2.6", "--no-load", cwd=project, env={"BUILDCTL_CACHE": str(store)})
+    fresh = tmp_path / "store"
+    done = buildctl("build", "cpu-2.6", "--no-load", cwd=project, env={"BUILDCTL_CACHE": str(fresh)})
     assert done.returncode == 5
     assert f"images/cpu-2.6/Dockerfile:{line}: RUN: assemble runs nothing of an image" in done.stderr
     assert "--engine docker" in done.stderr
-    assert not store.exists(), "nothing was downloaded, nothing was made"
+    assert not fresh.exists(), "nothing was downloaded, nothing was made"
 
 
-def test_a_gzip_build_has_the_same_trees_and_reads_as_gzip(built: Path, tmp_path: Path) -> None:
+def test_a_gzip_build_has_the_same_trees_and_reads_as_gzip(built: Path, store: dict[str, str], tmp_path: Path) -> None:
     layout = tmp_path / "dist"
-    done = buildctl("--layout", layout, "build", "cpu-2.6", "--no-load", "--compression", "gzip")
+    done = buildctl("--layout", layout, "build", "cpu-2.6", "--no-load", "--compression", "gzip", env=store)
     assert done.returncode == 0, done.stderr
     assert check_layout(layout) == []
     zstd, gzip = Layout(built), Layout(layout)
@@ -194,7 +192,9 @@ def test_a_gzip_build_has_the_same_trees_and_reads_as_gzip(built: Path, tmp_path
     assert {d.media_type.rpartition("+")[2] for d in gzip.manifest(other).layers} == {"gzip"}
 
 
-def test_a_vanished_debian_package_renews_its_base_and_says_so_and_locked_refuses(built: Path, tmp_path: Path) -> None:
+def test_a_vanished_debian_package_renews_its_base_and_says_so_and_locked_refuses(
+    store: dict[str, str], tmp_path: Path
+) -> None:
     project = copy_project(tmp_path / "project")
     lock = project / "images/bases/debian13/runtime.arm64.packages"
     text = lock.read_text()
@@ -205,12 +205,11 @@ def test_a_vanished_debian_package_renews_its_base_and_says_so_and_locked_refuse
     gone = gone.replace(_sha_of(text, "tzdata"), "0" * 64)
     assert gone != text
     lock.write_text(gone)
-    env = fresh_store(tmp_path / "store")
-    refused = buildctl("build", "cpu-2.6", "--no-load", "--locked", cwd=project, env=env)
+    refused = buildctl("build", "cpu-2.6", "--no-load", "--locked", cwd=project, env=store)
     assert refused.returncode == 3, refused.stderr
     assert "tzdata" in refused.stderr
     assert lock.read_text() == gone, "--locked changes nothing"
-    done = buildctl("build", "cpu-2.6", "--no-load", cwd=project, env=env)
+    done = buildctl("build", "cpu-2.6", "--no-load", cwd=project, env=store)
     assert done.returncode == 0, done.stderr
     assert "tzdata 2000a-0+deb13u1 -> " in done.stderr
     assert "2000a-0" not in lock.read_text()

@@ -62,6 +62,7 @@ def processes(name: str) -> list[str]:
 
 
 def test_two_users_share_one_engine_and_it_outlives_the_first(name: str) -> None:
+    links = sorted(path.name for path in Path("/sys/class/net").iterdir())
     first = holder(name)
     with daemon.leased(name, network=False, grace=1) as engine:
         supervisor = (daemon.state_folder(name) / "pid").read_text()
@@ -71,6 +72,7 @@ def test_two_users_share_one_engine_and_it_outlives_the_first(name: str) -> None
         assert engine.client().ping()
         assert (daemon.state_folder(name) / "pid").read_text() == supervisor
         assert int(engine.client().version()["Version"].split(".")[0]) >= 28
+        assert sorted(path.name for path in Path("/sys/class/net").iterdir()) == links
     assert gone(name)
 
 

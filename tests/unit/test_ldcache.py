@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import posixpath
 import struct
 
 import pytest
@@ -90,13 +91,21 @@ def test_which_files_count() -> None:
         "libz.so.1.x": "libz.so.1.3",
         "libloop.so": "libloop.so",
         "libaway.so": "/etc/passwd",
+        "../libz.so.1": "x86_64-linux-gnu/libz.so.1.3",  # as the loader of arm64 is in /lib as well
     }.items():
-        tree[f"{FOLDER}/{name}"] = symlink_entry(f"{FOLDER}/{name}", target)
+        path = posixpath.normpath(f"{FOLDER}/{name}")
+        tree[path] = symlink_entry(path, target)
     read = lambda entry: b"".join(entry.body.chunks())  # noqa: E731
-    assert sorted(lib.path for lib in libraries("amd64", tree, read)) == [
+    found = libraries("amd64", tree, read)
+    assert [lib.path for lib in found] == [
         "/lib/x86_64-linux-gnu/libplain.so",
         "/lib/x86_64-linux-gnu/libz.so",
         "/lib/x86_64-linux-gnu/libz.so.1",
+        "/lib/libz.so.1",
+    ]
+    assert [path for _, path, _ in parsed(cache("amd64", found))][:2] == [
+        "/lib/x86_64-linux-gnu/libz.so.1",
+        "/lib/libz.so.1",
     ]
 
 

@@ -147,7 +147,7 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging.autograd_cpu, CUDA, {"cpu": [1.0, 0.9]}, "image trains 1 -> 0.9"),
     (judging.gpu, CUDA, {"matmul": {"cpu": 0.0}, "convolution": {}, "autograd": {}, "devices": {}}, "no CUDA device"),
     (judging.gpu, CUDA, {"matmul": {"cpu": 0.0, "cuda:0": 0.0}, "convolution": {"cuda:0": 1.0}, "devices": {},
-                         "autograd": {"cuda:0": [6.0, 0.0]}}, "on cuda:0: expected an error of at most 0.005, image computes 1"),
+                         "autograd": {"cuda:0": [6.0, 0.0]}}, "on cuda:0: expected an error of at most"),
     (judging.dataloader, CUDA, {"squares": [0, 1, 4, 9, 16, 25, 36, 49], "workers": 1}, "image reports 1"),
     (judging.bytecode, CUDA, {"good": 9, "bad": ["torch: no bytecode"], "bad_count": 1}, "torch: no bytecode"),
     (judging.distributions, CUDA, [["numpy", "2.1", "/a"], ["torch", "2.6.0", "/a"], ["torch", "2.5", "/b"]],

@@ -12,7 +12,14 @@ from buildctl.errors import LayoutError, RuntimeUnavailableError
 from buildctl.oci.image import ImageConfig, Platform
 from buildctl.runtimes import sandbox
 from buildctl.runtimes.sandbox import OverlayRefusedError, SandboxSession, open_session, unavailable
-from buildctl.runtimes.sandbox_emulation import Emulator, binfmt_rule, host_registration, is_static, native_arch
+from buildctl.runtimes.sandbox_emulation import (
+    Emulator,
+    binfmt_rule,
+    find_emulators,
+    host_registration,
+    is_static,
+    native_arch,
+)
 from buildctl.runtimes.sandbox_gpu import NO_DEVICE, Passthrough, find_gpus
 from buildctl.runtimes.sandbox_process import Launched
 from buildctl.runtimes.sandbox_tree import Tree
@@ -94,6 +101,12 @@ def test_only_a_registration_that_works_in_another_root_counts(
         f"magic 7f454c46020101000000000000000000{'0200'}{machine}\nmask ff\n"
     )
     assert host_registration(183, tmp_path) == found
+
+
+def test_an_architecture_that_nobody_knows_is_no_traceback() -> None:
+    with pytest.raises(RuntimeUnavailableError, match="riscv64") as caught:
+        find_emulators("riscv64")
+    assert caught.value.hint == "known: amd64, arm64"
 
 
 def test_without_binfmt_misc_there_is_no_registration(tmp_path: Path) -> None:

@@ -1,0 +1,268 @@
+"""`buildctl claims`: look into torch's locked wheel, in the store or a few pieces of it at the index, without importing
+it, and keep what was found in images/NAME/claims.ARCH.json.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from buildctl.claims import Claims, WheelFacts, claims_of, claims_path, format_claims, lock_digest, read_claims
+from buildctl.errors import ArtifactError, BuildctlError, FetchError, LockError
+from buildctl.lock import LockedWheel, WheelLock, read_wheel_lock
+from buildctl.log import say
+from buildctl.matrix import Cell
+from buildctl.oci.files import write_whole
+from buildctl.project import Project
+from buildctl.store import Store
+from buildctl.strictzip import read_zip
+
+VERSION = "torch/version.py"
+# The list that torch.cuda.get_arch_list() would give with a GPU is a C string of its own in this library.
+PYTHON_LIBRARY = re.compile(r"torch/lib/libtorch_python\.(so|dylib)")
+CPU_LIBRARY = "torch/lib/libtorch_cpu.dylib"
+_ARCHITECTURES = re.compile(rb"\x00((?:sm|compute)_\d+[af]?(?: (?:sm|compute)_\d+[af]?)*)\x00")
+_ASSIGNED = re.compile(r"^(\w+)(?::[^=\n]+)?\s*=\s*(?:'([^'\n]*)'|\"([^\"\n]*)\"|None)\s*$", re.MULTILINE)
+_OVERLAP = 4096
+_HEADER = 1 << 16  # the load commands of a library are in its first pages
+_METAL = b"/System/Library/Frameworks/Metal.framework/"
+_TIMEOUT = 60.0
+_BLOCK = 1 << 20
+
+Read = Callable[[str], Iterator[bytes]]
+
+
+def wheel_facts(wheel: LockedWheel, names: Iterable[str], read: Read) -> WheelFacts:
+    """From the members of torch's wheel. Raises ArtifactError when they are not there or say nothing."""
+    names = set(names)
+    if VERSION not in names:
+        raise ArtifactError(f"{wheel.filename} has no {VERSION}")
+    said = assignments(b"".join(read(VERSION)).decode("utf-8", "replace"))
+    if not said.get("__version__"):
+        raise ArtifactError(f"{wheel.filename}: {VERSION} gives no __version__")
+    library = next((name for name in sorted(names) if PYTHON_LIBRARY.fullmatch(name)), None)
+    if library is None:
+        raise ArtifactError(f"{wheel.filename} has no libtorch_python")
+    cuda = said.get("cuda")
+    flags = architectures(read(library), f"{wheel.filename}: {library}") if cuda else ()
+    return WheelFacts(
+        wheel=str(wheel.digest),
+        torch=str(said["__version__"]),
+        cuda=cuda,
+        gpu_architectures=tuple(f for f in flags if f.startswith("sm_")),
+        ptx=tuple(f for f in flags if f.startswith("compute_")),
+        mps=CPU_LIBRARY in names and links_to_metal(_start(read(CPU_LIBRARY))),
+    )
+
+
+def assignments(text: str) -> dict[str, str | None]:
+    """`NAME = 'text'` and `NAME: Optional[str] = None` of a Python file, without running it."""
+    found: dict[str, str | None] = {}
+    for name, single, double in _ASSIGNED.findall(text):
+        found[name] = single or double or None
+    return found
+
+
+def architectures(chunks: Iterable[bytes], label: str) -> tuple[str, ...]:
+    """The `sm_..` and `compute_..` words that a library was compiled for. Raises ArtifactError unless it says so once."""
+    found: set[bytes] = set()
+    tail = b""
+    for chunk in chunks:
+        tail = tail[-_OVERLAP:] + chunk
+        found.update(_ARCHITECTURES.findall(tail))
+    if len(found) != 1:
+        raise ArtifactError(f"{label}: {len(found)} lists of GPU architectures where there must be one")
+    return tuple(found.pop().decode().split())
+
+
+def links_to_metal(header: bytes) -> bool:
+    """Whether a Mach-O library's load commands name Apple's Metal framework (mach-o/loader.h, LC_LOAD_DYLIB)."""
+    if header[:4] != b"\xcf\xfa\xed\xfe":  # 64-bit, little-endian
+        return False
+    count, size = struct.unpack_from("<2I", header, 16)
+    at, end = 32, min(32 + size, len(header))
+    for _ in range(count):
+        if at + 8 > end:
+            return False
+        command, length = struct.unpack_from("<2I", header, at)
+        weak = {0xC, 0x80000018, 0x8000001F}  # LC_LOAD_DYLIB, LC_LOAD_WEAK_DYLIB, LC_REEXPORT_DYLIB
+        if command in weak and _METAL in header[at : at + length]:
+            return True
+        at += max(8, length)
+    return False
+
+
+def _start(chunks: Iterator[bytes]) -> bytes:
+    data = b""
+    for chunk in chunks:
+        data += chunk
+        if len(data) >= _HEADER:
+            break
+    return data[:_HEADER]
+
+
+def facts_from_file(wheel: LockedWheel, path: Path) -> WheelFacts:
+    members = {member.name: member for member in read_zip(path, label=wheel.filename)}
+    return wheel_facts(wheel, members, lambda name: members[name].chunks())
+
+
+class RangedFile(io.RawIOBase):
+    """A file at a URL, of known size, read in pieces: the few members wanted of a wheel of 0.8 GB are 10 MB."""
+
+    def __init__(self, url: str, size: int) -> None:
+        from buildctl.transfer import new_session  # noqa: PLC0415 - only here is there a network
+
+        self.url, self.size, self.at = url, size, 0
+        self.session = new_session()
+        self.fetched = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = offset + {0: 0, 1: self.at, 2: self.size}[whence]
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self.size - self.at)
+        if wanted <= 0:
+            return 0
+        headers = {"Range": f"bytes={self.at}-{self.at + wanted - 1}", "Accept-Encoding": "identity"}
+        answer = self.session.get(self.url, headers=headers, timeout=_TIMEOUT)
+        if answer.status_code != 206 or len(answer.content) != wanted:
+            raise OSError(f"the server gives no ranges (HTTP {answer.status_code})")
+        buffer[:wanted] = answer.content
+        self.at += wanted
+        self.fetched += wanted
+        return wanted
+
+
+def facts_from_index(cell: Cell, wheel: LockedWheel) -> WheelFacts:
+    """By a few range requests. What is read so is checked by the zip's CRCs only; the build checks the wheel's hash.
+
+    Raises FetchError.
+    """
+    from buildctl.index import redact, with_credentials  # noqa: PLC0415
+    from buildctl.resolve import locate  # noqa: PLC0415
+
+    urls = locate([f"{wheel.name}=={wheel.version}"], python=cell.python, index=cell.accelerator.index)
+    if wheel.digest not in urls:
+        raise FetchError(f"the package index has no {wheel.filename} with this hash", hint="buildctl lock --upgrade")
+    url = with_credentials(urls[wheel.digest], cell.accelerator.index)
+    try:
+        file = io.BufferedReader(RangedFile(url, wheel.size), _BLOCK)
+        with zipfile.ZipFile(file) as archive:
+
+            def read(name: str) -> Iterator[bytes]:
+                with archive.open(name) as member:
+                    while chunk := member.read(_BLOCK):
+                        yield chunk
+
+            return wheel_facts(wheel, archive.namelist(), read)
+    except (OSError, zipfile.BadZipFile) as error:  # requests' exceptions are OSErrors
+        raise FetchError(
+            f"{wheel.filename} cannot be read in pieces: {redact(str(error))}",
+            hint="`buildctl build` fetches the whole wheel; then run `buildctl claims` again",
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derived:
+    path: Path
+    claims: Claims
+    changed: bool
+    origin: str
+
+
+def derive(project: Project, cell: Cell, store: Store) -> Derived:
+    """The claims of a cell as its lock has them now. The wheel is looked into only when another one is locked."""
+    lock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
+    path = claims_path(project.images, cell.name, cell.arch)
+    old: Claims | None = None
+    try:
+        old = read_claims(path)
+    except LockError:
+        pass
+    wheel = lock.wheel("torch")
+    if wheel is None:
+        raise LockError(f"{cell.id}: the lock holds no torch", hint=f"buildctl lock {cell.name}")
+    facts, origin = _facts(cell, wheel, old, store)
+    claims = claims_of(cell, lock, facts)
+    same = path.exists() and path.read_bytes() == format_claims(claims)
+    return Derived(path=path, claims=claims, changed=not same, origin=origin)
+
+
+def _facts(cell: Cell, wheel: LockedWheel, old: Claims | None, store: Store) -> tuple[WheelFacts, str]:
+    if path := store.artifact(wheel.digest):
+        return facts_from_file(wheel, path), "the wheel in the store"
+    if old is not None and old.facts is not None and old.facts.wheel == str(wheel.digest):
+        return old.facts, "an earlier look into the same wheel"
+    say(f"looking into {wheel.filename} at the index")
+    return facts_from_index(cell, wheel), "pieces of the wheel at the index"
+
+
+def write_claims(project: Project, cells: Sequence[Cell], store: Store) -> Iterator[str]:
+    """One line for each file, written where it differs; flavours share one."""
+    for cell in {(c.name, c.arch): c for c in cells}.values():
+        derived = derive(project, cell, store)
+        shown = project.shown(derived.path)
+        if not derived.changed:
+            yield f"{shown} is up to date"
+            continue
+        write_whole(derived.path, format_claims(derived.claims))
+        yield f"{shown} written, from {derived.origin}"
+
+
+def check_claims(project: Project, cells: Sequence[Cell], store: Store) -> int:
+    """How many files were checked. Raises LockError that lists all that differ from what the wheels say."""
+    problems, count = [], 0
+    for cell in {(c.name, c.arch): c for c in cells}.values():
+        count += 1
+        path = claims_path(project.images, cell.name, cell.arch)
+        try:
+            written = read_claims(path)
+            derived = derive(project, cell, store).claims
+            problems += [f"{project.shown(path)}: {line}" for line in differences(derived, written)]
+        except BuildctlError as error:
+            problems.append(error.message)
+    if problems:
+        raise LockError(
+            f"{len(problems)} claims differ from the locked wheels:\n  " + "\n  ".join(problems),
+            hint="run `buildctl claims`, look at the difference, and commit it",
+        )
+    return count
+
+
+def differences(derived: Claims, written: Claims) -> list[str]:
+    """`cuda: the wheels say 12.4, the file says 12.5`, one line a claim."""
+    left, right = derived.to_json(), written.to_json()
+    return [
+        f"{key}: the wheels say {left.get(key)}, the file says {right.get(key)}"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def kept_claims(project: Project, cell: Cell, lock: WheelLock) -> Claims:
+    """The reviewed file where there is one, else what the lock alone says. Raises LockError when the file is stale."""
+    path = claims_path(project.images, cell.name, cell.arch)
+    if not path.exists():
+        return claims_of(cell, lock)
+    claims = read_claims(path)
+    if claims.lock != lock_digest(lock):
+        raise LockError(
+            f"{project.shown(path)} is about other wheels than the lock", hint=f"run `buildctl claims {cell.name}`"
+        )
+    return claims

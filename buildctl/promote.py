@@ -1,0 +1,195 @@
+"""Where tags point, and moving them: never over less than before, never over what was not tested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import Descriptor, ImageConfig, Index, Manifest, MediaType, Platform, canonical_json
+from buildctl.oci.layout import INDEX_TYPES, parse_object
+from buildctl.registry.client import Fetched, Repository
+from buildctl.registry.problems import AbsentError, UnavailableError
+from buildctl.tags import Kind, Tag
+
+WORKERS = 4
+
+
+class Outcome(StrEnum):
+    """`waiting` is no failure: another run brings the rest. `refused` is one."""
+
+    CREATED = "new"
+    MOVED = "moved"
+    UNCHANGED = "as it was"
+    WAITING = "waiting"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagState:
+    """`digest` is what the tag points at in the end; `was` before. `platforms` say what each architecture gets."""
+
+    name: str
+    kind: Kind
+    outcome: Outcome
+    digest: Digest | None = None
+    was: Digest | None = None
+    platforms: Mapping[str, str] = field(default_factory=dict)
+    reason: str = ""
+
+    def where(self) -> str:
+        if self.reason:
+            return self.reason
+        what = ", ".join(f"{platform} {cell}" for platform, cell in self.platforms.items())
+        return f"sha256:{self.digest.short}  {what}" if self.digest else what
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "tag": self.name,
+            "kind": str(self.kind),
+            "outcome": str(self.outcome),
+            "digest": str(self.digest) if self.digest else None,
+            "was": str(self.was) if self.was else None,
+            "platforms": dict(self.platforms),
+            "reason": self.reason or None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Move:
+    """A tag that may be set: `data` is stored under it."""
+
+    state: TagState
+    media_type: str = ""
+    data: bytes = b""
+
+
+def move_tags(
+    repository: Repository,
+    tags: Sequence[Tag],
+    candidates: Mapping[str, Descriptor],
+    *,
+    objections: Mapping[str, str],
+    revision: str = "",
+    drop_platforms: frozenset[str] = frozenset(),
+    dry_run: bool = False,
+) -> tuple[TagState, ...]:
+    """Point `tags` at the candidates (by cell id), in order. Manifests of single cells must be in the repository.
+
+    An architecture of a tag for which there is no candidate keeps what the tag has for it; without that the tag waits.
+    """
+    decide = _Decide(repository, candidates, objections, revision, drop_platforms, dry_run=dry_run)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        moves = list(pool.map(decide.move, tags))
+    if not dry_run:
+        for data, media_type in {m.data: m.media_type for m in moves if m.data and m.media_type in INDEX_TYPES}.items():
+            repository.put_manifest(data, media_type, str(Digest.of(data)))
+        for move in moves:
+            if move.data:
+                _set(repository, move)
+    return tuple(move.state for move in moves)
+
+
+def _set(repository: Repository, move: _Move) -> None:
+    """PUT, then look: a tag is what people pull, so what it says is read back. Raises UnavailableError."""
+    for _ in range(3):
+        repository.put_manifest(move.data, move.media_type, move.state.name)
+        there = repository.head(move.state.name)
+        if there is not None and there.digest == move.state.digest:
+            return
+    raise UnavailableError(
+        f"{repository.reference.name}:{move.state.name} does not keep what it is set to",
+        hint="somebody else is moving it, or the registry has immutable tags",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Decide:
+    repository: Repository
+    candidates: Mapping[str, Descriptor]
+    objections: Mapping[str, str]
+    revision: str
+    drop_platforms: frozenset[str]
+    dry_run: bool = False
+
+    def move(self, tag: Tag) -> _Move:
+        if tag.kind is not Kind.IMMUTABLE:
+            said = [f"{c.id}: {self.objections[c.id]}" for c in tag.cells if c.id in self.objections]
+            if said:
+                return self._no(tag, tag.stem, Outcome.REFUSED, "; ".join(said))
+        if tag.single:
+            return self._single(tag)
+        return self._index(tag)
+
+    def _single(self, tag: Tag) -> _Move:
+        cell = tag.cells[0]
+        found = self.candidates[cell.id]
+        name = tag.name(self.revision or found.digest.short)
+        state = self._state(tag, name, found.digest, {f"linux/{cell.arch}": cell.id}, self.repository.head(name))
+        if state.outcome is not Outcome.CREATED:
+            return _Move(state=state)
+        data = b"" if self.dry_run else self.repository.manifest(str(found.digest)).data
+        return _Move(state=state, media_type=found.media_type, data=data)
+
+    def _index(self, tag: Tag) -> _Move:
+        """With the digest as revision, the name of an immutable tag follows from its content and has no past."""
+        named = tag.name(self.revision) if self.revision or tag.kind is not Kind.IMMUTABLE else ""
+        there = self._fetch(named) if named else None
+        had = self._platforms(there) if there else {}
+        members: dict[str, Descriptor] = {}
+        for cell in tag.cells:
+            platform = Platform(architecture=cell.arch)
+            member = self.candidates.get(cell.id) or had.get(str(platform))
+            if member is None:
+                waits = [c.id for c in tag.cells if c.id not in self.candidates]
+                return self._no(tag, named or f"{tag.stem}-...", Outcome.WAITING, f"for {', '.join(waits)}")
+            members[str(platform)] = replace(member, platform=platform, annotations={})
+        lost = sorted(set(had) - set(members) - self.drop_platforms)
+        if lost and there:
+            reason = f"it has {', '.join(lost)}, the matrix no longer does (--drop-platform {lost[0]} lets it go)"
+            return self._no(tag, named, Outcome.REFUSED, reason, there.descriptor.digest)
+        annotations = {"org.opencontainers.image.title": tag.title, "org.opencontainers.image.version": tag.torch}
+        index = Index(manifests=tuple(members[p] for p in sorted(members)), annotations=annotations)
+        data = canonical_json(index.to_json())
+        digest = Digest.of(data)
+        name = named or tag.name(digest.short)
+        before = there.descriptor if there else (None if named else self.repository.head(name))
+        ids = {f"linux/{cell.arch}": cell.id for cell in tag.cells}
+        state = self._state(tag, name, digest, ids, before)
+        moves = state.outcome in {Outcome.CREATED, Outcome.MOVED}
+        return _Move(state=state, media_type=MediaType.INDEX, data=data if moves else b"")
+
+    def _state(
+        self, tag: Tag, name: str, digest: Digest, platforms: Mapping[str, str], before: Descriptor | None
+    ) -> TagState:
+        was = before.digest if before else None
+        state = TagState(name=name, kind=tag.kind, outcome=Outcome.CREATED, digest=digest, was=was, platforms=platforms)
+        if was is None:
+            return state
+        if was == digest:
+            return replace(state, outcome=Outcome.UNCHANGED)
+        if tag.kind is Kind.IMMUTABLE:
+            reason = f"it is immutable and points at sha256:{was.short}: use another --revision"
+            return replace(state, outcome=Outcome.REFUSED, digest=was, reason=reason)
+        return replace(state, outcome=Outcome.MOVED)
+
+    def _no(self, tag: Tag, name: str, outcome: Outcome, reason: str, was: Digest | None = None) -> _Move:
+        return _Move(state=TagState(name=name, kind=tag.kind, outcome=outcome, digest=was, was=was, reason=reason))
+
+    def _fetch(self, name: str) -> Fetched | None:
+        try:
+            return self.repository.manifest(name)
+        except AbsentError:
+            return None
+
+    def _platforms(self, there: Fetched) -> dict[str, Descriptor]:
+        """What a tag has for each platform; attestations of other tools have none (unknown/unknown)."""
+        if there.descriptor.media_type in INDEX_TYPES:
+            found = {str(m.platform): m for m in Index.from_json(there.json()).manifests if m.platform}
+            return {key: m for key, m in found.items() if not key.startswith("unknown/")}
+        config = self.repository.blob(Manifest.from_json(there.json()).config)
+        platform = ImageConfig.from_json(parse_object(config, str(there.descriptor.digest))).platform
+        return {str(platform): replace(there.descriptor, platform=platform)}

@@ -1,0 +1,373 @@
+"""`buildctl publish`: images of the layout into a registry by digest, then tags, and those only on what was tested.
+
+Order of appearance: blobs, manifests, what is attached to them, indexes, immutable tags, moving tags, universal tags.
+So whatever breaks off, no tag names something incomplete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from buildctl.claims import Claims, claims_of
+from buildctl.errors import BuildctlError, LayoutError
+from buildctl.gate import REPORT_KIND, merged, objection, parse_report, read_report, report_bytes
+from buildctl.lock import read_wheel_lock
+from buildctl.matrix import Cell
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import Descriptor, Manifest
+from buildctl.oci.layout import Layout
+from buildctl.progress import Progress
+from buildctl.project import Project
+from buildctl.promote import Outcome, TagState, move_tags
+from buildctl.registry.client import Repository
+from buildctl.registry.problems import AbsentError, RefusedError
+from buildctl.registry.referrers import Document, attach, document, referrers
+from buildctl.registry.upload import Blob, Moved, Upload
+from buildctl.table import size, table
+from buildctl.tags import Kind, Tag, tags_of
+
+WORKERS = 4
+_UNKNOWN_BLOB = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN", "MANIFEST_UNKNOWN", "MANIFEST_UNVERIFIED"})
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishOptions:
+    """`revision` ends immutable tags; empty stands for the digest itself. `tags` False: push by digest, tag nothing."""
+
+    dry_run: bool = False
+    tags: bool = True
+    revision: str = ""
+    allow_not_run: frozenset[str] = frozenset()
+    drop_platforms: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An image that tags may point at, with what is known about exactly its digest."""
+
+    cell: Cell
+    descriptor: Descriptor
+    documents: tuple[Document, ...] = ()
+    objection: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """`sent` in bytes of blobs that this image was the first to need; `new` and `there` count blobs."""
+
+    candidate: Candidate
+    sent: int
+    new: int
+    there: int
+    mounted: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.candidate.cell.id,
+            "digest": str(self.candidate.descriptor.digest),
+            "bytesSent": self.sent,
+            "blobsSent": self.new,
+            "blobsMounted": self.mounted,
+            "blobsThere": self.there,
+            "passed": self.candidate.objection is None,
+            "objection": self.candidate.objection,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    repository: str
+    images: tuple[Pushed, ...]
+    tags: tuple[TagState, ...]
+    dry_run: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 when a tag that was asked for was refused."""
+        return int(any(tag.outcome is Outcome.REFUSED for tag in self.tags))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "repository": self.repository,
+            "dryRun": self.dry_run,
+            "images": [image.to_json() for image in self.images],
+            "tags": [tag.to_json() for tag in self.tags],
+        }
+
+    def text(self) -> str:
+        parts = []
+        if self.images:
+            sent = "TO SEND" if self.dry_run else "SENT"
+            rows = [
+                (
+                    p.candidate.cell.id,
+                    size(p.sent),
+                    str(p.new),
+                    str(p.mounted + p.there),
+                    str(p.candidate.descriptor.digest),
+                )
+                for p in self.images
+            ]
+            parts.append(table(("CELL", sent, "BLOBS", "THERE", "DIGEST"), rows, right=frozenset({1, 2, 3})))
+        if self.tags:
+            parts.append(tags_text(self.tags))
+        total = size(sum(p.sent for p in self.images))
+        verb = "would be sent" if self.dry_run else "sent"
+        return "\n\n".join([*parts, f"{self.repository}: {total} {verb}"])
+
+
+def tags_text(tags: Sequence[TagState]) -> str:
+    rows = [(tag.name, tag.kind, tag.outcome.value, tag.where()) for tag in tags]
+    return table(("TAG", "KIND", "", "POINTS AT"), rows)
+
+
+def claims_by_cell(project: Project, cells: Iterable[Cell]) -> dict[str, Claims]:
+    """From the locks, which say the same on every machine. Raises LockError."""
+    return {
+        cell.id: claims_of(cell, read_wheel_lock(project.wheel_lock(cell.name, cell.arch)))
+        for cell in cells
+        if not cell.native
+    }
+
+
+def publish(
+    project: Project,
+    cells: Sequence[Cell],
+    repository: Repository,
+    options: PublishOptions,
+    *,
+    documents: Callable[[Cell, Descriptor], Sequence[Document]] = lambda _cell, _descriptor: (),
+    progress: Progress,
+) -> Published:
+    """Push these cells from the layout, attach their report and `documents`, then point tags at them.
+
+    Raises BuildctlError; tags that are held or refused are part of the answer.
+    """
+    layout = Layout(project.layout)
+    claims = claims_by_cell(project, project.matrix.cells)
+    candidates = [
+        _local(project, layout, cell, claims[cell.id], options, documents if not options.dry_run else _no_documents)
+        for cell in cells
+    ]
+    repository.ping()
+    push = _Push(layout=layout, repository=repository, progress=progress, dry_run=options.dry_run)
+    pushed = push.images(candidates)
+    tags = _tag(project, claims, repository, candidates, options) if options.tags else ()
+    return Published(repository=repository.reference.name, images=tuple(pushed), tags=tags, dry_run=options.dry_run)
+
+
+def planned_tags(project: Project, cells: Sequence[Cell], options: PublishOptions) -> tuple[PlannedTag, ...]:
+    """What would point where by the rule and the layout, and what stands against it; asks no registry."""
+    layout = Layout(project.layout)
+    there = set(layout.names())
+    claims = claims_by_cell(project, project.matrix.cells)
+    said: dict[str, str] = {}
+    digests: dict[str, Digest] = {}
+    for cell in project.matrix.cells:
+        if cell.id in there and not cell.native:
+            found = _local(project, layout, cell, claims[cell.id], options, _no_documents)
+            digests[cell.id] = found.descriptor.digest
+            if found.objection:
+                said[cell.id] = found.objection
+    out = []
+    for tag in tags_of(project.matrix.cells, claims, of=[cell.id for cell in cells]):
+        digest = digests.get(tag.cells[0].id) if tag.single else None
+        name = tag.name(options.revision or (digest.short if digest else "REVISION"))
+        against = {} if tag.kind is Kind.IMMUTABLE else said
+        why = [f"{c.id}: {against[c.id]}" for c in tag.cells if c.id in against]
+        why += [f"{c.id}: not built" for c in tag.cells if c.id not in digests]
+        out.append(PlannedTag(name=name, tag=tag, digests=digests, against="; ".join(why)))
+    return tuple(out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedTag:
+    """`digests` are by cell id, of what is built; `against` says why a publish would not set the tag now."""
+
+    name: str
+    tag: Tag
+    digests: Mapping[str, Digest]
+    against: str
+
+    def to_json(self) -> dict[str, Any]:
+        cells = [
+            {"id": c.id, "platform": c.platform, "digest": str(self.digests[c.id]) if c.id in self.digests else None}
+            for c in self.tag.cells
+        ]
+        return {"tag": self.name, "kind": str(self.tag.kind), "cells": cells, "against": self.against or None}
+
+    def row(self) -> tuple[str, str, str, str]:
+        cells = ", ".join(f"{c.platform} {c.id}" for c in self.tag.cells)
+        return self.name, self.tag.kind, cells, self.against or "ready"
+
+
+def promote(project: Project, cells: Sequence[Cell], repository: Repository, options: PublishOptions) -> Published:
+    """Point moving tags at what is in the registry under the immutable tags of `revision`, by the reports attached
+    there: the job that comes after the builders of every architecture. Raises BuildctlError.
+    """
+    claims = claims_by_cell(project, project.matrix.cells)
+    singles = {t.cells[0].id: t for t in tags_of(project.matrix.cells, claims) if t.single}
+    names = {cell.id: singles[cell.id].name(options.revision) for cell in cells}
+    found = _parallel(lambda cell: _remote(repository, cell, names[cell.id], options), cells)
+    tags = _tag(project, claims, repository, found, options)
+    return Published(repository=repository.reference.name, images=(), tags=tags, dry_run=options.dry_run)
+
+
+def _no_documents(_cell: Cell, _descriptor: Descriptor) -> Sequence[Document]:
+    return ()
+
+
+def _tag(
+    project: Project,
+    claims: Mapping[str, Claims],
+    repository: Repository,
+    candidates: Sequence[Candidate],
+    options: PublishOptions,
+) -> tuple[TagState, ...]:
+    tags = tags_of(project.matrix.cells, claims, of=[c.cell.id for c in candidates])
+    return move_tags(
+        repository,
+        tags,
+        {c.cell.id: c.descriptor for c in candidates},
+        objections={c.cell.id: c.objection for c in candidates if c.objection},
+        revision=options.revision,
+        drop_platforms=options.drop_platforms,
+        dry_run=options.dry_run,
+    )
+
+
+def _local(
+    project: Project,
+    layout: Layout,
+    cell: Cell,
+    claims: Claims,
+    options: PublishOptions,
+    documents: Callable[[Cell, Descriptor], Sequence[Document]],
+) -> Candidate:
+    try:
+        found = layout.resolve(cell.id, cell.arch)
+    except LayoutError as error:
+        raise LayoutError(f"{cell.id} is not built: {error.message}", hint=f"buildctl build {cell.image}") from error
+    descriptor = replace(found, annotations={})
+    labels = layout.config(descriptor).labels
+    for key, value in {"torch": claims.torch, "cuda": claims.cuda, "python": claims.python}.items():
+        said = labels.get(f"dev.buildctl.{key}")
+        if value is not None and said is not None and said.partition("+")[0] != value.partition("+")[0]:
+            raise BuildctlError(
+                f"{cell.id}: the image says {key} {said}, the lock says {value}", hint=f"buildctl build {cell.image}"
+            )
+    report = read_report(project.report(cell))
+    about = report is not None and report.digest == descriptor.digest
+    attached = [Document(kind=REPORT_KIND, data=report_bytes(report))] if report is not None and about else []
+    return Candidate(
+        cell=cell,
+        descriptor=descriptor,
+        documents=(*attached, *documents(cell, descriptor)),
+        objection=objection(report, descriptor.digest, options.allow_not_run),
+    )
+
+
+def _remote(repository: Repository, cell: Cell, name: str, options: PublishOptions) -> Candidate:
+    found = repository.head(name)
+    if found is None:
+        raise AbsentError(
+            f"{repository.reference.name}:{name} is not there, so {cell.id} cannot be promoted",
+            hint="publish it with the same --revision first",
+        )
+    reports = [
+        parse_report(document(repository, r), f"{repository.reference.name}@{r.descriptor.digest}")
+        for r in referrers(repository, found.digest, REPORT_KIND)
+    ]
+    said = objection(merged(reports), found.digest, options.allow_not_run)
+    return Candidate(cell=cell, descriptor=found, objection=said)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Push:
+    layout: Layout
+    repository: Repository
+    progress: Progress
+    dry_run: bool
+    moved: dict[Digest, tuple[Moved, int]] = field(default_factory=dict)
+
+    def images(self, candidates: Sequence[Candidate]) -> list[Pushed]:
+        known = _parallel(lambda c: self.repository.head(str(c.descriptor.digest)), candidates)
+        missing = [c for c, there in zip(candidates, known, strict=True) if there is None]
+        needed = {c.cell.id: self._blobs(c) for c in candidates}
+        self.blobs(b for c in missing for b in needed[c.cell.id])
+        if not self.dry_run:
+            _parallel(self.manifest, missing)
+        extra = dict(zip([c.cell.id for c in candidates], _parallel(self.attach, candidates), strict=True))
+        out, counted = [], set[Digest]()
+        for candidate in candidates:
+            mine = {b.digest for b in needed[candidate.cell.id]} - counted
+            counted |= mine
+            how = [self.moved.get(d, (Moved.THERE, 0)) for d in mine]
+            kinds = [kind for kind, _ in how]
+            out.append(
+                Pushed(
+                    candidate=candidate,
+                    sent=sum(count for _, count in how) + extra[candidate.cell.id],
+                    new=kinds.count(Moved.SENT),
+                    mounted=kinds.count(Moved.MOUNTED),
+                    there=len(needed[candidate.cell.id]) - kinds.count(Moved.SENT) - kinds.count(Moved.MOUNTED),
+                )
+            )
+        return out
+
+    def blobs(self, wanted: Iterable[Descriptor]) -> None:
+        """Each once, the biggest first."""
+        unique = sorted({d.digest: d for d in wanted}.values(), key=lambda d: (-d.size, d.digest))
+        _parallel(self.blob, unique)
+
+    def blob(self, descriptor: Descriptor) -> None:
+        if self.dry_run:
+            there = self.repository.blob_size(descriptor.digest) == descriptor.size
+            self.moved[descriptor.digest] = (Moved.THERE, 0) if there else (Moved.SENT, descriptor.size)
+            return
+        task = self.progress.add(f"sha256:{descriptor.digest.short}", descriptor.size)
+        blob = Blob(descriptor=descriptor, path=self.layout.blob_path(descriptor.digest))
+        upload = Upload(self.repository, blob, task)
+        how = upload.run()
+        task.finish()
+        self.moved[descriptor.digest] = (how, upload.sent)
+
+    def manifest(self, candidate: Candidate) -> None:
+        """By digest. When the registry says that it lacks a blob, its blobs are looked at again, once."""
+        descriptor = candidate.descriptor
+        data = self.layout.read_bytes(descriptor)
+        try:
+            self.repository.put_manifest(data, descriptor.media_type, str(descriptor.digest))
+        except (AbsentError, RefusedError) as error:
+            if not _UNKNOWN_BLOB & set(error.codes):
+                raise
+            for blob in self._blobs(candidate):
+                self.blob(blob)
+            self.repository.put_manifest(data, descriptor.media_type, str(descriptor.digest))
+
+    def attach(self, candidate: Candidate) -> int:
+        """Bytes that were sent."""
+        if self.dry_run:
+            return 0
+        return sum(attach(self.repository, candidate.descriptor, d).sent for d in candidate.documents)
+
+    def _blobs(self, candidate: Candidate) -> tuple[Descriptor, ...]:
+        manifest: Manifest = self.layout.manifest(candidate.descriptor)
+        return tuple({d.digest: d for d in (manifest.config, *manifest.layers)}.values())
+
+
+def _parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """In the order of `items`. The first failure stops what has not begun."""
+    items = list(items)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

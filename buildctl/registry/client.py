@@ -1,0 +1,219 @@
+"""One repository of a registry: manifests by tag and digest, blobs by digest. Every byte that comes is checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+import urllib3
+
+from buildctl.errors import LayoutError
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import Descriptor
+from buildctl.oci.layout import INDEX_TYPES, JSON_LIMIT, MANIFEST_TYPES
+from buildctl.registry.problems import AbsentError, AgainError, RefusedError
+from buildctl.registry.reference import Reference
+from buildctl.registry.transport import Transport, Tries, brief
+
+_ACCEPT = ", ".join(sorted(map(str, INDEX_TYPES | MANIFEST_TYPES)))
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A manifest or index as the registry has it; `descriptor` has no platform."""
+
+    descriptor: Descriptor
+    data: bytes
+
+    def json(self) -> dict[str, Any]:
+        value = json.loads(self.data)
+        if not isinstance(value, dict):
+            raise LayoutError(f"{self.descriptor.digest} is not a JSON object")
+        return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """Safe to use from several threads. `chunk` is what one request of an upload carries, in bytes: where the registry
+    can resume, a cut connection loses at most that much.
+    """
+
+    reference: Reference
+    transport: Transport
+    write: bool = False
+    mount_from: tuple[str, ...] = ()
+    chunk: int = 64 << 20
+
+    @property
+    def path(self) -> str:
+        return f"/v2/{self.reference.repository}"
+
+    @property
+    def scope(self) -> tuple[str, ...]:
+        """What a token is asked for (distribution, "token scope")."""
+        own = f"repository:{self.reference.repository}:pull" + (",push" if self.write else "")
+        return (own, *(f"repository:{name}:pull" for name in self.mount_from))
+
+    def ping(self) -> None:
+        """Raises RegistryError unless somebody who speaks the protocol answers and knows us."""
+        try:
+            self.transport.send("GET", "/v2/", what="ping", scope=self.scope)
+        except AbsentError as error:
+            raise RefusedError(
+                f"{self.reference.registry} answers, but it is no registry (no /v2/)", hint="check the address"
+            ) from error
+
+    def blob_size(self, digest: Digest) -> int | None:
+        """In bytes; None when the repository has no such blob."""
+        try:
+            answer = self.transport.send(
+                "HEAD", f"{self.path}/blobs/{digest}", what=f"blob sha256:{digest.short}", scope=self.scope
+            )
+        except AbsentError:
+            return None
+        length = answer.headers.get("Content-Length", "")
+        return int(length) if length.isdigit() else None
+
+    def head(self, wanted: str) -> Descriptor | None:
+        """What a tag or digest stands for; None when there is no such thing."""
+        path, accept = f"{self.path}/manifests/{wanted}", {"Accept": _ACCEPT}
+        try:
+            answer = self.transport.send("HEAD", path, what=self._named(wanted), scope=self.scope, headers=accept)
+        except AbsentError:
+            return None
+        try:
+            return Descriptor(
+                media_type=answer.headers["Content-Type"].partition(";")[0],
+                digest=Digest.parse(answer.headers["Docker-Content-Digest"]),
+                size=int(answer.headers["Content-Length"]),
+            )
+        except (KeyError, ValueError, LayoutError):  # headers that a registry may leave out
+            return self.manifest(wanted).descriptor
+
+    def manifest(self, wanted: str) -> Fetched:
+        """By tag or digest, verified against the digest asked for or announced. Raises AbsentError."""
+        tries = Tries(self.transport.patience, f"{self.reference.registry}: {self._named(wanted)}")
+        while True:
+            try:
+                return self._manifest(wanted)
+            except AgainError as error:
+                tries.failed(error)
+
+    def put_manifest(self, data: bytes, media_type: str, wanted: str) -> bool:
+        """Store a manifest under a tag or its digest; says whether the registry did something with its `subject`.
+
+        What the registry says it stored is compared with what was sent. Raises RegistryError.
+        """
+        digest = Digest.of(data)
+        what, tries = self._named(wanted), Tries(self.transport.patience, f"{self.reference.registry}: {wanted}")
+        while True:
+            try:
+                answer = self.transport.attempt(
+                    "PUT",
+                    f"{self.path}/manifests/{wanted}",
+                    what=f"storing {what}",
+                    scope=self.scope,
+                    headers={"Content-Type": media_type},
+                    data=data,
+                )
+                stored = answer.headers.get("Docker-Content-Digest", str(digest))
+                if stored != str(digest):
+                    raise AgainError(f"it stored {stored} where {digest} was sent")
+                return "OCI-Subject" in answer.headers
+            except AgainError as error:
+                tries.failed(error)
+            except RefusedError as error:
+                # what arrived is not what was sent: a fault of the way, not of the manifest
+                if not {"DIGEST_INVALID", "MANIFEST_INVALID"} & set(error.codes):
+                    raise
+                if tries.used >= 2:
+                    raise
+                tries.failed(AgainError(error.message))
+
+    def tags(self) -> tuple[str, ...]:
+        """All tags, sorted; none when there is no such repository."""
+        found: list[str] = []
+        path = f"{self.path}/tags/list?n=1000"
+        while path:
+            try:
+                answer = self.transport.send("GET", path, what=f"tags of {self.reference.name}", scope=self.scope)
+            except AbsentError:
+                break
+            found += answer.json().get("tags") or []
+            path = answer.links.get("next", {}).get("url", "")
+        return tuple(sorted(found))
+
+    @contextmanager
+    def open_blob(self, digest: Digest, start: int = 0) -> Iterator[Iterator[bytes]]:
+        """One attempt at the bytes from `start` on. Raises AgainError, also while they come; the caller checks them."""
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        answer = self.transport.attempt(
+            "GET",
+            f"{self.path}/blobs/{digest}",
+            what=f"blob sha256:{digest.short}",
+            scope=self.scope,
+            headers=headers,
+            stream=True,
+        )
+        with answer:
+            yield _chunks(answer, skip=start if answer.status_code == 200 else 0)
+
+    def blob(self, descriptor: Descriptor) -> bytes:
+        """A small blob, whole and verified. Raises RegistryError."""
+        what = f"blob sha256:{descriptor.digest.short}"
+        if descriptor.size > JSON_LIMIT:
+            raise LayoutError(f"{what}: {descriptor.size} bytes, more than the {JSON_LIMIT} allowed here")
+        tries = Tries(self.transport.patience, f"{self.reference.registry}: {what}")
+        while True:
+            try:
+                with self.open_blob(descriptor.digest) as chunks:
+                    data = b"".join(chunks)
+                if Digest.of(data) == descriptor.digest:
+                    return data
+                raise AgainError("what came does not match its digest")
+            except AgainError as error:
+                tries.failed(error)
+
+    def _manifest(self, wanted: str) -> Fetched:
+        path, accept = f"{self.path}/manifests/{wanted}", {"Accept": _ACCEPT}
+        answer = self.transport.attempt("GET", path, what=self._named(wanted), scope=self.scope, headers=accept)
+        data = answer.content
+        digest = Digest.of(data)
+        expected = wanted if wanted.startswith("sha256:") else answer.headers.get("Docker-Content-Digest", str(digest))
+        if str(digest) != expected:
+            raise AgainError(f"what came is {digest}, not {expected}")
+        media_type = answer.headers.get("Content-Type", "").partition(";")[0]
+        return Fetched(descriptor=Descriptor(media_type=media_type, digest=digest, size=len(data)), data=data)
+
+    def _named(self, wanted: str) -> str:
+        mark = "@" if wanted.startswith("sha256:") else ":"
+        return (
+            f"{self.reference.repository}{mark}{wanted[:19]}"
+            if mark == "@"
+            else f"{self.reference.repository}:{wanted}"
+        )
+
+
+def _chunks(answer: requests.Response, skip: int) -> Iterator[bytes]:
+    try:
+        for chunk in answer.raw.stream(_CHUNK, decode_content=False):
+            if skip >= len(chunk):
+                skip -= len(chunk)
+                continue
+            yield chunk[skip:]
+            skip = 0
+    except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
+        raise AgainError(brief(error)) from error
+
+
+def open_repository(
+    reference: Reference, *, write: bool = False, plain_http: bool | None = None, mount_from: tuple[str, ...] = ()
+) -> Repository:
+    """`mount_from` are repositories of the same registry, without its name."""
+    transport = Transport(reference.registry, plain_http=plain_http)
+    return Repository(reference=reference, transport=transport, write=write, mount_from=mount_from)

@@ -1,0 +1,146 @@
+"""Documents about an image, attached to its digest (OCI 1.1 referrers).
+
+Where a registry lacks the API, an index under the tag `sha256-HEX` lists them (distribution-spec, "referrers tag
+schema"). Two writers of that tag may overwrite each other, so what was written is read again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import Descriptor, MediaType, canonical_json
+from buildctl.progress import Silent
+from buildctl.registry.client import Repository
+from buildctl.registry.problems import AbsentError, RefusedError, UnavailableError
+from buildctl.registry.upload import Blob, Upload
+
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+_ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """What is attached: `data` of the media type `kind`, which is the artifact type, too."""
+
+    kind: str
+    data: bytes
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Referrer:
+    """An artifact that names the subject; `kind` is its artifact type."""
+
+    descriptor: Descriptor
+    kind: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.descriptor.to_json(), "artifactType": self.kind}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """`fresh` when it was not there before; `sent` in bytes of blobs."""
+
+    referrer: Referrer
+    fresh: bool
+    sent: int = 0
+
+
+def artifact(subject: Descriptor, document: Document) -> bytes:
+    """The manifest of the artifact: the same bytes for the same document about the same image."""
+    empty = Blob.of(b"{}", EMPTY_TYPE)
+    value = {
+        "schemaVersion": 2,
+        "mediaType": str(MediaType.MANIFEST),
+        "artifactType": document.kind,
+        "config": empty.descriptor.to_json(),
+        "layers": [Blob.of(document.data, document.kind).descriptor.to_json()],
+        "subject": Descriptor(media_type=subject.media_type, digest=subject.digest, size=subject.size).to_json(),
+        **({"annotations": dict(document.annotations)} if document.annotations else {}),
+    }
+    return canonical_json(value)
+
+
+def attach(repository: Repository, subject: Descriptor, document: Document) -> Attached:
+    """Store the document and make the subject's referrers list it, unless they do. Raises RegistryError."""
+    data = artifact(subject, document)
+    descriptor = Descriptor(
+        media_type=MediaType.MANIFEST, digest=Digest.of(data), size=len(data), annotations=document.annotations
+    )
+    referrer = Referrer(descriptor=descriptor, kind=document.kind)
+    if any(there.descriptor.digest == descriptor.digest for there in referrers(repository, subject.digest)):
+        return Attached(referrer=referrer, fresh=False)
+    sent = 0
+    for blob in (Blob.of(b"{}", EMPTY_TYPE), Blob.of(document.data, document.kind)):
+        upload = Upload(repository, blob, Silent())
+        upload.run()
+        sent += upload.sent
+    if not repository.put_manifest(data, MediaType.MANIFEST, str(descriptor.digest)):
+        _list_under_tag(repository, subject.digest, referrer)
+    return Attached(referrer=referrer, fresh=True, sent=sent)
+
+
+def referrers(repository: Repository, subject: Digest, kind: str | None = None) -> tuple[Referrer, ...]:
+    """What is attached to that digest, of one artifact type or of all; empty when nothing is."""
+    path = f"{repository.path}/referrers/{subject}"
+    found: list[Referrer] = []
+    try:
+        while path:
+            answer = repository.transport.send(
+                "GET", path, what=f"referrers of sha256:{subject.short}", scope=repository.scope
+            )
+            found += _parse(answer.content)
+            path = answer.links.get("next", {}).get("url", "")
+    except (AbsentError, RefusedError):  # a registry of before the API says 404, some say 400 or 405
+        found = _tagged(repository, subject)
+    return tuple(r for r in found if kind in {None, r.kind})
+
+
+def document(repository: Repository, referrer: Referrer) -> bytes:
+    """The one layer of an artifact, verified. Raises RegistryError."""
+    manifest = repository.manifest(str(referrer.descriptor.digest)).json()
+    try:
+        (layer,) = manifest["layers"]
+        return repository.blob(Descriptor.from_json(layer))
+    except (KeyError, ValueError, TypeError) as error:
+        raise RefusedError(f"{referrer.kind} {referrer.descriptor.digest} is not an artifact with one layer") from error
+
+
+def fallback_tag(subject: Digest) -> str:
+    return f"sha256-{subject.hex}"
+
+
+def _tagged(repository: Repository, subject: Digest) -> list[Referrer]:
+    try:
+        return _parse(repository.manifest(fallback_tag(subject)).data)
+    except AbsentError:
+        return []
+
+
+def _list_under_tag(repository: Repository, subject: Digest, referrer: Referrer) -> None:
+    tag = fallback_tag(subject)
+    for _ in range(_ROUNDS):
+        there = _tagged(repository, subject)
+        if any(r.descriptor.digest == referrer.descriptor.digest for r in there):
+            return
+        listed = sorted([*there, referrer], key=lambda r: (r.kind, r.descriptor.digest))
+        index = {"schemaVersion": 2, "mediaType": str(MediaType.INDEX), "manifests": [r.to_json() for r in listed]}
+        repository.put_manifest(canonical_json(index), MediaType.INDEX, tag)
+    raise UnavailableError(
+        f"{repository.reference.name}:{tag}: others keep overwriting it", hint="run the same command again"
+    )
+
+
+def _parse(data: bytes) -> list[Referrer]:
+    try:
+        manifests = json.loads(data)["manifests"]
+        return [
+            Referrer(descriptor=Descriptor.from_json(m), kind=str(m.get("artifactType", ""))) for m in manifests or ()
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RefusedError(f"a malformed list of referrers ({error!r})") from error

@@ -1,0 +1,311 @@
+"""Requests to one registry: authorised when it asks, repeated when that may help, judged in three words when not."""
+
+from __future__ import annotations
+
+import email.utils
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NoReturn, Protocol
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import requests
+import urllib3
+from requests.auth import AuthBase
+
+from buildctl import __version__
+from buildctl.registry.auth import Credentials, docker_credentials, parse_challenge
+from buildctl.registry.problems import AbsentError, AgainError, RefusedError, RegistryError, UnavailableError
+from buildctl.registry.reference import DOCKER_HUB, is_loopback
+
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_MESSAGE_LIMIT = 64 << 10  # bytes of an error's body that are looked at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """Seconds; and how many attempts in a row may bring nothing before the registry counts as unavailable."""
+
+    connect: float = 15.0
+    read: float = 90.0
+    attempts: int = 6
+    backoff: float = 0.5
+    longest_wait: float = 120.0
+
+
+class Body(Protocol):
+    """Something to send, with a known length, that can be read once."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+@dataclass(slots=True)
+class Tries:
+    """Counts attempts that brought nothing. `failed` waits before the next, or raises UnavailableError."""
+
+    patience: Patience
+    what: str
+    used: int = 0
+
+    def failed(self, reason: AgainError) -> None:
+        self.used += 1
+        wait = self.patience.backoff * 2 ** (self.used - 1) if reason.wait is None else reason.wait
+        if reason.wait is not None and reason.wait > self.patience.longest_wait:
+            raise UnavailableError(f"{self.what}: {reason}, to be asked again in {wait:.0f} s", hint="try again later")
+        if self.used >= self.patience.attempts:
+            raise UnavailableError(
+                f"{self.what}: {reason}, {self.used} times in a row",
+                hint="run the same command again: what the registry has is not sent twice",
+            )
+        time.sleep(min(wait, self.patience.longest_wait))
+
+    def progressed(self) -> None:
+        self.used = 0
+
+
+class _Given(AuthBase):
+    """Keeps requests from replacing our Authorization header with what stands in ~/.netrc."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+
+@dataclass(slots=True)
+class Transport:
+    """Safe to use from several threads. `plain_http` None means: only where the registry is on this machine."""
+
+    registry: str
+    plain_http: bool | None = None
+    patience: Patience = field(default_factory=Patience)
+    credentials: Callable[[str], Credentials | None] = docker_credentials
+    _session: requests.Session = field(default_factory=requests.Session)
+    _authorisations: dict[tuple[str, ...], str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _known: list[Credentials | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._session.headers.update({"User-Agent": f"buildctl/{__version__}", "Accept-Encoding": "identity"})
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=16, max_retries=0))
+
+    @property
+    def root(self) -> str:
+        plain = is_loopback(self.registry) if self.plain_http is None else self.plain_http
+        host = "registry-1.docker.io" if self.registry == DOCKER_HUB else self.registry
+        return f"{'http' if plain else 'https'}://{host}"
+
+    def close(self) -> None:
+        self._session.close()
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        scope: tuple[str, ...] = (),
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+    ) -> requests.Response:
+        """As `attempt`, repeated for what may pass. Raises RegistryError."""
+        tries = Tries(self.patience, f"{self.registry}: {what}")
+        while True:
+            try:
+                return self.attempt(method, path, what=what, scope=scope, headers=headers, params=params, data=data)
+            except AgainError as error:
+                tries.failed(error)
+
+    def attempt(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        scope: tuple[str, ...] = (),
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        data: bytes | Body | None = None,
+        stream: bool = False,
+    ) -> requests.Response:
+        """One request, and a second one with credentials when the first is asked for them.
+
+        `path` is a path or a URL that the registry gave. Raises AgainError for what may pass, else RegistryError. A
+        `Body` can be read once, so a first request that only gets a challenge is an AgainError.
+        """
+        url = self.url(path)
+        answer = self._once(method, url, scope, headers, params, data, stream=stream)
+        if answer.status_code == 401:
+            stale = answer.request.headers.get("Authorization")
+            challenge = answer.headers.get("WWW-Authenticate", "")
+            answer.close()
+            self._authorise(challenge, scope, stale, what)
+            if data is not None and not isinstance(data, bytes):
+                raise AgainError("credentials were asked for", wait=0)
+            answer = self._once(method, url, scope, headers, params, data, stream=stream)
+        if answer.status_code >= 400:
+            with answer:
+                self._complain(answer, what)
+        return answer
+
+    def url(self, path: str) -> str:
+        """Absolute; a registry behind a TLS proxy that calls itself http:// is asked as we reached it."""
+        url = urljoin(self.root, path)
+        parts, root = urlsplit(url), urlsplit(self.root)
+        if parts.scheme == "http" and root.scheme == "https" and parts.hostname == root.hostname:
+            return urlunsplit(("https", root.netloc, parts.path, parts.query, ""))
+        return url
+
+    def _once(
+        self,
+        method: str,
+        url: str,
+        scope: tuple[str, ...],
+        headers: Mapping[str, str] | None,
+        params: Mapping[str, str] | None,
+        data: bytes | Body | None,
+        *,
+        stream: bool,
+    ) -> requests.Response:
+        sent = dict(headers or {})
+        with self._lock:
+            known = self._authorisations.get(scope)
+        if known is not None and urlsplit(url).netloc == urlsplit(self.root).netloc:
+            sent["Authorization"] = known
+        timeout = (self.patience.connect, self.patience.read)
+        try:
+            return self._session.request(
+                method, url, params=params, headers=sent, data=data, timeout=timeout, stream=stream, auth=_Given()
+            )
+        except requests.exceptions.SSLError as error:
+            raise RefusedError(
+                f"{self.registry}: {brief(error)}",
+                hint="a registry without TLS needs --plain-http; one behind a company proxy REQUESTS_CA_BUNDLE",
+            ) from error
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            raise RefusedError(f"{self.registry}: {brief(error)}") from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise AgainError(brief(error)) from error
+
+    def _complain(self, answer: requests.Response, what: str) -> NoReturn:
+        codes, said = _errors(answer)
+        text = f"{answer.status_code} {answer.reason or ''}".strip() + (f": {said}" if said else "")
+        message = f"{self.registry}: {what}: {text}"
+        match answer.status_code:
+            case code if code in _PASSING:
+                raise AgainError(text, wait=retry_after(answer.headers.get("Retry-After")))
+            case 404:
+                raise AbsentError(message, hint="check the name; a private one needs `docker login`", codes=codes)
+            case 401 | 403:
+                hint = f"run `docker login {self.registry}` with an account that may do this"
+                raise RefusedError(message, hint=hint, codes=codes)
+            case _:
+                raise RefusedError(message, codes=codes)
+
+    # credentials
+
+    def _authorise(self, header: str, scope: tuple[str, ...], stale: str | bytes | None, what: str) -> None:
+        """Learn the Authorization header for `scope` from a challenge; one thread does, the others wait for it."""
+        challenge = parse_challenge(header)
+        if challenge is None:
+            raise RefusedError(f"{self.registry}: {what}: it asks for credentials in a way not known: {header[:200]!r}")
+        with self._lock:
+            if self._authorisations.get(scope) not in {None, stale}:
+                return  # another thread was faster
+            if not self._known:
+                self._known.append(self.credentials(self.registry))
+            known = self._known[0]
+            if challenge.scheme == "bearer":
+                self._authorisations[scope] = "Bearer " + self._token(dict(challenge.parameters), scope, known, what)
+                return
+            if known is None or known.basic() == stale:
+                why = "they were refused" if known else "there are none"
+                raise RefusedError(
+                    f"{self.registry}: {what}: it wants credentials, and {why}",
+                    hint=f"run `docker login {self.registry}`",
+                    codes=("UNAUTHORIZED",),
+                )
+            self._authorisations[scope] = known.basic()
+
+    def _token(self, asked: dict[str, str], scope: tuple[str, ...], known: Credentials | None, what: str) -> str:
+        realm = asked.get("realm", "")
+        host = urlsplit(realm)
+        if host.scheme != "https" and not (host.scheme == "http" and self.root.startswith("http:")):
+            raise RefusedError(f"{self.registry}: it sends us to {realm!r} for a token, which is not https")
+        scopes = scope or tuple(filter(None, [asked.get("scope", "")]))
+        tries = Tries(self.patience, f"{self.registry}: token for {what}")
+        while True:
+            try:
+                return self._ask_token(realm, asked.get("service", ""), scopes, known, what)
+            except AgainError as error:
+                tries.failed(error)
+
+    def _ask_token(
+        self, realm: str, service: str, scopes: tuple[str, ...], known: Credentials | None, what: str
+    ) -> str:
+        timeout = (self.patience.connect, self.patience.read)
+        headers: dict[str, str] = {}
+        try:
+            if known is not None and known.identity_token:
+                form = {"grant_type": "refresh_token", "refresh_token": known.identity_token, "service": service}
+                form |= {"client_id": "buildctl", "scope": " ".join(scopes)}
+                answer = self._session.post(realm, data=form, timeout=timeout, auth=_Given())
+            else:
+                if known is not None:
+                    headers["Authorization"] = known.basic()
+                query = [("service", service), *(("scope", scope) for scope in scopes)]
+                answer = self._session.get(realm, params=query, headers=headers, timeout=timeout, auth=_Given())
+        except (requests.RequestException, OSError) as error:
+            raise AgainError(brief(error)) from error
+        with answer:
+            if answer.status_code >= 400:
+                self._complain(answer, f"token for {what}")
+            try:
+                value = answer.json()
+                return str(value.get("token") or value["access_token"])
+            except (ValueError, KeyError, AttributeError) as error:
+                raise RefusedError(f"{self.registry}: {realm} answered without a token") from error
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds or an HTTP date (RFC 9110, section 10.2.3)."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None
+
+
+def brief(error: BaseException) -> str:
+    """The cause at the bottom of what requests and urllib3 wrap around it, in one line."""
+    if isinstance(error, requests.exceptions.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
+        return "nothing arrived for too long"
+    inner: BaseException = error
+    while (deeper := inner.__cause__ or inner.__context__) is not None:
+        inner = deeper
+    if isinstance(inner, OSError) and inner.strerror:
+        return inner.strerror
+    text = str(inner).strip() or type(inner).__name__
+    return text.splitlines()[0][:300]
+
+
+def _errors(answer: requests.Response) -> tuple[tuple[str, ...], str]:
+    """The codes and the text of an error's body (distribution-spec, "error codes"); empty for other bodies."""
+    try:
+        value: Any = answer.json() if len(answer.content) <= _MESSAGE_LIMIT else {}
+        errors = [e for e in value["errors"] if isinstance(e, dict)]
+    except (ValueError, KeyError, TypeError, requests.RequestException):
+        return (), ""
+    codes = tuple(str(e.get("code", "")) for e in errors)
+    return codes, "; ".join(str(e.get("message") or e.get("code", "")) for e in errors)[:500]
+
+
+__all__ = ["Body", "Patience", "RegistryError", "Transport", "Tries", "brief", "retry_after"]

@@ -1,0 +1,248 @@
+"""Blobs into a repository: only what it lacks, in chunks that resume where it lets us, checked when whole."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from buildctl.errors import LayoutError
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import Descriptor
+from buildctl.progress import Task
+from buildctl.registry.client import Repository
+from buildctl.registry.problems import AbsentError, AgainError, RefusedError
+from buildctl.registry.transport import Tries
+
+_READ = 1 << 20
+_RESTART = frozenset({"DIGEST_INVALID", "SIZE_INVALID", "BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN", "RANGE_INVALID"})
+
+
+class Moved(StrEnum):
+    """How a blob got into the repository."""
+
+    THERE = "there"
+    MOUNTED = "mounted"
+    SENT = "sent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """A blob as a file, or a small one in memory."""
+
+    descriptor: Descriptor
+    path: Path | None = None
+    data: bytes = b""
+
+    @classmethod
+    def of(cls, data: bytes, media_type: str) -> Self:
+        return cls(descriptor=Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data)), data=data)
+
+    def open(self) -> BinaryIO:
+        """Raises LayoutError."""
+        if self.path is None:
+            return io.BytesIO(self.data)
+        try:
+            file = self.path.open("rb")
+        except OSError as error:
+            raise LayoutError(f"{self.path}: {error.strerror}", hint="build the image again") from error
+        if (size := os.fstat(file.fileno()).st_size) != self.descriptor.size:
+            file.close()
+            raise LayoutError(f"{self.path} has {size} bytes, its descriptor says {self.descriptor.size}")
+        return file
+
+    def is_true(self) -> bool:
+        """Whether the content matches the digest."""
+        with self.open() as file:
+            seen = hashlib.sha256()
+            while chunk := file.read(_READ):
+                seen.update(chunk)
+        return Digest(seen.hexdigest()) == self.descriptor.digest
+
+
+class _Slice:
+    """Bytes `start` to `end` of a blob, as requests sends them; counts what was read."""
+
+    def __init__(self, blob: Blob, start: int, end: int, task: Task) -> None:
+        self._file = blob.open()
+        self._file.seek(start)
+        self._size = self._left = end - start
+        self._task = task
+        self.sent = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        while chunk := self.read(1 << 16):
+            yield chunk
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(self._left if size < 0 else min(max(size, 1 << 16), self._left))
+        self._left -= len(data)
+        self.sent += len(data)
+        self._task.advance(len(data))
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@dataclass(slots=True)
+class Upload:
+    """One blob on its way. `sent` counts bytes of it that went out, also those that did not arrive."""
+
+    repository: Repository
+    blob: Blob
+    task: Task
+    sent: int = 0
+    chunk: int = 0
+    _url: str = ""
+    _offset: int = 0
+    _whole: bool = False  # the registry wants no chunks
+
+    def __post_init__(self) -> None:
+        self.chunk = self.chunk or self.repository.chunk
+
+    def run(self) -> Moved:
+        """Until the repository has the blob. Raises RegistryError, or LayoutError when the file is not the blob."""
+        descriptor = self.blob.descriptor
+        if self.repository.blob_size(descriptor.digest) == descriptor.size:
+            self.task.advance(descriptor.size)
+            return Moved.THERE
+        tries = Tries(self.repository.transport.patience, f"{self.repository.reference.name}: {self._what}")
+        while True:
+            before = self._offset
+            try:
+                if not self._url and self._begin():
+                    return Moved.MOUNTED
+                self._send()
+                self._verify()
+                return Moved.SENT
+            except AgainError as error:
+                if self._offset > before:
+                    tries.progressed()
+                tries.failed(error)
+                self._resume()
+            except AbsentError as error:
+                self._start_over()
+                tries.failed(AgainError(f"the upload session is lost ({error.message})"))
+            except RefusedError as error:
+                self._refused(error, tries)
+
+    @property
+    def _what(self) -> str:
+        return f"blob sha256:{self.blob.descriptor.digest.short}"
+
+    def _begin(self) -> bool:
+        """Open a session, or mount the blob from a repository beside; says whether it was mounted."""
+        for source in (*self.repository.mount_from, ""):
+            query = {"mount": str(self.blob.descriptor.digest), "from": source} if source else None
+            answer = self.repository.transport.attempt(
+                "POST",
+                f"{self.repository.path}/blobs/uploads/",
+                what=f"upload of {self._what}",
+                scope=self.repository.scope,
+                params=query,
+                data=b"",
+            )
+            if answer.status_code == 201:
+                self.task.advance(self.blob.descriptor.size)
+                return True
+            self._url = self._location(answer.headers.get("Location"))
+            least = answer.headers.get("OCI-Chunk-Min-Length", "")
+            self.chunk = max(self.chunk, int(least)) if least.isdigit() else self.chunk
+        return False
+
+    def _send(self) -> None:
+        size = self.blob.descriptor.size
+        while not self._whole and size - self._offset > self.chunk:
+            end = self._offset + self.chunk
+            headers = {"Content-Range": f"{self._offset}-{end - 1}"}
+            answer = self._request("PATCH", self._url, self._offset, end, headers)
+            self._url = self._location(answer.get("Location"), self._url)
+            self._offset = end
+        headers = {"Content-Range": f"{self._offset}-{size - 1}"} if self._offset else {}
+        url = _with_query(self._url, "digest", str(self.blob.descriptor.digest))
+        self._request("PUT", url, self._offset, size, headers)
+        self._offset = size
+
+    def _request(self, method: str, url: str, start: int, end: int, headers: dict[str, str]) -> dict[str, str]:
+        body = _Slice(self.blob, start, end, self.task)
+        try:
+            answer = self.repository.transport.attempt(
+                method,
+                url,
+                what=f"upload of {self._what}",
+                scope=self.repository.scope,
+                headers={"Content-Type": "application/octet-stream", **headers},
+                data=body if end > start else b"",
+            )
+            return {"Location": answer.headers["Location"]} if "Location" in answer.headers else {}
+        except BaseException:
+            self.task.advance(-body.sent)
+            raise
+        finally:
+            self.sent += body.sent
+            body.close()
+
+    def _verify(self) -> None:
+        there = self.repository.blob_size(self.blob.descriptor.digest)
+        if there != self.blob.descriptor.size:
+            self._start_over()
+            raise AgainError(f"after the upload the registry has {there} bytes of it")
+
+    def _resume(self) -> None:
+        """Ask how far the upload got (204 and a Range); a session that is gone means: from the start."""
+        if not self._url:
+            return
+        transport = self.repository.transport
+        try:
+            answer = transport.attempt("GET", self._url, what=f"upload of {self._what}", scope=self.repository.scope)
+        except (AgainError, AbsentError, RefusedError):
+            self._start_over()
+            return
+        got = re.fullmatch(r"(?:bytes=)?0-(\d+)", answer.headers.get("Range", ""))
+        arrived = int(got[1]) + 1 if got and got[1] != "0" else 0
+        if answer.status_code != 204 or arrived > self.blob.descriptor.size:
+            self._start_over()
+            return
+        self.task.advance(arrived - self._offset)
+        self._offset = arrived
+        self._url = self._location(answer.headers.get("Location"), self._url)
+
+    def _start_over(self) -> None:
+        self.task.advance(-self._offset)
+        self._url, self._offset = "", 0
+
+    def _refused(self, error: RefusedError, tries: Tries) -> None:
+        """Bytes that changed on the way, or a session that does not take chunks: again; anything else is final."""
+        descriptor = self.blob.descriptor
+        if "DIGEST_INVALID" in error.codes and not self.blob.is_true():
+            raise LayoutError(
+                f"{self.blob.path or descriptor.media_type} does not match its digest",
+                hint="run `buildctl fsck`, then build again",
+            ) from error
+        if not _RESTART & set(error.codes) and (self._whole or self._offset + self.chunk >= descriptor.size):
+            raise error
+        self._whole |= not {"DIGEST_INVALID", "BLOB_UPLOAD_UNKNOWN"} & set(error.codes)
+        self._start_over()
+        tries.failed(AgainError(error.message))
+
+    def _location(self, given: str | None, current: str = "") -> str:
+        if not given and not current:
+            raise RefusedError(f"{self.repository.reference.registry}: upload of {self._what}: it did not say where to")
+        return self.repository.transport.url(given or current)
+
+
+def _with_query(url: str, key: str, value: str) -> str:
+    parts = urlsplit(url)
+    query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), (key, value)])
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))

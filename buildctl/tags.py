@@ -1,0 +1,128 @@
+"""The rule from cells to tags. Pure: what would exist, over which cells; where it points is decided by `publish`.
+
+    2.6.0-cuda12.4-py3.13-amd64-REVISION   one cell, for ever
+    2.6.0-cuda12.4-py3.13-REVISION         every architecture of it, for ever
+    cuda-2.6, 2.6-cuda12.4                 moving, every architecture
+    2.6                                    universal: for each architecture the first accelerator that has it
+
+The devel flavour has `-devel` in each: cuda-2.6-devel, 2.6-devel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from packaging.version import Version
+
+from buildctl.claims import Claims
+from buildctl.errors import BuildctlError
+from buildctl.matrix import ARCHES, Cell, Flavour
+
+
+class Kind(StrEnum):
+    IMMUTABLE = "immutable"
+    MOVING = "moving"
+    UNIVERSAL = "universal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tag:
+    """`stem` is the name without revision, `title` what the index is called. `cells` are of different architectures;
+    a tag of one cell that is `single` is that cell's manifest, every other one an index.
+    """
+
+    stem: str
+    kind: Kind
+    title: str
+    torch: str
+    cells: tuple[Cell, ...]
+    single: bool = False
+
+    def name(self, revision: str) -> str:
+        return f"{self.stem}-{revision}" if self.kind is Kind.IMMUTABLE else self.stem
+
+
+def variant(claims: Claims) -> str:
+    """`cuda12.4`, or the accelerator's name where torch has no CUDA in it."""
+    return f"cuda{claims.cuda}" if claims.cuda else claims.accelerator
+
+
+def tags_of(cells: Sequence[Cell], claims: Mapping[str, Claims], of: Iterable[str] | None = None) -> tuple[Tag, ...]:
+    """All tags over `cells` (the whole matrix, natives left out), in the order in which they may move: what is
+    immutable first, universal ones last. With `of`, those that a cell of these ids is in. `claims` are by cell id.
+    """
+    images = [cell for cell in cells if not cell.native]
+    found = [*_singles(images, claims), *_groups(images, claims), *_universal(images)]
+    order = list(Kind)
+    found.sort(key=lambda tag: order.index(tag.kind))
+    _check(found)
+    wanted = None if of is None else set(of)
+    return tuple(tag for tag in found if wanted is None or wanted & {cell.id for cell in tag.cells})
+
+
+def _singles(cells: Sequence[Cell], claims: Mapping[str, Claims]) -> list[Tag]:
+    return [
+        Tag(
+            stem=f"{_full(cell, claims[cell.id])}-{cell.arch}",
+            kind=Kind.IMMUTABLE,
+            title=cell.image,
+            torch=_public(cell),
+            cells=(cell,),
+            single=True,
+        )
+        for cell in cells
+    ]
+
+
+def _groups(cells: Sequence[Cell], claims: Mapping[str, Claims]) -> list[Tag]:
+    """Cells of one image share a moving tag; those with the same CUDA share the ones that name it."""
+    found: list[Tag] = []
+    for image in dict.fromkeys(cell.image for cell in cells):
+        members = [cell for cell in cells if cell.image == image]
+        found.append(_tag(image, Kind.MOVING, image, members))
+        for kind in dict.fromkeys(variant(claims[cell.id]) for cell in members):
+            same = [cell for cell in members if variant(claims[cell.id]) == kind]
+            found.append(_tag(_full(same[0], claims[same[0].id]), Kind.IMMUTABLE, image, same))
+            found.append(_tag(f"{same[0].key}-{kind}{_flavour(same[0])}", Kind.MOVING, image, same))
+    return found
+
+
+def _universal(cells: Sequence[Cell]) -> list[Tag]:
+    found: list[Tag] = []
+    for key, flavour in dict.fromkeys((cell.key, cell.flavour) for cell in cells):
+        same = [cell for cell in cells if (cell.key, cell.flavour) == (key, flavour)]
+        first = [next((cell for cell in same if cell.arch == arch), None) for arch in ARCHES]
+        members = [cell for cell in first if cell is not None]
+        found.append(_tag(f"{key}{_flavour(members[0])}", Kind.UNIVERSAL, f"{key}{_flavour(members[0])}", members))
+    return found
+
+
+def _tag(stem: str, kind: Kind, title: str, cells: Sequence[Cell]) -> Tag:
+    return Tag(stem=stem, kind=kind, title=title, torch=_public(cells[0]), cells=tuple(cells))
+
+
+def _full(cell: Cell, claims: Claims) -> str:
+    return f"{_public(cell)}-{variant(claims)}-py{cell.python}{_flavour(cell)}"
+
+
+def _flavour(cell: Cell) -> str:
+    return "" if cell.flavour is Flavour.RUNTIME else f"-{cell.flavour}"
+
+
+def _public(cell: Cell) -> str:
+    """Without a local version: `+` cannot stand in a tag, and the variant says the same."""
+    return Version(str(cell.torch)).public
+
+
+def _check(tags: Sequence[Tag]) -> None:
+    seen: dict[tuple[str, bool], Tag] = {}
+    for tag in tags:
+        other = seen.setdefault((tag.stem, tag.kind is Kind.IMMUTABLE), tag)
+        if other is not tag:
+            ids = ", ".join(cell.id for cell in (*other.cells, *tag.cells))
+            raise BuildctlError(
+                f"two tags would have the name {tag.stem!r} ({ids})",
+                hint="give one of the accelerators another name in matrix.yaml",
+            )

@@ -1,0 +1,415 @@
+"""Publishing to a real registry (Debian's docker-registry), through a proxy that counts and fails on demand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from buildctl.errors import BuildctlError
+from buildctl.gate import REPORT_KIND
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import Index
+from buildctl.oci.layout import Layout
+from buildctl.progress import Silent
+from buildctl.promote import Outcome
+from buildctl.publish import Published, PublishOptions, promote, publish
+from buildctl.registry.auth import Credentials
+from buildctl.registry.client import Repository
+from buildctl.registry.problems import RefusedError, UnavailableError
+from buildctl.registry.pull import pull
+from buildctl.registry.reference import Reference
+from buildctl.registry.referrers import document, referrers
+from buildctl.registry.transport import Patience, Transport
+from buildctl.report import Report, Status
+from tests.projects import Small, small
+from tests.registry import Fault, Proxy, docker_registry, proxy
+
+PATIENCE = Patience(connect=5, read=5, attempts=4, backoff=0.01, longest_wait=3)
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with docker_registry(tmp_path_factory.mktemp("registry")) as netloc:
+        yield netloc
+
+
+@pytest.fixture
+def front(upstream: str) -> Iterator[Proxy]:
+    with proxy(upstream) as server:
+        yield server
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Small:
+    return small(tmp_path / "project")
+
+
+def repository(front: Proxy, request: pytest.FixtureRequest, *, chunk: int = 64 << 20, name: str = "") -> Repository:
+    """A repository of its own for each test: content is random, so nothing is shared behind the scenes."""
+    own = "".join(c if c.isalnum() else "-" for c in request.node.name.lower()).strip("-")
+    own = name or "-".join(filter(None, own.split("-")))
+    reference = Reference(registry=front.netloc, repository=f"test/{own}")
+    transport = Transport(front.netloc, patience=PATIENCE, credentials=lambda _: None)
+    return Repository(reference=reference, transport=transport, write=True, chunk=chunk)
+
+
+def push(project: Small, to: Repository, *ids: str, **options: object) -> Published:
+    wanted = replace(PublishOptions(), **options)  # type: ignore[arg-type]
+    return publish(project.project, project.cells(*ids), to, wanted, progress=Silent())
+
+
+def outcomes(result: Published) -> dict[str, str]:
+    return {tag.name: tag.outcome.name for tag in result.tags}
+
+
+def platforms(to: Repository, tag: str) -> dict[str, Digest]:
+    index = Index.from_json(to.manifest(tag).json())
+    return {str(m.platform): m.digest for m in index.manifests}
+
+
+def skopeo(*args: str) -> str:
+    return subprocess.run(["skopeo", *args], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_tags_of_both_architectures_and_the_universal_one(
+    project: Small, front: Proxy, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    to = repository(front, request)
+    result = push(project, to)
+    assert result.exit_code == 0
+    assert {tag.outcome for tag in result.tags} == {Outcome.CREATED}
+    cuda, cpu = (project.layout.resolve(f"{n}") for n in ("cuda-2.6-amd64", "cpu-2.6-arm64"))
+    assert platforms(to, "2.6") == {"linux/amd64": cuda.digest, "linux/arm64": cpu.digest}
+    assert platforms(to, "cuda-2.6") == platforms(to, "2.6-cuda12.4") == {"linux/amd64": cuda.digest}
+    assert platforms(to, "cpu-2.6") == platforms(to, "2.6-cpu") == {"linux/arm64": cpu.digest}
+    assert to.manifest(f"2.6.0-cpu-py3.13-arm64-{cpu.digest.short}").descriptor.digest == cpu.digest
+    for arch, expected in {"amd64": cuda, "arm64": cpu}.items():  # what somebody else's client makes of the tag
+        target = f"oci:{tmp_path / arch}:x"
+        skopeo("copy", "--src-tls-verify=false", f"--override-arch={arch}", f"docker://{to.reference}:2.6", target)
+        assert Layout(tmp_path / arch).resolve("x").digest == expected.digest
+
+
+def test_publishing_again_writes_nothing(project: Small, front: Proxy, request: pytest.FixtureRequest) -> None:
+    to = repository(front, request)
+    push(project, to)
+    front.seen.clear()
+    again = push(project, to)
+    assert {tag.outcome for tag in again.tags} == {Outcome.UNCHANGED}
+    assert [p.sent for p in again.images] == [0, 0]
+    assert front.writes() == []
+
+
+def test_a_second_image_moves_only_its_own_layer(project: Small, front: Proxy, request: pytest.FixtureRequest) -> None:
+    to = repository(front, request)
+    push(project, to, tags=False)
+    front.seen.clear()
+    changed = project.layout.manifest(project.build("cuda-2.6-amd64"))
+    result = push(project, to, "cuda-2.6-amd64", tags=False)
+    own = changed.config.size + changed.layers[1].size
+    assert (front.blob_bytes(), result.images[0].sent) == (own, own)
+
+
+def test_layers_are_mounted_from_a_repository_beside(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    push(project, repository(front, request), tags=False)
+    front.seen.clear()
+    beside = replace(
+        repository(front, request, name="beside"), mount_from=(repository(front, request).reference.repository,)
+    )
+    result = push(project, beside, tags=False)
+    # the report is a document of its own and small; no layer and no configuration is among what was sent
+    assert [p.new for p in result.images] == [0, 0]
+    assert sum(p.mounted for p in result.images) == 5
+    assert front.blob_bytes() < 2000
+
+
+def test_a_dry_run_writes_nothing_and_says_what_would_be_sent(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    to = repository(front, request)
+    said = push(project, to, dry_run=True)
+    assert front.writes() == []
+    assert {tag.outcome for tag in said.tags} == {Outcome.CREATED}
+    layers = {d.digest: d.size for c in project.cells() for d in _blobs(project, c.id)}
+    assert sum(p.sent for p in said.images) == sum(layers.values())
+
+
+def _blobs(project: Small, cell_id: str) -> tuple[object, ...]:
+    manifest = project.layout.manifest(project.layout.resolve(cell_id))
+    return (manifest.config, *manifest.layers)
+
+
+# the gate
+
+
+def test_a_moving_tag_never_points_at_what_failed(project: Small, front: Proxy, request: pytest.FixtureRequest) -> None:
+    to = repository(front, request)
+    push(project, to)
+    good = platforms(to, "cpu-2.6")
+    bad = project.build("cpu-2.6-arm64")
+    project.report("cpu-2.6-arm64", devices=Status.FAILED)
+    result = push(project, to, "cpu-2.6-arm64")
+    assert result.exit_code == 1
+    assert outcomes(result)["cpu-2.6"] == outcomes(result)["2.6"] == "REFUSED"
+    assert platforms(to, "cpu-2.6") == good
+    assert to.manifest(f"2.6.0-cpu-py3.13-arm64-{bad.digest.short}").descriptor.digest == bad.digest
+
+
+def test_a_report_about_another_digest_does_not_count(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    project.build("cpu-2.6-arm64")  # after it was tested
+    result = push(project, repository(front, request), "cpu-2.6-arm64")
+    reasons = {tag.name: tag.reason for tag in result.tags}
+    assert "run `buildctl test` again" in reasons["cpu-2.6"]
+
+
+def test_not_run_has_to_be_allowed_by_name(project: Small, front: Proxy, request: pytest.FixtureRequest) -> None:
+    project.report("cpu-2.6-arm64", gpu=Status.NOT_RUN)
+    to = repository(front, request)
+    assert outcomes(push(project, to, "cpu-2.6-arm64"))["cpu-2.6"] == "REFUSED"
+    allowed = push(project, to, "cpu-2.6-arm64", allow_not_run=frozenset({"gpu"}))
+    assert outcomes(allowed)["cpu-2.6"] == "CREATED"
+
+
+def test_an_index_waits_for_its_other_architecture_and_then_keeps_it(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    to = repository(front, request)
+    assert outcomes(push(project, to, "cpu-2.6-arm64"))["2.6"] == "WAITING"
+    assert to.head("2.6") is None
+    push(project, to)
+    newer = project.build("cpu-2.6-arm64")
+    project.report("cpu-2.6-arm64")
+    assert outcomes(push(project, to, "cpu-2.6-arm64"))["2.6"] == "MOVED"
+    cuda = project.layout.resolve("cuda-2.6-amd64")
+    assert platforms(to, "2.6") == {"linux/amd64": cuda.digest, "linux/arm64": newer.digest}
+
+
+def test_an_index_does_not_lose_a_platform_silently(
+    tmp_path: Path, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    to, wide = repository(front, request), small(tmp_path / "wide", cuda_on_arm=True)
+    push(wide, to)
+    assert set(platforms(to, "cuda-2.6")) == {"linux/amd64", "linux/arm64"}
+    narrow = small(tmp_path / "narrow")
+    refused = push(narrow, to)
+    assert outcomes(refused)["cuda-2.6"] == "REFUSED"
+    assert set(platforms(to, "cuda-2.6")) == {"linux/amd64", "linux/arm64"}
+    asked = push(narrow, to, drop_platforms=frozenset({"linux/arm64"}))
+    assert outcomes(asked)["cuda-2.6"] == "MOVED"
+    assert set(platforms(to, "cuda-2.6")) == {"linux/amd64"}
+
+
+def test_an_immutable_tag_stays(project: Small, front: Proxy, request: pytest.FixtureRequest) -> None:
+    to = repository(front, request)
+    push(project, to, revision="r1")
+    first = to.manifest("2.6.0-cpu-py3.13-arm64-r1").descriptor
+    project.build("cpu-2.6-arm64")
+    project.report("cpu-2.6-arm64")
+    result = push(project, to, "cpu-2.6-arm64", revision="r1")
+    assert outcomes(result)["2.6.0-cpu-py3.13-arm64-r1"] == "REFUSED"
+    assert to.manifest("2.6.0-cpu-py3.13-arm64-r1").descriptor == first
+
+
+def test_the_report_is_attached_to_the_image(project: Small, front: Proxy, request: pytest.FixtureRequest) -> None:
+    to = repository(front, request)
+    push(project, to)
+    image = project.layout.resolve("cpu-2.6-arm64")
+    (found,) = referrers(to, image.digest, REPORT_KIND)
+    report = Report.from_json(json.loads(document(to, found)))
+    assert (report.digest, report.verdict) == (image.digest, Status.PASSED)
+
+
+def test_builders_push_by_digest_and_a_last_job_promotes_what_passed(
+    project: Small, front: Proxy, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    to = repository(front, request)
+    for cell in ("cuda-2.6-amd64", "cpu-2.6-arm64"):  # two machines, which do not know of each other
+        push(project, to, cell, revision="r7", allow_not_run=frozenset())
+    elsewhere = small(tmp_path / "elsewhere")  # the same matrix and locks, none of the images
+    options = PublishOptions(revision="r7")
+    result = promote(elsewhere.project, elsewhere.cells(), to, options)
+    assert result.exit_code == 0
+    cuda, cpu = (project.layout.resolve(n).digest for n in ("cuda-2.6-amd64", "cpu-2.6-arm64"))
+    assert platforms(to, "2.6") == {"linux/amd64": cuda, "linux/arm64": cpu}
+    assert platforms(to, "2.6.0-cpu-py3.13-r7") == {"linux/arm64": cpu}
+
+
+# faults: each once, and the result is the right one
+
+
+def upload(method: str, path: str) -> bool:
+    return method in {"PATCH", "PUT"} and "/blobs/uploads/" in path
+
+
+def patch(method: str, path: str) -> bool:
+    return method == "PATCH"
+
+
+def manifest(method: str, path: str) -> bool:
+    return method == "PUT" and "/manifests/" in path
+
+
+def moving(method: str, path: str) -> bool:
+    return method == "PUT" and path.endswith("/manifests/cpu-2.6")
+
+
+FAULTS = {
+    "429 with Retry-After": Fault(when=upload, status=429, headers={"Retry-After": "1"}),
+    "500 on an upload": Fault(when=upload, status=500),
+    "503 on opening one": Fault(when=lambda m, p: m == "POST", status=503),
+    "a cut connection": Fault(when=upload, cut=20_000),
+    "a cut connection in a later chunk": Fault(when=lambda m, p: m == "PUT" and "_state" in p, cut=5_000),
+    "an answer that never comes": Fault(when=upload, drop=True),
+    "a byte changed on the way up": Fault(when=upload, flip=1000),
+    "a lost session": Fault(when=patch, status=404),
+    "a session refused half way": Fault(when=patch, status=416),
+    "500 on a manifest": Fault(when=manifest, status=500),
+    "a manifest whose answer never comes": Fault(when=manifest, drop=True),
+    "a manifest changed on the way up": Fault(when=manifest, flip=60),
+    "a moving tag's manifest changed on the way up": Fault(when=moving, flip=-20),
+    "500 on a question": Fault(when=lambda m, p: m == "HEAD", status=500),
+    "a referrers tag that cannot be written": Fault(when=lambda m, p: manifest(m, p) and "sha256-" in p, status=502),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_one_fault_is_survived(
+    fault: Fault, project: Small, front: Proxy, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    to = repository(front, request, chunk=65_536)
+    front.faults = [replace(fault, met=0)]
+    push(project, to)
+    assert front.faults[0].met == 1, "the fault did not happen"
+    for tag, cell in {"cuda-2.6": "cuda-2.6-amd64", "cpu-2.6": "cpu-2.6-arm64"}.items():
+        wanted = project.layout.resolve(cell)
+        fetched = pull(
+            to, tag, arch=project.cell(cell).arch, layout=Layout(tmp_path / "back"), name=cell, progress=Silent()
+        )
+        assert fetched.digest == wanted.digest
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_registry_that_stays_broken_is_unavailable_and_gets_no_tag(
+    status: int, project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    to = repository(front, request)
+    front.faults = [Fault(when=upload, times=10_000, status=status)]
+    with pytest.raises(UnavailableError, match="4 times in a row"):
+        push(project, to)
+    assert to.tags() == ()
+
+
+def test_a_wait_longer_than_patience_is_said_at_once(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    front.faults = [Fault(when=upload, times=10_000, status=429, headers={"Retry-After": "3600"})]
+    with pytest.raises(UnavailableError, match="asked again in 3600 s"):
+        push(project, repository(front, request))
+
+
+def test_bytes_that_always_change_on_the_way_end_in_an_error_without_a_tag(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    to = repository(front, request)
+    front.faults = [Fault(when=upload, times=10_000, flip=100)]
+    with pytest.raises(UnavailableError, match="digest"):
+        push(project, to)
+    assert to.tags() == ()
+
+
+def test_a_blob_that_rotted_on_this_disk_is_named(project: Small, front: Proxy, request: pytest.FixtureRequest) -> None:
+    layer = project.layout.manifest(project.layout.resolve("cpu-2.6-arm64")).layers[1]
+    path = project.layout.blob_path(layer.digest)
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(BuildctlError, match="does not match its digest"):
+        push(project, repository(front, request), "cpu-2.6-arm64")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(when=lambda m, p: m == "GET" and "/blobs/" in p, truncate=10_000),
+        Fault(when=lambda m, p: m == "GET" and "/blobs/" in p, corrupt=True),
+        Fault(when=lambda m, p: m == "GET" and "/manifests/" in p, corrupt=True),
+        Fault(when=lambda m, p: m == "GET", status=503, headers={"Retry-After": "1"}),
+    ],
+    ids=["cut", "corrupt blob", "corrupt manifest", "503"],
+)
+def test_a_pull_survives_a_fault_and_gives_the_same_digest(
+    fault: Fault, project: Small, front: Proxy, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    to = repository(front, request)
+    push(project, to)
+    front.faults = [replace(fault, met=0)]
+    back = Layout(tmp_path / "back")
+    found = pull(to, "cpu-2.6", arch="arm64", layout=back, name="x", progress=Silent())
+    assert front.faults[0].met == 1
+    assert found.digest == project.layout.resolve("cpu-2.6-arm64").digest
+
+
+# who may
+
+
+@pytest.mark.parametrize("basic", [False, True], ids=["bearer", "basic"])
+def test_credentials_are_given_when_asked_for(
+    basic: bool, project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    front.users, front.basic = {"me": "secret"}, basic
+    to = repository(front, request)
+    to.transport.credentials = lambda _: Credentials(username="me", password="secret")
+    push(project, to)
+    assert to.head("cpu-2.6") is not None
+
+
+def test_credentials_come_from_dockers_configuration(
+    project: Small, front: Proxy, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front.users = {"me": "secret"}
+    helper = tmp_path / "bin" / "docker-credential-test"
+    helper.parent.mkdir()
+    helper.write_text('#!/bin/sh\ncat >/dev/null\necho \'{"ServerURL":"x","Username":"me","Secret":"secret"}\'\n')
+    helper.chmod(0o755)
+    (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {front.netloc: "test"}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("PATH", str(helper.parent), prepend=":")
+    to = repository(front, request)
+    to = replace(to, transport=Transport(front.netloc, patience=PATIENCE))
+    push(project, to)
+    assert to.head("cpu-2.6") is not None
+
+
+@pytest.mark.parametrize("known", [None, Credentials(username="me", password="wrong")], ids=["none", "wrong"])
+@pytest.mark.parametrize("basic", [False, True], ids=["bearer", "basic"])
+def test_a_refusal_says_to_log_in(
+    basic: bool, known: Credentials | None, project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    front.users, front.basic = {"me": "secret"}, basic
+    to = repository(front, request)
+    to.transport.credentials = lambda _: known
+    with pytest.raises(RefusedError) as caught:
+        push(project, to)
+    assert "docker login" in (caught.value.hint or "")
+
+
+def test_forbidden_is_not_tried_again(project: Small, front: Proxy, request: pytest.FixtureRequest) -> None:
+    front.readonly = True
+    with pytest.raises(RefusedError, match="403"):
+        push(project, repository(front, request), "cpu-2.6-arm64")
+    assert len([e for e in front.seen if e.method == "POST"]) <= 4  # one for each worker
+
+
+def test_nobody_there_is_unavailable(project: Small, request: pytest.FixtureRequest) -> None:
+    transport = Transport("127.0.0.1:1", patience=PATIENCE, credentials=lambda _: None)
+    to = Repository(reference=Reference(registry="127.0.0.1:1", repository="x"), transport=transport)
+    with pytest.raises(UnavailableError, match="refused"):
+        push(project, to)

@@ -1,0 +1,45 @@
+"""A store on a disk that is really full: a small tmpfs in a mount namespace of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
+FILL = """
+import os, sys
+from pathlib import Path
+from buildctl.errors import EngineError
+from buildctl.oci.entry import file_entry
+from buildctl.oci.layer import Compression
+from buildctl.store import Store
+
+root = Path(sys.argv[1])
+store, noise = Store(root), os.urandom(3 << 20)
+small = store.make_layer("small", lambda: [file_entry("a", noise[:100_000])], compression=Compression.ZSTD)[0]
+for compression in Compression:
+    try:
+        store.make_layer("large", lambda: [file_entry("a", noise)], compression=compression)
+    except EngineError as error:
+        print(error.message)
+    print(sorted(p.name for p in (root / "tmp").iterdir()), store.layer("large"))
+again = store.make_layer("small", lambda: [], compression=Compression.ZSTD)
+print(again == (small, False))
+"""
+
+
+def test_a_full_disk_is_an_error_and_what_was_whole_stays(tmp_path: Path) -> None:
+    if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no user namespaces here")
+    inside = 'mount -t tmpfs -o size=2m none "$1" && exec "$2" -c "$3" "$1"'
+    argv = [*NAMESPACE, "sh", "-c", inside, "sh", str(tmp_path), sys.executable, FILL]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 7, done.stderr
+    for message, left in zip(lines[0:6:2], lines[1:6:2], strict=True):
+        assert message.startswith(f"no space left in the store while making a layer: {tmp_path} (")
+        assert left == "[] None"
+    assert lines[6] == "True"

@@ -1,0 +1,111 @@
+"""A small project that can be published: a matrix, locks, images of a few kilobytes and reports about them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from buildctl.cells import Cell
+from buildctl.lock import LockedWheel, WheelLock, inputs_of, write_wheel_lock
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import Descriptor, Layer
+from buildctl.oci.layout import Layout
+from buildctl.project import Project
+from buildctl.report import Finding, Report, Status
+from tests.images import Blobs, config_of, file, tar
+
+MATRIX = """\
+python: "3.13"
+versions: {{"2.6": 2.6.0{more}}}
+packages: [numpy]
+flavours: [runtime]
+bases:
+  debian13: {{debian: trixie, packages: [python3]}}
+accelerators:
+  cuda: {{arch: [amd64{cuda_arm}], base: debian13, devices: {{built: [cuda]}}}}
+  cpu: {{arch: [arm64], base: debian13, devices: {{never: [cuda]}}}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """`project` with images of cuda-2.6 on amd64 and cpu-2.6 on arm64; `shared` is a layer of all."""
+
+    project: Project
+    blobs: Blobs
+    shared: Layer
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.project.layout)
+
+    def cell(self, cell_id: str) -> Cell:
+        return next(c for c in self.project.matrix.cells if c.id == cell_id)
+
+    def cells(self, *ids: str) -> list[Cell]:
+        return [c for c in self.project.matrix.cells if not ids or c.id in ids]
+
+    def build(self, cell_id: str, content: bytes = b"", *, labels: Mapping[str, str] | None = None) -> Descriptor:
+        """An image of the shared layer and one with `content`; fresh random bytes, which no registry has seen."""
+        cell = self.cell(cell_id)
+        layers = [self.shared, self.blobs.add(tar(file("own", content or os.urandom(50_000))))]
+        config = replace(config_of(layers, arch=cell.arch), labels=labels or {"dev.buildctl.torch": str(cell.torch)})
+        return self.layout.put_image(name=cell.id, config=config, layers=layers, blob=self.blobs.path)
+
+    def report(self, cell_id: str, *, digest: Digest | None = None, **statuses: Status) -> Report:
+        """Written where `buildctl test` writes it: `torch` PASSED and what `statuses` say."""
+        cell = self.cell(cell_id)
+        found = {"torch": Status.PASSED, **statuses}
+        report = Report(
+            cell=cell.id,
+            digest=digest or self.layout.resolve(cell.id).digest,
+            arch=cell.arch,
+            runtime="test",
+            emulated=None,
+            gpus=False,
+            findings=tuple(Finding(name=n, status=s, detail="", seconds=0.5) for n, s in found.items()),
+        )
+        path = self.project.report(cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report.to_json()))
+        return report
+
+
+def small(root: Path, *, cuda_on_arm: bool = False, shared: bytes = b"", also: str = "") -> Small:
+    """`also` is a second version such as 2.10; nothing of it is built."""
+    root.mkdir(parents=True, exist_ok=True)
+    more = f', "{also}": {also}.0' if also else ""
+    (root / "matrix.yaml").write_text(MATRIX.format(cuda_arm=", arm64" if cuda_on_arm else "", more=more))
+    project = Project.find(root)
+    for cell in project.matrix.cells:
+        write_wheel_lock(project.wheel_lock(cell.name, cell.arch), wheel_lock(cell))
+    blobs = Blobs(root / "blobs")
+    out = Small(project, blobs, blobs.add(tar(file("shared", shared or os.urandom(200_000)))))
+    for cell in project.matrix.cells:
+        if cell.key == "2.6":
+            out.build(cell.id)
+            out.report(cell.id)
+    return out
+
+
+def wheel_lock(cell: Cell) -> WheelLock:
+    tag = {"amd64": "x86_64", "arm64": "aarch64"}[cell.arch]
+    wheels = [("numpy", "2.5.5"), ("torch", str(cell.torch))]
+    if cell.accelerator.name == "cuda":
+        wheels.insert(1, ("nvidia-cuda-runtime-cu12", "12.4.127"))
+    locked = [
+        LockedWheel(
+            name=name,
+            version=version,
+            filename=f"{name.replace('-', '_')}-{version}-py3-none-manylinux_2_28_{tag}.whl",
+            size=1000,
+            digest=Digest.of(f"{name} {version} {tag}".encode()),
+        )
+        for name, version in wheels
+    ]
+    return WheelLock(
+        name=cell.name, platform=cell.platform, python=cell.python, inputs=inputs_of(cell), wheels=tuple(locked)
+    )

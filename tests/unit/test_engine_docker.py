@@ -1,0 +1,77 @@
+"""What the docker engine tells buildx; with a real one: tests/integration/test_docker_build.py."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from buildctl.engines.docker import DockerOptions, Target, bake_definition, bake_name, build_with_docker, user_secrets
+from buildctl.errors import ToolError
+from buildctl.oci.layout import Layout
+
+CELL = Target(
+    name="cpu-2.6-arm64",
+    arch="arm64",
+    dockerfile="cpu-2.6/Dockerfile",
+    context="images",
+    contexts={"uv": "oci-layout://dist:uv", "base": "oci-layout://dist:base-debian13"},
+    args={"BASE": "base"},
+    tags=("pytorch:cpu-2.6",),
+)
+
+
+def test_every_cell_is_a_target_of_the_default_group() -> None:
+    definition = bake_definition([CELL, Target(name="x", arch="amd64", dockerfile="x/Dockerfile", context="images")])
+    assert definition["group"]["default"]["targets"] == ["cpu-2_6-arm64", "x"]
+    assert definition["target"]["cpu-2_6-arm64"] == {
+        "context": "images",
+        "dockerfile": "cpu-2.6/Dockerfile",
+        "platforms": ["linux/arm64"],
+        "contexts": {"base": "oci-layout://dist:base-debian13", "uv": "oci-layout://dist:uv"},
+        "args": {"BASE": "base"},
+        "tags": ["pytorch:cpu-2.6"],
+        "attest": [{"type": "provenance", "disabled": "true"}, {"type": "sbom", "disabled": "true"}],
+    }
+
+
+def test_a_targets_name_has_only_what_bake_allows() -> None:
+    assert bake_name("cuda-2.10-devel-amd64") == "cuda-2_10-devel-amd64"
+
+
+def test_without_docker_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("buildctl.engines.docker.which", lambda program: None)
+    with pytest.raises(ToolError) as caught:
+        build_with_docker([CELL], DockerOptions(epoch=0), layout=Layout(tmp_path / "dist"))
+    assert "--engine assemble" in str(caught.value.hint)
+
+
+def test_a_docker_without_buildx_is_told_apart(tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\necho \"docker: 'buildx' is not a docker command.\" >&2\nexit 1\n")
+    docker.chmod(0o755)
+    with pytest.raises(ToolError, match="no buildx: docker: 'buildx' is not") as caught:
+        build_with_docker(
+            [CELL], DockerOptions(epoch=0, env={"PATH": f"{tmp_path}:/bin"}), layout=Layout(tmp_path / "dist")
+        )
+    assert "docker-buildx" in str(caught.value.hint)
+
+
+def test_no_secrets_where_nothing_is_configured(tmp_path: Path) -> None:
+    assert user_secrets(tmp_path, {}) == {}
+    assert user_secrets(tmp_path, {"SSL_CERT_FILE": f"{tmp_path}/not-there"}) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_users_index_and_certificates_become_secrets(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text("x")
+    url = "https://user:pass@mirror.invalid/simple"
+    environment = {"SSL_CERT_FILE": str(bundle), "UV_DEFAULT_INDEX": url}
+    secrets = user_secrets(tmp_path, environment, index="https://torch.invalid/cpu")
+    assert secrets["ca-bundle"] == bundle
+    config = tomllib.loads(secrets["uv-config"].read_text())
+    assert config["index"] == [{"url": "https://torch.invalid/cpu"}, {"url": url, "default": True}]
+    assert secrets["uv-config"].stat().st_mode & 0o777 == 0o600
