@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 import tempfile
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -156,28 +155,15 @@ def _content(entry: Entry) -> bytes:
 
 def bytecode(tree: Mapping[str, Entry], compiler: Compiler) -> dict[str, Entry]:
     """For the standard library: Python's packages would compile it when they are configured."""
-    modules = sorted(path for path in tree if re.fullmatch(r"usr/lib/python3\.[0-9]+/.*\.py", path))
-    # sitecustomize.py is a link into /etc; where the link leads is compiled, under the name that is imported
-    files = {path: followed(tree, path) for path in modules}
-    sources = [path for path in modules if files[path] is not None]
+    sources = sorted(
+        p for p in tree if re.fullmatch(r"usr/lib/python3\.[0-9]+/.*\.py", p) and tree[p].kind is Kind.FILE
+    )
     with compiler.open() as compilation:
         for path in sources:
-            entry = files[path]
-            assert entry is not None  # noqa: S101 - filtered above
-            compilation.add(f"/{path}", _content(entry))
+            compilation.add(f"/{path}", _content(tree[path]))
         results = list(compilation.results())
     paths = [pyc_path(path, compiler.tag) for path in sources]
     return {path: file_entry(path, data) for path, data in zip(paths, results, strict=True) if data is not None}
-
-
-def followed(tree: Mapping[str, Entry], path: str) -> Entry | None:
-    """The file at `path`, through symlinks inside the tree; None when there is none."""
-    for _ in range(8):
-        entry = tree.get(path)
-        if entry is None or entry.kind is not Kind.SYMLINK:
-            return entry if entry is not None and entry.kind is Kind.FILE else None
-        path = posixpath.normpath(posixpath.join("/", posixpath.dirname(path), entry.target)).lstrip("/")
-    return None
 
 
 def with_parents(tree: Mapping[str, Entry], known: Container[str] = ()) -> dict[str, Entry]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from buildctl.build_python import build_arch, python_packages
 from buildctl.dockerfile.parse import read_dockerfile
-from buildctl.engines.assemble import Built, ImageRecipe, Recipe, make_layers, write_image
+from buildctl.engines.assemble import Built, ImageRecipe, Made, Recipe, make_layers, write_image
 from buildctl.engines.plan import PlanInput, WheelsLayer, plan_image
 from buildctl.engines.recipes import (
     BaseRecipe,
     Compiling,
     artifacts_of,
     base_image,
+    base_image_name,
     debian_base,
     image_base,
     image_recipe,
@@ -27,7 +28,7 @@ from buildctl.lock import WheelLock, read_wheel_lock
 from buildctl.lock_debian import BaseLock, DebPackage, read_base_lock
 from buildctl.locking import lock_cells, renew_base, stale_locks
 from buildctl.log import say
-from buildctl.matrix import ARCHES, Base, Cell, DebianBase, Flavour
+from buildctl.matrix import ARCHES, Cell, DebianBase, Flavour
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.image import Descriptor
@@ -55,6 +56,7 @@ class BuildOptions:
     load: bool | None = None
     locked: bool = False
     jobs: int | None = None
+    builder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,14 @@ class BuildResult:
 
     def text(self) -> str:
         rows = [
-            (i.name, size(i.size), str(i.reused), str(i.made), f"{i.seconds:.1f} s", str(i.descriptor.digest))
+            (
+                i.name,
+                size(i.size),
+                str(i.reused),
+                str(i.made),
+                f"{i.seconds:.1f} s",
+                f"sha256:{i.descriptor.digest.short}",
+            )
             for i in self.images
         ]
         answer = table(("CELL", "SIZE", "REUSED", "MADE", "WORK", "DIGEST"), rows, right=frozenset({1, 2, 3, 4}))
@@ -112,22 +121,50 @@ def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions)
     store, layout = Store.default(), Layout(project.layout)
     mend_locks(project, cells, locked=options.locked)
     compression = Compression(options.compression)
-    planned = _plan_and_fetch(project, cells, store, compression, locked=options.locked)
-    recipes = list({r.key: r for p in planned for r in p.recipes}.values())
-    with open_progress("made") as progress:
-        made = make_layers(recipes, store=store, compression=compression, jobs=options.jobs, progress=progress)
     epoch = source_date_epoch()
-    for base in {p.base.name + p.cell.arch: p.base for p in planned if p.base.recipes}.values():
-        write_image(base_image(base), made, layout=layout, store=store, epoch=epoch)
-    built = [write_image(p.recipe, made, layout=layout, store=store, epoch=epoch) for p in planned]
-    _write_indexes(project, planned, layout)
-    loaded = load_images(planned, layout, wanted=options.load)
+    if options.engine == "docker":
+        from buildctl.build_docker import docker_images
+
+        build_bases(project, bases_under(cells), store, layout, locked=options.locked, jobs=options.jobs)
+        built = docker_images(project, cells, layout, compression=compression, epoch=epoch, builder=options.builder)
+    else:
+        planned = _plan_and_fetch(project, _Planner.plan, cells, store, compression, locked=options.locked)
+        made = _make(planned, store, compression, options.jobs)
+        _write_bases(planned, made, layout, store, epoch)
+        built = [write_image(p.recipe, made, layout=layout, store=store, epoch=epoch) for p in planned]
+    _write_indexes(project, cells, layout)
+    loaded = load_images(cells, layout, wanted=options.load)
     return BuildResult(
         layout=project.shown(layout.root), images=tuple(built), loaded=loaded, seconds=time.perf_counter() - start
     )
 
 
-def load_images(planned: Sequence[_Planned], layout: Layout, *, wanted: bool | None) -> tuple[Loaded, ...]:
+def build_bases(
+    project: Project, cells: Sequence[Cell], store: Store, layout: Layout, *, locked: bool, jobs: int | None = None
+) -> tuple[str, ...]:
+    """Only the bases of these cells, into the layout, for `FROM base` under Docker; their names."""
+    planned = _plan_and_fetch(project, _Planner.plan_base, cells, store, Compression.ZSTD, locked=locked)
+    made = _make(planned, store, Compression.ZSTD, jobs)
+    _write_bases(planned, made, layout, store, source_date_epoch())
+    return tuple(dict.fromkeys(p.base.name for p in planned))
+
+
+def bases_under(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells that stand for all bases of `cells`, for the architecture of the image and of the machine that builds."""
+    found: dict[tuple[str, Flavour, str], Cell] = {}
+    for cell in cells:
+        for arch in (cell.arch, build_arch()):
+            found[cell.base.name, cell.flavour, arch] = replace(cell, arch=arch)
+    return list(found.values())
+
+
+def _make(planned: Sequence[_Planned], store: Store, compression: Compression, jobs: int | None) -> dict[str, Made]:
+    recipes = list({r.key: r for p in planned for r in p.recipes}.values())
+    with open_progress("made") as progress:
+        return make_layers(recipes, store=store, compression=compression, jobs=jobs, progress=progress)
+
+
+def load_images(cells: Sequence[Cell], layout: Layout, *, wanted: bool | None) -> tuple[Loaded, ...]:
     """Into Docker, where `wanted` is None only if a daemon answers. Every image gets the tag of its cell, and the one
     for the daemon's architecture, or the only one there is, the short tag: pytorch:cuda-2.6.
     """
@@ -140,11 +177,11 @@ def load_images(planned: Sequence[_Planned], layout: Layout, *, wanted: bool | N
         with connected() as client:
             native = {"x86_64": "amd64", "aarch64": "arm64"}.get(str(client.info().get("Architecture")), "")
             loaded = []
-            for p in planned:
-                descriptor = layout.resolve(p.cell.id, p.cell.arch)
-                arches = {q.cell.arch for q in planned if q.cell.image == p.cell.image}
-                tags = [p.cell.id, *([p.cell.image] if p.cell.arch == native or len(arches) == 1 else [])]
-                say(f"loading {p.cell.id} into Docker")
+            for cell in cells:
+                descriptor = layout.resolve(cell.id, cell.arch)
+                arches = {c.arch for c in cells if c.image == cell.image}
+                tags = [cell.id, *([cell.image] if cell.arch == native or len(arches) == 1 else [])]
+                say(f"loading {cell.id} into Docker")
                 loaded += [load(layout, descriptor, f"{REPOSITORY}:{tag}", client=client) for tag in tags]
             return tuple(loaded)
     except RuntimeUnavailableError:
@@ -155,14 +192,15 @@ def load_images(planned: Sequence[_Planned], layout: Layout, *, wanted: bool | N
 
 def fetch_images(project: Project, cells: Sequence[Cell], *, locked: bool) -> int:
     """Bring everything that these cells are made from into the store, layers or no layers; how many artifacts it is."""
-    store = Store.default()
     mend_locks(project, cells, locked=locked)
-    planned = _plan_and_fetch(project, cells, store, Compression.ZSTD, locked=locked, everything=True)
+    store = Store.default()
+    planned = _plan_and_fetch(project, _Planner.plan, cells, store, Compression.ZSTD, locked=locked, everything=True)
     return len({artifact.digest for p in planned for r in p.recipes for artifact in artifacts_of(r)})
 
 
 def _plan_and_fetch(
     project: Project,
+    plan: Callable[[_Planner, Cell], _Planned],
     cells: Sequence[Cell],
     store: Store,
     compression: Compression,
@@ -171,21 +209,20 @@ def _plan_and_fetch(
     everything: bool = False,
 ) -> list[_Planned]:
     """Plan, then bring what is missing into the store. A Debian package that has vanished renews its base, once."""
-    planned = _plan(project, cells, compression)
+    planner = _Planner(project=project, compression=compression)
+    planned = [plan(planner, cell) for cell in cells]
     try:
         _fetch(project, planned, store, everything=everything)
-    except FetchError as error:
-        if not error.vanished or not isinstance(error, VanishedDebError):
-            raise
+    except VanishedDebError as error:
         if locked:
-            raise LockError(
-                f"with --locked: {error.message}", hint="run `buildctl lock --upgrade`, or without --locked"
-            ) from error
+            hint = "run `buildctl lock --upgrade`, or leave out --locked"
+            raise LockError(f"with --locked: {error.message}", hint=hint) from error
         say(f"{error.message}\nDebian replaces packages when they are fixed; resolving the base anew")
         for base, arch in error.bases:
             for line in renew_base(project, base, arch):
                 say(line)
-        planned = _plan(project, cells, compression)
+        planner = _Planner(project=project, compression=compression)
+        planned = [plan(planner, cell) for cell in cells]
         _fetch(project, planned, store, everything=everything)
     return planned
 
@@ -196,11 +233,6 @@ class VanishedDebError(FetchError):
     def __init__(self, error: FetchError, bases: Sequence[tuple[DebianBase, str]]) -> None:
         super().__init__(error.message, hint=error.hint, vanished=True)
         self.bases = tuple(bases)
-
-
-def _plan(project: Project, cells: Sequence[Cell], compression: Compression) -> list[_Planned]:
-    planner = _Planner(project=project, compression=compression)
-    return [planner.plan(cell) for cell in cells]
 
 
 def _fetch(project: Project, planned: Sequence[_Planned], store: Store, *, everything: bool) -> None:
@@ -254,15 +286,25 @@ def _fetch_debs(
         ) from error
 
 
-def _write_indexes(project: Project, planned: Sequence[_Planned], layout: Layout) -> None:
-    """One index for each image and base name, over every architecture that the matrix has and the layout holds."""
+def _write_bases(
+    planned: Sequence[_Planned], made: Mapping[str, Made], layout: Layout, store: Store, epoch: int
+) -> None:
+    """The bases that are made here, as images, and one index for each over the architectures that are there."""
+    bases = {(p.base.name, p.cell.arch): p.base for p in planned if p.base.recipes}
+    for base in bases.values():
+        write_image(base_image(base), made, layout=layout, store=store, epoch=epoch)
+    there = set(layout.names()) if bases else set()
+    for name in dict.fromkeys(name for name, _ in bases):
+        ids = [f"{name}-{arch}" for arch in ARCHES if f"{name}-{arch}" in there]
+        layout.put_index(name=name, manifests=[_with_platform(layout, i) for i in ids])
+
+
+def _write_indexes(project: Project, cells: Sequence[Cell], layout: Layout) -> None:
+    """One index for each image name, over every architecture that the matrix has and the layout holds."""
     there = set(layout.names())
-    for image in dict.fromkeys(p.cell.image for p in planned):
+    for image in dict.fromkeys(cell.image for cell in cells):
         ids = [c.id for c in project.matrix.cells if c.image == image and c.id in there]
-        layout.put_index(name=image, manifests=[_with_platform(layout, name) for name in ids])
-    for base in dict.fromkeys(p.base.name for p in planned if p.base.recipes):
-        ids = [f"{base}-{arch}" for arch in ARCHES if f"{base}-{arch}" in there]
-        layout.put_index(name=base, manifests=[_with_platform(layout, name) for name in ids])
+        layout.put_index(name=image, manifests=[_with_platform(layout, i) for i in ids])
 
 
 def _with_platform(layout: Layout, name: str) -> Descriptor:
@@ -282,52 +324,50 @@ class _Planner:
     bases: dict[tuple[str, Flavour, str], BaseRecipe] = field(default_factory=dict)
 
     def plan(self, cell: Cell) -> _Planned:
+        """What the cell's Dockerfile makes. Raises DockerfileError for what the assemble engine cannot do."""
         path = self.project.dockerfile(cell.name)
-        instructions = read_dockerfile(path, shown_as=self.project.shown(path))
-        flavours = [f for f in Flavour if f is Flavour.RUNTIME or f is cell.flavour]
-        bases = {_context_name(flavour): self._base(cell, flavour) for flavour in flavours}
+        base = self._base(cell)
         given = PlanInput(
             arch=cell.arch,
             build_arch=build_arch(),
             context=self.project.images,
-            contexts={**{name: base.config for name, base in bases.items()}, "uv": None},
-            build_args={"BASE": _context_name(cell.flavour)},
+            contexts={"base": base.config, "uv": None},
         )
-        plan = plan_image(instructions, given)
+        plan = plan_image(read_dockerfile(path, shown_as=self.project.shown(path)), given)
         locks = {
             o.requirements: self._wheel_lock(o.requirements) for o in plan.operations if isinstance(o, WheelsLayer)
         }
         compiling = self.compiling(cell)
         recipe = image_recipe(
-            cell.id,
-            plan,
-            bases[plan.base],
-            locks,
-            site=site_of(cell),
-            compiling=compiling,
-            compression=self.compression,
+            cell.id, plan, base, locks, site=site_of(cell), compiling=compiling, compression=self.compression
         )
-        return _Planned(cell=cell, base=bases[plan.base], recipe=recipe, compiling=compiling, locks=locks)
+        return _Planned(cell=cell, base=base, recipe=recipe, compiling=compiling, locks=locks)
+
+    def plan_base(self, cell: Cell) -> _Planned:
+        """The base of the cell and nothing on top."""
+        base = self._base(cell)
+        recipe = replace(base_image(base), layers=())
+        return _Planned(cell=cell, base=base, recipe=recipe, compiling=self.compiling(cell), locks={})
 
     def compiling(self, cell: Cell) -> Compiling:
         """The Python that makes bytecode: the Debian base's own, for the architecture of this machine."""
         base = _debian(self.project, cell)
         return Compiling(base=base, lock=self._base_lock(base, Flavour.RUNTIME, build_arch()))
 
-    def _base(self, cell: Cell, flavour: Flavour) -> BaseRecipe:
-        key = (cell.base.name, flavour, cell.arch)
+    def _base(self, cell: Cell) -> BaseRecipe:
+        key = (cell.base.name, cell.flavour, cell.arch)
         if key not in self.bases:
-            self.bases[key] = self._new_base(cell, flavour)
+            self.bases[key] = self._new_base(cell)
         return self.bases[key]
 
-    def _new_base(self, cell: Cell, flavour: Flavour) -> BaseRecipe:
-        base = cell.base
+    def _new_base(self, cell: Cell) -> BaseRecipe:
+        base, devel = cell.base, cell.flavour is Flavour.DEVEL
         if not isinstance(base, DebianBase):
-            return image_base(base, devel=flavour is Flavour.DEVEL, arch=cell.arch, root=self.project.root)
+            return image_base(base, devel=devel, arch=cell.arch, root=self.project.root)
         return debian_base(
-            base_image_name(base, flavour),
+            base_image_name(base, cell.flavour),
             self._base_lock(base, Flavour.RUNTIME, cell.arch),
-            self._base_lock(base, flavour, cell.arch) if flavour is Flavour.DEVEL else None,
+            self._base_lock(base, cell.flavour, cell.arch) if devel else None,
             compiling=self.compiling(cell),
             compression=self.compression,
         )
@@ -342,15 +382,6 @@ class _Planner:
         if path not in self.base_locks:
             self.base_locks[path] = read_base_lock(path)
         return self.base_locks[path]
-
-
-def base_image_name(base: Base, flavour: Flavour) -> str:
-    return f"base-{base.name}" + ("" if flavour is Flavour.RUNTIME else f"-{flavour}")
-
-
-def _context_name(flavour: Flavour) -> str:
-    """The named context that stands for the base of a flavour in every Dockerfile."""
-    return "base" if flavour is Flavour.RUNTIME else f"base-{flavour}"
 
 
 def _debian(project: Project, cell: Cell) -> DebianBase:

@@ -27,31 +27,35 @@ _DEADLINE = 600.0  # seconds for the rest of a layer after its last source
 # - the qualified name of a class in a class, which it interns, the class body's constant is that same object only when
 #   no other file has imported a module of that name (`A.B`), and marshal writes the two cases differently;
 # - a set of names (`x in {"a", "b"}`), it makes a copy per function when one of the names is not new.
-# So a file with one of these is compiled again while its own names are interned: then no name is new, ever.
+# So the words in quotes of a file with such sets are interned before it is compiled, and a file that still has one of
+# these is compiled again while its own names are interned: then no name is new, ever.
 # The garbage collector is off: code has no cycles, and it would only cost time.
 _COMPILE = """
-import gc, marshal, struct, sys
+import gc, marshal, re, struct, sys
 from importlib.util import MAGIC_NUMBER, source_hash
 from types import CodeType
 gc.disable()
 take, give = sys.stdin.buffer, sys.stdout.buffer
 head = MAGIC_NUMBER + (1).to_bytes(4, "little")
 
+SET = re.compile(rb"\\bin\\s*\\{")
+WORD = re.compile(rb"['\\"]([A-Za-z0-9_]+)['\\"]")
+
 def compiled(path, source):
     return compile(source, path, "exec", dont_inherit=True, optimize=0)
 
-def may_differ(code):
+def may_differ(code, known):
     name = code.co_qualname
     for value in code.co_consts:
         kind = type(value)
         if kind is CodeType:
-            if may_differ(value):
+            if may_differ(value, known):
                 return True
         elif value is name:
             if "<" not in name and not is_interned(name):
                 return True
         elif kind is frozenset:
-            if any(type(v) is str and is_interned(v) for v in value):
+            if any(type(v) is str and v not in known and is_interned(v) for v in value):
                 return True
     return False
 
@@ -60,8 +64,9 @@ def is_interned(text):
     return len(text) > 1 and text.isascii() and text.replace("_", "a").isalnum()
 
 def bytecode(path, source):
+    known = {sys.intern(word.decode()) for word in WORD.findall(source)} if SET.search(source) else ()
     code = compiled(path, source)
-    if may_differ(code):
+    if may_differ(code, known):
         first, code = code, compiled(path, source)
     return head + source_hash(source) + marshal.dumps(code)
 

@@ -4,6 +4,7 @@ it, and keep what was found in images/NAME/claims.ARCH.json.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import struct
@@ -70,7 +71,7 @@ def assignments(text: str) -> dict[str, str | None]:
 
 
 def architectures(chunks: Iterable[bytes], label: str) -> tuple[str, ...]:
-    """The `sm_..` and `compute_..` words that a library was compiled for. Raises ArtifactError unless it says so once."""
+    """The `sm_..` and `compute_..` words that a library was compiled for; ArtifactError unless it says so once."""
     found: set[bytes] = set()
     tail = b""
     for chunk in chunks:
@@ -191,10 +192,8 @@ def derive(project: Project, cell: Cell, store: Store) -> Derived:
     lock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
     path = claims_path(project.images, cell.name, cell.arch)
     old: Claims | None = None
-    try:
+    with contextlib.suppress(LockError):
         old = read_claims(path)
-    except LockError:
-        pass
     wheel = lock.wheel("torch")
     if wheel is None:
         raise LockError(f"{cell.id}: the lock holds no torch", hint=f"buildctl lock {cell.name}")
@@ -259,10 +258,18 @@ def kept_claims(project: Project, cell: Cell, lock: WheelLock) -> Claims:
     """The reviewed file where there is one, else what the lock alone says. Raises LockError when the file is stale."""
     path = claims_path(project.images, cell.name, cell.arch)
     if not path.exists():
+        say(f"{project.shown(path)} is not there: what is inside torch's wheel is not claimed (run `buildctl claims`)")
         return claims_of(cell, lock)
     claims = read_claims(path)
-    if claims.lock != lock_digest(lock):
-        raise LockError(
-            f"{project.shown(path)} is about other wheels than the lock", hint=f"run `buildctl claims {cell.name}`"
-        )
+    torch = lock.wheel("torch")
+    inside = claims.facts.wheel if claims.facts and torch else None
+    for what, said, locked in (
+        ("the lock", claims.lock, lock_digest(lock)),
+        ("torch's wheel", inside or "", str(torch.digest) if torch and inside else ""),
+    ):
+        if said != locked:
+            raise LockError(
+                f"{project.shown(path)} is about other wheels: {what} is {locked}, it says {said}",
+                hint=f"run `buildctl claims {cell.name}`",
+            )
     return claims

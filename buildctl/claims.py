@@ -321,6 +321,4 @@ def read_labels(labels: Mapping[str, str], arch: str) -> dict[str, str]:
     own = {key.removeprefix(LABEL): value for key, value in labels.items() if key.startswith(LABEL)}
     arches = {"amd64", "arm64"}
     plain = {key: value for key, value in own.items() if key.rpartition(".")[2] not in arches}
-    return plain | {
-        key.removesuffix(f".{arch}"): value for key, value in own.items() if key.endswith(f".{arch}")
-    }
+    return plain | {key.removesuffix(f".{arch}"): value for key, value in own.items() if key.endswith(f".{arch}")}

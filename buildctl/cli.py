@@ -197,6 +197,9 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
     "--output", type=click.Path(file_okay=False, path_type=Path), help="OCI layout to write to (as --layout)."
 )
 @click.option("--engine", type=click.Choice(["assemble", "docker"]), default="assemble", show_default=True)
+@click.option(
+    "--builder", metavar="NAME", help="With --engine docker: a buildx builder (remote, Kubernetes, several nodes)."
+)
 @click.option("--compression", type=click.Choice(["zstd", "gzip"]), default="zstd", show_default=True)
 @click.option("--load/--no-load", default=None, help="Put the images into Docker (default: when a daemon answers).")
 @click.option("--locked", is_flag=True, help="Refuse instead of mending a stale lock or a vanished Debian package.")
@@ -209,6 +212,7 @@ def build(
     arch: str | None,
     output: Path | None,
     engine: str,
+    builder: str | None,
     compression: str,
     load: bool | None,
     locked: bool,
@@ -227,9 +231,34 @@ def build(
     from buildctl.build import BuildOptions, build_images
 
     project = Options(options.project, output or options.layout).open()
-    wanted = BuildOptions(engine=engine, compression=compression, load=load, locked=locked, jobs=jobs)
+    wanted = BuildOptions(engine=engine, compression=compression, load=load, locked=locked, jobs=jobs, builder=builder)
     result = build_images(project, project.matrix.images_of(names, arch), wanted)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
+
+
+@cli.command()
+@names_argument
+@click.option("--locked", is_flag=True, help="Refuse instead of mending a stale lock or a vanished Debian package.")
+@click.pass_obj
+def bases(options: Options, names: Sequence[str], locked: bool) -> None:
+    """Make only the bases of these images, and the uv that their install steps use, for Docker to build on.
+
+    \b
+    Examples:
+      buildctl bases && docker buildx bake cpu-2_6-arm64
+    """
+    from buildctl.build import bases_under, build_bases
+    from buildctl.build_docker import put_tool
+    from buildctl.oci.layout import Layout
+    from buildctl.store import Store
+
+    project = options.open()
+    layout = Layout(project.layout)
+    cells = bases_under(project.matrix.images_of(names))
+    for name in build_bases(project, cells, Store.default(), layout, locked=locked):
+        click.echo(f"{project.shown(layout.root)}: {name}")
+    put_tool(layout)
+    click.echo(f"{project.shown(layout.root)}: uv")
 
 
 @cli.command()
@@ -285,6 +314,24 @@ def fsck(options: Options, names: Sequence[str]) -> None:
 
 
 @cli.command()
+@click.option(
+    "--all", "everything", is_flag=True, help="Layers and downloads, too: the next build starts from nothing."
+)
+def prune(everything: bool) -> None:
+    """Free disk space in the store: unpacked images, and layers that nothing leads to any more.
+
+    \b
+    Examples:
+      buildctl prune
+    """
+    from buildctl.store import Store
+    from buildctl.table import size
+
+    store = Store.default()
+    click.echo(f"freed {size(store.prune(everything=everything))} in {store.root}")
+
+
+@cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print shell completion.
@@ -327,6 +374,8 @@ drop_option = click.option(
 @drop_option
 @plain_http_option
 @click.option("--mount-from", multiple=True, metavar="REPO", help="Repositories of that registry to take blobs from.")
+@click.option("--sbom/--no-sbom", default=True, help="Attach bill of materials and provenance (default).")
+@click.option("--builder-id", metavar="URI", help="Who builds, for the provenance: the URL of a workflow.")
 @json_option
 @click.pass_obj
 def publish(
@@ -341,6 +390,8 @@ def publish(
     drop_platform: Sequence[str],
     plain_http: bool | None,
     mount_from: Sequence[str],
+    sbom: bool,
+    builder_id: str | None,
     as_json: bool,
 ) -> None:
     """Push images from the layout and point tags at those that passed their tests. No daemon; only missing blobs move.
@@ -355,7 +406,7 @@ def publish(
       buildctl publish --to registry.example/pytorch --no-tags          push by digest, promote later
     """
     from buildctl.progress import open_progress
-    from buildctl.publish import PublishOptions
+    from buildctl.publish import PublishOptions, attached
     from buildctl.publish import publish as push
     from buildctl.registry.client import open_repository
     from buildctl.registry.reference import Reference
@@ -371,8 +422,10 @@ def publish(
         allow_not_run=frozenset(allow_not_run),
         drop_platforms=frozenset(drop_platform),
     )
+    documents = attached(project, sbom=sbom, **({"builder": builder_id} if builder_id else {}))
     with open_progress("sent") as progress:
-        result = push(project, project.matrix.images_of(names, arch), repository, wanted, progress=progress)
+        cells = project.matrix.images_of(names, arch)
+        result = push(project, cells, repository, wanted, documents=documents, progress=progress)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
     sys.exit(result.exit_code)
 
@@ -459,8 +512,8 @@ def tags(options: Options, names: Sequence[str], revision: str, allow_not_run: S
 def claims(options: Options, names: Sequence[str], check: bool) -> None:
     """Write images/NAME/claims.ARCH.json: what torch's locked wheel says of itself, read without importing it.
 
-    CUDA, cuDNN and NCCL versions, compiled GPU architectures, minimum driver, glibc or macOS floor, devices that must and
-    must not appear. From the wheel in the store, else from a few pieces of it at the package index.
+    CUDA, cuDNN and NCCL versions, compiled GPU architectures, minimum driver, glibc or macOS floor, devices that must
+    and must not appear. From the wheel in the store, else from a few pieces of it at the package index.
 
     \b
     Examples:
@@ -510,9 +563,7 @@ def inspect(options: Options, target: str, arch: str | None, as_json: bool) -> N
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the facts about this machine.")
 @json_option
 @click.pass_obj
-def check(
-    options: Options, names: Sequence[str], host_file: Path | None, save: Path | None, as_json: bool
-) -> None:
+def check(options: Options, names: Sequence[str], host_file: Path | None, save: Path | None, as_json: bool) -> None:
     """Will it run here? One verdict for each image, with the reason and the next step, before anything is pulled.
 
     Runs with GPU, runs on CPU, runs slowly under emulation, or does not run. Exit code 1 when an image that was named
@@ -575,3 +626,102 @@ def native(options: Options, name: str, path: Path | None, verify: bool) -> None
     lines = verify_native(project, name) if verify else make_native(project, name, path)
     for line in lines:
         click.echo(line)
+
+
+@cli.command()
+@names_argument
+@arch_option
+@click.option("--locked", is_flag=True, help="Resolve nothing: put the bases below as they are locked.")
+@json_option
+@click.pass_obj
+def rebase(options: Options, names: Sequence[str], arch: str | None, locked: bool, as_json: bool) -> None:
+    """Move the base of built images to patched Debian packages; torch and every other layer stay byte for byte.
+
+    \b
+    Examples:
+      buildctl rebase                    the whole matrix; says which packages moved from what to what
+      buildctl rebase cpu-2.6 --locked   after a change of images/bases/ that came from elsewhere
+    """
+    from buildctl.rebase import rebase_images
+
+    project = options.open()
+    result = rebase_images(project, project.matrix.images_of(names, arch), locked=locked)
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
+
+
+@cli.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--arch", default="amd64", show_default=True, metavar="ARCH", help="Which of a name that has several.")
+@plain_http_option
+@json_option
+@click.pass_obj
+def diff(options: Options, a: str, b: str, arch: str, plain_http: bool | None, as_json: bool) -> None:
+    """Show what differs between two images: packages, configuration, layers and sizes.
+
+    A and B are names in the layout or references to a registry. Exit code 0, also when they differ.
+
+    \b
+    Examples:
+      buildctl diff cpu-2.6-arm64 cpu-2.10-arm64
+      buildctl diff registry.example/pytorch:cuda-2.6 cuda-2.6
+    """
+    from buildctl.comparing import compare
+    from buildctl.matrix import parse_arch
+
+    found = compare(options.open(), a, b, arch=parse_arch(arch), plain_http=plain_http)
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
+
+
+@cli.command()
+@click.argument("name", shell_complete=_complete_names)
+@arch_option
+@click.pass_obj
+def sbom(options: Options, name: str, arch: str | None) -> None:
+    """Print the bill of materials of a built image: CycloneDX 1.6, every Debian package and Python distribution.
+
+    \b
+    Examples:
+      buildctl sbom cpu-2.6 > cpu-2.6.cdx.json
+      buildctl sbom cuda-2.15 --arch arm64
+    """
+    from buildctl.oci.layout import Layout
+    from buildctl.sbom import sbom_document
+    from buildctl.store import Store
+
+    project = options.open()
+    cells = project.matrix.images_of([name], arch)
+    if len(cells) != 1:
+        raise click.UsageError(f"{name} has {' and '.join(c.arch for c in cells)}: choose one with --arch")
+    cell = cells[0]
+    found = sbom_document(project, cell, Layout(project.layout).resolve(cell.id, cell.arch), store=Store.default())
+    click.echo(found.data)
+
+
+@cli.command()
+@click.argument("reference")
+@arch_option
+@plain_http_option
+@json_option
+def verify(reference: str, arch: str | None, plain_http: bool | None, as_json: bool) -> None:
+    """Check a published image: layers against digests, bill of materials against layers, labels against packages.
+
+    Pulls every layer into a temporary folder. Exit code 1 when something FAILED. Signatures are NOT RUN: use cosign.
+
+    \b
+    Examples:
+      buildctl verify localhost:5000/pytorch:2.6
+      buildctl verify registry.example/pytorch:cuda-2.6 --arch amd64
+    """
+    from buildctl.matrix import parse_arch
+    from buildctl.progress import open_progress
+    from buildctl.registry.client import open_repository
+    from buildctl.registry.reference import Reference
+    from buildctl.verifying import verify as check_published
+
+    repository = open_repository(Reference.parse(reference), plain_http=plain_http)
+    with open_progress("fetched") as progress:
+        found = check_published(repository, arch=parse_arch(arch) if arch else None, scratch=None, progress=progress)
+    text = "\n\n".join(image.text() for image in found)
+    click.echo(json.dumps([image.to_json() for image in found], indent=2) if as_json else text)
+    sys.exit(int(any(image.failed for image in found)))

@@ -22,10 +22,13 @@ from buildctl.oci.layout import Layout
 from buildctl.progress import Progress
 from buildctl.project import Project
 from buildctl.promote import Outcome, TagState, move_tags
+from buildctl.provenance import LOCAL, provenance_document
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError, RefusedError
 from buildctl.registry.referrers import Document, attach, document, referrers
 from buildctl.registry.upload import Blob, Moved, Upload
+from buildctl.sbom import sbom_document
+from buildctl.store import Store
 from buildctl.table import size, table
 from buildctl.tags import Kind, Tag, tags_of
 
@@ -159,6 +162,19 @@ def publish(
     pushed = push.images(candidates)
     tags = _tag(project, claims, repository, candidates, options) if options.tags else ()
     return Published(repository=repository.reference.name, images=tuple(pushed), tags=tags, dry_run=options.dry_run)
+
+
+def attached(project: Project, *, sbom: bool, builder: str = LOCAL) -> Callable[[Cell, Descriptor], Sequence[Document]]:
+    """What `publish` attaches beside the report: bill of materials and provenance. `builder` is a URI."""
+    store = Store.default()
+
+    def documents(cell: Cell, descriptor: Descriptor) -> Sequence[Document]:
+        if not sbom:
+            return ()
+        bill = sbom_document(project, cell, descriptor, store=store)
+        return bill, provenance_document(project, cell, descriptor, builder=builder)
+
+    return documents
 
 
 def planned_tags(project: Project, cells: Sequence[Cell], options: PublishOptions) -> tuple[PlannedTag, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from buildctl.build_docker import BAKE, bake_file
 from buildctl.dockerfile.common import COMMON, common_file
 from buildctl.dockerfile.render import drift, render_image
 from buildctl.errors import DriftError
@@ -44,6 +45,7 @@ def _render(project: Project, cells: Iterable[Cell]) -> dict[Path, str]:
     """Always all architectures of a name: its Dockerfile is one."""
     names = dict.fromkeys(cell.name for cell in cells if not cell.native)
     texts = {project.common / name: common_file(name).decode() for name in COMMON}
+    texts[project.root / BAKE] = bake_file(project.matrix.cells)
     for name in names:
         of_name = [c for c in project.matrix.cells if c.name == name and c.flavour is Flavour.RUNTIME]
         locks = {c.arch: read_wheel_lock(project.wheel_lock(name, c.arch)) for c in of_name}

@@ -17,6 +17,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
@@ -30,7 +31,8 @@ from buildctl.oci.image import Descriptor, Layer, canonical_json
 from buildctl.oci.layer import Compression, write_layer
 
 # Part of every recipe key: raise it when the same inputs give other layer bytes, and old layers are no longer found.
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
+_YOUNG = 3600.0  # seconds
 
 
 def recipe_key(*parts: Any) -> str:
@@ -148,6 +150,30 @@ class Store:
                 with contextlib.suppress(OSError):
                     _remove_if_unlocked(path)
 
+    def prune(self, *, everything: bool = False) -> int:
+        """Remove what can be made again cheaply: unpacked images, and layers that no recipe leads to any more.
+
+        With `everything` layers and downloads as well. Returns the bytes freed. What is younger than an hour stays,
+        since a build may be about to name it.
+        """
+        before = shutil.disk_usage(self.root).free if self.root.is_dir() else 0
+        folders = ["unpacked", "unpacked-images"]
+        folders += ["layers", "blobs", "artifacts", "partial", "python", "contents"] if everything else []
+        for name in folders:
+            _remove_tree(self.root / name)
+        known = {layer.descriptor.digest.hex for path in self._keys() if (layer := self.layer(path.stem))}
+        for blob in self._files("blobs/sha256"):
+            if blob.name not in known and time.time() - blob.stat().st_mtime > _YOUNG:
+                blob.unlink(missing_ok=True)
+        self.sweep()
+        return max(0, shutil.disk_usage(self.root).free - before) if self.root.is_dir() else 0
+
+    def _keys(self) -> list[Path]:
+        return [path for path in self._files("layers") if path.suffix == ".json"]
+
+    def _files(self, folder: str) -> list[Path]:
+        return sorted((self.root / folder).iterdir()) if (self.root / folder).is_dir() else []
+
     def _key_path(self, key: str) -> Path:
         return self.root / "layers" / f"{key}.json"
 
@@ -226,6 +252,18 @@ def _remove_if_unlocked(path: Path) -> None:
         path.unlink()
     finally:
         os.close(handle)
+
+
+def _remove_tree(root: Path) -> None:
+    """Also what an image made read-only."""
+
+    def writable(_: Callable[..., object], path: str, __: object) -> None:
+        with contextlib.suppress(OSError):
+            Path(path).parent.chmod(0o700)
+            Path(path).chmod(0o700)
+            shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
+
+    shutil.rmtree(root, onerror=writable)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

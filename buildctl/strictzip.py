@@ -10,185 +10,29 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, cast
-
-from isal import igzip_lib, isal_zlib
+from typing import BinaryIO
 
 from buildctl.errors import ArtifactError
+from buildctl.zipmember import DEFLATED, FULL_32, STORED, ZIP64, Member, extra_fields
 
 _EOCD = struct.Struct("<4s4H2LH")
 _EOCD64_LOCATOR = struct.Struct("<4sLQL")
 _EOCD64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
-_LOCAL = struct.Struct("<4s5H3L2H")
-_STORED, _DEFLATED = 0, 8
 # Allowed flags: 1 and 2 how hard the compressor tried, 3 sizes follow the data, 11 names are UTF-8. None of encryption.
 _FLAGS = 0x0002 | 0x0004 | 0x0008 | 0x0800
-_SIZES_FOLLOW, _UTF8 = 0x0008, 0x0800
-_FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF
-_ZIP64, _UNICODE_NAME = 0x0001, 0x7075
-_READ, _INFLATE = 1 << 18, 1 << 20  # bytes per read and per inflated piece
+_UTF8 = 0x0800
+_FULL_16 = 0xFFFF
 _MAX_DIRECTORY = 1 << 28
 _TYPE_MASK, _REGULAR, _DIRECTORY, _SYMLINK = 0o170000, 0o100000, 0o040000, 0o120000
 # Deflate cannot do better than 1032:1. Real members above 16 MiB stay below 30:1, real wheels as a whole below 10:1.
 _BOMB_SIZE, _BOMB_RATIO = 16 << 20, 200
 _UNIX = 3
-_DAMAGED = cast("type[Exception]", igzip_lib.IsalError)  # isal's stubs call this class an instance
 _DRIVE = re.compile(r"[A-Za-z]:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """One file of an archive, as a body of a layer.
-
-    `offset` is that of its local header, `end` where the next member or the directory starts. `mode` are the permission
-    bits, 0 when the archive has none. `label` is what errors call the archive.
-    """
-
-    archive: Path
-    label: str
-    name: str
-    flags: int
-    method: int
-    crc32: int
-    compressed: int
-    size: int
-    mode: int
-    offset: int
-    end: int
-
-    @property
-    def is_deflated(self) -> bool:
-        return self.method == _DEFLATED
-
-    def chunks(self) -> Iterator[bytes]:
-        """The content, in pieces of bounded size, with its size and CRC-32 checked at the end."""
-        with self.archive.open("rb", buffering=0) as file:
-            check = _Check(self)
-            if self.method == _STORED:
-                for raw in self._raw(file):
-                    check.add(raw)
-                    yield raw
-            else:
-                for _, piece in _inflate(self, self._raw(file)):
-                    check.add(piece)
-                    yield piece
-            check.done()
-
-    def deflated(self, inflated: Callable[[bytes], object]) -> Iterator[bytes]:
-        """The raw deflate stream; `inflated` gets the content along the way. Checked like `chunks`."""
-        if self.method != _DEFLATED:
-            raise self.error("is not deflated")
-        with self.archive.open("rb", buffering=0) as file:
-            check = _Check(self)
-            for raw, piece in _inflate(self, self._raw(file)):
-                if piece:
-                    check.add(piece)
-                    inflated(piece)
-                if raw:
-                    yield raw
-            check.done()
-
-    def read(self, limit: int) -> bytes:
-        """The whole content; ArtifactError when it is larger than `limit` bytes."""
-        if self.size > limit:
-            raise self.error(f"is {self.size} bytes large, which is more than the {limit} allowed here")
-        return b"".join(self.chunks())
-
-    def error(self, what: str) -> ArtifactError:
-        return ArtifactError(f"{self.label}: {self.name!r} {what}")
-
-    def _raw(self, file: BinaryIO) -> Iterator[bytes]:
-        """The bytes as stored, after the local header has been compared with the central directory."""
-        file.seek(self.offset)
-        self._check_local(file)
-        left = self.compressed
-        while left:
-            raw = file.read(min(_READ, left))
-            if not raw:
-                raise self.error("is cut off")
-            left -= len(raw)
-            yield raw
-
-    def _check_local(self, file: BinaryIO) -> None:
-        fixed = file.read(_LOCAL.size)
-        if len(fixed) < _LOCAL.size or fixed[:4] != b"PK\x03\x04":
-            raise self.error("has no local header where the central directory says")
-        _, _, flags, method, _, _, crc32, compressed, size, n_name, n_extra = _LOCAL.unpack(fixed)
-        name, extra = file.read(n_name), _extra(self, file.read(n_extra))
-        if wide := extra.get(_ZIP64):
-            if not compressed == size == _FULL_32 or len(wide) != 16:
-                raise self.error("has a zip64 field that does not fit its sizes")
-            size, compressed = struct.unpack("<2Q", wide)
-        said = (name, flags, method)
-        if said != (self.name.encode(), self.flags, self.method):
-            raise self.error("has a local header that disagrees with the central directory")
-        sizes = (crc32, compressed, size)
-        follow = bool(flags & _SIZES_FOLLOW)
-        if sizes != (self.crc32, self.compressed, self.size) and not (follow and sizes == (0, 0, 0)):
-            raise self.error("has a local header whose sizes or checksum disagree with the central directory")
-        data = self.offset + _LOCAL.size + n_name + n_extra
-        gap = self.end - data - self.compressed
-        if gap < 0:
-            raise self.error("overlaps with what follows it")
-        if gap and not (follow and self._is_descriptor(file, data + self.compressed, gap)):
-            raise self.error(f"is followed by {gap} bytes that belong to nothing")
-        file.seek(data)
-
-    def _is_descriptor(self, file: BinaryIO, at: int, length: int) -> bool:
-        """Whether the `length` bytes there are a data descriptor: CRC-32 and sizes, again."""
-        file.seek(at)
-        found = file.read(length) if length <= 24 else b""
-        body = found.removeprefix(b"PK\x07\x08") if length in {16, 24} else found
-        for form in ("<3L", "<LQQ"):
-            if struct.calcsize(form) == len(body):
-                return bool(struct.unpack(form, body) == (self.crc32, self.compressed, self.size))
-        return False
-
-
-class _Check:
-    """Size while the content passes, CRC-32 at its end."""
-
-    def __init__(self, member: Member) -> None:
-        self._member, self._crc32, self._size = member, 0, 0
-
-    def add(self, piece: bytes) -> None:
-        self._size += len(piece)
-        if self._size > self._member.size:
-            raise self._member.error(f"is larger than the {self._member.size} bytes it declares")
-        self._crc32 = isal_zlib.crc32(piece, self._crc32)
-
-    def done(self) -> None:
-        if self._size != self._member.size:
-            raise self._member.error(f"holds {self._size} bytes, not the {self._member.size} it declares")
-        if self._crc32 != self._member.crc32:
-            raise self._member.error("has a wrong checksum (CRC-32)")
-
-
-def _inflate(member: Member, source: Iterator[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Pairs of raw bytes read and content inflated; either may be empty. The stream ends where its bytes end."""
-    stream = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
-    for raw in source:
-        if stream.eof:
-            raise member.error("has bytes after the end of its deflate stream")
-        given = raw
-        try:
-            while True:
-                piece = stream.decompress(given, _INFLATE)
-                yield raw if given else b"", piece
-                given = b""
-                if stream.eof or stream.needs_input:
-                    break
-        except _DAMAGED as error:
-            raise member.error("has a damaged deflate stream") from error
-    if not stream.eof:
-        raise member.error("has a deflate stream that is cut off")
-    if stream.unused_data:
-        raise member.error("has bytes after the end of its deflate stream")
 
 
 def read_zip(path: Path, *, label: str) -> tuple[Member, ...]:
@@ -233,11 +77,11 @@ def _directory(file: BinaryIO, label: str) -> tuple[int, bytes, int]:
     locator = file.read(_EOCD64_LOCATOR.size)
     if end >= _EOCD64_LOCATOR.size and locator[:4] == b"PK\x06\x07":
         end, wide = _end64(file, label, end - _EOCD64_LOCATOR.size, locator)
-        for narrow, full, value in zip((count, size, start), (_FULL_16, _FULL_32, _FULL_32), wide, strict=True):
+        for narrow, full, value in zip((count, size, start), (_FULL_16, FULL_32, FULL_32), wide, strict=True):
             if narrow not in {full, value}:
                 raise ArtifactError(f"{label}: the two end records disagree")
         count, size, start = wide
-    elif _FULL_32 in {size, start} or count == _FULL_16:
+    elif FULL_32 in {size, start} or count == _FULL_16:
         raise ArtifactError(f"{label}: the zip64 end record is missing")
     if start + size != end or size > _MAX_DIRECTORY:
         raise ArtifactError(f"{label}: the central directory is not where its end record says")
@@ -280,8 +124,8 @@ def _entries(directory: bytes, path: Path, label: str) -> Iterator[Member]:
         )  # fmt: skip
         if disk or n_comment:
             raise member.error("is in another part of the zip or has a comment")
-        extra = _extra(member, directory[extra_at : end - n_comment])
-        member = _widened(member, extra.get(_ZIP64))
+        extra = extra_fields(member, directory[extra_at : end - n_comment])
+        member = _widened(member, extra.get(ZIP64))
         _check(member, mode & _TYPE_MASK)
         yield member
         at = end
@@ -309,44 +153,28 @@ def _name(raw: bytes, flags: int, label: str) -> str:
     return name
 
 
-def _extra(member: Member, data: bytes) -> dict[int, bytes]:
-    """Extra fields by number. A few bytes at the end that make up no field are padding (zipalign)."""
-    fields: dict[int, bytes] = {}
-    while len(data) >= 4:
-        number, length = struct.unpack_from("<2H", data)
-        if number in fields or len(data) < 4 + length:
-            raise member.error("has malformed extra fields")
-        fields[number] = data[4 : 4 + length]
-        data = data[4 + length :]
-    if data.strip(b"\0"):
-        raise member.error("has malformed extra fields")
-    if _UNICODE_NAME in fields:
-        raise member.error("has a second name in its extra fields")
-    return fields
-
-
 def _widened(member: Member, field: bytes | None) -> Member:
     """`member` with what its zip64 field says of sizes and offset: exactly those that need it, in this order."""
     data = field or b""
-    if len(data) != 8 * (member.size, member.compressed, member.offset).count(_FULL_32):
+    if len(data) != 8 * (member.size, member.compressed, member.offset).count(FULL_32):
         raise member.error("has a zip64 field that does not fit its sizes")
     if not data:
         return member
     values = iter(struct.unpack(f"<{len(data) // 8}Q", data))
     return replace(
         member,
-        size=next(values) if member.size == _FULL_32 else member.size,
-        compressed=next(values) if member.compressed == _FULL_32 else member.compressed,
-        offset=next(values) if member.offset == _FULL_32 else member.offset,
+        size=next(values) if member.size == FULL_32 else member.size,
+        compressed=next(values) if member.compressed == FULL_32 else member.compressed,
+        offset=next(values) if member.offset == FULL_32 else member.offset,
     )
 
 
 def _check(member: Member, kind: int) -> None:
     if member.flags & ~_FLAGS:
         raise member.error("is encrypted" if member.flags & 0x2041 else "has unknown flags")
-    if member.method not in {_STORED, _DEFLATED}:
+    if member.method not in {STORED, DEFLATED}:
         raise member.error(f"is compressed by an unsupported method ({member.method})")
-    if member.method == _STORED and member.compressed != member.size:
+    if member.method == STORED and member.compressed != member.size:
         raise member.error("is stored, but declares two sizes")
     if kind not in {0, _DIRECTORY if member.name.endswith("/") else _REGULAR}:
         raise member.error("is a symbolic link" if kind == _SYMLINK else "is not a regular file")

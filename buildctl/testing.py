@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from buildctl.claiming import kept_claims
-from buildctl.claims import label_values
+from buildctl.claims import label_values, read_labels
 from buildctl.daemon import connected
 from buildctl.errors import LayoutError, RuntimeUnavailableError
 from buildctl.lock import WheelLock, read_wheel_lock
@@ -18,6 +18,7 @@ from buildctl.matrix import Cell
 from buildctl.oci.files import write_whole
 from buildctl.oci.layout import Layout
 from buildctl.probes.expected import Expected
+from buildctl.probes.judging import labels
 from buildctl.probes.testing import test_image
 from buildctl.project import Project
 from buildctl.report import Finding, Report, Status, junit_xml, table_lines
@@ -60,7 +61,8 @@ def test_images(
     reports = []
     for cell in cells:
         say(f"testing {cell.id}")
-        report = _test(image_ref(layout, cell), expected_of(project, cell), candidates)
+        image, expected = image_ref(layout, cell), expected_of(project, cell)
+        report = with_labels(_test(image, expected, candidates), image, expected)
         project.reports.mkdir(parents=True, exist_ok=True)
         write_whole(project.report(cell), json.dumps(report.to_json(), indent=1).encode() + b"\n")
         reports.append(report)
@@ -87,12 +89,13 @@ def expected_of(project: Project, cell: Cell) -> Expected:
     lock: WheelLock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
     claims = kept_claims(project, cell, lock)
     return Expected(
-        torch=claims.facts.torch if claims.facts else claims.torch,
+        torch=claims.torch,
+        build=claims.facts.torch if claims.facts else None,
         torchvision=claims.torchvision,
         torchaudio=claims.torchaudio,
         python=claims.python,
-        arch=cell.arch,
-        accelerator=cell.accelerator.name,
+        arch=claims.arch,
+        accelerator=claims.accelerator,
         cuda=claims.cuda,
         built=claims.built,
         never=claims.never,
@@ -104,6 +107,13 @@ def expected_of(project: Project, cell: Cell) -> Expected:
         glibc=claims.glibc,
         labels=label_values(claims),
     )
+
+
+def with_labels(report: Report, image: ImageRef, expected: Expected) -> Report:
+    """The claims in the labels are asked for in the configuration, so nothing has to run for them."""
+    status, detail = labels(expected, read_labels(image.config.labels, image.arch))
+    finding = Finding(name="labels", status=status, detail=detail)
+    return replace(report, findings=(*report.findings, finding)) if report.verdict is not Status.NOT_RUN else report
 
 
 def image_ref(layout: Layout, cell: Cell) -> ImageRef:

@@ -20,12 +20,16 @@ from packaging.version import InvalidVersion, Version
 
 from buildctl.errors import ArtifactError
 from buildctl.oci.entry import Body, Bytes, Entry
-from buildctl.strictzip import Member, read_zip
+from buildctl.strictzip import read_zip
+from buildctl.zipmember import Member
 
 _MAX_METADATA = 64 << 20
 _HASHES = {"sha256", "sha384", "sha512"}  # PEP 427: sha256 or better
 _UNLISTED = {"RECORD", "RECORD.jws", "RECORD.p7s"}
 _WRITTEN = _UNLISTED | {"INSTALLER", "REQUESTED"}  # by the installer, whatever the wheel brings
+# Above this size (bytes) RECORD's hash is not compared: a third hash of every library would cost a tenth of the build.
+# Such a member is still what its CRC-32 and size say, in an archive whose SHA-256 is the locked one.
+_MAX_HASHED = 32 << 20
 _SCRIPT_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 
 # uv's text, so that both engines make the same script
@@ -82,7 +86,7 @@ class Wheel:
 
 
 def read_wheel(path: Path, *, filename: str, site: Site) -> Wheel:
-    """Raises ArtifactError naming the wheel, and the member if it is one. Contents are checked when they are read."""
+    """Raises ArtifactError naming the wheel, and the member if it is one. Contents are checked when read."""
     try:
         name, version, _, _ = parse_wheel_filename(filename)
     except InvalidWheelFilename as error:
@@ -173,6 +177,8 @@ def _check_record(members: Mapping[str, Member], record: dict[str, RecordEntry],
 def _place(member: Member, record: RecordEntry, stem: str, name: str, site: Site) -> Placed:
     path, scripts = _destination(member, stem, name, site)
     body: Body = _DeflatedFile(member, record) if member.is_deflated else _File(member, record)
+    if member.size > _MAX_HASHED and member.is_deflated:
+        body = member
     size, digest = member.size, str(record.hash_)
     if scripts and (script := _script(member, body, site)):
         body, size, digest = Bytes(script), len(script), record_digest(script)

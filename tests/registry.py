@@ -169,7 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         upstream = http.client.HTTPConnection(*self._upstream(), timeout=60)
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in {"authorization", "connection"}}
+        headers = {
+            k: ", ".join(self.headers.get_all(k) or ())  # skopeo sends several Accept headers
+            for k in self.headers
+            if k.lower() not in {"authorization", "connection"}
+        }
         try:
             upstream.request(self.command, self.path, body=body or None, headers=headers)
             answer = upstream.getresponse()

@@ -17,10 +17,13 @@ from buildctl.dockerfile.common import common_file
 from buildctl.dockerfile.parse import Instruction, assignments, expand, words
 from buildctl.errors import DockerfileError
 from buildctl.oci.entry import Entry, Kind
-from buildctl.oci.image import ImageConfig
+from buildctl.oci.image import ImageConfig, Platform
 
 INSTALLER = "/usr/local/bin/install-wheels"
 REQUIREMENTS = "/lock/requirements.txt"
+# How install-wheels reaches an index behind a company's proxy under BuildKit; never part of what it installs.
+INSTALLER_SECRETS = (("mount", "type=secret,id=ca-bundle"), ("mount", "type=secret,id=uv-config"))
+_NOTHING = ImageConfig(platform=Platform(architecture=""))
 OTHER_ENGINE = "build this image with Docker: --engine docker"
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
 
@@ -67,6 +70,7 @@ class _Stage:
     base: str
     config: ImageConfig
     native: bool  # FROM --platform=$BUILDPLATFORM
+    tool: bool = False  # a program for the installer; nothing of it reaches the image
     args: dict[str, str] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
     placed: dict[str, Path] = field(default_factory=dict)
@@ -210,11 +214,11 @@ class _Planner:
             raise instruction.fail(f"--platform={platform} is not $BUILDPLATFORM", hint=OTHER_ENGINE)
         if base in self.given.contexts:
             config = self.given.contexts[base]
-            if config is None:
-                raise instruction.fail(
-                    f"{base} is a tool, not a base", hint="FROM the base: ARG BASE=base, FROM ${BASE}"
-                )
-            return _Stage(base=base, config=config, native=native)
+            if config is not None:
+                return _Stage(base=base, config=config, native=native)
+            if native:
+                return _Stage(base=base, config=_NOTHING, native=True, tool=True)
+            raise instruction.fail(f"{base} is a tool, not a base", hint="FROM the base: ARG BASE=base, FROM ${BASE}")
         if (parent := self.stages.get(base.lower())) is not None:
             return replace(
                 parent,
@@ -233,6 +237,8 @@ class _Planner:
         )
 
     def _execute(self, stage: _Stage, instruction: Instruction) -> None:
+        if stage.tool:
+            raise instruction.fail(f"{stage.base} is a tool: it can only be copied from", hint=OTHER_ENGINE)
         action = _ACTIONS.get(instruction.keyword)
         if action is None:
             raise instruction.fail("the assemble engine cannot execute this instruction", hint=OTHER_ENGINE)
@@ -299,7 +305,9 @@ class _Planner:
                 f"assemble runs nothing of an image, it only installs locked wheels: {instruction.text[:80]!r}",
                 hint=OTHER_ENGINE,
             )
-        self._allow_flags(instruction, set())
+        for key, value in instruction.flags:
+            if (key, value) not in INSTALLER_SECRETS:
+                raise instruction.fail(f"the assemble engine does not know --{key}={value}", hint=OTHER_ENGINE)
         self._require_installer(stage, instruction)
         stage.installed.append(
             WheelsLayer(
@@ -325,10 +333,10 @@ class _Planner:
     def _copy_from(
         self, stage: _Stage, instruction: Instruction, source: str, paths: Sequence[str], target: str
     ) -> None:
-        if source in self.given.contexts and self.given.contexts[source] is None and stage.native:
-            return  # the installer's own tool; it never reaches the image, since only /out/ is ever copied from there
         if source not in self.stages:
             raise instruction.fail(f"--from={source} is not an earlier stage", hint=OTHER_ENGINE)
+        if self.stages[source].tool and stage.native:
+            return  # it never reaches the image, since only /out/ is ever copied from a stage that installs
         installed = self.stages[source].installed
         if list(paths) != ["/out/"] or target != "/" or not installed:
             raise instruction.fail(

@@ -16,7 +16,7 @@ from buildctl.engines.plan import FilesLayer, Operation, Plan, Setting, WheelsLa
 from buildctl.errors import ArtifactError, LockError, MatrixError
 from buildctl.lock import LockedWheel, WheelLock
 from buildctl.lock_debian import BaseLock, DebPackage
-from buildctl.matrix import DebianBase, ImageBase
+from buildctl.matrix import Base, DebianBase, Flavour, ImageBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import History, ImageConfig, Layer, Platform
@@ -111,6 +111,10 @@ def _artifact(store: Store, artifact: Artifact) -> Path:
     if path is None:
         raise ArtifactError(f"{artifact.filename} is not in the store", hint="run the build again to fetch it")
     return path
+
+
+def base_image_name(base: Base, flavour: Flavour) -> str:
+    return f"base-{base.name}" + ("" if flavour is Flavour.RUNTIME else f"-{flavour}")
 
 
 def debian_base(

@@ -32,6 +32,9 @@ RUNS: Mapping[str, Run] = {
         probe="packages", deadline=20, options={"questions": ["writable"]}, user=STRANGER, read_only=False
     ),
     "compile": Run(probe="compile_cpu", deadline=180),
+    "libraries": Run(probe="libraries", deadline=60),
+    "files": Run(probe="model_files", deadline=90),
+    "two processes": Run(probe="two_processes", deadline=120, options={"backend": "gloo", "seconds": 90}),
 }
 
 
@@ -80,6 +83,14 @@ def not_devel(expected: Expected, _session: Session) -> str:
     return f"not claimed: the {expected.flavour} flavour has no C++ compiler, the devel flavour has"
 
 
+def claims_build(expected: Expected) -> bool:
+    return expected.build is not None
+
+
+def claims_glibc(expected: Expected) -> bool:
+    return expected.glibc is not None
+
+
 CHECKS = (
     Check(name="platform", run="torch", questions=("python",), judge=judging.platform),
     Check(name="python", run="torch", questions=("python",), judge=judging.python),
@@ -89,6 +100,10 @@ CHECKS = (
     Check(name="cuda version", run="torch", questions=("torch",), judge=judging.cuda_version),
     Check(name="backends", run="torch", questions=("backends",), judge=judging.backends),
     Check(name="gpu architectures", run="torch", questions=("gpu_architectures",), judge=judging.gpu_architectures),
+    Check(name="torch build", run="torch", questions=("torch",), judge=judging.torch_build, applies=claims_build),
+    Check(name="cudnn version", run="torch", questions=("libraries",), judge=judging.cudnn_version),
+    Check(name="nccl version", run="torch", questions=("libraries",), judge=judging.nccl_version),
+    Check(name="glibc", run="torch", questions=("libraries",), judge=judging.glibc, applies=claims_glibc),
     Check(name="devices", run="torch", questions=("devices",), judge=judging.devices),
     Check(name="matmul on cpu", run="torch", questions=("matmul",), judge=judging.matmul_cpu),
     Check(name="convolution on cpu", run="torch", questions=("convolution",), judge=judging.convolution_cpu),
@@ -131,6 +146,11 @@ CHECKS = (
     Check(name="certificates", run="packages", questions=("certificates",), judge=judging.certificates),
     Check(name="home and workdir", run="packages", questions=("writable",), judge=judging.writable),
     Check(name="any uid's files", run="stranger's files", questions=("writable",), judge=judging.writable),
+    Check(name="libraries", run="libraries", questions=("libraries",), judge=judging.libraries),
+    Check(name="torch.save", run="files", questions=("saved",), judge=judging.saved),
+    Check(name="torchscript", run="files", questions=("scripted",), judge=judging.scripted),
+    Check(name="torch.export", run="files", questions=("exported",), judge=judging.exported),
+    Check(name="two processes", run="two processes", questions=("two_processes",), judge=judging.two_processes),
     Check(
         name="torch.compile",
         run="compile",

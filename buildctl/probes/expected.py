@@ -12,8 +12,9 @@ class Expected:
 
     `python` is MAJOR.MINOR, `arch` Docker's word, `cuda` MAJOR.MINOR or None. `built` and `never` are backends that
     must and must not be compiled in: cuda, cudnn, rocm, mps, xpu, mkldnn, mkl, openmp, nccl, gloo. `distributions` maps
-    every installed distribution's normalized name (PEP 503) to its version. `gpu_architectures` (sm_..) is None when
-    nothing is claimed.
+    every installed distribution's normalized name (PEP 503) to its version. `gpu_architectures` (sm_.., compute_..) is
+    None when nothing is claimed, and so are `build` (what torch calls itself), `cudnn`, `nccl` and `glibc` (lowest).
+    `labels` are the claims in the image's labels, by name.
     """
 
     torch: str
@@ -28,3 +29,8 @@ class Expected:
     flavour: str = "runtime"
     distributions: Mapping[str, str] = field(default_factory=dict)
     gpu_architectures: tuple[str, ...] | None = None
+    build: str | None = None
+    cudnn: str | None = None
+    nccl: str | None = None
+    glibc: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)

@@ -95,6 +95,89 @@ def backends(expected: Expected, value: Mapping[str, Any]) -> Verdict:
     return passed(have)
 
 
+def torch_build(expected: Expected, value: Any) -> Verdict:
+    """The local part of the version too: `2.6.0+cu124`."""
+    if not expected.build or value["version"] != expected.build:
+        return differs("the build", expected.build, value["version"])
+    return passed(value["version"])
+
+
+def cudnn_version(expected: Expected, value: Any) -> Verdict:
+    return _library_version("cuDNN", expected.cudnn, value["cudnn"])
+
+
+def nccl_version(expected: Expected, value: Any) -> Verdict:
+    return _library_version("NCCL", expected.nccl, value["nccl"])
+
+
+def _library_version(name: str, wanted: str | None, reported: list[int] | None) -> Verdict:
+    """Three numbers; the wheels' versions may have a fourth."""
+    have = ".".join(map(str, reported)) if reported else None
+    want = ".".join(map(str, Version(wanted).release[:3])) if wanted else None
+    if have != want:
+        return differs(name, want or "not to be there", have or "none")
+    return passed(f"{name} {have}" if have else f"no {name}, as declared")
+
+
+def glibc(expected: Expected, value: Any) -> Verdict:
+    """What the wheels ask for against what the base has."""
+    name, have = value["libc"]
+    if name != "glibc" or expected.glibc is None or Version(have) < Version(expected.glibc):
+        return differs("glibc", f"{expected.glibc} or newer", f"{name} {have}".strip() or "none")
+    return passed(f"glibc {have}, the wheels need {expected.glibc}")
+
+
+def labels(expected: Expected, found: Mapping[str, str]) -> Verdict:
+    """The claims in the image's labels against those that were reviewed. Asks the configuration, not the image."""
+    wrong = [
+        f"{name}: expected {expected.labels.get(name, 'no such claim')}, the label says {found[name]}"
+        for name in sorted(found)
+        if found[name] != expected.labels.get(name)
+    ]
+    if wrong:
+        return failed("labels differ from the claims" + "".join(f"\n  {line}" for line in wrong))
+    if missing := sorted(expected.labels.keys() - found.keys()):
+        return Status.NOT_RUN, f"built before these claims: {', '.join(missing)}; render and build it again"
+    return passed(f"{len(found)} claims in labels")
+
+
+def libraries(_: Expected, value: Any) -> Verdict:
+    if not value["count"]:
+        return failed("expected libraries of torch, image has none")
+    if value["missing_count"]:
+        return failed("libraries that do not find what they need" + "".join(f"\n  {m}" for m in value["missing"]))
+    driver = f"; of the driver: {', '.join(value['driver'])}" if value["driver"] else ""
+    return passed(f"{value['count']} libraries find all that they need{driver}")
+
+
+def saved(_: Expected, value: Any) -> Verdict:
+    return _same("torch.save and torch.load", value)
+
+
+def scripted(_: Expected, value: Any) -> Verdict:
+    return _same("TorchScript", value)
+
+
+def exported(_: Expected, value: Any) -> Verdict:
+    return _same("torch.export", value)
+
+
+def _same(what: str, value: Any) -> Verdict:
+    if not value["error"] <= 1e-6:
+        return failed(f"{what}: expected the same numbers after a file, image computes an error of {value['error']}")
+    return passed(f"{what}: {value['bytes']} bytes, same numbers")
+
+
+def two_processes(_: Expected, value: Any) -> Verdict:
+    """DDP gives every process the mean of the gradients: of x = 1 and x = 2, and of what was summed over both."""
+    ranks = value["ranks"]
+    if len(ranks) != 2 or any(r["world"] != 2 or r["sum"] != 3.0 for r in ranks):
+        return differs("two processes that sum to", 3.0, ranks)
+    if any(abs(r["gradient"] - 1.5) > 1e-6 for r in ranks):
+        return differs("both gradients to be", 1.5, [r["gradient"] for r in ranks])
+    return passed(f"DDP over {value['backend']}: two processes, one gradient")
+
+
 def gpu_architectures(expected: Expected, value: list[str]) -> Verdict:
     if not isinstance(value, list):
         raise TypeError(value)

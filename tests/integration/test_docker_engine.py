@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def name() -> Iterator[str]:
         pytest.skip(f"NOT RUN: {reason}")
     yield NAME
     daemon.stop(NAME)
+    shutil.rmtree(daemon.state_folder(NAME), ignore_errors=True)
 
 
 def holder(name: str) -> subprocess.Popen[str]:

@@ -12,13 +12,15 @@ import pytest
 
 from buildctl.errors import BuildctlError
 from buildctl.gate import REPORT_KIND
+from buildctl.oci.check import check_image
 from buildctl.oci.digest import Digest
-from buildctl.oci.image import Index
+from buildctl.oci.image import Descriptor, Index
 from buildctl.oci.layout import Layout
 from buildctl.progress import Silent
 from buildctl.promote import Outcome
 from buildctl.publish import Published, PublishOptions, promote, publish
 from buildctl.registry.auth import Credentials
+from buildctl.registry.bases import base_from_registry
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import RefusedError, UnavailableError
 from buildctl.registry.pull import pull
@@ -73,7 +75,9 @@ def platforms(to: Repository, tag: str) -> dict[str, Digest]:
 
 
 def skopeo(*args: str) -> str:
-    return subprocess.run(["skopeo", *args], check=True, capture_output=True, text=True, timeout=60).stdout
+    done = subprocess.run(["skopeo", *args], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_tags_of_both_architectures_and_the_universal_one(
@@ -140,7 +144,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_sent(
     assert sum(p.sent for p in said.images) == sum(layers.values())
 
 
-def _blobs(project: Small, cell_id: str) -> tuple[object, ...]:
+def _blobs(project: Small, cell_id: str) -> tuple[Descriptor, ...]:
     manifest = project.layout.manifest(project.layout.resolve(cell_id))
     return (manifest.config, *manifest.layers)
 
@@ -413,3 +417,23 @@ def test_nobody_there_is_unavailable(project: Small, request: pytest.FixtureRequ
     to = Repository(reference=Reference(registry="127.0.0.1:1", repository="x"), transport=transport)
     with pytest.raises(UnavailableError, match="refused"):
         push(project, to)
+
+
+def test_a_base_image_is_fetched_once_by_digest(
+    project: Small, front: Proxy, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    to = repository(front, request)
+    push(project, to)
+    index = to.manifest("2.6").descriptor.digest
+    image = f"{to.reference.name}@{index}"
+    for _ in range(2):
+        layout, found = base_from_registry(image, arch="arm64", root=tmp_path / "cache", progress=Silent())
+        assert found.digest == project.layout.resolve("cpu-2.6-arm64").digest
+        assert check_image(layout, found) == []
+        asked, front.upstream = len(front.seen), "127.0.0.1:1"  # from now on nobody is there
+    assert len(front.seen) == asked
+
+
+def test_a_base_image_without_digest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildctlError, match="no digest"):
+        base_from_registry("localhost:1/a:b", arch="amd64", root=tmp_path, progress=Silent())

@@ -12,13 +12,15 @@ from buildctl.oci.image import ImageConfig, Platform
 
 HEAD = """\
 ARG BASE=base
+FROM --platform=$BUILDPLATFORM uv AS uv_native
 FROM --platform=$BUILDPLATFORM ${BASE} AS installer
-COPY --from=uv /uv /usr/local/bin/uv
+COPY --from=uv_native /uv /usr/local/bin/uv
 COPY --chmod=0755 common/install-wheels /usr/local/bin/install-wheels
 ARG TARGETARCH
 COPY x/requirements.${TARGETARCH}.txt /lock/requirements.txt
 FROM installer AS torch
-RUN ["install-wheels", "torch==2.6.0", "a.B==1 ; platform_machine == \\"x86_64\\""]
+RUN --mount=type=secret,id=ca-bundle --mount=type=secret,id=uv-config ["install-wheels", \
+"torch==2.6.0", "a.B==1 ; platform_machine == \\"x86_64\\""]
 FROM ${BASE}
 COPY --link --from=torch /out/ /
 """
@@ -125,16 +127,18 @@ def test_a_stage_that_the_image_does_not_need_is_not_executed(context: Path) -> 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("RUN apt-get update && apt-get install -y git", "images/x/Dockerfile:11: RUN: assemble runs nothing"),
-        ('RUN ["install-wheels", "torch==2.6.0"]', "images/x/Dockerfile:11: RUN: assemble runs nothing"),
-        ("ADD https://example.invalid/x /x", "images/x/Dockerfile:11: ADD: the assemble engine cannot"),
-        ('SHELL ["/bin/bash"]', "Dockerfile:11: SHELL: "),
-        ("HEALTHCHECK CMD true", "Dockerfile:11: HEALTHCHECK: "),
-        ("ONBUILD RUN true", "Dockerfile:11: ONBUILD: "),
+        ("RUN apt-get update && apt-get install -y git", "images/x/Dockerfile:12: RUN: assemble runs nothing"),
+        ('RUN ["install-wheels", "torch==2.6.0"]', "images/x/Dockerfile:12: RUN: assemble runs nothing"),
+        ("ADD https://example.invalid/x /x", "images/x/Dockerfile:12: ADD: the assemble engine cannot"),
+        ('SHELL ["/bin/bash"]', "Dockerfile:12: SHELL: "),
+        ("HEALTHCHECK CMD true", "Dockerfile:12: HEALTHCHECK: "),
+        ("ONBUILD RUN true", "Dockerfile:12: ONBUILD: "),
         ("COPY --from=torch /etc/passwd /", "can only copy installed wheels"),
         ("COPY --from=torch /out/ /opt/", "can only copy installed wheels"),
         ("COPY --from=nowhere /out/ /", "not an earlier stage"),
         ("COPY --from=uv /uv /uv", "--from=uv is not an earlier stage"),
+        ("COPY --from=uv_native /uv /uv", "can only copy installed wheels"),
+        ("FROM --platform=$BUILDPLATFORM uv\nUSER 1", "uv is a tool: it can only be copied from"),
         ("COPY --exclude=x tree /t", "--exclude=x"),
         ("COPY --chmod=u+x tree /t", "only octal modes"),
         ("COPY --chown=root tree /t", "only numbers"),
@@ -143,7 +147,7 @@ def test_a_stage_that_the_image_does_not_need_is_not_executed(context: Path) -> 
         ("COPY ../../etc/passwd /t", "outside the build context"),
         ("COPY tree", "needs a source and a destination"),
         ("USER a b", "takes one word"),
-        ("FROM debian:13\nUSER 1", "Dockerfile:11: FROM: debian:13 is neither an earlier stage nor a base"),
+        ("FROM debian:13\nUSER 1", "Dockerfile:12: FROM: debian:13 is neither an earlier stage nor a base"),
         ("FROM --platform=linux/s390x base", "is not .BUILDPLATFORM"),
         ("FROM --platform=$BUILDPLATFORM base", "last stage is pinned to the build platform"),
         ("FROM uv", "uv is a tool"),
@@ -161,6 +165,11 @@ def test_refusing_a_foreign_run_names_the_way_out(context: Path) -> None:
     assert caught.value.hint == "build this image with Docker: --engine docker"
 
 
+def test_only_the_secrets_of_the_installer_may_be_mounted(context: Path) -> None:
+    with pytest.raises(DockerfileError, match="does not know --mount=type=cache"):
+        plan(HEAD.replace("type=secret,id=ca-bundle", "type=cache,target=/out"), context)
+
+
 def test_an_install_script_that_was_changed_is_refused(context: Path) -> None:
     (context / "common/install-wheels").write_text("#!/bin/sh\ncurl evil\n")
     with pytest.raises(DockerfileError, match="is not the install-wheels script that this buildctl knows"):
@@ -169,7 +178,7 @@ def test_an_install_script_that_was_changed_is_refused(context: Path) -> None:
 
 @pytest.mark.parametrize("pin", ["torch", "torch>=2", "torch==2.6.0,==2.6.1", "torch[x]==1", "a b c", "-r x"])
 def test_only_exact_pins_can_be_installed(context: Path, pin: str) -> None:
-    with pytest.raises(DockerfileError, match="images/x/Dockerfile:8: RUN: not "):
+    with pytest.raises(DockerfileError, match="images/x/Dockerfile:9: RUN: not "):
         plan(HEAD.replace('"torch==2.6.0"', f'"{pin}"'), context)
 
 

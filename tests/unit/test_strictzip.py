@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from buildctl.errors import ArtifactError
-from buildctl.strictzip import Member, read_zip
+from buildctl.strictzip import read_zip
+from buildctl.zipmember import Member
 from tests.wheels import zipped
 
 LABEL = "demo-1.0-py3-none-any.whl"

@@ -306,6 +306,16 @@ def test_every_way_through_compares_with_record(
         write_layer(entries, io.BytesIO(), compression=compression)
 
 
+def test_large_libraries_are_held_to_the_checksum_of_the_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("buildctl.wheelread._MAX_HASHED", 9999)
+    good, other = bytes(10_000), b"other" + bytes(9995)
+    wrong_record = {**wheel_contents({"lib.so": good}), "lib.so": other}
+    assert installed(saved(tmp_path, zipped(wrong_record)))[f"{PURE}/lib.so"] == other
+    data = zipped(wheel_contents({"lib.so": good}), stored=True).replace(good, other)
+    with pytest.raises(ArtifactError, match=r"'lib.so' has a wrong checksum \(CRC-32\)"):
+        installed(saved(tmp_path, data))
+
+
 def test_a_file_that_record_does_not_list_is_refused(tmp_path: Path) -> None:
     message = refused(tmp_path, {**wheel_contents({}), "sitecustomize.py": b"evil"})
     assert message == f"{LABEL}: 'sitecustomize.py' is not in RECORD"

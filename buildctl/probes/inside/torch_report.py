@@ -78,6 +78,21 @@ def gpu_architectures():
     return flags.split() if flags else []
 
 
+def libraries():
+    """Versions as the libraries themselves give them, as numbers; None for what is not in this build."""
+    import torch
+
+    cudnn = torch.backends.cudnn.version() if torch._C._has_cudnn else None
+    number = getattr(torch._C, "_nccl_version", lambda: None)()
+    # cuDNN 9: MAJOR * 10000 + MINOR * 100 + PATCH, before it MAJOR * 1000; NCCL's is packed by torch
+    major = 10000 if (cudnn or 0) >= 90000 else 1000
+    return {
+        "cudnn": [cudnn // major, cudnn % major // 100, cudnn % 100] if cudnn else None,
+        "nccl": [number >> 32, number >> 16 & 65535, number & 65535] if number else None,
+        "libc": list(platform.libc_ver()),
+    }
+
+
 def devices():
     import torch
 
@@ -208,6 +223,8 @@ def bytecode():
         origin, cached = getattr(spec, "origin", None), getattr(spec, "cached", None)
         if not origin or not cached or not str(origin).endswith(".py") or not os.path.isfile(origin):
             continue
+        if os.path.realpath(origin).startswith("/etc/"):
+            continue  # sitecustomize.py is a configuration file: edits to it must count
         fault = bytecode_fault(origin, cached)
         if fault:
             bad.append(f"{name}: {fault}")
@@ -245,6 +262,7 @@ def main():
     ask("torchaudio", lambda: version_of("torchaudio"))
     ask("backends", backends)
     ask("gpu_architectures", gpu_architectures)
+    ask("libraries", libraries)
     ask("devices", devices)
     ask("matmul", matmul)
     ask("convolution", convolution)

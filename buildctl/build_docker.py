@@ -1,0 +1,106 @@
+"""`buildctl build --engine docker`: cells to bake targets, and docker-bake.json for those who have Docker alone."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from buildctl.engines.assemble import Built
+from buildctl.engines.docker import (
+    UV,
+    DockerOptions,
+    Target,
+    bake_definition,
+    build_with_docker,
+    put_uv,
+    user_secrets,
+)
+from buildctl.engines.recipes import base_image_name
+from buildctl.index import uv_environment
+from buildctl.log import say
+from buildctl.matrix import ARCHES, Cell, DebianBase, ImageBase
+from buildctl.oci.layer import Compression
+from buildctl.oci.layout import Layout
+from buildctl.project import Project
+
+BAKE = "docker-bake.json"
+
+
+def docker_images(
+    project: Project,
+    cells: Sequence[Cell],
+    layout: Layout,
+    *,
+    compression: Compression,
+    epoch: int,
+    builder: str | None,
+) -> list[Built]:
+    """Build with BuildKit into the layout; the bases must be there. One bake for each index that serves torch."""
+    put_tool(layout)
+    environment = uv_environment()
+    built: dict[str, Built] = {}
+    for index in dict.fromkeys(cell.accelerator.index for cell in cells):
+        some = [cell for cell in cells if cell.accelerator.index == index]
+        start = time.perf_counter()
+        say(f"building {', '.join(cell.id for cell in some)} with docker buildx bake")
+        with tempfile.TemporaryDirectory(prefix="buildctl-") as secrets:
+            options = DockerOptions(
+                epoch=epoch,
+                compression=compression,
+                builder=builder,
+                secrets=user_secrets(Path(secrets), environment, index=index),
+            )
+            targets = [target_of(cell, context=project.images, layout=layout.root) for cell in some]
+            found = build_with_docker(targets, options, layout=layout)
+        seconds = (time.perf_counter() - start) / len(some)
+        for name, descriptor in found.items():
+            layers = layout.manifest(descriptor).layers
+            built[name] = Built(
+                name=name,
+                descriptor=descriptor,
+                size=sum(layer.size for layer in layers),
+                made=len(layers),
+                reused=0,
+                seconds=seconds,
+            )
+    return [built[cell.id] for cell in cells]
+
+
+def put_tool(layout: Layout) -> None:
+    """The image `uv`, which the installer stages copy from, for every build platform."""
+    layout.create()
+    if UV not in layout.names():
+        put_uv(layout, ARCHES, env=uv_environment())
+
+
+def target_of(cell: Cell, *, context: Path, layout: Path) -> Target:
+    """The bake target of a cell, with its base and uv as named contexts."""
+    base = cell.base
+    if isinstance(base, DebianBase):
+        where = f"oci-layout://{layout}:{base_image_name(base, cell.flavour)}"
+    else:
+        where = _image_context(base, cell)
+    return Target(
+        name=cell.id,
+        arch=cell.arch,
+        dockerfile=f"{cell.name}/Dockerfile",
+        context=str(context),
+        contexts={"base": where, UV: f"oci-layout://{layout}:{UV}"},
+        tags=(f"pytorch:{cell.id}",),
+    )
+
+
+def _image_context(base: ImageBase, cell: Cell) -> str:
+    reference = base.devel if cell.flavour == "devel" and base.devel else base.image
+    if base.layout is None:
+        return f"docker-image://{reference}"
+    return f"oci-layout://{base.layout}@{reference.partition('@')[2]}"
+
+
+def bake_file(cells: Iterable[Cell]) -> str:
+    """docker-bake.json for a clone: relative paths, the layout in dist/."""
+    targets = [target_of(cell, context=Path("images"), layout=Path("dist")) for cell in cells if not cell.native]
+    return json.dumps(bake_definition(targets), indent=2) + "\n"

@@ -1,0 +1,198 @@
+"""Which packages an image holds, read from its layers: dpkg's database and the metadata of Python distributions.
+
+What a layer says depends on its bytes alone, so it is kept in the store under the layer's digest and read once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from email.parser import HeaderParser
+from pathlib import Path
+from typing import Any
+
+from buildctl.errors import LayoutError
+from buildctl.oci.digest import Digest
+from buildctl.oci.files import write_whole
+from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.oci.layout import Layout
+from buildctl.oci.tarread import LayerReader
+from buildctl.store import Store
+
+FORMAT = 2
+_STATUS = re.compile(r"(?:\./)?var/lib/dpkg/(?:status|status\.d/[^/]+)")
+_METADATA = re.compile(r"(?:\./)?(?:.*/)?(?:site|dist)-packages/(?P<inside>.+/)?[^/]+\.dist-info/METADATA")
+_COPYRIGHT = re.compile(r"(?:\./)?usr/share/doc/([^/]+)/copyright")
+_DOC = re.compile(r"(?:\./)?usr/share/doc/([^/]+)")
+_LIMIT = 16 << 20  # bytes of one file that is read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """`kind` is `deb` or `pypi`; names of the latter are normalised (PEP 503). `licences` are as the package says.
+
+    `within` names the distribution that brought this one along inside (setuptools does): nobody installed it by itself.
+    """
+
+    kind: str
+    name: str
+    version: str
+    architecture: str = ""
+    supplier: str = ""
+    licences: tuple[str, ...] = ()
+    expression: str = ""
+    within: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in self.__slots__} | {"licences": list(self.licences)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Package:
+        return cls(**{**value, "licences": tuple(value["licences"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerContents:
+    """`debian` is None where the layer has no dpkg database: one that has replaces the one below it."""
+
+    debian: tuple[Package, ...] | None
+    python: tuple[Package, ...]
+    licences: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "debian": None if self.debian is None else [p.to_json() for p in self.debian],
+            "python": [p.to_json() for p in self.python],
+            "licences": {name: list(found) for name, found in self.licences.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> LayerContents:
+        debian = value["debian"]
+        return cls(
+            debian=None if debian is None else tuple(map(Package.from_json, debian)),
+            python=tuple(map(Package.from_json, value["python"])),
+            licences={name: tuple(found) for name, found in value["licences"].items()},
+        )
+
+
+def packages_of(layout: Layout, manifest: Descriptor, *, store: Store | None = None) -> tuple[Package, ...]:
+    """Every package of an image, sorted. Whiteouts of packages are not followed: our layers have none."""
+    debian: tuple[Package, ...] = ()
+    python: dict[tuple[str, str], Package] = {}
+    licences: dict[str, tuple[str, ...]] = {}
+    for layer in layout.manifest(manifest).layers:
+        found = layer_contents(layout, layer, store=store)
+        debian = debian if found.debian is None else found.debian
+        python.update(((p.within, p.name), p) for p in found.python)
+        licences.update(found.licences)
+    named = (replace(p, licences=licences.get(p.name, ())) for p in debian)
+    return tuple(sorted((*named, *python.values()), key=lambda p: (p.kind, p.name, p.within, p.version)))
+
+
+def layer_contents(layout: Layout, layer: Descriptor, *, store: Store | None = None) -> LayerContents:
+    """Raises LayoutError for a layer that cannot be read."""
+    path = _kept(store, layer.digest) if store else None
+    if path is not None and path.is_file():
+        try:
+            value = json.loads(path.read_bytes())
+            if value["format"] == FORMAT:
+                return LayerContents.from_json(value)
+        except (ValueError, KeyError, TypeError):
+            pass  # written by another version: read the layer again
+    found = _read(layout, layer)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, canonical_json(found.to_json()))
+    return found
+
+
+def _kept(store: Store, digest: Digest) -> Path:
+    return store.root / "contents" / f"{digest.hex}.json"
+
+
+def _read(layout: Layout, layer: Descriptor) -> LayerContents:
+    debian: list[Package] | None = None
+    python: list[Package] = []
+    licences: dict[str, tuple[str, ...]] = {}
+    links: dict[str, str] = {}
+    with layout.open_blob(layer.digest) as file:
+        reader = LayerReader(file, layer.media_type, f"layer sha256:{layer.digest.short}", hash_blob=False)
+        for info in reader:
+            name = info.name
+            if info.issym() and (match := _DOC.fullmatch(name)):
+                links[match[1]] = info.linkname
+            elif not info.isreg():
+                continue
+            elif _STATUS.fullmatch(name):
+                debian = [*(debian or []), *_debian(_text(reader, info.size, name))]
+            elif match := _METADATA.fullmatch(name):
+                found = _distribution(_text(reader, info.size, name))
+                python.append(replace(found, within=(match["inside"] or "").partition("/")[0]))
+            elif match := _COPYRIGHT.fullmatch(name):
+                licences[match[1]] = _debian_licences(_text(reader, info.size, name))
+        if reader.diff_id is None:
+            raise LayoutError(f"layer {layer.digest} is empty")
+    for name, target in links.items():
+        licences.setdefault(name, licences.get(target.rstrip("/").rpartition("/")[2], ()))
+    return LayerContents(
+        debian=None if debian is None else tuple(sorted(debian, key=lambda p: (p.name, p.architecture))),
+        python=tuple(sorted(python, key=lambda p: (p.name, p.within))),
+        licences=dict(sorted(licences.items())),
+    )
+
+
+def _text(reader: LayerReader, size: int, name: str) -> str:
+    if size > _LIMIT:
+        raise LayoutError(f"{reader.where}: {name} has {size} bytes")
+    parts = []
+    while data := reader.read(_LIMIT):
+        parts.append(data)
+    return b"".join(parts).decode("utf-8", "replace")
+
+
+def _debian(text: str) -> Iterable[Package]:
+    for stanza in re.split(r"\n\s*\n", text.strip()):
+        fields = dict(re.findall(r"^([A-Za-z-]+): ?(.*)$", stanza, re.MULTILINE))
+        if "Package" in fields and fields.get("Status", "install ok installed").endswith(" installed"):
+            yield Package(
+                kind="deb",
+                name=fields["Package"],
+                version=fields.get("Version", ""),
+                architecture=fields.get("Architecture", ""),
+                supplier=fields.get("Maintainer", "").partition(" <")[0],
+            )
+
+
+def _distribution(text: str) -> Package:
+    """Core metadata, PEP 639 before what came before it."""
+    fields = HeaderParser().parsestr(text)
+    classifiers = [c.rpartition(" :: ")[2] for c in fields.get_all("Classifier", []) if c.startswith("License :: ")]
+    plain = (fields.get("License") or "").strip()
+    licences = classifiers or ([plain] if plain and "\n" not in plain and len(plain) <= 100 else [])
+    author = fields.get("Author") or fields.get("Maintainer") or ""
+    email = fields.get("Author-email") or fields.get("Maintainer-email") or ""
+    name = re.sub(r"[-_.]+", "-", str(fields.get("Name", ""))).lower()
+    return Package(
+        kind="pypi",
+        name=name,
+        version=str(fields.get("Version", "")),
+        supplier=_one_line(author or email.partition("<")[0] or email) or name,
+        licences=tuple(dict.fromkeys(licences)),
+        expression=_one_line(fields.get("License-Expression") or ""),
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(str(text).replace('"', "").split())[:200]
+
+
+def _debian_licences(text: str) -> tuple[str, ...]:
+    """The short names in a machine-readable copyright file; nothing for the others."""
+    if not text.lstrip().startswith(("Format:", "Format-Specification:")):
+        return ()
+    names = (name.strip() for name in re.findall(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE))
+    return tuple(sorted({name for name in names if len(name) <= 100}))

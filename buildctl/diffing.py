@@ -1,0 +1,176 @@
+"""`buildctl diff A B`: what differs between two images, as packages, layers, sizes and configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from buildctl.contents import Package
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import Descriptor, ImageConfig
+from buildctl.table import size
+
+_WIDTH = 70  # characters of a step that are shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """An image as it is compared. `packages` is None where nothing says what is inside."""
+
+    name: str
+    descriptor: Descriptor
+    config: ImageConfig
+    layers: tuple[Descriptor, ...]
+    packages: tuple[Package, ...] | None
+
+    @property
+    def size(self) -> int:
+        return sum(layer.size for layer in self.layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """`before` or `after` is empty for what is on one side only."""
+
+    what: str
+    before: str = ""
+    after: str = ""
+
+    def line(self) -> str:
+        match bool(self.before), bool(self.after):
+            case True, True:
+                return f"~ {self.what} {self.before} -> {self.after}"
+            case True, False:
+                return f"- {self.what} {self.before}"
+            case _:
+                return f"+ {self.what} {self.after}".rstrip()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"what": self.what, "before": self.before or None, "after": self.after or None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """`packages` is None when one side's are not known."""
+
+    a: Seen
+    b: Seen
+    packages: tuple[Change, ...] | None
+    configuration: tuple[Change, ...]
+    layers: tuple[Change, ...]
+
+    @property
+    def same(self) -> bool:
+        return self.a.descriptor.digest == self.b.descriptor.digest
+
+    @property
+    def shared(self) -> int:
+        """Bytes of layers that both have, which nobody who has A pulls again for B."""
+        mine = {layer.digest for layer in self.a.layers}
+        return sum(layer.size for layer in self.b.layers if layer.digest in mine)
+
+    def to_json(self) -> dict[str, Any]:
+        sides = {
+            key: {"name": side.name, "digest": str(side.descriptor.digest), "size": side.size}
+            for key, side in {"a": self.a, "b": self.b}.items()
+        }
+        return {
+            **sides,
+            "same": self.same,
+            "sharedBytes": self.shared,
+            "packages": None if self.packages is None else [c.to_json() for c in self.packages],
+            "configuration": [c.to_json() for c in self.configuration],
+            "layers": [c.to_json() for c in self.layers],
+        }
+
+    def text(self) -> str:
+        lines = [f"{s.name}  sha256:{s.descriptor.digest.short}  {size(s.size)}" for s in (self.a, self.b)]
+        if self.same:
+            return "\n".join([*lines, "the same image, byte for byte"])
+        new = self.b.size - self.shared
+        lines.append(f"{size(self.shared)} in shared layers, {size(new)} to pull for who has the first")
+        for title, changes in (
+            ("packages", self.packages),
+            ("configuration", self.configuration),
+            ("layers", self.layers),
+        ):
+            if changes is None:
+                lines += ["", f"{title}: not known, no bill of materials is attached"]
+            elif changes:
+                lines += ["", f"{title}:", *(f"  {change.line()}" for change in changes)]
+            else:
+                lines += ["", f"{title}: the same"]
+        return "\n".join(lines)
+
+
+def difference(a: Seen, b: Seen) -> Difference:
+    return Difference(
+        a=a,
+        b=b,
+        packages=_packages(a.packages, b.packages) if a.packages is not None and b.packages is not None else None,
+        configuration=_values(_settings(a.config), _settings(b.config)),
+        layers=_layers(a, b),
+    )
+
+
+def package_changes(a: Sequence[Package], b: Sequence[Package]) -> tuple[Change, ...]:
+    """Sorted by kind and name."""
+    before, after = ({_label(p): p.version for p in side} for side in (a, b))
+    return _values(before, after)
+
+
+_packages = package_changes
+
+
+def _label(package: Package) -> str:
+    return f"{package.kind} {package.name}" + (f" (in {package.within})" if package.within else "")
+
+
+def _values(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
+    return tuple(
+        Change(what=key, before=before.get(key, ""), after=after.get(key, ""))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    )
+
+
+def _settings(config: ImageConfig) -> dict[str, str]:
+    plain = {
+        "platform": str(config.platform),
+        "created": config.created,
+        "user": config.user,
+        "entrypoint": " ".join(config.entrypoint),
+        "cmd": " ".join(config.cmd),
+        "workdir": config.working_dir,
+        "stop signal": config.stop_signal,
+        "ports": " ".join(config.exposed_ports),
+        "volumes": " ".join(config.volumes),
+    }
+    env = {f"env {key}": value for key, value in config.env}
+    return plain | env | {f"label {key}": value for key, value in config.labels.items()}
+
+
+def _layers(a: Seen, b: Seen) -> tuple[Change, ...]:
+    """Those that only one has; the same step on both sides is one change."""
+    mine, theirs = ({layer.digest for layer in side.layers} for side in (a, b))
+    before, after = _steps(a, theirs), _steps(b, mine)
+    return tuple(Change(what=key, before=before.get(key, ""), after=after.get(key, "")) for key in {**before, **after})
+
+
+def _steps(side: Seen, others: Collection[Digest]) -> dict[str, str]:
+    """The layers that are not among `others`, by the step that made them, cut to a line; each has its own."""
+    filled = [step.created_by for step in side.config.history if not step.empty_layer]
+    out: dict[str, str] = {}
+    for number, layer in enumerate(side.layers):
+        if layer.digest in others:
+            continue
+        text = filled[number] if number < len(filled) else f"layer {number}"
+        text = " ".join(word for word in text.split() if not word.startswith("--"))
+        text = text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."
+        key, count = text, 1
+        while key in out:
+            count += 1
+            key = f"{text} ({count})"
+        out[key] = f"sha256:{layer.digest.short} ({size(layer.size)})"
+    return out

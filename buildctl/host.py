@@ -1,0 +1,297 @@
+"""What a machine has that decides whether an image runs on it. Facts only, quickly read, saved and read again."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import platform
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from buildctl.errors import BuildctlError, ToolError
+from buildctl.run import run, which
+
+SCHEMA = 1
+ARCHES: Mapping[str, str] = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+QUERY = "--query-gpu=name,driver_version,compute_cap"
+_CDI = (Path("/etc/cdi"), Path("/var/run/cdi"))
+_WSL_SMI = Path("/usr/lib/wsl/lib/nvidia-smi")
+_ELF_MACHINES = {"amd64": 62, "arm64": 183}
+_PATIENCE = 10.0  # seconds; a driver that hangs must not hang us
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """`capability` is MAJOR.MINOR, None where the driver is too old to say."""
+
+    name: str
+    capability: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A container engine that answers. `desktop`: Linux in a virtual machine (Docker Desktop and its likes), which
+    emulates the other architecture; `gpus`: it knows NVIDIA's runtime or CDI devices.
+    """
+
+    name: str
+    version: str
+    arch: str
+    desktop: bool
+    gpus: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """`system` is linux, macos or windows; `arch` Docker's word for the real processor, whatever we run as.
+
+    `translated` is what translates this very process (rosetta, qemu). `driver` is NVIDIA's, of the host (in WSL2 of
+    Windows); `gpu_problem` says why a device that is there cannot be asked. `toolkit` is how containers get a GPU:
+    NVIDIA's container toolkit or a CDI specification. `emulates` are other architectures that this kernel runs.
+    """
+
+    system: str
+    arch: str
+    kernel: str
+    wsl: bool = False
+    translated: str | None = None
+    virtual: bool = False
+    macos: str | None = None
+    chip: str | None = None
+    driver: str | None = None
+    gpus: tuple[Gpu, ...] = ()
+    gpu_problem: str = ""
+    toolkit: str | None = None
+    engine: Engine | None = None
+    engine_problem: str = ""
+    emulates: tuple[str, ...] = ()
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Any, source: str) -> Self:
+        """The inverse of `to_json`. Raises BuildctlError, naming `source`, for anything else."""
+        try:
+            if value["schema"] != SCHEMA:
+                raise BuildctlError(f"{source}: schema {value['schema']!r}, not {SCHEMA}")
+            known = {f.name for f in dataclasses.fields(cls)}
+            if unknown := sorted(value.keys() - known - {"schema"}):
+                raise BuildctlError(f"{source}: unknown {', '.join(unknown)}")
+            fields = {key: item for key, item in value.items() if key in known}
+            fields["gpus"] = tuple(Gpu(**gpu) for gpu in value.get("gpus", ()))
+            fields["emulates"] = tuple(value.get("emulates", ()))
+            fields["engine"] = Engine(**value["engine"]) if value.get("engine") else None
+            host = cls(**fields)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BuildctlError(
+                f"{source} is no file of host facts ({error})", hint="`buildctl check --save FILE` writes one"
+            ) from error
+        if host.system not in {"linux", "macos", "windows"} or host.arch not in {"amd64", "arm64"}:
+            raise BuildctlError(f"{source}: {host.system} on {host.arch} is no machine that is known here")
+        return host
+
+    def summary(self) -> str:
+        """`Linux 6.1 on amd64, NVIDIA H200 (driver 580.159.03), Docker 28.5.2`"""
+        kernel = self.kernel.partition("-")[0]
+        system = {
+            "linux": f"Linux {kernel}{' (WSL2)' if self.wsl else ''}",
+            "macos": f"macOS {self.macos}",
+            "windows": "Windows",
+        }[self.system]
+        gpus = ", ".join(dict.fromkeys(gpu.name for gpu in self.gpus))
+        parts = [
+            f"{system} on {self.chip or self.arch}",
+            f"{gpus} (driver {self.driver})" if gpus else self.gpu_problem or "no NVIDIA GPU",
+            f"{self.engine.name} {self.engine.version}" if self.engine else "no container engine",
+        ]
+        if self.translated:
+            parts.append(f"this Python runs under {self.translated}")
+        return ", ".join(parts)
+
+
+def read_host(path: Path) -> Host:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BuildctlError(f"{path} cannot be read: {error}") from error
+    return Host.from_json(value, str(path))
+
+
+def this_host() -> Host:
+    """Ask this machine: small files of the kernel, nvidia-smi and docker where they are. Never raises."""
+    system = {"linux": "linux", "darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
+    machine = ARCHES.get(platform.machine().lower(), "amd64")
+    return _mac(machine) if system == "macos" else _linux(machine, system)
+
+
+def _linux(machine: str, system: str) -> Host:
+    release = platform.release()
+    cpuinfo = _text(Path("/proc/cpuinfo"), 4096)
+    translated, arch = translation(machine, cpuinfo)
+    driver, gpus, problem = nvidia_gpus()
+    engine, engine_problem = container_engine()
+    return Host(
+        system=system,
+        arch=arch,
+        kernel=release,
+        wsl="microsoft" in release.lower(),
+        translated=translated,
+        driver=driver,
+        gpus=gpus,
+        gpu_problem=problem,
+        toolkit=container_toolkit(),
+        engine=engine,
+        engine_problem=engine_problem,
+        emulates=tuple(a for a, n in _ELF_MACHINES.items() if a != arch and _registered(n)),
+    )
+
+
+def _mac(machine: str) -> Host:
+    engine, problem = container_engine()
+    known = {key: _sysctl(key) for key in ("sysctl.proc_translated", "machdep.cpu.brand_string", "kern.hv_vmm_present")}
+    rosetta = known["sysctl.proc_translated"] == "1"
+    return Host(
+        system="macos",
+        arch="arm64" if rosetta else machine,
+        kernel=platform.release(),
+        translated="rosetta" if rosetta else None,
+        virtual=known["kern.hv_vmm_present"] == "1",
+        macos=platform.mac_ver()[0] or None,
+        chip=known["machdep.cpu.brand_string"] or None,
+        engine=engine,
+        engine_problem=problem,
+    )
+
+
+def translation(machine: str, cpuinfo: str) -> tuple[str | None, str]:
+    """(what translates this process, the real architecture), told by a processor that does not fit `machine`."""
+    if machine == "amd64" and "VirtualApple" in cpuinfo:
+        return "rosetta", "arm64"
+    if machine == "amd64" and "CPU implementer" in cpuinfo:
+        return "qemu", "arm64"
+    if machine == "arm64" and "vendor_id" in cpuinfo:
+        return "qemu", "amd64"
+    return None, machine
+
+
+def nvidia_gpus() -> tuple[str | None, tuple[Gpu, ...], str]:
+    """(driver, GPUs, why they cannot be asked). The CSV queries are stable; the table for people is not."""
+    program = which("nvidia-smi") or (_WSL_SMI if _WSL_SMI.exists() else None)
+    if program is None:
+        device = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+        return None, (), "an NVIDIA device without nvidia-smi" if device and not Path("/dev/dxg").exists() else ""
+    for query in (QUERY, QUERY.removesuffix(",compute_cap")):  # drivers before 510 do not know compute_cap
+        try:
+            done = run([program, query, "--format=csv,noheader"], timeout=_PATIENCE, check=False)
+        except ToolError as error:
+            return None, (), error.message
+        if done.timed_out:
+            return None, (), f"nvidia-smi does not answer within {_PATIENCE:g} s"
+        if done.returncode == 0:
+            return parse_gpus(done.stdout)
+    return None, (), (done.stdout.strip() or done.stderr.strip()).partition("\n")[0] or "nvidia-smi fails"
+
+
+def parse_gpus(text: str) -> tuple[str | None, tuple[Gpu, ...], str]:
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if len(row) >= 2]
+    gpus = tuple(
+        Gpu(name=row[0], capability=row[2] if len(row) > 2 and re.fullmatch(r"\d+\.\d+", row[2]) else None)
+        for row in rows
+    )
+    return (rows[0][1] if rows else None), gpus, "" if gpus else "nvidia-smi finds no GPU"
+
+
+def container_toolkit(folders: Iterable[Path] = _CDI) -> str | None:
+    for folder in folders:
+        found = [
+            path for path in (folder.glob("nvidia*") if folder.is_dir() else ()) if path.suffix in {".yaml", ".json"}
+        ]
+        if found:
+            return f"CDI {min(found)}"
+    program = which("nvidia-ctk") or which("nvidia-container-runtime")
+    return str(program.name) if program else None
+
+
+def container_engine() -> tuple[Engine | None, str]:
+    """(the engine that answers, why none does): docker as its command line finds it, else podman."""
+    problem = "no docker and no podman command"
+    if which("docker"):
+        done = run(["docker", "info", "--format", "{{json .}}"], timeout=_PATIENCE, check=False)
+        try:
+            return parse_docker(json.loads(done.stdout)), ""
+        except (ValueError, BuildctlError):
+            problem = (done.stderr.strip() or "docker does not answer").partition("\n")[0]
+    if which("podman"):
+        done = run(["podman", "info", "--format", "json"], timeout=_PATIENCE, check=False)
+        try:
+            return parse_podman(json.loads(done.stdout)), ""
+        except (ValueError, BuildctlError):
+            problem = (done.stderr.strip() or "podman does not answer").partition("\n")[0]
+    return None, problem
+
+
+def parse_docker(info: Mapping[str, Any]) -> Engine:
+    """From `docker info`. Raises BuildctlError when no server answered."""
+    if not info.get("ServerVersion"):
+        raise BuildctlError("; ".join(info.get("ServerErrors") or ["no server"]))
+    machine = str(info.get("Architecture", ""))
+    devices = [str(d.get("ID", "")) for d in info.get("DiscoveredDevices") or () if isinstance(d, dict)]
+    return Engine(
+        name="Docker",
+        version=str(info["ServerVersion"]),
+        arch=ARCHES.get(machine, machine),
+        desktop="Desktop" in str(info.get("OperatingSystem", "")) or "linuxkit" in str(info.get("KernelVersion", "")),
+        gpus="nvidia" in (info.get("Runtimes") or {}) or any(d.startswith("nvidia.com/gpu") for d in devices),
+    )
+
+
+def parse_podman(info: Mapping[str, Any]) -> Engine:
+    """From `podman info`. On macOS and Windows podman works in a virtual machine; GPUs come by CDI, see `toolkit`."""
+    try:
+        host = info["host"]
+        return Engine(
+            name="podman",
+            version=str(info["version"]["Version"]),
+            arch=ARCHES.get(str(host["arch"]), str(host["arch"])),
+            desktop=bool(host.get("serviceIsRemote")),
+            gpus=False,
+        )
+    except (KeyError, TypeError) as error:
+        raise BuildctlError(f"podman's answer is not understood ({error})") from error
+
+
+def _registered(machine: int, root: Path = Path("/proc/sys/fs/binfmt_misc")) -> bool:
+    """Whether an enabled binfmt_misc entry with flag F starts ELF files of `machine`, in containers too."""
+    try:
+        entries = [path.read_text() for path in sorted(root.iterdir()) if path.name not in {"register", "status"}]
+    except OSError:
+        return False
+    magic = machine.to_bytes(2, "little").hex()
+    for text in entries:
+        lines = dict(line.partition(" ")[::2] for line in text.splitlines())
+        found = lines.get("magic", "")
+        if "enabled" in lines and "F" in lines.get("flags:", "") and found[36:40] == magic:
+            return True
+    return False
+
+
+def _sysctl(key: str) -> str:
+    try:
+        return run(["/usr/sbin/sysctl", "-n", key], timeout=5, check=False).stdout.strip()
+    except ToolError:
+        return ""
+
+
+def _text(path: Path, limit: int) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(limit).decode("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,166 @@
+"""The native road: an environment on macOS arm64 from the lock, with uv and every hash checked."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import uv
+
+from buildctl.claiming import facts_from_file
+from buildctl.claims import check_facts, claims_of
+from buildctl.errors import LockError, MatrixError, RuntimeUnavailableError, ToolError
+from buildctl.host import Host, this_host
+from buildctl.index import uv_environment
+from buildctl.lock import WheelLock, is_stale, read_wheel_lock
+from buildctl.matrix import Cell
+from buildctl.project import Project
+from buildctl.run import run
+from buildctl.store import Store
+from buildctl.verdict import Kind, catalogue, decide
+
+_INSTALL = 3600.0
+# What torch does when an operation has no Metal kernel yet: compute it on the CPU instead of failing.
+FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
+_ASK = """
+import torch
+print(torch.__version__, torch.backends.mps.is_built(), torch.backends.mps.is_available())
+"""
+
+
+def native_cell(project: Project, name: str) -> Cell:
+    """Raises MatrixError for a name that does not exist, cannot exist, or is an image."""
+    cells = project.matrix.select([name])
+    natives = [cell for cell in cells if cell.native]
+    if not natives:
+        version = cells[0].key
+        raise MatrixError(
+            f"{name} is an image for containers, not a native environment",
+            hint=f"buildctl build {name}; native environments: mps-{version}",
+        )
+    return natives[0]
+
+
+def current_lock(project: Project, cell: Cell) -> WheelLock:
+    """Raises LockError when it is missing or not what the matrix asks for."""
+    path = project.wheel_lock(cell.name, cell.arch)
+    lock = read_wheel_lock(path)
+    if reason := is_stale(cell, lock):
+        raise LockError(f"{project.shown(path)}: {reason}", hint=f"buildctl lock {cell.name}")
+    return lock
+
+
+def make_native(project: Project, name: str, path: Path | None, *, host: Host | None = None) -> Iterator[str]:
+    """Make or complete the environment and ask its torch. Raises RuntimeUnavailableError with the reason elsewhere."""
+    cell = native_cell(project, name)
+    lock = current_lock(project, cell)
+    host = host or this_host()
+    subjects = catalogue(project.root, project.layout)
+    subject = next((s for s in subjects if s.name == cell.name), None)
+    verdict = decide(subject, host, subjects) if subject else None
+    refused = verdict is not None and verdict.kind is Kind.NOT
+    if refused or host.system != "macos" or host.arch != "arm64":
+        why = verdict.reason if verdict else "a native environment for macOS on Apple silicon"
+        step = f"{verdict.next_step}; " if verdict else ""
+        raise RuntimeUnavailableError(
+            f"{name} cannot be made here ({host.summary()}): {why}",
+            hint=f"{step}`buildctl native {name} --verify` checks its lock and its wheel anywhere",
+        )
+    target = path or project.root / f".venv-{cell.name}"
+    for argv in install_commands(uv.find_uv_bin(), cell, project.wheel_lock(cell.name, cell.arch), target):
+        run(argv, timeout=_INSTALL, env=_environment())
+    shown = project.shown(project.wheel_lock(cell.name, cell.arch))
+    yield f"{target}: {len(lock.wheels)} wheels, each with the hash in {shown}"
+    yield from _asked(target)
+    yield f"source {target}/bin/activate; export {FALLBACK}=1 computes on the CPU what Metal has no kernel for"
+
+
+def install_commands(program: str, cell: Cell, lock: Path, target: Path) -> list[list[str]]:
+    """uv's: an empty environment of the matrix's Python, then exactly the lock: nothing more, nothing unhashed."""
+    index = ["--default-index", cell.accelerator.index] if cell.accelerator.index else []
+    return [
+        [program, "venv", "--allow-existing", "--no-project", "--python", f"{cell.python}", str(target)],
+        [
+            program, "pip", "sync", "--require-hashes", "--only-binary", ":all:", *index,
+            "--python", str(target / "bin" / "python"), str(lock),
+        ],
+    ]  # fmt: skip
+
+
+def _environment() -> dict[str, str]:
+    env = uv_environment()
+    env["UV_PYTHON_DOWNLOADS"] = "automatic"  # the Python of the matrix is rarely on a Mac
+    return env
+
+
+def _asked(target: Path) -> Iterator[str]:
+    done = run([target / "bin" / "python", "-c", _ASK], timeout=300, check=False)
+    words = done.stdout.split()
+    if done.returncode or len(words) != 3:
+        raise ToolError(f"torch does not start in {target}: {done.stderr.strip()[-400:]}")
+    version, built, available = words
+    yield f"torch {version}, MPS built: {built}, available: {available}"
+    if built != "True":
+        raise LockError(f"torch {version} is not an MPS build", hint="buildctl lock --upgrade")
+
+
+def verify_native(project: Project, name: str) -> Iterator[str]:
+    """On any system: the lock is current, it installs for macOS arm64 with its hashes, its torch is an MPS build.
+
+    The last is read from the wheel, whose hash is verified. Raises BuildctlError.
+    """
+    cell = native_cell(project, name)
+    lock = current_lock(project, cell)
+    shown = project.shown(project.wheel_lock(cell.name, cell.arch))
+    yield f"{shown} is what matrix.yaml asks for: {len(lock.wheels)} wheels"
+    _check_hashes(cell, lock, shown)
+    _dry_run(project, cell)
+    yield "it installs for macOS arm64, and the index has every file with its hash"
+    torch = lock.wheel("torch")
+    if torch is None:
+        raise LockError(f"{shown} holds no torch", hint=f"buildctl lock {cell.name}")
+    from buildctl.fetch import fetch_wheels  # noqa: PLC0415 - the other commands need no network
+    from buildctl.progress import open_progress  # noqa: PLC0415
+
+    store = Store.default()
+    with open_progress("fetched") as progress:
+        fetch_wheels([(cell, replace(lock, wheels=(torch,)))], store=store, progress=progress)
+    path = store.artifact(torch.digest)
+    assert path is not None  # noqa: S101 - fetch_wheels brings it or raises
+    facts = facts_from_file(torch, path)
+    claims = claims_of(cell, lock, facts)
+    check_facts(claims, facts)
+    yield f"{torch.filename}: torch {facts.torch}, links to Metal: an MPS build, needs macOS {claims.macos}"
+
+
+def _check_hashes(cell: Cell, lock: WheelLock, shown: str) -> None:
+    """Asked apart, because uv compares hashes only when it downloads."""
+    from buildctl.resolve import locate  # noqa: PLC0415 - as above
+
+    urls = locate([f"{w.name}=={w.version}" for w in lock.wheels], python=cell.python, index=cell.accelerator.index)
+    if lost := [wheel for wheel in lock.wheels if wheel.digest not in urls]:
+        raise LockError(
+            f"{shown}: the index has no {lost[0].filename} with {lost[0].digest}",
+            hint=f"buildctl lock --upgrade {cell.name}",
+        )
+
+
+def _dry_run(project: Project, cell: Cell) -> None:
+    lock = project.wheel_lock(cell.name, cell.arch)
+    with tempfile.TemporaryDirectory(prefix="buildctl-native-") as folder:
+        argv = [
+            uv.find_uv_bin(), "pip", "install", "--dry-run", "--no-deps", "--require-hashes", "--only-binary", ":all:",
+            "--python-platform", "aarch64-apple-darwin", "--python-version", cell.python, "--target", folder,
+            "--requirements", str(lock),
+        ]  # fmt: skip
+        if cell.accelerator.index:
+            argv += ["--default-index", cell.accelerator.index]
+        env = uv_environment() | {"MACOSX_DEPLOYMENT_TARGET": claims_of(cell, read_wheel_lock(lock)).macos or "14.0"}
+        done = run(argv, timeout=300, env=env, check=False)
+    if done.returncode:
+        raise LockError(
+            f"{project.shown(lock)} does not install for macOS arm64: {done.stderr.strip()[-600:]}",
+            hint=f"buildctl lock --upgrade {cell.name}",
+        )

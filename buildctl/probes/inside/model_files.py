@@ -1,0 +1,58 @@
+# `ask` comes from ask.py, which is put in front; any Python from 3.9 on runs this.
+# ruff: noqa: F821, PTH202, PTH118
+"""Runs inside the image: a model goes into a file and comes back, in each of torch's forms."""
+
+import os
+import tempfile
+import warnings
+
+FOLDER = tempfile.mkdtemp()
+
+
+def model():
+    import torch
+
+    torch.manual_seed(4)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
+    return net, torch.linspace(-1, 1, 18).reshape(3, 6)
+
+
+def compared(path, before, after):
+    return {"bytes": os.path.getsize(path), "error": float((before - after).abs().max())}
+
+
+def saved():
+    import torch
+
+    net, x = model()
+    path = os.path.join(FOLDER, "weights.pt")
+    torch.save(net.state_dict(), path)
+    other = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
+    other.load_state_dict(torch.load(path, weights_only=True))
+    return compared(path, net(x), other(x))
+
+
+def scripted():
+    import torch
+
+    net, x = model()
+    path = os.path.join(FOLDER, "script.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions warn that torch.export is the successor
+        torch.jit.save(torch.jit.trace(net, x), path)
+        return compared(path, net(x), torch.jit.load(path)(x))
+
+
+def exported():
+    import torch
+
+    net, x = model()
+    path = os.path.join(FOLDER, "export.pt2")
+    torch.export.save(torch.export.export(net, (x,)), path)
+    return compared(path, net(x), torch.export.load(path).module()(x))
+
+
+if __name__ == "__main__":
+    ask("saved", saved)
+    ask("scripted", scripted)
+    ask("exported", exported)

@@ -1,0 +1,78 @@
+"""Where an image comes from: an in-toto statement with a SLSA v1 predicate, made from locks and rendered files alone.
+
+Every input is named by its hash, none by a host. Same image, same bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from buildctl import __version__
+from buildctl.errors import LockError
+from buildctl.matrix import Cell, DebianBase, Flavour
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.project import Project
+from buildctl.registry.referrers import Document
+from buildctl.sbom import locked_hashes
+
+PROVENANCE_KIND = "application/vnd.in-toto+json"
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "urn:x-buildctl:image:1"
+LOCAL = "urn:x-buildctl:builder:unnamed"
+
+
+def provenance_document(project: Project, cell: Cell, descriptor: Descriptor, *, builder: str = LOCAL) -> Document:
+    """`builder` is a URI that stands for who ran the build, such as a workflow. Raises LockError."""
+    return Document(
+        kind=PROVENANCE_KIND,
+        data=canonical_json(statement(project, cell, descriptor, builder=builder)),
+        annotations={"in-toto.io/predicate-type": PREDICATE},
+    )
+
+
+def statement(project: Project, cell: Cell, descriptor: Descriptor, *, builder: str) -> dict[str, Any]:
+    inputs = [_file(project, path) for path in _files(project, cell)]
+    artifacts = [
+        {"uri": f"pkg:{'deb/debian' if kind == 'deb' else kind}/{quote(name)}@{quote(version, safe='~:')}"}
+        | {"digest": {"sha256": digest.hex}}
+        for (kind, name, version), digest in sorted(locked_hashes(project, cell).items())
+    ]
+    return {
+        "_type": STATEMENT,
+        "subject": [{"name": cell.id, "digest": {"sha256": descriptor.digest.hex}}],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {
+                    "image": cell.image,
+                    "platform": cell.platform,
+                    "torch": str(cell.torch),
+                    "python": cell.python,
+                },
+                "internalParameters": {},
+                "resolvedDependencies": [*inputs, *artifacts],
+            },
+            "runDetails": {"builder": {"id": builder, "version": {"buildctl": __version__}}},
+        },
+    }
+
+
+def _files(project: Project, cell: Cell) -> list[Path]:
+    files = [project.dockerfile(cell.name), project.wheel_lock(cell.name, cell.arch)]
+    if isinstance(cell.base, DebianBase):
+        for flavour in dict.fromkeys((Flavour.RUNTIME, cell.flavour)):
+            files.append(project.base_lock(cell.base, flavour, cell.arch))
+    return files
+
+
+def _file(project: Project, path: Path) -> dict[str, Any]:
+    try:
+        digest = Digest.of_file(path)
+    except OSError as error:
+        raise LockError(f"{path}: {error.strerror}", hint="run `buildctl lock` and `buildctl render`") from error
+    return {"name": path.relative_to(project.root).as_posix(), "digest": {"sha256": digest.hex}}

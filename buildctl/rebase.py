@@ -1,0 +1,176 @@
+"""`buildctl rebase`: the base below an image moves to patched packages, every layer above stays byte for byte.
+
+Nothing is installed again: a layer of wheels does not depend on the base's bytes (`COPY --link` says so in the
+Dockerfile), so the image gets new layers at the bottom, their diff ids and history, and keeps everything else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from buildctl.build import build_bases
+from buildctl.contents import packages_of
+from buildctl.diffing import package_changes
+from buildctl.engines.recipes import base_image_name
+from buildctl.errors import LayoutError
+from buildctl.locking import renew_base
+from buildctl.matrix import ARCHES, Cell, DebianBase
+from buildctl.oci.image import Descriptor, ImageConfig, Layer
+from buildctl.oci.layout import Layout
+from buildctl.project import Project
+from buildctl.store import Store
+from buildctl.table import size, table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebased:
+    """One image: `new` and `kept` are bytes of layers."""
+
+    cell: Cell
+    before: Descriptor
+    after: Descriptor
+    new: int
+    kept: int
+
+    @property
+    def moved(self) -> bool:
+        return self.before.digest != self.after.digest
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.cell.id,
+            "before": str(self.before.digest),
+            "after": str(self.after.digest),
+            "newBytes": self.new,
+            "keptBytes": self.kept,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebaseResult:
+    """`packages` says what moved, as `buildctl lock` does. `seconds` leave out resolving and making the bases."""
+
+    images: tuple[Rebased, ...]
+    packages: tuple[str, ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "packages": list(self.packages),
+            "images": [image.to_json() for image in self.images],
+            "seconds": round(self.seconds, 3),
+        }
+
+    def text(self) -> str:
+        rows = [
+            (i.cell.id, size(i.new), size(i.kept), f"sha256:{i.before.digest.short}", f"sha256:{i.after.digest.short}")
+            for i in self.images
+        ]
+        answer = table(("CELL", "NEW", "KEPT", "WAS", "IS"), rows, right=frozenset({1, 2}))
+        moved = sum(image.moved for image in self.images)
+        return "\n".join([*self.packages, answer, f"{moved} of {len(rows)} images moved, {self.seconds:.1f} s"])
+
+
+def rebase_images(project: Project, cells: Sequence[Cell], *, locked: bool, jobs: int | None = None) -> RebaseResult:
+    """Resolve the bases anew (with `locked`: take them as locked), make them, and put them below the built images.
+
+    Raises LayoutError for an image that is not built, or not built on the base that lies beside it.
+    """
+    layout, store = Layout(project.layout), Store.default()
+    cells = [cell for cell in cells if isinstance(cell.base, DebianBase)]
+    old = {cell.id: _base(layout, cell) for cell in cells}
+    for cell in cells:
+        _above(layout, layout.resolve(cell.id, cell.arch), old[cell.id], cell.id)  # refuse before anything changes
+    lines: list[str] = [] if locked else _renew(project, cells)
+    build_bases(project, cells, store, layout, locked=True, jobs=jobs)
+    if locked:
+        lines = _moved(layout, cells, old, store)
+    start = time.perf_counter()
+    images = [_rebase(layout, cell, old[cell.id], _base(layout, cell)) for cell in cells]
+    for image in dict.fromkeys(cell.image for cell in cells):
+        there = set(layout.names())
+        ids = [c for c in project.matrix.cells if c.image == image and c.id in there]
+        manifests = [replace(layout.resolve(c.id, c.arch), annotations={}) for c in ids]
+        layout.put_index(name=image, manifests=manifests)
+    return RebaseResult(images=tuple(images), packages=tuple(lines), seconds=time.perf_counter() - start)
+
+
+def _renew(project: Project, cells: Sequence[Cell]) -> list[str]:
+    """Every architecture of every base: they come from one state of the archive."""
+    bases = dict.fromkeys(cell.base for cell in cells if isinstance(cell.base, DebianBase))
+    return [line for base in bases for arch in ARCHES for line in renew_base(project, base, arch)]
+
+
+def _moved(layout: Layout, cells: Sequence[Cell], old: Mapping[str, Descriptor], store: Store) -> list[str]:
+    """From what the old and the new bases hold; nobody resolved, so nobody has said it yet."""
+    lines: dict[str, None] = {}
+    for cell in cells:
+        before, after = old[cell.id], _base(layout, cell)
+        if before.digest != after.digest:
+            found = package_changes(*(packages_of(layout, side, store=store) for side in (before, after)))
+            name = f"{base_image_name(cell.base, cell.flavour)}-{cell.arch}"
+            lines |= dict.fromkeys([f"{name}:", *(f"  {change.line()}" for change in found)])
+    return list(lines)
+
+
+def _base(layout: Layout, cell: Cell) -> Descriptor:
+    try:
+        return layout.resolve(f"{base_image_name(cell.base, cell.flavour)}-{cell.arch}", cell.arch)
+    except LayoutError as error:
+        raise LayoutError(
+            f"{cell.id}: its base is not in {layout.root}", hint=f"buildctl build {cell.image}"
+        ) from error
+
+
+def _above(layout: Layout, image: Descriptor, base: Descriptor, name: str) -> tuple[Layer, ...]:
+    """The layers of the image that are not its base's. Raises LayoutError when it does not stand on that base."""
+    manifest, config = layout.manifest(image), layout.config(image)
+    below = layout.manifest(base).layers
+    if [d.digest for d in manifest.layers[: len(below)]] != [d.digest for d in below]:
+        raise LayoutError(
+            f"{name} does not stand on the base sha256:{base.digest.short} that is in {layout.root}",
+            hint="build the image again",
+        )
+    pairs = zip(manifest.layers, config.diff_ids, strict=True)
+    layers = tuple(Layer(descriptor=d, diff_id=diff_id, uncompressed_size=0) for d, diff_id in pairs)
+    return layers[len(below) :]
+
+
+def _rebase(layout: Layout, cell: Cell, old: Descriptor, new: Descriptor) -> Rebased:
+    image = layout.resolve(cell.id, cell.arch)
+    above = _above(layout, image, old, cell.id)
+    below = _layers(layout, new)
+    kept = sum(layer.descriptor.size for layer in above)
+    if old.digest == new.digest:
+        return Rebased(cell=cell, before=image, after=image, new=0, kept=kept + _size(below))
+    before, after, config = layout.config(old), layout.config(new), layout.config(image)
+    if _settings(before) != _settings(after):
+        raise LayoutError(f"{cell.id}: the base's own settings changed", hint=f"buildctl build {cell.image}")
+    known = {layer.digest for layer in layout.manifest(image).layers}
+    descriptor = layout.put_image(
+        name=cell.id,
+        config=replace(config, diff_ids=(), history=(*after.history, *config.history[len(before.history) :])),
+        layers=(*below, *above),
+        blob=layout.blob_path,
+        annotations=layout.manifest(image).annotations,
+    )
+    fresh = [layer for layer in below if layer.descriptor.digest not in known]
+    kept += _size(below) - _size(fresh)
+    return Rebased(cell=cell, before=image, after=descriptor, new=_size(fresh), kept=kept)
+
+
+def _layers(layout: Layout, image: Descriptor) -> tuple[Layer, ...]:
+    pairs = zip(layout.manifest(image).layers, layout.config(image).diff_ids, strict=True)
+    return tuple(Layer(descriptor=d, diff_id=diff_id, uncompressed_size=0) for d, diff_id in pairs)
+
+
+def _size(layers: Sequence[Layer]) -> int:
+    return sum(layer.descriptor.size for layer in layers)
+
+
+def _settings(config: ImageConfig) -> ImageConfig:
+    """What an image inherits beside files."""
+    return replace(config, diff_ids=(), history=(), created="")

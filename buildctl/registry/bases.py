@@ -1,0 +1,30 @@
+"""A base image in a registry, by digest: fetched once into a layout of the cache, then never asked for again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from buildctl.errors import LayoutError
+from buildctl.oci.image import Descriptor
+from buildctl.oci.layout import Layout
+from buildctl.progress import Progress
+from buildctl.registry.client import open_repository
+from buildctl.registry.pull import pull
+from buildctl.registry.reference import Reference
+
+
+def base_from_registry(image: str, *, arch: str, root: Path, progress: Progress) -> tuple[Layout, Descriptor]:
+    """`image` is NAME@sha256:HEX, of an index or an image; `root` the layout to keep it in. The manifest is for `arch`.
+
+    Raises LayoutError without a digest, RegistryError.
+    """
+    reference = Reference.parse(image)
+    if reference.digest is None:
+        raise LayoutError(f"{image} has no digest, so it could be another image tomorrow", hint="NAME@sha256:...")
+    layout, name = Layout(root), f"{reference.digest.hex}-{arch}"
+    layout.create()
+    if name in layout.names():
+        return layout, layout.resolve(name, arch)
+    repository = open_repository(reference)
+    found = pull(repository, str(reference.digest), arch=arch, layout=layout, name=name, progress=progress)
+    return layout, layout.resolve(str(found.digest), arch)

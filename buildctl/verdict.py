@@ -1,0 +1,333 @@
+"""Will it run here: claims of images against facts of a host, one verdict with a reason and a next step for each."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from buildctl.claims import Claims, read_claims
+from buildctl.errors import LayoutError, MatrixError
+from buildctl.host import Gpu, Host, read_host, this_host
+
+MPS_MACOS = Version("14")  # PyTorch's MPS backend needs macOS 14
+_SM = re.compile(r"(?:sm|compute)_(\d+)(\d)([af]?)")
+_REPOSITORY = "pytorch"
+
+
+class Kind(StrEnum):
+    GPU = "runs with GPU"
+    CPU = "runs on CPU"
+    EMULATED = "runs slowly under emulation"
+    NOT = "does not run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One image name with the claims of each architecture that it exists for; `built`: it is in the layout."""
+
+    name: str
+    claims: tuple[Claims, ...]
+    built: bool
+
+    @property
+    def native(self) -> bool:
+        return all(c.platform.startswith("darwin/") for c in self.claims)
+
+    def of(self, arch: str) -> Claims | None:
+        return next((c for c in self.claims if c.arch == arch), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    name: str
+    kind: Kind
+    reason: str
+    next_step: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"name": self.name, "verdict": str(self.kind), "reason": self.reason, "nextStep": self.next_step}
+
+
+def decide(subject: Subject, host: Host, others: Sequence[Subject] = ()) -> Verdict:
+    """`others` are what may be proposed instead."""
+    if subject.native:
+        return _native(subject, host, others)
+    if host.system == "windows":
+        return _verdict(subject, Kind.NOT, "Windows itself runs no Linux image", "open WSL2 and ask again there")
+    if host.engine is None:
+        return _without_engine(subject, host)
+    claims = subject.of(host.engine.arch)
+    if claims is None:
+        return _foreign(subject, host, others)
+    if not claims.cuda:
+        gpu = _instead_gpu(claims, host, others)
+        return _verdict(subject, Kind.CPU, f"a CPU build, native on {claims.arch}{gpu}", _run(subject))
+    return _cuda(subject, claims, host, others)
+
+
+def _verdict(subject: Subject, kind: Kind, reason: str, next_step: str) -> Verdict:
+    return Verdict(name=subject.name, kind=kind, reason=reason, next_step=next_step)
+
+
+def _without_engine(subject: Subject, host: Host) -> Verdict:
+    reason = f"no container engine answers ({host.engine_problem})" if host.engine_problem else "no container engine"
+    here = host.arch if subject.of(host.arch) else subject.claims[0].arch
+    step = (
+        "install Docker Desktop, colima or podman"
+        if host.system == "macos"
+        else f"install Docker or podman; without either, `buildctl test {subject.name} --arch {here}` runs its probes"
+    )
+    return _verdict(subject, Kind.NOT, reason, step)
+
+
+def _run(subject: Subject, *options: str) -> str:
+    command = " ".join(["docker run -it --rm", *options, f"{_REPOSITORY}:{subject.name}"])
+    return command if subject.built else f"buildctl build {subject.name}, then {command}"
+
+
+# emulation
+
+
+def _foreign(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
+    assert host.engine is not None  # noqa: S101 - decided before
+    arch = subject.claims[0].arch
+    only = f"only for {arch}, this is {host.engine.arch}"
+    better = _native_alternative(subject, host, others)
+    if host.engine.desktop or arch in host.emulates:
+        how = "Rosetta or QEMU" if host.system == "macos" and host.arch == "arm64" else "QEMU"
+        gpu = ", which reaches no GPU" if subject.claims[0].cuda else ""
+        step = better or _run(subject, f"--platform linux/{arch}")
+        return _verdict(subject, Kind.EMULATED, f"{only}: {how} translates every instruction{gpu}", step)
+    step = better or "sudo apt-get install qemu-user-static binfmt-support, then it runs slowly under emulation"
+    return _verdict(subject, Kind.NOT, f"{only}, and no emulator is registered", step)
+
+
+def _native_alternative(subject: Subject, host: Host, others: Sequence[Subject]) -> str:
+    """Names of the same torch that run natively here."""
+    assert host.engine is not None  # noqa: S101 - decided before
+    names = [o.name for o in _same_torch(subject, others) if not o.native and o.of(host.engine.arch)]
+    if host.system == "macos" and host.arch == "arm64":
+        names += [f"{o.name} (native, with the GPU)" for o in _same_torch(subject, others) if o.native]
+    return f"use {' or '.join(names)}" if names else ""
+
+
+def _same_torch(subject: Subject, others: Sequence[Subject]) -> list[Subject]:
+    wanted = Version(subject.claims[0].torch).public
+    return [o for o in others if o.name != subject.name and Version(o.claims[0].torch).public == wanted]
+
+
+# NVIDIA
+
+
+def _cuda(subject: Subject, claims: Claims, host: Host, others: Sequence[Subject]) -> Verdict:
+    cpu = _run(subject)
+
+    def on_cpu(reason: str, step: str = "") -> Verdict:
+        return _verdict(subject, Kind.CPU, reason, f"{step}; until then: {cpu}" if step else cpu)
+
+    if host.system == "macos":
+        return on_cpu(f"no container on macOS sees a GPU{_instead_gpu(claims, host, others)}")
+    if not host.gpus:
+        if not host.gpu_problem:
+            return on_cpu("no NVIDIA GPU here")
+        step = "install the NVIDIA driver on Windows" if host.wsl else "install or reload the NVIDIA driver"
+        return on_cpu(f"the GPU cannot be used: {host.gpu_problem}", f"{step} (>= {claims.driver_floor})")
+    covered = [gpu for gpu in host.gpus if covers(claims, gpu)]
+    if not covered:
+        other = _covered_elsewhere(subject, host, others)
+        return on_cpu(
+            _uncovered(claims, host.gpus),
+            f"use {other}" if other else "no image of this matrix has code for it; add a newer PyTorch version",
+        )
+    if reason := driver_refusal(claims, host):
+        other = _covered_elsewhere(subject, host, others)
+        where = " in Windows" if host.wsl else ""
+        step = f"update the driver{where} to >= {claims.driver_floor}{f', or use {other}' if other else ''}"
+        return on_cpu(reason, f"{step}; with --gpus it would not start")
+    if reason := toolkit_refusal(host):
+        return on_cpu(reason, toolkit_step(host))
+    rest = [gpu for gpu in host.gpus if gpu not in covered]
+    names = ", ".join(dict.fromkeys(f"{gpu.name} ({_capability(gpu)})" for gpu in covered))
+    but = f"; but {_uncovered(claims, rest)}" if rest else ""
+    flag = "--device nvidia.com/gpu=all" if host.engine and host.engine.name == "podman" else "--gpus all"
+    step = _run(subject, flag)
+    step = step.replace("docker run", "podman run") if host.engine and host.engine.name == "podman" else step
+    reason = f"{names}, driver {host.driver} >= {claims.driver_floor}{but}"
+    return _verdict(subject, Kind.GPU, reason, step)
+
+
+def driver_refusal(claims: Claims, host: Host) -> str:
+    if host.driver is None or claims.driver_floor is None or Version(host.driver) >= Version(claims.driver_floor):
+        return ""
+    return f"driver {host.driver} is older than {claims.driver_floor}, which CUDA {claims.cuda} needs"
+
+
+def toolkit_refusal(host: Host) -> str:
+    if host.engine is None or host.engine.gpus or (host.engine.desktop and host.wsl):
+        return ""
+    if host.engine.name == "podman" and host.toolkit and host.toolkit.startswith("CDI"):
+        return ""
+    if host.toolkit is None:
+        return f"{host.engine.name} cannot pass the GPU on: no NVIDIA container toolkit and no CDI specification"
+    return f"{host.engine.name} does not know the NVIDIA runtime, although {host.toolkit} is installed"
+
+
+def toolkit_step(host: Host) -> str:
+    if host.engine and host.engine.name == "podman":
+        configure = "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+    else:
+        configure = "sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"
+    return configure if host.toolkit else f"sudo apt-get install nvidia-container-toolkit && {configure}"
+
+
+def covers(claims: Claims, gpu: Gpu) -> bool:
+    """Whether torch has code for that GPU. A cubin runs on its major capability and later minors, never across majors;
+    PTX is compiled by the driver for anything newer; a suffix `a` is for exactly one capability, `f` for its family.
+    Where claims or driver do not say, the benefit of the doubt.
+    """
+    if gpu.capability is None or claims.facts is None:
+        return True
+    major, minor = map(int, gpu.capability.split("."))
+    for word in claims.facts.gpu_architectures:
+        if m := _SM.fullmatch(word):
+            exact = (int(m[1]), int(m[2])) == (major, minor)
+            if exact or (m[3] != "a" and int(m[1]) == major and int(m[2]) <= minor):
+                return True
+    ptx = [m for m in map(_SM.fullmatch, claims.facts.ptx) if m]
+    return any((int(m[1]), int(m[2])) <= (major, minor) for m in ptx if not m[3])
+
+
+def _uncovered(claims: Claims, gpus: Iterable[Gpu]) -> str:
+    names = ", ".join(dict.fromkeys(f"{gpu.name} ({_capability(gpu)})" for gpu in gpus))
+    return f"no code for {names} is compiled in: it has {' '.join(claims.architectures or ())}"
+
+
+def _capability(gpu: Gpu) -> str:
+    return f"sm_{gpu.capability.replace('.', '')}" if gpu.capability else "capability unknown"
+
+
+def _covered_elsewhere(subject: Subject, host: Host, others: Sequence[Subject]) -> str:
+    """The first other cuda image that this host's driver and GPU can run."""
+    arch = host.engine.arch if host.engine else host.arch
+    for other in others:
+        claims = other.of(arch)
+        if other.name == subject.name or other.native or claims is None or not claims.cuda:
+            continue
+        if not driver_refusal(claims, host) and any(covers(claims, gpu) for gpu in host.gpus):
+            return other.name
+    return ""
+
+
+# Macs
+
+
+def _instead_gpu(claims: Claims, host: Host, others: Sequence[Subject]) -> str:
+    if host.system != "macos" or host.arch != "arm64" or host.virtual:
+        return ""
+    wanted = Version(claims.torch).public
+    names = [o.name for o in others if o.native and Version(o.claims[0].torch).public == wanted]
+    return f"; with the GPU: buildctl native {names[0]}" if names else ""
+
+
+def _native(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
+    claims = subject.claims[0]
+    if host.system != "macos":
+        names = [o.name for o in _same_torch(subject, others) if o.of(host.arch)]
+        where = " or ".join(names) or "a cuda or cpu image"
+        return _verdict(subject, Kind.NOT, "a native environment for macOS on Apple silicon", f"use {where}")
+    if host.arch != "arm64":
+        images = [o.name for o in _same_torch(subject, others) if o.of(host.arch)]
+        reason = "PyTorch has no wheels for Macs with Intel CPUs since 2.3, and MPS needs an Apple GPU"
+        return _verdict(
+            subject, Kind.NOT, reason, f"use {images[0]} in Docker, on the CPU" if images else "another machine"
+        )
+    version, floor = Version(host.macos or "0"), Version(claims.macos or "11.0")
+    if version < floor:
+        return _verdict(subject, Kind.NOT, f"its wheels need macOS {floor}, this is {version}", "update macOS")
+    make = f"buildctl native {subject.name}"
+    if host.translated:
+        reason = f"this Python runs under {host.translated}, which sees no MPS"
+        return _verdict(subject, Kind.NOT, reason, f"start a Python for arm64 (`arch -arm64 zsh`), then {make}")
+    if version < MPS_MACOS:
+        return _verdict(subject, Kind.CPU, f"MPS needs macOS {MPS_MACOS}, this is {version}", f"update macOS; {make}")
+    if host.virtual:
+        return _verdict(subject, Kind.CPU, "a virtual machine of macOS has no working MPS", make)
+    return _verdict(subject, Kind.GPU, f"MPS on {host.chip or 'Apple silicon'}, macOS {version}", make)
+
+
+# the command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    host: Host
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if any(v.kind is Kind.NOT for v in self.verdicts) else 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"host": self.host.to_json(), "verdicts": [v.to_json() for v in self.verdicts]}
+
+    def text(self) -> str:
+        lines = [self.host.summary(), ""]
+        width = max((len(v.name) for v in self.verdicts), default=0)
+        for v in self.verdicts:
+            lines += [f"{v.name:<{width}}  {v.kind}: {v.reason}", f"{'':{width}}    {v.next_step}"]
+        return "\n".join(lines)
+
+
+def check_images(
+    start: Path, layout: Path | None, names: Sequence[str], *, host_file: Path | None, save: Path | None
+) -> Answer:
+    """The matrix is not loaded: the files of claims and the layout's index say all that is needed."""
+    host = read_host(host_file) if host_file else this_host()
+    if save is not None:
+        from buildctl.oci.files import write_whole  # noqa: PLC0415 - rarely
+
+        write_whole(save, json.dumps(host.to_json(), indent=2).encode() + b"\n")
+    subjects = catalogue(start, layout)
+    chosen = [s for s in subjects if s.name in names] if names else subjects
+    if unknown := [name for name in names if name not in {s.name for s in subjects}]:
+        raise MatrixError(
+            f"nothing is known about {', '.join(unknown)}",
+            hint=f"known: {', '.join(s.name for s in subjects)}; `buildctl claims` looks into locked wheels",
+        )
+    return Answer(host=host, verdicts=tuple(decide(s, host, subjects) for s in chosen))
+
+
+def catalogue(start: Path, layout: Path | None) -> list[Subject]:
+    """Every name with a file of claims in the project above `start`. Raises MatrixError outside of a project."""
+    root = next((p for p in (start.resolve(), *start.resolve().parents) if (p / "matrix.yaml").is_file()), None)
+    if root is None:
+        raise MatrixError(f"no matrix.yaml in {start} or any folder above it", hint="buildctl --project DIR check")
+    names = _layout_names(layout or root / "dist")
+    found: dict[str, list[Claims]] = {}
+    for path in sorted((root / "images").glob("*/claims.*.json")):
+        claims = read_claims(path)
+        found.setdefault(claims.name, []).append(claims)
+    return [
+        Subject(name=name, claims=tuple(c), built=name in names)
+        for name, c in sorted(found.items(), key=lambda item: _order(item[1][0]))
+    ]
+
+
+def _order(claims: Claims) -> tuple[str, Version]:
+    return claims.accelerator, Version(claims.torch)
+
+
+def _layout_names(layout: Path) -> set[str]:
+    from buildctl.oci.layout import Layout  # noqa: PLC0415 - only with a layout
+
+    try:
+        return set(Layout(layout).names())
+    except LayoutError:
+        return set()

@@ -1,0 +1,148 @@
+"""Claims from the wheels to the running image through the command line, and each kind of lie on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Ran, buildctl
+
+HOSTS = ROOT / "tests" / "hosts"
+
+
+def answer(done: Ran, code: int = 0) -> dict[str, object]:
+    assert done.returncode == code, done.stdout + done.stderr
+    value: dict[str, object] = json.loads(done.stdout)
+    return value
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The project's own matrix, templates and locks, to lie in."""
+    for name in ("images", "templates"):
+        shutil.copytree(ROOT / name, tmp_path / "project" / name)
+    shutil.copy(ROOT / "matrix.yaml", tmp_path / "project")
+    return tmp_path / "project"
+
+
+def alter(project: Path, old: str, new: str) -> None:
+    path = project / "images" / "cuda-2.6" / "claims.amd64.json"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.network
+def test_the_files_of_claims_are_what_the_wheels_say(built: Path) -> None:
+    done = buildctl("--layout", built, "claims", "--check", "cuda-2.6", "cpu-2.6")
+    assert (done.returncode, done.stdout) == (0, "2 files of claims agree with the wheels\n"), done.stderr
+
+
+@pytest.mark.network
+def test_a_claim_that_the_wheel_does_not_make_is_refused_with_both_values(built: Path, copy: Path) -> None:
+    alter(copy, '"sm_90"', '"sm_91"')
+    done = buildctl("--project", copy, "claims", "--check", "cuda-2.6")
+    assert done.returncode == 3
+    assert "sm_90" in done.stderr
+    assert "sm_91" in done.stderr
+    assert buildctl("--project", copy, "claims", "cuda-2.6").returncode == 0
+    assert buildctl("--project", copy, "claims", "--check", "cuda-2.6").returncode == 0
+
+
+@pytest.mark.network
+def test_pieces_at_the_index_say_the_same_as_the_whole_wheel(built: Path, copy: Path, tmp_path: Path) -> None:
+    (copy / "images" / "cpu-2.6" / "claims.arm64.json").unlink()
+    empty = {"BUILDCTL_CACHE": str(tmp_path / "empty")}
+    done = buildctl("--project", copy, "claims", "cpu-2.6", env=empty)
+    assert "from pieces of the wheel at the index" in done.stdout, done.stderr
+    file = Path("images") / "cpu-2.6" / "claims.arm64.json"
+    assert (copy / file).read_bytes() == (ROOT / file).read_bytes()
+    assert sum(p.stat().st_size for p in (tmp_path / "empty").rglob("*") if p.is_file()) == 0
+
+
+@pytest.mark.network
+def test_one_digit_makes_the_test_of_the_image_fail_with_both_values(built: Path, copy: Path) -> None:
+    alter(copy, '"nccl": "2.21.5"', '"nccl": "2.21.6"')
+    done = buildctl("--project", copy, "--layout", built, "test", "cuda-2.6", "--runtime", "sandbox", "--json")
+    (report,) = answer(done, 1)["reports"]  # type: ignore[misc]
+    failed = {f["name"]: f["detail"] for f in report["findings"] if f["status"] == "FAILED"}
+    assert failed.pop("nccl version") == "expected NCCL 2.21.6, image reports 2.21.5"
+    assert "expected 2.21.6, the label says 2.21.5" in failed.pop("labels")
+    assert failed == {}
+
+
+@pytest.mark.network
+def test_inspect_shows_the_claims_of_what_is_built(built: Path) -> None:
+    (seen,) = answer(buildctl("--layout", built, "inspect", "cuda-2.6", "--json"))["images"]  # type: ignore[misc]
+    claims = json.loads((ROOT / "images" / "cuda-2.6" / "claims.amd64.json").read_bytes())
+    assert seen["source"] == "labels"
+    assert seen["digest"].startswith("sha256:")
+    for name in ("torch", "torchvision", "torchaudio", "cuda", "cudnn", "nccl", "glibc", "python"):
+        assert seen["claims"][name] == claims[name]
+    by_path = answer(buildctl("inspect", f"{built}:cuda-2.6", "--json"))["images"]
+    assert by_path[0]["digest"] == seen["digest"]  # type: ignore[index]
+
+
+def test_check_answers_from_a_recorded_host() -> None:
+    done = buildctl("check", "cuda-2.6", "cuda-2.10", "--host", HOSTS / "rtx5090.json", "--json")
+    kinds = {v["name"]: v["verdict"] for v in answer(done)["verdicts"]}  # type: ignore[attr-defined]
+    assert kinds == {"cuda-2.6": "runs on CPU", "cuda-2.10": "runs with GPU"}
+    assert buildctl("check", "mps-2.6", "--host", HOSTS / "gh200.json").returncode == 1
+
+
+def test_check_saves_facts_of_this_machine_that_it_reads_again(tmp_path: Path) -> None:
+    first = answer(buildctl("check", "--save", tmp_path / "host.json", "--json"))
+    again = answer(buildctl("check", "--host", tmp_path / "host.json", "--json"))
+    assert first == again
+
+
+def cpu_seconds(*argv: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, check=True, env=dict(os.environ))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_a_verdict_costs_a_fifth_of_a_second_of_cpu() -> None:
+    cpu_seconds("-m", "buildctl", "check")  # bytecode is made once
+    bare = min(cpu_seconds("-c", "pass") for _ in range(3))
+    assert min(cpu_seconds("-m", "buildctl", "check") for _ in range(5)) - bare < 0.2
+
+
+def test_doctor_finds_that_this_machine_can_build() -> None:
+    found = answer(buildctl("doctor", "--json"))
+    assert {s["for"] for s in found["symptoms"]} >= {"build", "lock", "test", "run"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there it can be made")
+def test_native_says_why_not_here() -> None:
+    done = buildctl("native", "mps-2.6")
+    assert done.returncode == 10
+    assert "macOS on Apple silicon" in done.stderr
+    assert "--verify" in done.stderr
+
+
+@pytest.mark.network
+def test_native_verifies_lock_and_wheel_anywhere() -> None:
+    done = buildctl("native", "mps-2.6", "--verify")
+    assert done.returncode == 0, done.stderr
+    assert "an MPS build, needs macOS 14.0" in done.stdout
+
+
+@pytest.mark.network
+def test_a_hash_that_the_index_does_not_have_is_refused(copy: Path) -> None:
+    path = copy / "images" / "mps-2.6" / "requirements.arm64.txt"
+    text = path.read_text()
+    at = text.index("numpy==")
+    start = text.index("sha256:", at) + 7
+    path.write_text(text[:start] + "0" * 64 + text[start + 64 :])
+    done = buildctl("--project", copy, "native", "mps-2.6", "--verify")
+    assert done.returncode == 3
+    assert "0" * 64 in done.stderr

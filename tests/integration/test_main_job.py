@@ -1,0 +1,157 @@
+"""What the project is for: the images say what they are, and it is true inside, with Docker and without."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.conftest import ROOT, buildctl
+
+pytestmark = pytest.mark.network
+NAMES = ["cuda-2.6", "cpu-2.6"]
+
+
+@pytest.fixture(scope="module")
+def tested(
+    built: Path, built_store: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, str]]:
+    """Findings of the sandbox runtime by cell and name, from the command that a person types."""
+    junit = tmp_path_factory.mktemp("junit") / "report.xml"
+    argv: list[str | Path] = [
+        "--layout",
+        built,
+        "test",
+        *NAMES,
+        "cuda-2.6-devel",
+        "--runtime",
+        "sandbox",
+        "--json",
+        "--junit",
+        junit,
+    ]
+    done = buildctl(*argv, env=built_store)
+    assert done.returncode == 0, done.stdout + done.stderr
+    reports = {r["cell"]: r for r in json.loads(done.stdout)["reports"]}
+    suites = {s.get("name"): s for s in ET.parse(junit).getroot()}
+    for cell, report in reports.items():
+        assert report["digest"] == json.loads((built / "reports" / f"{cell}.json").read_bytes())["digest"]
+        assert int(suites[cell].get("skipped", "")) == report["counts"]["NOT RUN"]
+    return {cell: {f["name"]: f"{f['status']}: {f['detail']}" for f in r["findings"]} for cell, r in reports.items()}
+
+
+def test_a_cuda_image_is_built_for_cuda_and_falls_back_to_the_cpu(tested: dict[str, dict[str, str]]) -> None:
+    found = tested["cuda-2.6-amd64"]
+    assert found["torch"] == "PASSED: torch 2.6.0+cu124"
+    assert found["cuda version"] == "PASSED: built for CUDA 12.4"
+    assert found["gpu architectures"].startswith("PASSED: sm_50 sm_60 sm_70 sm_75 sm_80 sm_86 sm_90")
+    if found["works on the gpu"].startswith("NOT RUN"):
+        assert found["without a gpu"] == "PASSED: built for CUDA 12.4, no device, falls back to cpu"
+        assert "no NVIDIA device on this host" in found["works on the gpu"]
+
+
+def test_a_cpu_image_has_no_file_of_cuda(tested: dict[str, dict[str, str]]) -> None:
+    found = tested["cpu-2.6-arm64"]
+    assert found["no cuda"] == "PASSED: no nvidia-* distribution, no CUDA library, no NVIDIA environment"
+    assert found["platform"] == "PASSED: Linux aarch64"
+
+
+@pytest.mark.parametrize("cell", ["cuda-2.6-amd64", "cpu-2.6-arm64"])
+@pytest.mark.parametrize(
+    "name",
+    ["any uid", "pip check", "pip install", "console scripts", "bytecode", "locale", "certificates", "home and workdir",
+     "dataloader", "matmul on cpu", "entrypoint", "distributions"],
+)  # fmt: skip
+def test_images_are_as_people_expect_them(tested: dict[str, dict[str, str]], cell: str, name: str) -> None:
+    assert tested[cell][name].startswith("PASSED"), tested[cell][name]
+
+
+def test_torch_compile_works_in_devel(tested: dict[str, dict[str, str]]) -> None:
+    assert tested["cuda-2.6-devel-amd64"]["torch.compile"].startswith("PASSED")
+    assert tested["cuda-2.6-amd64"]["torch.compile"].startswith("NOT RUN")
+
+
+def test_an_image_that_is_not_what_its_lock_says_fails_and_names_both(
+    built: Path, built_store: dict[str, str], tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    for name in ("images", "templates"):
+        shutil.copytree(ROOT / name, project / name)
+    shutil.copy(ROOT / "matrix.yaml", project)
+    lock = project / "images/cuda-2.6/requirements.amd64.txt"
+    text = lock.read_text()
+    lock.write_text(text.replace("numpy==", "numpy==1!").replace("# numpy-", "# numpy-1!"))
+    assert lock.read_text() != text
+    done = buildctl("--layout", built, "test", "cuda-2.6", "--runtime", "sandbox", cwd=project, env=built_store)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAILED   distributions" in done.stdout
+    assert "1!" in done.stdout
+
+
+def test_an_image_that_is_not_built_is_not_passed(built_store: dict[str, str], tmp_path: Path) -> None:
+    done = buildctl("--layout", tmp_path, "test", "cuda-2.6", env=built_store)
+    assert done.returncode == 8
+    assert "not built: cuda-2.6-amd64" in done.stderr
+    assert "buildctl build cuda-2.6" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "version"), [("cuda-2.6", "amd64", "2.6.0+cu124"), ("cpu-2.6", "arm64", "2.6.0+cpu")]
+)
+def test_docker_runs_what_was_built(
+    docker_client: docker.DockerClient, built: Path, built_store: dict[str, str], name: str, arch: str, version: str
+) -> None:
+    done = buildctl("--layout", built, "build", name, "--load", env=built_store)
+    assert done.returncode == 0, done.stderr
+    assert f"pytorch:{name}" in done.stdout
+    command = ["python", "-c", "import torch; print(torch.__version__)"]
+    try:
+        said = docker_client.containers.run(
+            f"pytorch:{name}", command, remove=True, platform=f"linux/{arch}", read_only=True, user="4321:4321"
+        )
+    finally:
+        for tag in (name, f"{name}-{arch}"):
+            docker_client.images.remove(f"pytorch:{tag}", force=True)
+    assert said.decode().strip() == version
+
+
+def test_the_docker_runtime_agrees_with_the_sandbox(
+    docker_client: docker.DockerClient, built: Path, built_store: dict[str, str], tested: dict[str, dict[str, str]]
+) -> None:
+    assert docker_client.ping()
+    done = buildctl("--layout", built, "test", "cuda-2.6", "--runtime", "docker", "--json", env=built_store)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (report,) = json.loads(done.stdout)["reports"]
+    assert report["runtime"] == "docker"
+    statuses = {f["name"]: f["status"] for f in report["findings"]}
+    sandbox = {name: text.partition(":")[0] for name, text in tested["cuda-2.6-amd64"].items()}
+    assert statuses == sandbox
+
+
+@pytest.mark.parametrize("name", ["cuda-2.6-amd64", "cpu-2.6-devel-arm64"])
+def test_skopeo_reads_the_layout(built: Path, name: str) -> None:
+    if shutil.which("skopeo") is None:
+        pytest.skip("NOT RUN: skopeo is not installed")
+    done = subprocess.run(["skopeo", "inspect", f"oci:{built}:{name}"], capture_output=True, text=True, check=True)
+    seen = json.loads(done.stdout)
+    assert seen["Architecture"] == name.rpartition("-")[2]
+    assert seen["Labels"]["dev.buildctl.torch"] == "2.6.0"
+    assert not any(e.startswith("NVIDIA") for e in seen["Env"]) or name.startswith("cuda")
+
+
+def test_no_host_path_and_no_secret_is_in_an_image(built: Path) -> None:
+    """The layers' own check says what names there are; here it is the contents of what was generated."""
+    done = subprocess.run(
+        ["grep", "-rlaF", "--", str(Path.home() / ".cache"), built / "blobs"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "", "no manifest or configuration names a path of this machine"
+    assert os.environ.get("HOME", "/nonexistent") not in (built / "index.json").read_text()

@@ -1,0 +1,118 @@
+"""Facts about hosts, from what programs print, and as files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from buildctl.errors import BuildctlError
+from buildctl.host import (
+    Engine,
+    Gpu,
+    Host,
+    container_toolkit,
+    parse_docker,
+    parse_gpus,
+    parse_podman,
+    read_host,
+    this_host,
+    translation,
+)
+
+HOSTS = sorted((Path(__file__).parents[1] / "hosts").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", HOSTS, ids=lambda p: p.stem)
+def test_recorded_hosts_are_what_save_writes(path: Path) -> None:
+    host = read_host(path)
+    assert json.loads(path.read_bytes()) == json.loads(json.dumps(host.to_json()))
+    assert host.summary()
+
+
+def test_gpus_are_read_from_the_csv() -> None:
+    text = "NVIDIA H200, 580.159.03, 9.0\nNVIDIA GeForce RTX 5090, 580.159.03, 12.0\n"
+    assert parse_gpus(text) == (
+        "580.159.03",
+        (Gpu(name="NVIDIA H200", capability="9.0"), Gpu(name="NVIDIA GeForce RTX 5090", capability="12.0")),
+        "",
+    )
+
+
+def test_an_old_driver_does_not_tell_the_capability() -> None:
+    driver, gpus, problem = parse_gpus("Tesla V100-SXM2-16GB, 470.223.02\n")
+    assert (driver, gpus, problem) == ("470.223.02", (Gpu(name="Tesla V100-SXM2-16GB", capability=None),), "")
+
+
+def test_a_driver_without_gpus_says_so() -> None:
+    assert parse_gpus("") == (None, (), "nvidia-smi finds no GPU")
+
+
+def docker(**changes: object) -> dict[str, object]:
+    info = {"ServerVersion": "28.5.2", "Architecture": "x86_64", "OperatingSystem": "Debian GNU/Linux 13"}
+    return {**info, "KernelVersion": "6.12.0", "Runtimes": {"runc": {}}, **changes}
+
+
+def test_docker_tells_platform_and_gpus() -> None:
+    plain = Engine(name="Docker", version="28.5.2", arch="amd64", desktop=False, gpus=False)
+    assert parse_docker(docker()) == plain
+    assert parse_docker(docker(Runtimes={"runc": {}, "nvidia": {}})).gpus
+    assert parse_docker(docker(DiscoveredDevices=[{"Source": "cdi", "ID": "nvidia.com/gpu=all"}])).gpus
+    assert parse_docker(docker(OperatingSystem="Docker Desktop", Architecture="aarch64")).desktop
+
+
+def test_a_docker_without_a_server_is_no_engine() -> None:
+    with pytest.raises(BuildctlError, match="Cannot connect"):
+        parse_docker({"ServerErrors": ["Cannot connect to the Docker daemon"]})
+
+
+def test_podman_tells_platform() -> None:
+    info = {"host": {"arch": "arm64", "serviceIsRemote": True}, "version": {"Version": "5.4.2"}}
+    assert parse_podman(info) == Engine(name="podman", version="5.4.2", arch="arm64", desktop=True, gpus=False)
+    with pytest.raises(BuildctlError, match="not understood"):
+        parse_podman({})
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "found"),
+    [
+        ("amd64", "vendor_id\t: GenuineIntel\n", (None, "amd64")),
+        ("arm64", "CPU implementer\t: 0x41\n", (None, "arm64")),
+        ("amd64", "vendor_id\t: VirtualApple\n", ("rosetta", "arm64")),
+        ("amd64", "CPU implementer\t: 0x61\n", ("qemu", "arm64")),
+        ("arm64", "vendor_id\t: AuthenticAMD\n", ("qemu", "amd64")),
+    ],
+)
+def test_translation_is_told_by_a_processor_that_does_not_fit(
+    machine: str, cpuinfo: str, found: tuple[str | None, str]
+) -> None:
+    assert translation(machine, cpuinfo) == found
+
+
+def test_a_cdi_specification_counts_as_toolkit(tmp_path: Path) -> None:
+    (tmp_path / "nvidia.yaml").write_text("cdiVersion: 0.6.0\n")
+    assert container_toolkit([tmp_path]) == f"CDI {tmp_path}/nvidia.yaml"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": 9}, "schema 9, not 1"),
+        ({"gpus": [{"name": "x"}]}, "no file of host facts"),
+        ({"colour": "red"}, "unknown colour"),
+        ({"arch": "riscv64"}, "riscv64 is no machine"),
+    ],
+)
+def test_a_malformed_file_is_refused_with_its_name(change: dict[str, object], words: str) -> None:
+    value = Host(system="linux", arch="amd64", kernel="6.1").to_json()
+    with pytest.raises(BuildctlError, match=words) as caught:
+        Host.from_json({**value, **change}, "server.json")
+    assert "server.json" in caught.value.message
+
+
+def test_this_host_answers_whatever_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    host = this_host()
+    assert host.engine is None
+    assert Host.from_json(json.loads(json.dumps(host.to_json())), "x") == host

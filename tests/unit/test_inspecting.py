@@ -1,0 +1,97 @@
+"""What images say of themselves: ours by labels, others' by their environment, unbuilt ones by their wheels."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from buildctl.errors import LayoutError, MatrixError
+from buildctl.inspecting import inspect_images, told_by
+from buildctl.oci.image import ImageConfig, Platform
+from buildctl.oci.layout import Layout
+from buildctl.project import Project
+from tests.conftest import ROOT
+from tests.images import Blobs, config_of, file, tar
+
+LABELS = {
+    "dev.buildctl.cuda": "13.2",
+    "dev.buildctl.gpu-architectures.amd64": "sm_75 sm_120",
+    "dev.buildctl.gpu-architectures.arm64": "sm_80",
+    "org.opencontainers.image.title": "x",
+}
+
+
+def opener(layout: Path) -> Callable[[], Project]:
+    return lambda: Project.find(ROOT, layout=layout)
+
+
+def two_platforms(root: Path, name: str = "cuda-2.15") -> Layout:
+    layout, blobs = Layout(root / "dist"), Blobs(root / "blobs")
+    layers = [blobs.add(tar(file("a")))]
+    found = []
+    for arch in ("amd64", "arm64"):
+        config = dataclasses.replace(config_of(layers, arch=arch), labels=LABELS)
+        found.append(layout.put_image(name=f"{name}-{arch}", config=config, layers=layers, blob=blobs.path))
+    layout.put_index(name=name, manifests=found)
+    return layout
+
+
+def test_an_index_shows_each_platform_with_its_own_labels(tmp_path: Path) -> None:
+    layout = two_platforms(tmp_path)
+    seen = inspect_images(opener(layout.root), "cuda-2.15", arch=None)
+    by_platform = {i.platform: i for i in seen.images}
+    assert by_platform["linux/amd64"].says == {"cuda": "13.2", "gpu-architectures": "sm_75 sm_120"}
+    assert by_platform["linux/arm64"].says == {"cuda": "13.2", "gpu-architectures": "sm_80"}
+    assert "sm_75 sm_120" in seen.text()
+    only = inspect_images(opener(layout.root), "cuda-2.15", arch="arm64")
+    assert [i["platform"] for i in only.to_json()["images"]] == ["linux/arm64"]
+
+
+def test_anybodys_layout_by_path_and_by_path_and_name(tmp_path: Path) -> None:
+    layout = two_platforms(tmp_path, "theirs")
+
+    def no_project() -> Project:
+        raise AssertionError("a path needs no project")
+
+    for target in (f"{layout.root}", f"oci:{layout.root}", f"{layout.root}:theirs"):
+        assert len(inspect_images(no_project, target, arch=None).images) == 2
+    one = inspect_images(no_project, f"{layout.root}:theirs-arm64", arch=None)
+    assert [i.platform for i in one.images] == ["linux/arm64"]
+    with pytest.raises(LayoutError, match="is no OCI layout"):
+        inspect_images(no_project, str(tmp_path / "nowhere"), arch=None)
+
+
+def test_images_of_others_speak_by_their_environment() -> None:
+    env = (("PATH", "/bin"), ("PYTORCH_VERSION", "2.6.0"), ("CUDA_VERSION", "12.4.1"))
+    config = ImageConfig(platform=Platform(architecture="amd64"), env=env)
+    assert told_by(config) == ("environment", {"torch": "2.6.0", "cuda": "12.4.1"})
+    assert told_by(dataclasses.replace(config, labels=LABELS))[0] == "labels"
+
+
+def test_what_is_not_built_is_told_by_its_locked_wheels(tmp_path: Path) -> None:
+    seen = inspect_images(opener(tmp_path / "dist"), "cuda-2.6", arch=None)
+    assert [(i.digest, i.says["gpu-architectures"].split()[-1]) for i in seen.images] == [("", "sm_90")]
+    native = inspect_images(opener(tmp_path / "dist"), "mps-2.6", arch=None)
+    assert [(i.platform, i.says["devices.built"]) for i in native.images] == [("darwin/arm64", "mps")]
+
+
+def test_a_name_that_cannot_exist_says_why(tmp_path: Path) -> None:
+    with pytest.raises(MatrixError, match="CUDA builds"):
+        inspect_images(opener(tmp_path / "dist"), "cpu-2.15", arch=None)
+
+
+def test_only_a_report_about_this_very_digest_counts(tmp_path: Path) -> None:
+    layout = two_platforms(tmp_path)
+    digest = str(layout.resolve("cuda-2.15-amd64").digest)
+    (layout.root / "reports").mkdir()
+    report = {"digest": digest, "verdict": "PASSED", "counts": {"PASSED": 3, "FAILED": 0, "NOT RUN": 1}}
+    (layout.root / "reports" / "x.json").write_text(json.dumps(report))
+    seen = inspect_images(opener(layout.root), "cuda-2.15", arch=None)
+    assert {i.platform: i.tested for i in seen.images} == {
+        "linux/amd64": "PASSED (3 passed, 1 not run)",
+        "linux/arm64": "",
+    }

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from buildctl.registry.auth import Challenge, Credentials, docker_credentials, parse_challenge
+from buildctl.registry.problems import RefusedError
+from buildctl.registry.transport import retry_after
+
+BEARER = 'Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a:pull,push"'
+
+
+def test_a_bearer_challenge_is_read_with_commas_inside_quotes() -> None:
+    parameters = {"realm": "https://auth.example/token", "service": "registry.example"}
+    assert parse_challenge(BEARER) == Challenge(
+        scheme="bearer", parameters={**parameters, "scope": "repository:a:pull,push"}
+    )
+
+
+@pytest.mark.parametrize("header", [f'Basic realm="x", {BEARER}', f'{BEARER}, Basic realm="x"'])
+def test_bearer_is_answered_before_basic(header: str) -> None:
+    found = parse_challenge(header)
+    assert found is not None
+    assert (found.scheme, found.parameters["service"]) == ("bearer", "registry.example")
+
+
+@pytest.mark.parametrize("header", ["", "Negotiate", 'Digest realm="x", nonce="y"'])
+def test_other_challenges_are_not_understood(header: str) -> None:
+    assert parse_challenge(header) is None
+
+
+def test_a_password_is_in_no_repr() -> None:
+    assert "secret" not in repr(Credentials(username="me", password="secret", identity_token="secret"))
+
+
+def test_docker_login_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    auth = base64.b64encode(b"me:sec:ret").decode()
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {"registry.example": {"auth": auth}}}))
+    assert docker_credentials("registry.example") == Credentials(username="me", password="sec:ret")
+    assert docker_credentials("other.example") is None
+
+
+def test_a_helper_that_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {"registry.example": "no-such-helper"}}))
+    with pytest.raises(RefusedError, match=r"registry\.example cannot be read"):
+        docker_credentials("registry.example")
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, None), ("7", 7.0), ("soon", None), ("-1", None)])
+def test_retry_after_in_seconds(value: str | None, expected: float | None) -> None:
+    assert retry_after(value) == expected
+
+
+def test_retry_after_as_a_date_of_the_past_is_now() -> None:
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
