@@ -22,13 +22,14 @@ from buildctl.engines.recipes import (
     debian_base,
     image_base,
     image_recipe,
+    image_reference,
 )
 from buildctl.errors import EngineError, FetchError, LockError, RuntimeUnavailableError
 from buildctl.lock import WheelLock, read_wheel_lock
 from buildctl.lock_debian import BaseLock, DebPackage, read_base_lock
 from buildctl.locking import lock_cells, renew_base, stale_locks
 from buildctl.log import say
-from buildctl.matrix import ARCHES, Cell, DebianBase, Flavour
+from buildctl.matrix import ARCHES, Cell, DebianBase, Flavour, ImageBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.image import Descriptor
@@ -363,7 +364,7 @@ class _Planner:
     def _new_base(self, cell: Cell) -> BaseRecipe:
         base, devel = cell.base, cell.flavour is Flavour.DEVEL
         if not isinstance(base, DebianBase):
-            return image_base(base, devel=devel, arch=cell.arch, root=self.project.root)
+            return self._image_base(base, image_reference(base, devel=devel), cell.arch)
         return debian_base(
             base_image_name(base, cell.flavour),
             self._base_lock(base, Flavour.RUNTIME, cell.arch),
@@ -371,6 +372,19 @@ class _Planner:
             compiling=self.compiling(cell),
             compression=self.compression,
         )
+
+    def _image_base(self, base: ImageBase, reference: str, arch: str) -> BaseRecipe:
+        """From a local layout, or pulled by digest from a registry into the store, once."""
+        if base.layout is not None:
+            layout = Layout(self.project.root / base.layout)
+            descriptor = layout.resolve(f"sha256:{reference.rpartition('sha256:')[2]}", arch)
+        else:
+            from buildctl.registry.bases import base_from_registry
+
+            with open_progress("fetched") as progress:
+                root = Store.default().root / "bases"
+                layout, descriptor = base_from_registry(reference, arch=arch, root=root, progress=progress)
+        return image_base(base, reference, layout, descriptor, arch=arch)
 
     def _wheel_lock(self, path: Path) -> WheelLock:
         if path not in self.wheel_locks:

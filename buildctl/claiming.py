@@ -187,8 +187,10 @@ class Derived:
     origin: str
 
 
-def derive(project: Project, cell: Cell, store: Store) -> Derived:
-    """The claims of a cell as its lock has them now. The wheel is looked into only when another one is locked."""
+def derive(project: Project, cell: Cell, store: Store, *, again: bool = True) -> Derived:
+    """The claims of a cell as its lock has them now. Without `again`, a wheel that the file is about already is not
+    looked into, and one that the index does not give in pieces leaves what is inside it unclaimed.
+    """
     lock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
     path = claims_path(project.images, cell.name, cell.arch)
     old: Claims | None = None
@@ -197,7 +199,7 @@ def derive(project: Project, cell: Cell, store: Store) -> Derived:
     wheel = lock.wheel("torch")
     if wheel is None:
         raise LockError(f"{cell.id}: the lock holds no torch", hint=f"buildctl lock {cell.name}")
-    facts, origin = _facts(cell, wheel, old, store)
+    facts, origin = _facts(cell, wheel, old, store) if again else _quick_facts(cell, wheel, old, store)
     claims = claims_of(cell, lock, facts)
     same = path.exists() and path.read_bytes() == format_claims(claims)
     return Derived(path=path, claims=claims, changed=not same, origin=origin)
@@ -212,10 +214,20 @@ def _facts(cell: Cell, wheel: LockedWheel, old: Claims | None, store: Store) -> 
     return facts_from_index(cell, wheel), "pieces of the wheel at the index"
 
 
-def write_claims(project: Project, cells: Sequence[Cell], store: Store) -> Iterator[str]:
-    """One line for each file, written where it differs; flavours share one."""
+def _quick_facts(cell: Cell, wheel: LockedWheel, old: Claims | None, store: Store) -> tuple[WheelFacts | None, str]:
+    if old is not None and old.facts is not None and old.facts.wheel == str(wheel.digest):
+        return old.facts, "an earlier look into the same wheel"
+    try:
+        return _facts(cell, wheel, old, store)
+    except FetchError as error:
+        say(f"{error.message}\n{cell.id}: what is inside torch's wheel is not claimed yet ({error.hint})")
+        return None, "the lock alone"
+
+
+def write_claims(project: Project, cells: Sequence[Cell], store: Store, *, again: bool = True) -> Iterator[str]:
+    """One line for each file, written where it differs; flavours share one. `again`: see `derive`."""
     for cell in {(c.name, c.arch): c for c in cells}.values():
-        derived = derive(project, cell, store)
+        derived = derive(project, cell, store, again=again)
         shown = project.shown(derived.path)
         if not derived.changed:
             yield f"{shown} is up to date"

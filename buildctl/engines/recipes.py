@@ -19,7 +19,7 @@ from buildctl.lock_debian import BaseLock, DebPackage
 from buildctl.matrix import Base, DebianBase, Flavour, ImageBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
-from buildctl.oci.image import History, ImageConfig, Layer, Platform
+from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, Platform
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.store import Store, recipe_key
@@ -163,18 +163,16 @@ def base_image(base: BaseRecipe) -> ImageRecipe:
     )
 
 
-def image_base(base: ImageBase, *, devel: bool, arch: str, root: Path) -> BaseRecipe:
-    """A base that is an image of a local OCI layout, by digest. Raises MatrixError, LayoutError."""
+def image_reference(base: ImageBase, *, devel: bool) -> str:
+    """NAME@sha256:HEX of the image that a flavour stands on. Raises MatrixError."""
     reference = base.devel if devel else base.image
     if reference is None:
         raise MatrixError(f"bases.{base.name}: no devel image is given", hint=f"set bases.{base.name}.devel")
-    if base.layout is None:
-        raise MatrixError(
-            f"bases.{base.name}: an image from a registry cannot be assembled yet",
-            hint="copy it into an OCI layout (skopeo copy docker://... oci:DIR:NAME) and name that with `layout: DIR`",
-        )
-    layout = Layout(root / base.layout)
-    descriptor = layout.resolve(f"sha256:{reference.rpartition('sha256:')[2]}", arch)
+    return reference
+
+
+def image_base(base: ImageBase, reference: str, layout: Layout, descriptor: Descriptor, *, arch: str) -> BaseRecipe:
+    """A base that is an image, by the descriptor of its manifest in `layout`. Raises MatrixError, LayoutError."""
     config, manifest = layout.config(descriptor), layout.manifest(descriptor)
     if config.platform.architecture != arch:
         raise MatrixError(f"bases.{base.name}: {reference} is for {config.platform}, the cell needs linux/{arch}")

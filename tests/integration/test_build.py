@@ -235,3 +235,27 @@ def _in_file(version: str) -> str:
 def _sha_of(lock: str, name: str) -> str:
     stanza = next(s for s in lock.split("\n\n") if s.startswith(f"Package: {name}\n"))
     return stanza.rpartition("SHA256: ")[2].strip()
+
+
+def test_a_base_can_be_an_image_by_digest_in_a_layout(built: Path, built_store: dict[str, str], tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "project")
+    base = Layout(built).resolve("base-debian13")
+    text = (project / "matrix.yaml").read_text()
+    text = text.replace("flavours: [runtime, devel]", "flavours: [runtime]")
+    text = text.replace(
+        "bases:\n",
+        f"bases:\n  ours:\n    image: example.invalid/base@{base.digest}\n    layout: {built}\n"
+        "    interpreter: /usr/bin/python3.13\n    purelib: usr/local/lib/python3.13/dist-packages\n",
+    )
+    text = text.replace(
+        "  cpu:\n    arch: [amd64, arm64]\n    base: debian13\n", "  cpu:\n    arch: [amd64, arm64]\n    base: ours\n"
+    )
+    (project / "matrix.yaml").write_text(text)
+    rendered = buildctl("render", "cpu-2.6", cwd=project, env=built_store)
+    assert rendered.returncode == 0, rendered.stderr
+    done = buildctl("build", "cpu-2.6", "--no-load", cwd=project, env=built_store)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = Layout(project / "dist"), Layout(built)
+    layers = [d.digest for d in ours.manifest(ours.resolve("cpu-2.6-arm64")).layers]
+    assert layers == [d.digest for d in theirs.manifest(theirs.resolve("cpu-2.6-arm64")).layers]
+    assert check_layout(project / "dist") == []

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,9 @@ from tests.conftest import ROOT, Ran, buildctl
 HOSTS = ROOT / "tests" / "hosts"
 
 
-def answer(done: Ran, code: int = 0) -> dict[str, object]:
+def answer(done: Ran, code: int = 0) -> dict[str, Any]:
     assert done.returncode == code, done.stdout + done.stderr
-    value: dict[str, object] = json.loads(done.stdout)
+    value: dict[str, Any] = json.loads(done.stdout)
     return value
 
 
@@ -71,7 +72,7 @@ def test_pieces_at_the_index_say_the_same_as_the_whole_wheel(built: Path, copy: 
 def test_one_digit_makes_the_test_of_the_image_fail_with_both_values(built: Path, copy: Path) -> None:
     alter(copy, '"nccl": "2.21.5"', '"nccl": "2.21.6"')
     done = buildctl("--project", copy, "--layout", built, "test", "cuda-2.6", "--runtime", "sandbox", "--json")
-    (report,) = answer(done, 1)["reports"]  # type: ignore[misc]
+    (report,) = answer(done, 1)["reports"]
     failed = {f["name"]: f["detail"] for f in report["findings"] if f["status"] == "FAILED"}
     assert failed.pop("nccl version") == "expected NCCL 2.21.6, image reports 2.21.5"
     assert "expected 2.21.6, the label says 2.21.5" in failed.pop("labels")
@@ -80,19 +81,19 @@ def test_one_digit_makes_the_test_of_the_image_fail_with_both_values(built: Path
 
 @pytest.mark.network
 def test_inspect_shows_the_claims_of_what_is_built(built: Path) -> None:
-    (seen,) = answer(buildctl("--layout", built, "inspect", "cuda-2.6", "--json"))["images"]  # type: ignore[misc]
+    (seen,) = answer(buildctl("--layout", built, "inspect", "cuda-2.6", "--json"))["images"]
     claims = json.loads((ROOT / "images" / "cuda-2.6" / "claims.amd64.json").read_bytes())
     assert seen["source"] == "labels"
     assert seen["digest"].startswith("sha256:")
     for name in ("torch", "torchvision", "torchaudio", "cuda", "cudnn", "nccl", "glibc", "python"):
         assert seen["claims"][name] == claims[name]
     by_path = answer(buildctl("inspect", f"{built}:cuda-2.6", "--json"))["images"]
-    assert by_path[0]["digest"] == seen["digest"]  # type: ignore[index]
+    assert by_path[0]["digest"] == seen["digest"]
 
 
 def test_check_answers_from_a_recorded_host() -> None:
     done = buildctl("check", "cuda-2.6", "cuda-2.10", "--host", HOSTS / "rtx5090.json", "--json")
-    kinds = {v["name"]: v["verdict"] for v in answer(done)["verdicts"]}  # type: ignore[attr-defined]
+    kinds = {v["name"]: v["verdict"] for v in answer(done)["verdicts"]}
     assert kinds == {"cuda-2.6": "runs on CPU", "cuda-2.10": "runs with GPU"}
     assert buildctl("check", "mps-2.6", "--host", HOSTS / "gh200.json").returncode == 1
 
@@ -118,7 +119,7 @@ def test_a_verdict_costs_a_fifth_of_a_second_of_cpu() -> None:
 
 def test_doctor_finds_that_this_machine_can_build() -> None:
     found = answer(buildctl("doctor", "--json"))
-    assert {s["for"] for s in found["symptoms"]} >= {"build", "lock", "test", "run"}  # type: ignore[attr-defined]
+    assert {s["for"] for s in found["symptoms"]} >= {"build", "lock", "test", "run"}
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there it can be made")
