@@ -36,6 +36,7 @@ check: venv ## what CI checks before it builds: ruff, mypy, drift of matrix, loc
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@.venv/bin/zizmor -q --offline .github/workflows
 	@$(BUILDCTL) lock --check
+	@$(BUILDCTL) claims --check
 	@$(BUILDCTL) render --check
 
 format: venv ## format the code

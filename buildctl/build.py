@@ -23,6 +23,7 @@ from buildctl.engines.recipes import (
     image_base,
     image_recipe,
     image_reference,
+    refuse_conflicts,
 )
 from buildctl.errors import EngineError, FetchError, LockError, RuntimeUnavailableError
 from buildctl.lock import WheelLock, read_wheel_lock
@@ -247,6 +248,9 @@ def _fetch(project: Project, planned: Sequence[_Planned], store: Store, *, every
     with open_progress("fetched") as progress:
         _fetch_debs(project, planned, missing, store, progress)
         fetch_wheels(_wanted_locks(planned, wanted), store=store, progress=progress)
+    fresh = [p for p in planned if any(r.key in missing for r in p.recipe.layers)]
+    for p in {tuple(p.locks): p for p in fresh}.values():  # flavours share their wheels
+        refuse_conflicts(p.recipe, store)
     for compiling in {p.compiling for p in planned}:
         compiling.prepare(store)  # once, here, before the workers need it
 

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl import lock_debian
+from buildctl.claiming import write_claims
 from buildctl.errors import LockError
 from buildctl.lock import changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.log import say
 from buildctl.matrix import ARCHES, Cell, DebianBase, Flavour
 from buildctl.project import Project
+from buildctl.store import Store
 
 
 def lock_cells(project: Project, cells: Sequence[Cell], *, upgrade: bool) -> Iterator[str]:
     """Resolve what is missing, malformed or stale, or with `upgrade` everything; one line for each lock."""
     for cell in _by_wheel_lock(cells):
         yield from _lock_wheels(project, cell, upgrade=upgrade)
+    yield from write_claims(project, cells, Store.default(), again=False)
     yield from _lock_bases(project, _bases(cells), upgrade=upgrade)
 
 

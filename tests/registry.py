@@ -36,11 +36,11 @@ def registry_program() -> str | None:
     program = target / "usr" / "bin" / "docker-registry"
     if not program.exists() and shutil.which("apt-get"):
         target.mkdir(parents=True, exist_ok=True)
-        with suppress(subprocess.CalledProcessError, IndexError):
+        with suppress(subprocess.CalledProcessError, ValueError):
             subprocess.run(
                 ["apt-get", "download", "-q", "docker-registry"], cwd=target, check=True, capture_output=True
             )
-            package = sorted(target.glob("docker-registry_*.deb"))[-1]
+            package = max(target.glob("docker-registry_*.deb"))
             subprocess.run(["dpkg-deb", "-x", package, target], check=True)
             package.unlink()
     return str(program) if program.exists() else None

@@ -23,7 +23,7 @@ from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, Platform
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.store import Store, recipe_key
-from buildctl.wheel import Site, WheelFile, group_entries
+from buildctl.wheel import Site, WheelFile, estimated_work, group_entries, refuse_overlaps
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 Artifact = LockedWheel | DebPackage
@@ -238,8 +238,9 @@ def _operation_recipe(
             key = recipe_key(
                 "wheels", [(w.filename, w.digest) for w in wheels], site, compiling.identity, compression.identity
             )
+            weight = estimated_work((w.filename, w.size) for w in wheels)
             label = f"{wheels[0].name} {wheels[0].version}" if len(wheels) == 1 else f"{len(wheels)} small wheels"
-            return Recipe(key=key, label=label, weight=sum(w.size for w in wheels), source=source)
+            return Recipe(key=key, label=label, weight=weight, source=source)
 
 
 def _files_recipe(entries: Sequence[Entry], compression: Compression) -> Recipe:
@@ -271,6 +272,15 @@ def _locked(operation: WheelsLayer, lock: WheelLock) -> tuple[LockedWheel, ...]:
             )
         found.append(wheel)
     return tuple(found)
+
+
+def refuse_conflicts(image: ImageRecipe, store: Store) -> None:
+    """Raise ArtifactError when wheels of different layers would install different files at the same place."""
+    sources = [recipe.source for recipe in image.layers if isinstance(recipe.source, WheelsSource)]
+    found = [(store.artifact(wheel.digest), wheel.filename) for source in sources for wheel in source.wheels]
+    files = [WheelFile(path=path, filename=name) for path, name in found if path is not None]
+    if sources:
+        refuse_overlaps(files, site=sources[0].site)
 
 
 def artifacts_of(recipe: Recipe) -> tuple[Artifact, ...]:
