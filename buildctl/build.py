@@ -133,7 +133,11 @@ def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions)
         planned = _plan_and_fetch(project, _Planner.plan, cells, store, compression, locked=options.locked)
         made = _make(planned, store, compression, options.jobs)
         _write_bases(planned, made, layout, store, epoch)
-        built = [write_image(p.recipe, made, layout=layout, store=store, epoch=epoch) for p in planned]
+        built = []
+        for p in planned:
+            built.append(write_image(p.recipe, made, layout=layout, store=store, epoch=epoch))
+            # the next image finds what this one made
+            made |= {r.key: replace(made[r.key], fresh=False) for r in p.recipe.layers}
     _write_indexes(project, cells, layout)
     loaded = load_images(cells, layout, wanted=options.load)
     return BuildResult(

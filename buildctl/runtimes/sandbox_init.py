@@ -270,11 +270,28 @@ def mount_system(spec: Spec) -> None:
             mount("sysfs", "sys", "sysfs", RDONLY | NOSUID | NODEV | NOEXEC)
         except OSError:
             mount("/sys", "sys", None, BIND | REC)
+    if "aarch64" in spec["binfmt"]:
+        with contextlib.suppress(OSError):
+            mount_arm_cores("sys/devices/system/cpu")
     with step("/dev"):
         mount_dev()
     for path in spec["scratch"]:
         with step(path):
             mount("tmpfs", path.lstrip("/"), "tmpfs", NOSUID | NODEV, "mode=1777")
+
+
+def mount_arm_cores(target: str) -> None:
+    """What an arm64 kernel says of its cores. The oneDNN in torch 2.15 reads MIDR_EL1 there and ends the process where
+    there is none; QEMU shows the files of the host, an amd64. The value is that of a Neoverse N1 (Linux, cputype.h).
+    """
+    cores = os.cpu_count() or 1
+    mount("tmpfs", target, "tmpfs", NOSUID | NODEV | NOEXEC, "mode=755")
+    for name in ("present", "possible", "online"):
+        Path(f"{target}/{name}").write_text(f"0-{cores - 1}\n")
+    for core in range(cores):
+        folder = Path(f"{target}/cpu{core}/regs/identification")
+        folder.mkdir(parents=True)
+        (folder / "midr_el1").write_text("0x00000000414fd0c1\n")
 
 
 def mount_dev() -> None:
