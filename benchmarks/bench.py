@@ -203,8 +203,8 @@ def page(rows: list[Row]) -> str:
             *lines,
             "",
             "The goal for the second row is 1.5 times the floor. The floor starts with running processes and makes no",
-            "bytecode; the row includes the start of the command and the bytecode of 5,900 files. `import torch` varies by",
-            "0.1 s from run to run.",
+            "bytecode; the row includes the start of the command and the bytecode of 5,900 files. `import torch`",
+            "varies by 0.1 s from run to run.",
             "",
         ]
     )
