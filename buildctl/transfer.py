@@ -111,7 +111,7 @@ def _judge(answer: requests.Response, start: int, end: int, size: int, patience:
     if code in _GONE:
         raise GoneError(f"{code} {answer.reason}")
     if code in _BUSY:
-        wait = _retry_after(answer.headers.get("Retry-After"))
+        wait = retry_after(answer.headers.get("Retry-After"))
         if wait is not None and wait > patience.longest_wait:
             raise RefusedError(f"{code} {answer.reason}, to be asked again in {wait:.0f} s", hint="try again later")
         raise RetryError(f"{code} {answer.reason}", wait=wait)
@@ -170,7 +170,7 @@ def _read(file: BinaryIO, wanted: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _retry_after(value: str | None) -> float | None:
+def retry_after(value: str | None) -> float | None:
     """Seconds or an HTTP date (RFC 9110)."""
     if value is None:
         return None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import email.utils
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -19,6 +17,7 @@ from buildctl import __version__
 from buildctl.registry.auth import Credentials, docker_credentials, parse_challenge
 from buildctl.registry.problems import AbsentError, AgainError, RefusedError, RegistryError, UnavailableError
 from buildctl.registry.reference import DOCKER_HUB, is_loopback
+from buildctl.transfer import retry_after
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MESSAGE_LIMIT = 64 << 10  # bytes of an error's body that are looked at
@@ -269,19 +268,6 @@ class Transport:
                 return str(value.get("token") or value["access_token"])
             except (ValueError, KeyError, AttributeError) as error:
                 raise RefusedError(f"{self.registry}: {realm} answered without a token") from error
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds or an HTTP date (RFC 9110, section 10.2.3)."""
-    if value is None:
-        return None
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None
 
 
 def brief(error: BaseException) -> str:

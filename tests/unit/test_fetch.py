@@ -150,16 +150,16 @@ def test_partials_of_a_month_ago_are_removed(growing: Partial, store: Store) -> 
     [("7", 7, 7), (timedelta(seconds=60), 50, 61), (timedelta(seconds=-60), 0, 0)],
     ids=str,
 )
-def test_retry_after(value: str | timedelta, low: float, high: float) -> None:
+def testretry_after(value: str | timedelta, low: float, high: float) -> None:
     text = value if isinstance(value, str) else format_datetime(datetime.now(UTC) + value, usegmt=True)
-    found = transfer._retry_after(text)
+    found = transfer.retry_after(text)
     assert found is not None
     assert low <= found <= high
 
 
 @pytest.mark.parametrize("value", [None, "", "soon", "-1", "1.5", "Mon, 99 Jan"])
-def test_retry_after_that_says_nothing(value: str | None) -> None:
-    assert transfer._retry_after(value) is None
+def testretry_after_that_says_nothing(value: str | None) -> None:
+    assert transfer.retry_after(value) is None
 
 
 def test_the_certificates_that_uv_and_pip_are_told_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
