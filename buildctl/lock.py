@@ -4,9 +4,7 @@ hash-checked requirements. They say what, never where from.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from buildctl.errors import LockError
 from buildctl.index import redact
 from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
+from buildctl.oci.files import write_whole
 from buildctl.oci.image import canonical_json
 from buildctl.resolve import Found, resolve
 
@@ -173,18 +172,7 @@ def format_wheel_lock(lock: WheelLock) -> str:
 def write_wheel_lock(path: Path, lock: WheelLock) -> None:
     """In one step: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(format_wheel_lock(lock))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, format_wheel_lock(lock).encode())
 
 
 def read_wheel_lock(path: Path) -> WheelLock:

@@ -20,6 +20,7 @@ from buildctl.deb import parse_stanzas
 from buildctl.errors import ArtifactError, LockError, ToolError
 from buildctl.matrix import DebianBase, Flavour
 from buildctl.oci.digest import Digest
+from buildctl.oci.files import write_whole
 from buildctl.oci.image import canonical_json
 
 __all__ = [
@@ -134,17 +135,7 @@ def format_base_lock(lock: BaseLock) -> str:
 
 def write_base_lock(path: Path, lock: BaseLock) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(format_base_lock(lock))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, format_base_lock(lock).encode())
 
 
 def read_base_lock(path: Path) -> BaseLock:
