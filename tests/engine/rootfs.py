@@ -115,7 +115,7 @@ def _bootstrap(target: Path) -> None:
 
 
 def program(name: str) -> Path:
-    """A program of that Debian (crane, cosign, oras) that runs on this one, with its own libraries.."""
+    """A program of that Debian (crane, cosign, oras), made to run on this one. Raises Unavailable."""
     root = prepare()
     wrapper = cache() / f"bin-{root.name}" / name
     loader = next(iter(sorted(root.glob("usr/lib/*/ld-linux-*.so.*"))), None)
