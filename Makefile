@@ -28,13 +28,16 @@ test: venv tools ## all tests: units, then real images of both architectures and
 unit: venv ## the unit tests alone, in seconds
 	@.venv/bin/python -m pytest tests/unit -q -n auto
 
-check: venv ## what CI checks before it builds: ruff, mypy, drift of matrix, locks and Dockerfiles
+check: venv ## what CI checks before it builds: linters of every language here, drift of locks and Dockerfiles
 	@.venv/bin/ruff check buildctl tests benchmarks
 	@.venv/bin/ruff format --check buildctl tests benchmarks
 	@.venv/bin/mypy
 	@.venv/bin/check-jsonschema -q --schemafile buildctl/matrix.schema.json matrix.yaml
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@.venv/bin/zizmor -q --offline .github/workflows
+	@.venv/bin/check-jsonschema -q --builtin-schema vendor.compose-spec docs/examples/compose.yaml
+	@.venv/bin/shellcheck scripts/setup scripts/pipeline scripts/propose scripts/no-hosts images/common/* tests/engine/*.sh
+	@.venv/bin/hadolint images/*/Dockerfile
 	@$(BUILDCTL) lock --check
 	@$(BUILDCTL) claims --check
 	@$(BUILDCTL) render --check

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from buildctl.oci.entry import Entry, file_entry, symlink_entry
@@ -105,28 +105,36 @@ ALTERNATIVES = (
 )
 
 
-def alternative_entries(packages: Collection[str], *, exists: Callable[[str], bool]) -> Iterator[Entry]:
-    """Links and records; `exists` tells of a path of the image.
+def alternative_entries(
+    packages: Collection[str], *, exists: Callable[[str], bool], more: Sequence[Alternative] = ()
+) -> Iterator[Entry]:
+    """Links and records; `exists` tells of a path of the image. `more` are those that scripts have asked for.
 
     As with update-alternatives, an alternative without its file is not made, and a slave without its file is recorded
-    but gets no link.
+    but gets no link. Of several under one name the highest priority wins, the first of equals.
     """
-    for alternative in ALTERNATIVES:
-        if alternative.package not in packages or not exists(alternative.path):
-            continue
-        yield file_entry(f"var/lib/dpkg/alternatives/{alternative.name}", _record(alternative).encode())
-        links = [(alternative.name, alternative.link, alternative.path), *alternative.slaves]
-        for name, link, path in links:
+    ours = [alternative for alternative in ALTERNATIVES if alternative.package in packages]
+    groups: dict[str, list[Alternative]] = {}
+    for alternative in (*ours, *more):
+        if exists(alternative.path):
+            groups.setdefault(alternative.name, []).append(alternative)
+    for name, choices in groups.items():
+        yield file_entry(f"var/lib/dpkg/alternatives/{name}", _record(choices).encode())
+        best = max(choices, key=lambda choice: choice.priority)
+        links = [(name, best.link, best.path), *best.slaves]
+        for link_name, link, path in links:
             if exists(path):
-                yield symlink_entry(f"etc/alternatives/{name}", path)
-                yield symlink_entry(link.removeprefix("/"), f"/etc/alternatives/{name}")
+                yield symlink_entry(f"etc/alternatives/{link_name}", path)
+                yield symlink_entry(link.removeprefix("/"), f"/etc/alternatives/{link_name}")
 
 
-def _record(alternative: Alternative) -> str:
+def _record(choices: Sequence[Alternative]) -> str:
     """The administration file: mode, link, slaves, and after an empty line each choice with priority and slaves."""
-    slaves = sorted(alternative.slaves)
-    lines = ["auto", alternative.link]
-    lines += [line for name, link, _ in slaves for line in (name, link)]
-    lines += ["", alternative.path, str(alternative.priority)]
-    lines += [path for _, _, path in slaves]
+    slaves = sorted({(name, link) for choice in choices for name, link, _ in choice.slaves})
+    lines = ["auto", choices[0].link]
+    lines += [line for name, link in slaves for line in (name, link)]
+    lines.append("")
+    for choice in sorted(choices, key=lambda choice: choice.path):
+        paths = {name: path for name, _, path in choice.slaves}
+        lines += [choice.path, str(choice.priority), *(paths.get(name, "") for name, _ in slaves)]
     return "\n".join([*lines, "", ""])

@@ -19,6 +19,7 @@ from buildctl.deb import Deb, open_deb, parse_stanzas
 from buildctl.dpkg_database import conffile_paths, database_entries
 from buildctl.errors import ArtifactError
 from buildctl.lock_debian import BaseLock, DebPackage
+from buildctl.maintscripts import WAY_OUT, Installed, install
 from buildctl.oci.entry import Bytes, Entry, Kind, directory_entry, file_entry
 
 # Documentation, manuals and translations are left out. The image's own dpkg is not told so by path-exclude: it would
@@ -42,26 +43,49 @@ def base_entries(
     lock: BaseLock,
     debs: Debs,
     *,
-    below: BaseLock | None = None,
+    below: Sequence[BaseLock] = (),
     compiler: Compiler | None = None,
     scratch: Path | None = None,
+    added: bool = False,
 ) -> Iterator[Entry]:
     """The layer of `lock`: parents first, hard links last, otherwise sorted by path.
 
-    With `below` (the runtime lock that a devel lock adds to) only what changes on top of that one's layer. Bodies can
-    be read while the iterator is being advanced, not after its end; the packages are unpacked in `scratch` meanwhile.
+    With `below` (the locks that this one adds to, the lowest first) only what changes on top of their layers. `added`
+    are packages that nobody has looked at before: their scripts are followed. Bodies can be read while the iterator is
+    being advanced, not after its end; the packages are unpacked in `scratch` meanwhile.
     """
     with ExitStack() as stack:
-        lower = _open_all(stack, below.packages if below else (), debs, scratch)
-        upper = _open_all(stack, lock.packages, debs, scratch)
-        tree = base_tree(lock, [*lower, *upper])
-        under = base_tree(below, lower) if below else {}
-        if gone := sorted(set(under) - set(tree)):
-            raise ArtifactError(f"{lock.base}: {lock.flavour} would remove {', '.join(gone[:5])}")
-        added = {path: e for path, e in tree.items() if not _same(under.get(path), e)}
+        tree, under, installed = _stacked(stack, lock, debs, below, scratch, added=added)
+        fresh = {path: e for path, e in tree.items() if not _same(under.get(path), e)}
         if compiler is not None:
-            added = with_parents({**added, **bytecode(added, compiler)}, known=tree)
-        yield from _ordered(added.values())
+            fresh = with_parents({**fresh, **bytecode(fresh, compiler, also=installed.compiled)}, known=tree)
+        yield from _ordered(fresh.values())
+
+
+def check_scripts(
+    lock: BaseLock, debs: Debs, *, below: Sequence[BaseLock], scratch: Path | None = None
+) -> tuple[str, ...]:
+    """What is left out of what the scripts of added packages do, for people. Raises ArtifactError for a script that
+    does more than can be done without running it, and for packages whose files get into each other's way.
+    """
+    with ExitStack() as stack:
+        return tuple(_stacked(stack, lock, debs, below, scratch, added=True)[2].notes)
+
+
+def _stacked(
+    stack: ExitStack, lock: BaseLock, debs: Debs, below: Sequence[BaseLock], scratch: Path | None, *, added: bool
+) -> tuple[dict[str, Entry], dict[str, Entry], Installed]:
+    """The tree with `lock` on top, the tree below it, and what scripts did."""
+    lower = _open_all(stack, [p for lock in below for p in lock.packages], debs, scratch)
+    upper = _open_all(stack, lock.packages, debs, scratch)
+    tree, installed = base_tree(lock, [*lower, *upper], added=upper if added else ())
+    under = base_tree(below[-1], lower)[0] if below else {}
+    if gone := sorted(set(under) - set(tree)):
+        raise ArtifactError(
+            f"{lock.base}: {lock.flavour} would remove {', '.join(gone[:5])}, which a layer on top of the base cannot",
+            hint=WAY_OUT if added else None,
+        )
+    return tree, under, installed
 
 
 def _open_all(stack: ExitStack, packages: Sequence[DebPackage], debs: Debs, scratch: Path | None) -> list[Deb]:
@@ -81,8 +105,8 @@ def _open_all(stack: ExitStack, packages: Sequence[DebPackage], debs: Debs, scra
         return list(pool.map(opened, packages, files))
 
 
-def base_tree(lock: BaseLock, debs: Sequence[Deb]) -> dict[str, Entry]:
-    """Everything in the image by its path, after the merge of /usr."""
+def base_tree(lock: BaseLock, debs: Sequence[Deb], *, added: Sequence[Deb] = ()) -> tuple[dict[str, Entry], Installed]:
+    """Everything in the image by path, after the merge of /usr; and what the scripts of `added` among `debs` did."""
     tree = _unpacked(debs)
 
     def read(path: str) -> bytes:
@@ -92,24 +116,31 @@ def base_tree(lock: BaseLock, debs: Sequence[Deb]) -> dict[str, Entry]:
         return _content(entry)
 
     names = [deb.control.package for deb in debs]
-    generated = [
-        *configured_entries(tree, read, packages=names, python=python_version(names)),
-        *alternative_entries(names, exists=lambda path: merged(path.removeprefix("/")) in tree),
-        *_settings(debs, lock),
-    ]
     conffiles = {path for deb in debs for path in conffile_paths(deb.control)}
-    for entry in generated:
-        path = merged(entry.path)
-        if left_out(path):
-            continue
-        if path in conffiles:
-            raise ArtifactError(f"{lock.base}: {path} is a package's own configuration file")
-        tree[path] = replace(entry, path=path)
+
+    def generate(entries: Iterable[Entry]) -> None:
+        for entry in list(entries):
+            path = merged(entry.path)
+            if left_out(path):
+                continue
+            if path in conffiles:
+                raise ArtifactError(f"{lock.base}: {path} is a package's own configuration file")
+            tree[path] = replace(entry, path=path)
+
+    def exists(path: str) -> bool:
+        return merged(path.removeprefix("/")) in tree
+
+    under = [deb for deb in debs if deb not in added]
+    base = [deb.control.package for deb in under]
+    generate(configured_entries(tree, read, packages=base, python=python_version(names)))
+    generate(_settings(debs, lock))
+    installed = install(added, tree, under if added else (), lock.arch)
+    generate(alternative_entries(base, exists=exists, more=installed.alternatives))
     for entry in database_entries(debs, lock.arch, left_out=left_out, content=read):
         tree[entry.path] = entry
     shared = ldcache.libraries(lock.arch, tree, _content)
     tree["etc/ld.so.cache"] = file_entry("etc/ld.so.cache", ldcache.cache(lock.arch, shared))
-    return with_parents(tree)
+    return with_parents(tree), installed
 
 
 def merged(path: str) -> str:
@@ -153,10 +184,12 @@ def _content(entry: Entry) -> bytes:
     return b"".join(entry.body.chunks()) if entry.body else b""
 
 
-def bytecode(tree: Mapping[str, Entry], compiler: Compiler) -> dict[str, Entry]:
-    """For the standard library: Python's packages would compile it when they are configured."""
+def bytecode(tree: Mapping[str, Entry], compiler: Compiler, *, also: Container[str] = ()) -> dict[str, Entry]:
+    """For the standard library: Python's packages would compile it when they are configured. And for `also`."""
     sources = sorted(
-        p for p in tree if re.fullmatch(r"usr/lib/python3\.[0-9]+/.*\.py", p) and tree[p].kind is Kind.FILE
+        p
+        for p in tree
+        if (p in also or re.fullmatch(r"usr/lib/python3\.[0-9]+/.*\.py", p)) and tree[p].kind is Kind.FILE
     )
     with compiler.open() as compilation:
         for path in sources:

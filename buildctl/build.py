@@ -18,7 +18,6 @@ from buildctl.engines.recipes import (
     Compiling,
     artifacts_of,
     base_image,
-    base_image_name,
     debian_base,
     image_base,
     image_recipe,
@@ -26,6 +25,7 @@ from buildctl.engines.recipes import (
     refuse_conflicts,
 )
 from buildctl.errors import EngineError, FetchError, LockError, RuntimeUnavailableError
+from buildctl.indexing import write_indexes
 from buildctl.lock import WheelLock, read_wheel_lock
 from buildctl.lock_debian import BaseLock, DebPackage, read_base_lock
 from buildctl.locking import lock_cells, renew_base, stale_locks
@@ -51,7 +51,7 @@ REPOSITORY = "pytorch"  # the name of our images in a Docker daemon: pytorch:cud
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """`load` None means: when a Docker daemon answers."""
+    """`load` None means: when a Docker daemon answers. `context` is a docker context or the URL of a daemon."""
 
     engine: str = "assemble"
     compression: str = "zstd"
@@ -59,6 +59,7 @@ class BuildOptions:
     locked: bool = False
     jobs: int | None = None
     builder: str | None = None
+    context: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,11 @@ class _Planned:
 def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions) -> BuildResult:
     """Build these cells into the project's layout and tag them. Raises BuildctlError."""
     start = time.perf_counter()
+    if options.context is not None:
+        from buildctl.daemon import connected
+
+        with connected(options.context):  # before the work begins
+            pass
     store, layout = Store.default(), Layout(project.layout)
     mend_locks(project, cells, locked=options.locked)
     compression = Compression(options.compression)
@@ -128,7 +134,15 @@ def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions)
         from buildctl.build_docker import docker_images
 
         build_bases(project, bases_under(cells), store, layout, locked=options.locked, jobs=options.jobs)
-        built = docker_images(project, cells, layout, compression=compression, epoch=epoch, builder=options.builder)
+        built = docker_images(
+            project,
+            cells,
+            layout,
+            compression=compression,
+            epoch=epoch,
+            builder=options.builder,
+            context=options.context,
+        )
     else:
         planned = _plan_and_fetch(project, _Planner.plan, cells, store, compression, locked=options.locked)
         made = _make(planned, store, compression, options.jobs)
@@ -138,8 +152,8 @@ def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions)
             built.append(write_image(p.recipe, made, layout=layout, store=store, epoch=epoch))
             # the next image finds what this one made
             made |= {r.key: replace(made[r.key], fresh=False) for r in p.recipe.layers}
-    _write_indexes(project, cells, layout)
-    loaded = load_images(cells, layout, wanted=options.load)
+    write_indexes(project, cells, layout)
+    loaded = load_images(cells, layout, wanted=options.load, context=options.context)
     return BuildResult(
         layout=project.shown(layout.root), images=tuple(built), loaded=loaded, seconds=time.perf_counter() - start
     )
@@ -157,10 +171,10 @@ def build_bases(
 
 def bases_under(cells: Iterable[Cell]) -> list[Cell]:
     """Cells that stand for all bases of `cells`, for the architecture of the image and of the machine that builds."""
-    found: dict[tuple[str, Flavour, str], Cell] = {}
+    found: dict[tuple[str, str], Cell] = {}
     for cell in cells:
         for arch in (cell.arch, build_arch()):
-            found[cell.base.name, cell.flavour, arch] = replace(cell, arch=arch)
+            found[cell.base_image, arch] = replace(cell, arch=arch)
     return list(found.values())
 
 
@@ -170,9 +184,11 @@ def _make(planned: Sequence[_Planned], store: Store, compression: Compression, j
         return make_layers(recipes, store=store, compression=compression, jobs=jobs, progress=progress)
 
 
-def load_images(cells: Sequence[Cell], layout: Layout, *, wanted: bool | None) -> tuple[Loaded, ...]:
-    """Into Docker, where `wanted` is None only if a daemon answers. Every image gets the tag of its cell, and the one
-    for the daemon's architecture, or the only one there is, the short tag: pytorch:cuda-2.6.
+def load_images(
+    cells: Sequence[Cell], layout: Layout, *, wanted: bool | None, context: str | None = None
+) -> tuple[Loaded, ...]:
+    """Into Docker, where `wanted` is None only if a daemon answers or a `context` is named. Every image gets the tag of
+    its cell, and the one for the daemon's architecture, or the only one there is, the short tag: pytorch:cuda-2.6.
     """
     if wanted is False:
         return ()
@@ -180,7 +196,7 @@ def load_images(cells: Sequence[Cell], layout: Layout, *, wanted: bool | None) -
     from buildctl.load import load
 
     try:
-        with connected() as client:
+        with connected(context) as client:
             native = {"x86_64": "amd64", "aarch64": "arm64"}.get(str(client.info().get("Architecture")), "")
             loaded = []
             for cell in cells:
@@ -191,7 +207,7 @@ def load_images(cells: Sequence[Cell], layout: Layout, *, wanted: bool | None) -
                 loaded += [load(layout, descriptor, f"{REPOSITORY}:{tag}", client=client) for tag in tags]
             return tuple(loaded)
     except RuntimeUnavailableError:
-        if wanted:
+        if wanted or context is not None:
             raise
         return ()
 
@@ -308,14 +324,6 @@ def _write_bases(
         layout.put_index(name=name, manifests=[_with_platform(layout, i) for i in ids])
 
 
-def _write_indexes(project: Project, cells: Sequence[Cell], layout: Layout) -> None:
-    """One index for each image name, over every architecture that the matrix has and the layout holds."""
-    there = set(layout.names())
-    for image in dict.fromkeys(cell.image for cell in cells):
-        ids = [c.id for c in project.matrix.cells if c.image == image and c.id in there]
-        layout.put_index(name=image, manifests=[_with_platform(layout, i) for i in ids])
-
-
 def _with_platform(layout: Layout, name: str) -> Descriptor:
     """The descriptor of a manifest without its name, as it stands in an index."""
     found = layout.resolve(name)
@@ -330,7 +338,7 @@ class _Planner:
     compression: Compression
     wheel_locks: dict[Path, WheelLock] = field(default_factory=dict)
     base_locks: dict[Path, BaseLock] = field(default_factory=dict)
-    bases: dict[tuple[str, Flavour, str], BaseRecipe] = field(default_factory=dict)
+    bases: dict[tuple[str, str], BaseRecipe] = field(default_factory=dict)
 
     def plan(self, cell: Cell) -> _Planned:
         """What the cell's Dockerfile makes. Raises DockerfileError for what the assemble engine cannot do."""
@@ -361,22 +369,22 @@ class _Planner:
     def compiling(self, cell: Cell) -> Compiling:
         """The Python that makes bytecode: the Debian base's own, for the architecture of this machine."""
         base = _debian(self.project, cell)
-        return Compiling(base=base, lock=self._base_lock(base, Flavour.RUNTIME, build_arch()))
+        path = self.project.base_lock(base, Flavour.RUNTIME, build_arch())
+        return Compiling(base=base, lock=self._base_lock(path))
 
     def _base(self, cell: Cell) -> BaseRecipe:
-        key = (cell.base.name, cell.flavour, cell.arch)
+        key = (cell.base_image, cell.arch)
         if key not in self.bases:
             self.bases[key] = self._new_base(cell)
         return self.bases[key]
 
     def _new_base(self, cell: Cell) -> BaseRecipe:
-        base, devel = cell.base, cell.flavour is Flavour.DEVEL
+        base = cell.base
         if not isinstance(base, DebianBase):
-            return self._image_base(base, image_reference(base, devel=devel), cell.arch)
+            return self._image_base(base, image_reference(base, devel=cell.flavour is Flavour.DEVEL), cell.arch)
         return debian_base(
-            base_image_name(base, cell.flavour),
-            self._base_lock(base, Flavour.RUNTIME, cell.arch),
-            self._base_lock(base, cell.flavour, cell.arch) if devel else None,
+            cell.base_image,
+            [self._base_lock(path) for path in self.project.debian_locks(cell)],
             compiling=self.compiling(cell),
             compression=self.compression,
         )
@@ -387,11 +395,11 @@ class _Planner:
             layout = Layout(self.project.root / base.layout)
             descriptor = layout.resolve(f"sha256:{reference.rpartition('sha256:')[2]}", arch)
         else:
-            from buildctl.registry.bases import base_from_registry
+            from buildctl.registry.bases import base_from_registry, mirrored
 
             with open_progress("fetched") as progress:
-                root = Store.default().root / "bases"
-                layout, descriptor = base_from_registry(reference, arch=arch, root=root, progress=progress)
+                root, source = Store.default().root / "bases", mirrored(reference, base.mirrors)
+                layout, descriptor = base_from_registry(source, arch=arch, root=root, progress=progress)
         return image_base(base, reference, layout, descriptor, arch=arch)
 
     def _wheel_lock(self, path: Path) -> WheelLock:
@@ -399,8 +407,7 @@ class _Planner:
             self.wheel_locks[path] = read_wheel_lock(path)
         return self.wheel_locks[path]
 
-    def _base_lock(self, base: DebianBase, flavour: Flavour, arch: str) -> BaseLock:
-        path = self.project.base_lock(base, flavour, arch)
+    def _base_lock(self, path: Path) -> BaseLock:
         if path not in self.base_locks:
             self.base_locks[path] = read_base_lock(path)
         return self.base_locks[path]

@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from buildctl.engines.assemble import Built
@@ -18,13 +19,14 @@ from buildctl.engines.docker import (
     put_uv,
     user_secrets,
 )
-from buildctl.engines.recipes import base_image_name
 from buildctl.index import uv_environment
 from buildctl.log import say
 from buildctl.matrix import ARCHES, Cell, DebianBase, ImageBase
+from buildctl.oci.entry import EPOCH
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
+from buildctl.registry.bases import mirrored
 
 BAKE = "docker-bake.json"
 
@@ -37,6 +39,7 @@ def docker_images(
     compression: Compression,
     epoch: int,
     builder: str | None,
+    context: str | None = None,
 ) -> list[Built]:
     """Build with BuildKit into the layout; the bases must be there. One bake for each index that serves torch."""
     put_tool(layout)
@@ -51,6 +54,7 @@ def docker_images(
                 epoch=epoch,
                 compression=compression,
                 builder=builder,
+                context=context,
                 secrets=user_secrets(Path(secrets), environment, index=index),
             )
             targets = [target_of(cell, context=project.images, layout=layout.root) for cell in some]
@@ -80,9 +84,9 @@ def target_of(cell: Cell, *, context: Path, layout: Path) -> Target:
     """The bake target of a cell, with its base and uv as named contexts."""
     base = cell.base
     if isinstance(base, DebianBase):
-        where = f"oci-layout://{layout}:{base_image_name(base, cell.flavour)}"
+        where = f"oci-layout://{layout}:{cell.base_image}"
     else:
-        where = _image_context(base, cell)
+        where = _image_context(base, cell, root=context.parent)
     return Target(
         name=cell.id,
         arch=cell.arch,
@@ -93,14 +97,15 @@ def target_of(cell: Cell, *, context: Path, layout: Path) -> Target:
     )
 
 
-def _image_context(base: ImageBase, cell: Cell) -> str:
+def _image_context(base: ImageBase, cell: Cell, *, root: Path) -> str:
     reference = base.devel if cell.flavour == "devel" and base.devel else base.image
     if base.layout is None:
-        return f"docker-image://{reference}"
-    return f"oci-layout://{base.layout}@{reference.partition('@')[2]}"
+        return f"docker-image://{mirrored(reference, base.mirrors)}"
+    return f"oci-layout://{root / base.layout}@{reference.partition('@')[2]}"
 
 
 def bake_file(cells: Iterable[Cell]) -> str:
-    """docker-bake.json for a clone: relative paths, the layout in dist/."""
-    targets = [target_of(cell, context=Path("images"), layout=Path("dist")) for cell in cells if not cell.native]
+    """docker-bake.json for a clone: relative paths, the layout in dist/, two builds of one checkout agree."""
+    where, args = {"context": Path("images"), "layout": Path("dist")}, {"SOURCE_DATE_EPOCH": str(EPOCH)}
+    targets = [replace(target_of(cell, **where), args=args) for cell in cells if not cell.native]
     return json.dumps(bake_definition(targets), indent=2) + "\n"

@@ -44,6 +44,7 @@ class ImageBase:
     layout: str | None
     interpreter: str
     purelib: str
+    mirrors: tuple[tuple[str, str], ...] = ()
 
 
 Base = DebianBase | ImageBase
@@ -86,7 +87,11 @@ class PackageRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One image name on one architecture, or a native environment (`native`), which is never an image."""
+    """One image name on one architecture, or a native environment (`native`), which is never an image.
+
+    `apt` are Debian packages on top of the base, by name; `extras` known groups of requirements with findings of their
+    own.
+    """
 
     name: str
     flavour: Flavour
@@ -96,6 +101,8 @@ class Cell:
     torch: Version
     python: str
     requirements: tuple[str, ...]
+    apt: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
 
     @property
     def image(self) -> str:
@@ -120,6 +127,15 @@ class Cell:
         if self.accelerator.base is None:
             raise MatrixError(f"{self.id} is a native environment: it has no base image")
         return self.accelerator.base
+
+    @property
+    def base_image(self) -> str:
+        """What its base is called in the layout: one for all images, or one of its own with its Debian packages.
+
+        No other name has an underscore, and Docker allows no `+` in a tag.
+        """
+        name = f"base-{self.base.name}_{self.name}" if self.apt else f"base-{self.base.name}"
+        return name if self.flavour is Flavour.RUNTIME else f"{name}-{self.flavour}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

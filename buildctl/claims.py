@@ -322,3 +322,38 @@ def read_labels(labels: Mapping[str, str], arch: str) -> dict[str, str]:
     arches = {"amd64", "arm64"}
     plain = {key: value for key, value in own.items() if key.rpartition(".")[2] not in arches}
     return plain | {key.removesuffix(f".{arch}"): value for key, value in own.items() if key.endswith(f".{arch}")}
+
+
+def claims_from_labels(labels: Mapping[str, str], arch: str, *, name: str = "", platform: str = "") -> Claims | None:
+    """What an image of ours claims, as far as its labels go; None when they say nothing of torch."""
+    said = read_labels(labels, arch)
+    if "torch" not in said:
+        return None
+    lists = ("gpu-architectures", "ptx", "devices.built", "devices.never")
+    words = {key: tuple(said.get(key, "").split()) for key in lists}
+    compiled = words["gpu-architectures"] or words["ptx"]
+    facts = WheelFacts(
+        wheel="",
+        torch=said["torch"],
+        cuda=said.get("cuda"),
+        gpu_architectures=words["gpu-architectures"],
+        ptx=words["ptx"],
+        mps=False,
+    )
+    return Claims(
+        name=name,
+        platform=platform,
+        arch=arch,
+        torch=said["torch"],
+        python=said.get("python", ""),
+        accelerator=said.get("accelerator", ""),
+        torchvision=said.get("torchvision"),
+        torchaudio=said.get("torchaudio"),
+        cuda=said.get("cuda"),
+        cudnn=said.get("cudnn"),
+        nccl=said.get("nccl"),
+        glibc=said.get("glibc"),
+        built=words["devices.built"],
+        never=words["devices.never"],
+        facts=facts if compiled else None,
+    )

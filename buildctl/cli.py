@@ -18,6 +18,7 @@ from buildctl.errors import BuildctlError
 # Modules are imported where they are used: `buildctl --help` and completion answer in a tenth of a second.
 if TYPE_CHECKING:
     from buildctl.project import Project
+    from buildctl.registry.referrers import Signer
 
 INTERRUPTED = 130
 
@@ -69,6 +70,9 @@ def _complete_names(context: click.Context, _: click.Parameter, incomplete: str)
 
 names_argument = click.argument("names", nargs=-1, metavar="[NAMES]...", shell_complete=_complete_names)
 arch_option = click.option("--arch", metavar="ARCH", help="Only this architecture: amd64 or arm64.")
+context_option = click.option(
+    "--context", metavar="NAME|URL", help="A Docker elsewhere: a docker context, ssh://[USER@]HOST, tcp://HOST:PORT."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine to read.")
 
 
@@ -200,6 +204,7 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
 @click.option(
     "--builder", metavar="NAME", help="With --engine docker: a buildx builder (remote, Kubernetes, several nodes)."
 )
+@context_option
 @click.option("--compression", type=click.Choice(["zstd", "gzip"]), default="zstd", show_default=True)
 @click.option("--load/--no-load", default=None, help="Put the images into Docker (default: when a daemon answers).")
 @click.option("--locked", is_flag=True, help="Refuse instead of mending a stale lock or a vanished Debian package.")
@@ -213,6 +218,7 @@ def build(
     output: Path | None,
     engine: str,
     builder: str | None,
+    context: str | None,
     compression: str,
     load: bool | None,
     locked: bool,
@@ -227,11 +233,21 @@ def build(
       buildctl build cuda-2.6 --arch amd64
       buildctl build --compression gzip      for Docker before 23
       buildctl build cpu-2.6 --no-load --output /tmp/layout
+      buildctl build cuda-2.6 --context gpu-box             made here, loaded there
+      buildctl build --engine docker --context gpu-box      made there, too
     """
     from buildctl.build import BuildOptions, build_images
 
     project = Options(options.project, output or options.layout).open()
-    wanted = BuildOptions(engine=engine, compression=compression, load=load, locked=locked, jobs=jobs, builder=builder)
+    wanted = BuildOptions(
+        engine=engine,
+        compression=compression,
+        load=load,
+        locked=locked,
+        jobs=jobs,
+        builder=builder,
+        context=context,
+    )
     result = build_images(project, project.matrix.images_of(names, arch), wanted)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
 
@@ -265,28 +281,124 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
 @names_argument
 @arch_option
 @click.option("--runtime", type=click.Choice(["auto", "docker", "sandbox"]), default="auto", show_default=True)
+@context_option
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write the findings as JUnit XML, too.")
+@click.option(
+    "--path", type=click.Path(file_okay=False, path_type=Path), help="Where the native environment is (mps-... only)."
+)
+@click.option("--attach", is_flag=True, help="Add the report to the published image, where `promote` reads it.")
 @json_option
 @click.pass_obj
 def test(
-    options: Options, names: Sequence[str], arch: str | None, runtime: str, junit: Path | None, as_json: bool
+    options: Options,
+    names: Sequence[str],
+    arch: str | None,
+    runtime: str,
+    context: str | None,
+    junit: Path | None,
+    path: Path | None,
+    attach: bool,
+    as_json: bool,
 ) -> None:
     """Run the probes inside the images and compare what torch reports with what the tag says.
 
-    A finding is PASSED, FAILED, or NOT RUN with the reason; NOT RUN is never PASSED. Exit code 1: something FAILED;
-    3: an image could not be asked anything.
+    NAMES are those of the matrix, references to a registry, or PATH:NAME of an OCI layout; the last two need no
+    project, and what such an image does not claim is NOT RUN.
+
+    A native environment that is named (mps-2.6) is asked without a container, on a Mac. A finding is PASSED, FAILED, or
+    NOT RUN with the reason; NOT RUN is never PASSED. Exit code 1: something FAILED; 3: one could not be asked anything.
 
     \b
     Examples:
       buildctl test cuda-2.6 cpu-2.6
       buildctl test --runtime sandbox --junit report.xml
+      buildctl test cuda-2.6 --context gpu-box     on that machine; what it lacks of the image is moved there
+      buildctl test mps-2.6              what `buildctl native mps-2.6` made
+      buildctl test registry.example/pytorch:cuda-2.6 --attach     on a server with a GPU, before `promote`
     """
-    from buildctl.testing import test_images
+    from buildctl.matrix import parse_arch
+    from buildctl.targets import points_elsewhere
+    from buildctl.testing import TestResult, test_images
 
-    project = options.open()
-    result = test_images(project, names, arch=arch, runtime=runtime)
+    elsewhere = [name for name in names if points_elsewhere(name)]
+    ours = [name for name in names if name not in elsewhere]
+    if attach and (ours or not elsewhere):
+        raise click.UsageError("--attach is for references: publish attaches the reports on images of the layout")
+    result = TestResult(reports=())
+    if ours or not names:
+        result = test_images(options.open(), ours, arch=arch, runtime=runtime, context=context, path=path)
+    if elsewhere:
+        from buildctl.pulled import test_targets
+
+        one = parse_arch(arch) if arch else None
+        others = test_targets(elsewhere, arch=one, runtime=runtime, context=context, attach=attach)
+        result = TestResult(reports=(*result.reports, *others.reports))
     if junit is not None:
         result.write_junit(junit)
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
+    sys.exit(result.exit_code)
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="FILE|REFERENCE...")
+@click.pass_obj
+def report(options: Options, sources: Sequence[str]) -> None:
+    """Take in what other machines found out, so that `matrix` and `publish` know it here.
+
+    FILE is a report of `buildctl test` (dist/reports/NAME.json, or what its --json prints), REFERENCE a published image
+    with reports attached. About the same digest they are merged: FAILED counts, and so does PASSED where here it is NOT
+    RUN. About another digest they say when a finding last ran.
+
+    \b
+    Examples:
+      buildctl report gpu-server/cuda-2.6-amd64.json
+      buildctl report registry.example/pytorch:cuda-2.6
+    """
+    from buildctl.reports import bring
+
+    for line in bring(options.open(), sources):
+        click.echo(line)
+
+
+@cli.command()
+@names_argument
+@arch_option
+@click.option("--runtime", type=click.Choice(["auto", "docker", "sandbox"]), default="auto", show_default=True)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the exported files there, a folder per cell.",
+)
+@click.option(
+    "--path", type=click.Path(file_okay=False, path_type=Path), help="Where the native environment is (mps-... only)."
+)
+@context_option
+@json_option
+@click.pass_obj
+def portability(
+    options: Options,
+    names: Sequence[str],
+    arch: str | None,
+    runtime: str,
+    output: Path | None,
+    path: Path | None,
+    context: str | None,
+    as_json: bool,
+) -> None:
+    """Export a model in each image, run it in every other, and compare the numbers: TorchScript, torch.export, ONNX.
+
+    Between images of one torch version it must work; a newer torch must run an older one's TorchScript; the rest is
+    shown. ONNX needs the extra `onnx` in matrix.yaml. Exit code 1: something FAILED; 3: an image could not be asked.
+
+    \b
+    Examples:
+      buildctl portability cuda-2.6 cpu-2.6      from amd64 to arm64 and back
+      buildctl portability --output models       every image that is built
+    """
+    from buildctl.portability import check_portability
+
+    project = options.open()
+    result = check_portability(project, names, arch=arch, runtime=runtime, output=output, path=path, context=context)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
     sys.exit(result.exit_code)
 
@@ -353,7 +465,10 @@ revision_option = click.option(
     "--revision", default="", help="What ends immutable tags: a date, a commit (default: the digest itself)."
 )
 allow_option = click.option(
-    "--allow-not-run", multiple=True, metavar="NAME", help="A finding that may be NOT RUN; once for each."
+    "--allow-not-run",
+    multiple=True,
+    metavar="NAME",
+    help="A finding that may be NOT RUN, beside those that matrix.yaml allows; once for each.",
 )
 plain_http_option = click.option(
     "--plain-http", is_flag=True, default=None, help="Speak http, which is the default only for this machine."
@@ -362,13 +477,38 @@ drop_option = click.option(
     "--drop-platform", multiple=True, metavar="PLATFORM", help="Let a tag lose linux/arm64 or another it has."
 )
 
+sign_key_option = click.option(
+    "--sign-key",
+    envvar="BUILDCTL_SIGN_KEY",
+    metavar="FILE",
+    help="Sign with this private key: cosign's ($COSIGN_PASSWORD), plain PEM, or env://NAME.",
+)
+sign_keyless_option = click.option(
+    "--sign-keyless", is_flag=True, help="Sign with the workflow's identity, through the program cosign."
+)
+
+
+def _signer(key: str | None, keyless: bool) -> Signer | None:
+    """Before any work is done, so that a wrong password costs nothing."""
+    if not key and not keyless:
+        return None
+    from buildctl.signing import open_signer
+
+    return open_signer(key, keyless=keyless)
+
 
 @cli.command()
 @names_argument
 @arch_option
 @to_option
 @click.option("--dry-run", is_flag=True, help="Send nothing; show what would be sent and where tags would point.")
-@click.option("--tags/--no-tags", default=True, help="Point tags at what was pushed (default), or push by digest only.")
+@click.option(
+    "--tags",
+    type=click.Choice(["all", "immutable", "none"]),
+    default="all",
+    show_default=True,
+    help="Which tags to set; immutable: of each image, and `promote` sets the others when all architectures are there.",
+)
 @revision_option
 @allow_option
 @drop_option
@@ -376,6 +516,8 @@ drop_option = click.option(
 @click.option("--mount-from", multiple=True, metavar="REPO", help="Repositories of that registry to take blobs from.")
 @click.option("--sbom/--no-sbom", default=True, help="Attach bill of materials and provenance (default).")
 @click.option("--builder-id", metavar="URI", help="Who builds, for the provenance: the URL of a workflow.")
+@sign_key_option
+@sign_keyless_option
 @json_option
 @click.pass_obj
 def publish(
@@ -384,7 +526,7 @@ def publish(
     arch: str | None,
     to: str,
     dry_run: bool,
-    tags: bool,
+    tags: str,
     revision: str,
     allow_not_run: Sequence[str],
     drop_platform: Sequence[str],
@@ -392,18 +534,22 @@ def publish(
     mount_from: Sequence[str],
     sbom: bool,
     builder_id: str | None,
+    sign_key: str | None,
+    sign_keyless: bool,
     as_json: bool,
 ) -> None:
     """Push images from the layout and point tags at those that passed their tests. No daemon; only missing blobs move.
 
-    A moving tag is set only when the report of exactly that digest has no FAILED, and no NOT RUN that is not allowed by
-    name. Exit code 1: a tag was refused (images and immutable tags are pushed all the same).
+    A moving tag is set only when the report of exactly that digest has no FAILED, and no NOT RUN but what `publish` in
+    matrix.yaml or --allow-not-run allows. Exit code 1: a tag was refused (images and immutable tags are pushed all the
+    same).
 
     \b
     Examples:
       buildctl publish --to localhost:5000/pytorch --dry-run
-      buildctl publish cpu-2.6 cuda-2.6 --to registry.example/team/pytorch --allow-not-run torch.compile
-      buildctl publish --to registry.example/pytorch --no-tags          push by digest, promote later
+      buildctl publish cpu-2.6 cuda-2.6 --to registry.example/team/pytorch --allow-not-run entrypoint
+      buildctl publish --to registry.example/pytorch --arch arm64 --tags immutable --revision 20261122   then `promote`
+      buildctl publish --to registry.example/pytorch --sign-key cosign.key      its password in $COSIGN_PASSWORD
     """
     from buildctl.progress import open_progress
     from buildctl.publish import PublishOptions, attached
@@ -421,6 +567,7 @@ def publish(
         revision=revision,
         allow_not_run=frozenset(allow_not_run),
         drop_platforms=frozenset(drop_platform),
+        signer=_signer(sign_key, sign_keyless),
     )
     documents = attached(project, sbom=sbom, **({"builder": builder_id} if builder_id else {}))
     with open_progress("sent") as progress:
@@ -439,6 +586,8 @@ def publish(
 @allow_option
 @drop_option
 @plain_http_option
+@sign_key_option
+@sign_keyless_option
 @json_option
 @click.pass_obj
 def promote(
@@ -451,6 +600,8 @@ def promote(
     allow_not_run: Sequence[str],
     drop_platform: Sequence[str],
     plain_http: bool | None,
+    sign_key: str | None,
+    sign_keyless: bool,
     as_json: bool,
 ) -> None:
     """Point moving tags at published images by the reports attached to them: the last job of a pipeline.
@@ -473,6 +624,7 @@ def promote(
         revision=revision,
         allow_not_run=frozenset(allow_not_run),
         drop_platforms=frozenset(drop_platform),
+        signer=_signer(sign_key, sign_keyless),
     )
     result = move(project, project.matrix.images_of(names, arch), repository, wanted)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
@@ -491,7 +643,7 @@ def tags(options: Options, names: Sequence[str], revision: str, allow_not_run: S
     \b
     Examples:
       buildctl tags cpu-2.6
-      buildctl tags --allow-not-run torch.compile
+      buildctl tags --allow-not-run entrypoint
     """
     from buildctl.publish import PublishOptions, planned_tags
     from buildctl.table import table
@@ -533,22 +685,26 @@ def claims(options: Options, names: Sequence[str], check: bool) -> None:
 
 
 @cli.command()
-@click.argument("target", metavar="NAME|LAYOUT", shell_complete=_complete_names)
+@click.argument("target", metavar="NAME|REFERENCE|LAYOUT", shell_complete=_complete_names)
 @arch_option
 @json_option
 @click.pass_obj
 def inspect(options: Options, target: str, arch: str | None, as_json: bool) -> None:
-    """Show what an image says of itself: one of ours by NAME, anybody's in an OCI layout as PATH or PATH:NAME.
+    """Show what an image says of itself: one of ours by NAME, anybody's by REFERENCE or as PATH[:NAME] of a layout.
+
+    Of an image in a registry only manifest, configuration and attached report are fetched, no layer.
 
     \b
     Examples:
       buildctl inspect cuda-2.6
       buildctl inspect cuda-2.15 --arch arm64 --json
+      buildctl inspect registry.example/pytorch:2.6
       buildctl inspect /tmp/layout:latest
     """
     from buildctl.inspecting import inspect_images
+    from buildctl.matrix import parse_arch
 
-    found = inspect_images(options.open, target, arch=arch)
+    found = inspect_images(options.open, target, arch=parse_arch(arch) if arch else None)
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
 
 
@@ -574,8 +730,9 @@ def check(options: Options, names: Sequence[str], host_file: Path | None, save: 
       buildctl check
       buildctl check cuda-2.6 --save server.json
       buildctl check --host server.json
+      buildctl check pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime     by its labels or its environment
     """
-    from buildctl.verdict import check_images
+    from buildctl.checking import check_images
 
     answer = check_images(options.project, options.layout, names, host_file=host_file, save=save)
     click.echo(json.dumps(answer.to_json(), indent=2) if as_json else answer.text())
@@ -700,19 +857,53 @@ def sbom(options: Options, name: str, arch: str | None) -> None:
 
 @cli.command()
 @click.argument("reference")
-@arch_option
+@sign_key_option
+@sign_keyless_option
 @plain_http_option
-@json_option
-def verify(reference: str, arch: str | None, plain_http: bool | None, as_json: bool) -> None:
-    """Check a published image: layers against digests, bill of materials against layers, labels against packages.
+def sign(reference: str, sign_key: str | None, sign_keyless: bool, plain_http: bool | None) -> None:
+    """Sign what is in a registry: an image, or an index and its images, with all that is attached to each now.
 
-    Pulls every layer into a temporary folder. Exit code 1 when something FAILED. Signatures are NOT RUN: use cosign.
+    `publish` and `promote` sign what they push by themselves. `cosign verify` and `buildctl verify` check it.
 
     \b
     Examples:
-      buildctl verify localhost:5000/pytorch:2.6
+      buildctl sign registry.example/pytorch:2.6 --sign-key cosign.key
+    """
+    from buildctl.registry.client import open_repository
+    from buildctl.registry.reference import Reference
+    from buildctl.signing import sign_reference
+
+    signer = _signer(sign_key, sign_keyless)
+    if signer is None:
+        raise click.UsageError("--sign-key FILE or --sign-keyless is needed")
+    repository = open_repository(Reference.parse(reference), write=True, plain_http=plain_http)
+    for digest in sign_reference(repository, signer):
+        click.echo(f"{repository.reference.name}@{digest}")
+
+
+@cli.command()
+@click.argument("reference")
+@arch_option
+@click.option(
+    "--key",
+    envvar="BUILDCTL_VERIFY_KEY",
+    metavar="FILE",
+    help="Public key that must have signed: cosign.pub, env://NAME.",
+)
+@plain_http_option
+@json_option
+def verify(reference: str, arch: str | None, key: str | None, plain_http: bool | None, as_json: bool) -> None:
+    """Check a published image: signature, layers against digests, bill of materials against layers, labels against
+    packages, provenance and report against the image.
+
+    Pulls every layer into a temporary folder. Exit code 1 when something FAILED. Without --key, signatures are NOT RUN.
+
+    \b
+    Examples:
+      buildctl verify localhost:5000/pytorch:2.6 --key cosign.pub
       buildctl verify registry.example/pytorch:cuda-2.6 --arch amd64
     """
+    from buildctl.keys import PublicKey
     from buildctl.matrix import parse_arch
     from buildctl.progress import open_progress
     from buildctl.registry.client import open_repository
@@ -720,8 +911,9 @@ def verify(reference: str, arch: str | None, plain_http: bool | None, as_json: b
     from buildctl.verifying import verify as check_published
 
     repository = open_repository(Reference.parse(reference), plain_http=plain_http)
+    wanted, trusted = parse_arch(arch) if arch else None, PublicKey.load(key) if key else None
     with open_progress("fetched") as progress:
-        found = check_published(repository, arch=parse_arch(arch) if arch else None, scratch=None, progress=progress)
+        found = check_published(repository, arch=wanted, scratch=None, progress=progress, key=trusted)
     text = "\n\n".join(image.text() for image in found)
     click.echo(json.dumps([image.to_json() for image in found], indent=2) if as_json else text)
     sys.exit(int(any(image.failed for image in found)))

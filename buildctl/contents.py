@@ -24,6 +24,8 @@ from buildctl.store import Store
 FORMAT = 2
 _STATUS = re.compile(r"(?:\./)?var/lib/dpkg/(?:status|status\.d/[^/]+)")
 _METADATA = re.compile(r"(?:\./)?(?:.*/)?(?:site|dist)-packages/(?P<inside>.+/)?[^/]+\.dist-info/METADATA")
+# distributions in Debian packages: those are listed as such
+_OF_DEBIAN = re.compile(r"(?:\./)?usr/lib/python3/dist-packages/")
 _COPYRIGHT = re.compile(r"(?:\./)?usr/share/doc/([^/]+)/copyright")
 _DOC = re.compile(r"(?:\./)?usr/share/doc/([^/]+)")
 _LIMIT = 16 << 20  # bytes of one file that is read
@@ -129,7 +131,7 @@ def _read(layout: Layout, layer: Descriptor) -> LayerContents:
                 continue
             elif _STATUS.fullmatch(name):
                 debian = [*(debian or []), *_debian(_text(reader, info.size, name))]
-            elif match := _METADATA.fullmatch(name):
+            elif (match := _METADATA.fullmatch(name)) and not _OF_DEBIAN.match(name):
                 found = _distribution(_text(reader, info.size, name))
                 python.append(replace(found, within=(match["inside"] or "").partition("/")[0]))
             elif match := _COPYRIGHT.fullmatch(name):

@@ -1,47 +1,67 @@
-"""The Docker daemon: how it is found (DOCKER_HOST, a docker context, the default socket) and reached."""
+"""The Docker daemon: how it is reached, over its socket, tcp or ssh."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import docker
-import docker.context
 from docker.errors import DockerException
 from docker.tls import TLSConfig
 
+from buildctl.contexts import Endpoint, endpoint
 from buildctl.errors import RuntimeUnavailableError
+from buildctl.ssh import Tunnel, without_user
 
 CONNECT = 10  # seconds until an answer to the first question
 HINT = "start Docker, or point DOCKER_HOST or `docker context use` at a machine that runs it"
 
 
-def connect(context: str | None = None, *, timeout: int = 600) -> docker.DockerClient:
-    """A client for the daemon that `docker` itself would talk to, or for a named docker context.
+class Client(docker.DockerClient):
+    """A client that ends its own ssh; `tunnel` is None where the daemon is reached without."""
+
+    tunnel: Tunnel | None = None
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            if self.tunnel is not None:
+                self.tunnel.close()
+
+
+def connect(context: str | None = None, *, timeout: int = 600) -> Client:
+    """A client for the daemon that `docker` itself would talk to, or for `context`: a docker context by name, or a URL.
 
     `timeout` is the most seconds without a byte that later requests wait. Raises RuntimeUnavailableError when no
     daemon answers. The caller closes the client.
     """
-    host, tls = _endpoint(context)
-    if host.startswith("ssh://") and importlib.util.find_spec("paramiko") is None:
-        raise RuntimeUnavailableError(f"{host} needs the Python package paramiko", hint="pip install 'docker[ssh]'")
+    found = endpoint(context)
+    host = found.host
+    tunnel = Tunnel(host) if host.startswith("ssh://") else None
+    base = f"unix://{tunnel.path}" if tunnel else host
     try:
-        client = docker.DockerClient(
-            base_url=host, tls=tls or False, version="auto", timeout=CONNECT, use_ssh_client=host.startswith("ssh://")
-        )
+        client = Client(base_url=base, tls=_tls(found) or False, version="auto", timeout=CONNECT)
         client.ping()
-    except (DockerException, OSError) as error:
-        raise RuntimeUnavailableError(f"no Docker daemon answers at {host}: {_reason(error)}", hint=HINT) from error
+    except BaseException as error:
+        said, hint = (tunnel.said(), tunnel.hint()) if tunnel else ("", None)
+        if tunnel:
+            tunnel.close()
+        if not isinstance(error, DockerException | OSError | ValueError):
+            raise
+        named = context is not None and "://" not in context
+        where = without_user(host) + (f" (context {context})" if named else "")
+        message = f"no Docker daemon answers at {where}: {said or _reason(error)}"
+        raise RuntimeUnavailableError(message, hint=hint or HINT) from error
+    client.tunnel = tunnel
     client.api.timeout = timeout
     return client
 
 
 @contextmanager
-def connected(context: str | None = None, *, timeout: int = 600) -> Iterator[docker.DockerClient]:
+def connected(context: str | None = None, *, timeout: int = 600) -> Iterator[Client]:
     client = connect(context, timeout=timeout)
     try:
         yield client
@@ -50,36 +70,34 @@ def connected(context: str | None = None, *, timeout: int = 600) -> Iterator[doc
             client.close()
 
 
-def shares_loopback(client: docker.DockerClient) -> bool:
-    """Whether 127.0.0.1 is the same machine for the daemon as for us.
-
-    Not so over ssh or tcp, and not for Docker Desktop and its likes, whose daemon runs in a virtual machine although
-    its socket is here: its kernel is another one.
-    """
+def is_here(client: docker.DockerClient) -> bool:
+    """Whether the daemon's socket or port is on this machine; not so over ssh, wherever that leads."""
+    if isinstance(client, Client) and client.tunnel is not None:
+        return False
     base = str(client.api.base_url)
-    local = base.startswith("http+docker://localhost") or urlsplit(base).hostname in ("127.0.0.1", "localhost", "::1")
-    return local and client.info().get("KernelVersion") == os.uname().release
+    return base.startswith("http+docker://localhost") or urlsplit(base).hostname in ("127.0.0.1", "localhost", "::1")
 
 
-def _endpoint(context: str | None) -> tuple[str, TLSConfig | None]:
-    """DOCKER_HOST wins over the current context, a context asked for by name over both, as for `docker` itself."""
-    if context is None and (host := os.environ.get("DOCKER_HOST")):
-        folder = os.environ.get("DOCKER_CERT_PATH")
-        if not folder and not os.environ.get("DOCKER_TLS_VERIFY"):
-            return host, None
-        certificates = Path(folder or Path.home() / ".docker")
-        pair = (str(certificates / "cert.pem"), str(certificates / "key.pem"))
-        return host.replace("tcp://", "https://"), TLSConfig(
-            client_cert=pair, ca_cert=str(certificates / "ca.pem"), verify=bool(os.environ.get("DOCKER_TLS_VERIFY"))
-        )
-    name = context or os.environ.get("DOCKER_CONTEXT")
-    try:
-        found = docker.context.ContextAPI.get_context(name)
-    except Exception as error:  # docker's own loader raises bare Exception for a malformed file
-        raise RuntimeUnavailableError(f"docker context {name or '(current)'} cannot be read: {error}") from error
-    if found is None:
-        raise RuntimeUnavailableError(f"no docker context named {name}", hint="`docker context ls` shows what there is")
-    return str(found.Host or "unix:///var/run/docker.sock"), found.TLSConfig
+@contextmanager
+def loopback_port(client: docker.DockerClient, port: int) -> Iterator[int | None]:
+    """A port of the daemon's own loopback that leads to `port` of ours; None where there is none.
+
+    Over ssh the connection brings it back. None over tcp to elsewhere, and for Docker Desktop and its likes, whose
+    daemon runs in a virtual machine although its socket is here: its kernel is another one.
+    """
+    if isinstance(client, Client) and client.tunnel is not None:
+        with client.tunnel.brought_back(port) as there:
+            yield there
+    else:
+        shared = is_here(client) and client.info().get("KernelVersion") == os.uname().release
+        yield port if shared else None
+
+
+def _tls(found: Endpoint) -> TLSConfig | None:
+    if not found.tls:
+        return None
+    pair = (str(found.certificate), str(found.key)) if found.certificate and found.key else None
+    return TLSConfig(client_cert=pair, ca_cert=str(found.ca) if found.ca else None, verify=found.verify)
 
 
 def _reason(error: BaseException) -> str:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 
 from buildctl.errors import BuildctlError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import canonical_json
-from buildctl.report import Finding, Report, Status
+from buildctl.report import Finding, Report, Status, remembering, undated
 
 REPORT_KIND = "application/vnd.buildctl.report.v1+json"
+LABELS = "labels"  # the one finding that asks the configuration and nothing inside
 _ORDER = (Status.FAILED, Status.PASSED, Status.NOT_RUN)
 
 
-def objection(report: Report | None, digest: Digest, allow_not_run: frozenset[str]) -> str | None:
-    """Why that digest does not pass, None when it does. NOT RUN counts as passed only where it is allowed by name."""
+def objection(
+    report: Report | None, digest: Digest, allow_not_run: AbstractSet[str], require: AbstractSet[str] = frozenset()
+) -> str | None:
+    """Why that digest does not pass, None when it does. NOT RUN counts as passed only where it is allowed by name, and
+    never for what is required.
+    """
     if report is None:
         return "it was not tested: run `buildctl test`"
     if report.digest != digest:
@@ -27,8 +33,23 @@ def objection(report: Report | None, digest: Digest, allow_not_run: frozenset[st
         return f"FAILED: {', '.join(failed)}"
     if report.verdict is not Status.PASSED:
         return "nothing was asked of it"
-    missing = [f.name for f in report.findings if f.status is Status.NOT_RUN and f.name not in allow_not_run]
-    return f"NOT RUN and not allowed to be: {', '.join(missing)}" if missing else None
+    answered = {f.name for f in report.findings if f.status is not Status.NOT_RUN}
+    missing = [name for name in not_run(report) if name not in allow_not_run | require]
+    wrong = {"required and NOT RUN": sorted(require - answered), "NOT RUN and not allowed to be": missing}
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in wrong.items() if names) or None
+
+
+def not_run(report: Report | None) -> tuple[str, ...]:
+    return tuple(f.name for f in report.findings if f.status is Status.NOT_RUN) if report else ()
+
+
+def known_findings() -> tuple[str, ...]:
+    """The names of all findings that a report on a cell can have, from the probes themselves."""
+    from buildctl.probes import checks, native_checks  # noqa: PLC0415 - only where matrix.yaml names findings
+    from buildctl.probes.commands import COMMANDS  # noqa: PLC0415
+
+    asked = (*checks.CHECKS, *native_checks.CHECKS)
+    return (*dict.fromkeys(check.name for check in asked), *(name for name, _ in COMMANDS), LABELS)
 
 
 def merged(reports: Iterable[Report]) -> Report | None:
@@ -44,9 +65,42 @@ def merged(reports: Iterable[Report]) -> Report | None:
     findings: dict[str, Finding] = {}
     for finding in (f for report in reports for f in report.findings):
         known = findings.get(finding.name)
-        if known is None or _ORDER.index(finding.status) < _ORDER.index(known.status):
+        if known is None or _weight(finding) > _weight(known):
             findings[finding.name] = finding
-    return replace(first, findings=tuple(findings.values()), gpus=any(r.gpus for r in reports))
+    return replace(
+        first,
+        findings=tuple(findings.values()),
+        gpus=any(r.gpus for r in reports),
+        made=max(r.made for r in reports),
+    )
+
+
+def _weight(finding: Finding) -> tuple[int, str]:
+    return -_ORDER.index(finding.status), finding.ran.at if finding.ran else ""
+
+
+def completed(report: Report, earlier: Report | None) -> Report:
+    """What did not run this time keeps the answer of an earlier run at the same digest, say on a machine with a GPU."""
+    if earlier is None or earlier.digest != report.digest:
+        return report
+    answers = {f.name: f for f in earlier.findings if f.status is not Status.NOT_RUN}
+    findings = (answers.get(f.name, f) if f.status is Status.NOT_RUN else f for f in report.findings)
+    return replace(report, findings=tuple(findings), gpus=report.gpus or earlier.gpus)
+
+
+def joined(kept: Report | None, brought: Report, built: Digest | None) -> Report:
+    """One report on a cell from the one that is kept and one that another machine made; `built` is what is there now.
+
+    About one digest they are merged. Otherwise the one about what is built stays, and learns from the other what ran.
+    """
+    if kept is None:
+        return brought
+    if kept.digest == brought.digest:
+        both = merged((kept, brought))
+        assert both is not None  # noqa: S101 - of two
+        return remembering(remembering(both, kept), brought)
+    newer = brought if brought.digest == built or (kept.digest != built and brought.made > kept.made) else kept
+    return remembering(newer, kept if newer is brought else brought)
 
 
 def read_report(path: Path) -> Report | None:
@@ -68,5 +122,5 @@ def parse_report(data: bytes, where: str) -> Report:
 
 
 def report_bytes(report: Report) -> bytes:
-    """As it is attached to an image: without durations, so that the same findings are the same document."""
-    return canonical_json(replace(report, findings=tuple(replace(f, seconds=0.0) for f in report.findings)).to_json())
+    """As it is attached to an image: without times, so that the same findings are the same document."""
+    return canonical_json(undated(report).to_json())

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from buildctl.claims import LABEL, Claims, claims_path, label_values, read_claims, read_labels
-from buildctl.errors import LayoutError, LockError
-from buildctl.oci.image import Descriptor, ImageConfig
-from buildctl.oci.layout import INDEX_TYPES, MANIFEST_TYPES, Layout
+from buildctl.errors import BuildctlError, LayoutError, LockError
+from buildctl.gate import merged, read_report
+from buildctl.oci.image import ImageConfig
+from buildctl.oci.layout import Layout
 from buildctl.project import Project
+from buildctl.report import Report, Status
 from buildctl.table import size
+from buildctl.targets import Image, Target, find_target, in_layout
 
 # What images of others often say in their environment: not a claim of ours, but better than nothing.
 _ENVIRONMENT = {
@@ -33,7 +36,8 @@ _SHOWN = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """One image on one platform. `source` says where `says` comes from: labels, environment, or the file of claims of
-    what is not built (then there is no digest, and `size` is 0). `size` is compressed, in bytes.
+    what is not built (then there is no digest, and `size` is 0). `size` is compressed, in bytes. `report` is about this
+    very digest; `attached` are the documents that a registry lists for it, media type and digest.
     """
 
     name: str
@@ -44,7 +48,8 @@ class Seen:
     created: str
     source: str
     says: Mapping[str, str]
-    tested: str = ""
+    report: Report | None = None
+    attached: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -56,7 +61,9 @@ class Seen:
             "created": self.created or None,
             "source": self.source,
             "claims": dict(self.says),
-            "tested": self.tested or None,
+            "tested": tested(self.report) or None,
+            "report": self.report.to_json() if self.report else None,
+            "attached": [{"kind": kind, "digest": digest} for kind, digest in self.attached],
         }
 
     def lines(self) -> Iterator[str]:
@@ -71,57 +78,73 @@ class Seen:
         yield from (f"    {key:<{width}}  {self.says[key]}" for key in (*known, *rest))
         if not self.says:
             yield "    nothing about PyTorch"
-        if self.tested:
-            yield f"  tested: {self.tested}"
+        if self.report:
+            yield f"  tested: {tested(self.report)}"
+            yield from (f"    {f.status}  {f.name}" for f in self.report.findings if f.status is not Status.PASSED)
+        yield from (f"  attached: {kind}  {digest}" for kind, digest in self.attached)
+
+
+def tested(report: Report | None) -> str:
+    """`PASSED (38 passed, 2 not run)`"""
+    if report is None:
+        return ""
+    counts = [f"{report.count(status)} {status.lower()}" for status in Status if report.count(status)]
+    return f"{report.verdict} ({', '.join(counts)})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
+    """`indexes` are annotations of image indexes, by name."""
+
     images: tuple[Seen, ...]
+    indexes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {"images": [image.to_json() for image in self.images]}
+        indexes = {name: dict(said) for name, said in self.indexes.items()}
+        return {"images": [image.to_json() for image in self.images], "indexes": indexes}
 
     def text(self) -> str:
-        return "\n\n".join("\n".join(image.lines()) for image in self.images)
+        parts = ["\n".join(image.lines()) for image in self.images]
+        parts += ["\n".join(self._index(name, said)) for name, said in self.indexes.items() if said]
+        return "\n\n".join(parts)
+
+    def _index(self, name: str, said: Mapping[str, str]) -> Iterator[str]:
+        """What the labels say as well is counted, not said twice."""
+        same = {k for k, v in said.items() if all(i.says.get(k.removeprefix(LABEL)) == v for i in self.images)}
+        yield f"index {name}"
+        count = f" {len(same)} claims that hold on every platform, as in the labels" if same else ""
+        yield f"  annotations:{count}"
+        width = max((len(key) for key in said.keys() - same), default=0)
+        yield from (f"    {key:<{width}}  {said[key]}" for key in sorted(said.keys() - same))
 
 
 def inspect_images(open_project: Callable[[], Project], target: str, *, arch: str | None) -> Inspection:
-    """`target`: a name of ours, or PATH or PATH:NAME of an OCI layout. Raises BuildctlError when there is no such."""
-    if found := _as_layout(target):
-        layout, name = found
-        images = [seen for n in ([name] if name else layout.names()) for seen in _in_layout(layout, n)]
-    else:
-        project = open_project()
-        images = _of_project(project, target)
-    chosen = list({(i.digest or i.name, i.platform): i for i in images if arch in {None, _arch(i.platform)}}.values())
-    if not chosen:
-        raise LayoutError(f"{target} has no image{f' for {arch}' if arch else ''}")
-    return Inspection(images=tuple(chosen))
+    """`target`: a name of ours, a reference to a registry, or PATH or PATH:NAME of an OCI layout.
+
+    Raises BuildctlError when there is no such.
+    """
+    found = find_target(target)
+    if found is None:
+        return _of_project(open_project(), target, arch)
+    return _inspection(found, arch, reports=found.layout.root / "reports" if found.layout else None)
 
 
-def _arch(platform: str) -> str:
-    return platform.split("/")[1]
+def _inspection(target: Target, arch: str | None, *, reports: Path | None) -> Inspection:
+    images = [_seen(image) for image in target.of(arch)]
+    if target.repository is not None:
+        images = [_with_referrers(target, seen, image) for seen, image in zip(images, target.of(arch), strict=True)]
+    elif reports is not None:
+        kept = _kept(reports)
+        images = [replace(seen, report=kept.get(seen.digest)) for seen in images]
+    return Inspection(images=tuple(images), indexes=target.indexes)
 
 
-def _as_layout(target: str) -> tuple[Layout, str] | None:
-    path, _, name = target.removeprefix("oci:").rpartition(":")
-    for folder, wanted in ((target.removeprefix("oci:"), ""), (path, name)):
-        if folder and (Path(folder) / "index.json").is_file():
-            return Layout(Path(folder)), wanted
-    if target.startswith(("oci:", "/", "./", "../")):
-        raise LayoutError(f"{target} is no OCI layout: it has no index.json", hint="PATH or PATH:NAME")
-    return None
-
-
-def _of_project(project: Project, name: str) -> list[Seen]:
+def _of_project(project: Project, name: str, arch: str | None) -> Inspection:
     """Built or not; a built image's labels say what is in it, the file of claims what would be."""
     layout = Layout(project.layout)
-    try:
+    with suppress(LayoutError):
         if name in layout.names():
-            return [_with_report(project, seen) for seen in _in_layout(layout, name)]
-    except LayoutError:
-        pass
+            return _inspection(in_layout(layout, name), arch, reports=project.reports)
     cells = [c for c in project.matrix.cells if name in {c.image, c.id}]
     if not cells:
         project.matrix.select([name])  # says why there is none, or what was meant
@@ -135,7 +158,10 @@ def _of_project(project: Project, name: str) -> list[Seen]:
                 hint=f"buildctl claims {cell.name}, or buildctl build {cell.image}",
             ) from error
         found.append(_unbuilt(cell.image, claims))
-    return found
+    chosen = tuple(seen for seen in found if arch in {None, seen.platform.split("/")[1]})
+    if not chosen:
+        raise LayoutError(f"{name} has no image for {arch}")
+    return Inspection(images=chosen)
 
 
 def _unbuilt(name: str, claims: Claims) -> Seen:
@@ -147,30 +173,15 @@ def _unbuilt(name: str, claims: Claims) -> Seen:
     )  # fmt: skip
 
 
-def _in_layout(layout: Layout, name: str) -> list[Seen]:
-    return [_seen(layout, name, d) for d in _manifests(layout, layout.resolve(name))]
-
-
-def _manifests(layout: Layout, descriptor: Descriptor) -> Iterator[Descriptor]:
-    """What is an image below an index; attestations, which claim to be for no platform, are none."""
-    if descriptor.media_type in INDEX_TYPES:
-        for child in layout.index(descriptor).manifests:
-            if child.platform is None or child.platform.architecture != "unknown":
-                yield from _manifests(layout, child)
-    elif descriptor.media_type in MANIFEST_TYPES:
-        yield descriptor
-
-
-def _seen(layout: Layout, name: str, descriptor: Descriptor) -> Seen:
-    manifest, config = layout.manifest(descriptor), layout.config(descriptor)
-    source, says = told_by(config)
+def _seen(image: Image) -> Seen:
+    source, says = told_by(image.config)
     return Seen(
-        name=name,
-        platform=str(config.platform),
-        digest=str(descriptor.digest),
-        size=sum(layer.size for layer in manifest.layers),
-        layers=len(manifest.layers),
-        created=config.created,
+        name=image.name,
+        platform=str(image.config.platform),
+        digest=str(image.descriptor.digest),
+        size=sum(layer.size for layer in image.manifest.layers),
+        layers=len(image.manifest.layers),
+        created=image.config.created,
         source=source,
         says=says,
     )
@@ -183,15 +194,22 @@ def told_by(config: ImageConfig) -> tuple[str, dict[str, str]]:
     return "environment", {_ENVIRONMENT[key]: value for key, value in config.env if key in _ENVIRONMENT and value}
 
 
-def _with_report(project: Project, seen: Seen) -> Seen:
-    """With the verdict of the report about exactly this digest."""
-    for path in sorted(project.reports.glob("*.json")) if project.reports.is_dir() else ():
-        try:
-            report = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(report, dict) and report.get("digest") == seen.digest:
-            counts = report.get("counts", {})
-            text = ", ".join(f"{count} {status.lower()}" for status, count in counts.items() if count)
-            return replace(seen, tested=f"{report.get('verdict')} ({text})")
-    return seen
+def _kept(folder: Path) -> dict[str, Report]:
+    """By digest; what is no report is passed over."""
+    found: dict[str, Report] = {}
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+        with suppress(BuildctlError):
+            if report := read_report(path):
+                found[str(report.digest)] = report
+    return found
+
+
+def _with_referrers(target: Target, seen: Seen, image: Image) -> Seen:
+    from buildctl.attached import attached_reports  # noqa: PLC0415 - only for references
+    from buildctl.registry.referrers import referrers  # noqa: PLC0415
+
+    assert target.repository is not None  # noqa: S101 - decided before
+    digest = image.descriptor.digest
+    listed = referrers(target.repository, digest)
+    report = merged(attached_reports(target.repository, digest)) if listed else None
+    return replace(seen, report=report, attached=tuple((r.kind, str(r.descriptor.digest)) for r in listed))

@@ -91,14 +91,12 @@ def _shown(folder: str) -> str:
 
 
 def _target(tree: Mapping[str, Entry], path: str) -> Entry | None:
-    """What a path leads to, through relative symlinks."""
+    """What a path leads to, through symlinks: alternatives are absolute ones."""
     for _ in range(8):
         entry = tree.get(path)
         if entry is None or entry.kind is not Kind.SYMLINK:
             return entry
-        if entry.target.startswith("/"):
-            return None
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(path), entry.target))
+        path = posixpath.normpath(posixpath.join("/", posixpath.dirname(path), entry.target)).removeprefix("/")
     return None
 
 

@@ -16,12 +16,12 @@ import docker
 from docker.errors import APIError, DockerException, ImageNotFound
 
 from buildctl import loopback
-from buildctl.daemon import shares_loopback
+from buildctl.daemon import loopback_port
 from buildctl.errors import BuildctlError, EngineError, LayoutError
 from buildctl.oci.check import check_image
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import REF_NAME, Descriptor, ImageConfig, Index, MediaType, canonical_json
-from buildctl.oci.layout import LAYOUT_FILE, Layout
+from buildctl.oci.layout import LAYOUT_FILE, MANIFEST_TYPES, Layout
 
 CHUNK = 1 << 20
 
@@ -133,12 +133,10 @@ def _bring(client: docker.DockerClient, wanted: _Wanted, tag: str) -> tuple[str,
     if present is not None:
         client.api.tag(present, tag)
         return "present", 0
-    if shares_loopback(client):
-        moved = _pull(client, wanted, tag)
-        if moved is not None:
-            return "pull", moved
-    _load(client, wanted, tag)
-    return "load", sum(layer.size for layer in wanted.layout.manifest(wanted.descriptor).layers)
+    moved = _pull(client, wanted, tag)
+    if moved is not None:
+        return "pull", moved
+    return "load", _load(client, wanted, tag)
 
 
 def _present(client: docker.DockerClient, wanted: _Wanted) -> str | None:
@@ -150,9 +148,14 @@ def _present(client: docker.DockerClient, wanted: _Wanted) -> str | None:
 
 
 def _pull(client: docker.DockerClient, wanted: _Wanted, tag: str) -> int | None:
-    """Bytes moved, or None when the daemon cannot pull from this machine's loopback; then nothing is changed."""
-    with loopback.serve(wanted.layout, wanted.descriptor) as served:
-        reference = f"{served.repository}@{wanted.descriptor.digest}"
+    """Bytes moved, or None when the daemon cannot reach this machine's loopback; then nothing is changed."""
+    with (
+        loopback.serve(wanted.layout, wanted.descriptor) as served,
+        loopback_port(client, served.port) as port,
+    ):
+        if port is None:
+            return None
+        reference = f"127.0.0.1:{port}/{served.name}@{wanted.descriptor.digest}"
         try:
             for record in client.api.pull(reference, stream=True, decode=True, platform=wanted.platform):
                 if problem := _problem(record):
@@ -166,16 +169,38 @@ def _pull(client: docker.DockerClient, wanted: _Wanted, tag: str) -> int | None:
         return served.sent
 
 
-def _load(client: docker.DockerClient, wanted: _Wanted, tag: str) -> None:
+def _load(client: docker.DockerClient, wanted: _Wanted, tag: str) -> int:
+    """Bytes moved. Layers that the daemon seems to have are left out first; it takes them from its own store then."""
+    held = _held(client, wanted)
+    if held:
+        with suppress(EngineError):
+            moved = _send(client, wanted, tag, without=held)
+            check_loaded(client, wanted.descriptor, wanted.config_digest, wanted.config, tag)
+            return moved
+        _forget(client, wanted, tag)
+    return _send(client, wanted, tag, without=frozenset())
+
+
+def _held(client: docker.DockerClient, wanted: _Wanted) -> frozenset[Digest]:
+    """Those of the image's layers that belong to other images, too, which this layout and the daemon both have."""
+    layout = wanted.layout
+    ids = {str(found["Id"]) for found in client.api.images(all=True)}
+    both = [m for m in layout.read_index().manifests if m.media_type in MANIFEST_TYPES and str(m.digest) in ids]
+    layers = {layer.digest for m in both for layer in layout.manifest(m).layers}
+    return frozenset(layers & {layer.digest for layer in layout.manifest(wanted.descriptor).layers})
+
+
+def _send(client: docker.DockerClient, wanted: _Wanted, tag: str, *, without: frozenset[Digest]) -> int:
     # not load_image of the SDK, which takes an error for progress
     url = f"{client.api.base_url}/v{client.api.api_version}/images/load"
-    body = archive(wanted.layout, wanted.descriptor, tag)
+    body = archive(wanted.layout, wanted.descriptor, tag, without=without)
     with client.api.post(url, data=body, stream=True, timeout=client.api.timeout) as response:
         if response.status_code >= HTTPStatus.BAD_REQUEST:
             raise _refused(wanted, tag, response.text.strip()[:500])
         for line in response.iter_lines():
             if line and (problem := _problem(json.loads(line))):
                 raise _refused(wanted, tag, problem)
+    return sum(d.size for d in wanted.layout.manifest(wanted.descriptor).layers if d.digest not in without)
 
 
 def _problem(record: dict[str, Any]) -> str | None:
@@ -203,10 +228,13 @@ def _forget(client: docker.DockerClient, wanted: _Wanted, tag: str) -> None:
             client.api.remove_image(tag, force=True)
 
 
-def archive(layout: Layout, descriptor: Descriptor, tag: str) -> Iterator[bytes]:
+def archive(
+    layout: Layout, descriptor: Descriptor, tag: str, *, without: frozenset[Digest] = frozenset()
+) -> Iterator[bytes]:
     """What `docker load` reads, streamed: the image as an OCI layout in a tar, plus the manifest.json of old daemons.
 
-    Raises LayoutError, before the end of the stream, when a blob does not match its digest or size.
+    `without` are blobs to leave out. Raises LayoutError, before the end of the stream, when a blob does not match its
+    digest or size.
     """
     manifest = layout.manifest(descriptor)
     name = _full_name(tag)
@@ -226,7 +254,7 @@ def archive(layout: Layout, descriptor: Descriptor, tag: str) -> Iterator[bytes]
     yield from _member("oci-layout", LAYOUT_FILE)
     yield from _member("index.json", canonical_json(Index(manifests=(entry,)).to_json()))
     yield from _member("manifest.json", canonical_json([old]))
-    seen: set[Digest] = set()
+    seen = set(without)
     for blob in (descriptor, manifest.config, *manifest.layers):
         if blob.digest not in seen:
             seen.add(blob.digest)

@@ -153,7 +153,8 @@ def read_base_lock(path: Path) -> BaseLock:
         raise LockError(error.message, hint="restore the file, or run `buildctl lock`") from error
     lock = BaseLock(packages=packages, **head)
     names = [p.name for p in packages]
-    if names != sorted(names) or len(set(names)) != len(names) or not names:
+    # what an image adds (lock_added) may all be in its base already
+    if names != sorted(names) or len(set(names)) != len(names) or not (names or "_" in lock.base):
         raise LockError(f"{path}: packages must be there, sorted by name, each once", hint="run `buildctl lock`")
     if lock.flavour not in tuple(Flavour) or not re.fullmatch(r"sha256:[0-9a-f]{64}", lock.inputs):
         raise LockError(f"{path}:1: malformed flavour or inputs", hint="run `buildctl lock`")
@@ -218,8 +219,8 @@ def resolve_base(
         raise LockError(f"no keys to check Debian's signature with: {keyring}", hint=KEYRING_HINT)
     with tempfile.TemporaryDirectory(prefix="buildctl-apt-") as folder:
         root = Path(folder)
-        sources = _private_root(root, base.suite, arch, mirrors, keyring)
-        _update(root, base.suite)
+        sources = private_root(root, base.suite, arch, mirrors, keyring)
+        update(root, base.suite)
         runtime = _packages(root, sources, base, base.packages)
         locks = {Flavour.RUNTIME: _lock(base, Flavour.RUNTIME, arch, runtime)}
         if base.devel:
@@ -245,7 +246,7 @@ def _lock(base: DebianBase, flavour: Flavour, arch: str, packages: Sequence[DebP
     )
 
 
-def _private_root(
+def private_root(
     root: Path, suite: str, arch: str, mirrors: Mapping[str, Sequence[str]], keyring: Path
 ) -> dict[str, str]:
     """Folders and configuration of an apt below `root`; returns base URL -> archive."""
@@ -275,7 +276,7 @@ def _settings(root: Path, arch: str) -> list[tuple[str, str]]:
         ("APT::Architectures::", arch),
         ("APT::Install-Recommends", "false"),
         ("APT::Install-Suggests", "false"),
-        # root may not drop to _apt here: the folder is not that user's
+        # root may not drop to apt here: the folder is not that user's
         ("APT::Sandbox::User", "root"),
         ("APT::Get::Assume-Yes", "true"),
         ("APT::Get::AllowUnauthenticated", "false"),
@@ -289,16 +290,16 @@ def _settings(root: Path, arch: str) -> list[tuple[str, str]]:
 
 
 def _inherited() -> Iterator[tuple[str, str]]:
-    dump = _apt(["apt-config", "dump", "--format", "%F %v%n"], None)
+    dump = apt(["apt-config", "dump", "--format", "%F %v%n"], None)
     for line in dump.splitlines():
         key, _, value = line.partition(" ")
         if INHERITED.fullmatch(key) and value and '"' not in value:
             yield key, value
 
 
-def _update(root: Path, suite: str) -> None:
+def update(root: Path, suite: str) -> None:
     try:
-        _apt(["apt-get", "update", "-q"], root)
+        apt(["apt-get", "update", "-q"], root)
     except ToolError as error:
         unsigned = re.search("NO_PUBKEY|is not signed|signatures? (?:were|was|couldn't)|verif", error.message)
         hint = KEYRING_HINT if unsigned else "is the mirror right? set `mirror: {debian: URL}` in matrix.yaml"
@@ -310,17 +311,17 @@ def _packages(root: Path, sources: Mapping[str, str], base: DebianBase, names: S
     if wrong:
         raise LockError(f"bases.{base.name}: not names of Debian packages: {', '.join(map(repr, wrong))}")
     try:
-        out = _apt(["apt-get", "install", "--print-uris", "-qq", "--", "?essential", *sorted(set(names))], root)
+        out = apt(["apt-get", "install", "--print-uris", "-qq", "--", "?essential", *sorted(set(names))], root)
     except ToolError as error:
         raise LockError(f"bases.{base.name}: apt cannot resolve the packages: {error.message}") from error
-    packages = [_parse_uri(line, sources) for line in out.splitlines() if line.startswith("'")]
+    packages = [parse_uri(line, sources) for line in out.splitlines() if line.startswith("'")]
     # apt takes a name that it does not know for a pattern, or for something that another package provides
     if unknown := sorted(set(names) - {p.name for p in packages}):
         raise LockError(f"bases.{base.name}: no such package in {base.suite}: {', '.join(unknown)}")
     return packages
 
 
-def _parse_uri(line: str, sources: Mapping[str, str]) -> DebPackage:
+def parse_uri(line: str, sources: Mapping[str, str]) -> DebPackage:
     match = URI_LINE.fullmatch(line.strip())
     root = next((url for url in sources if match and match[1].startswith(f"{url}/pool/")), None)
     if match is None or root is None:
@@ -337,7 +338,7 @@ def _parse_uri(line: str, sources: Mapping[str, str]) -> DebPackage:
     )
 
 
-def _apt(argv: Sequence[str], root: Path | None) -> str:
+def apt(argv: Sequence[str], root: Path | None) -> str:
     env = {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
     if root is not None:
         env["APT_CONFIG"] = str(root / "apt.conf")

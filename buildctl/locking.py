@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildctl import lock_debian
+from buildctl import lock_added, lock_debian
+from buildctl.additions import keys_of
+from buildctl.bases import check_scripts
 from buildctl.claiming import write_claims
-from buildctl.errors import LockError
+from buildctl.deb import Control, read_control
+from buildctl.errors import ArtifactError, FetchError, LockError
 from buildctl.lock import changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
+from buildctl.lock_debian import DebPackage
 from buildctl.log import say
 from buildctl.matrix import ARCHES, Cell, DebianBase, Flavour
+from buildctl.progress import open_progress
 from buildctl.project import Project
+from buildctl.resolve import NoSolutionError
 from buildctl.store import Store
 
 
@@ -22,6 +28,7 @@ def lock_cells(project: Project, cells: Sequence[Cell], *, upgrade: bool) -> Ite
         yield from _lock_wheels(project, cell, upgrade=upgrade)
     yield from write_claims(project, cells, Store.default(), again=False)
     yield from _lock_bases(project, _bases(cells), upgrade=upgrade)
+    yield from _lock_added(project, _added(project, cells))
 
 
 def check_locks(project: Project, cells: Sequence[Cell]) -> int:
@@ -32,7 +39,7 @@ def check_locks(project: Project, cells: Sequence[Cell]) -> int:
             f"{len(problems)} locks are missing or stale:\n  " + "\n  ".join(problems),
             hint="run `buildctl lock` and commit the result",
         )
-    return len(_by_wheel_lock(cells)) + len(_bases(cells))
+    return len(_by_wheel_lock(cells)) + len(_bases(cells)) + len(_added(project, cells))
 
 
 def stale_locks(project: Project, cells: Iterable[Cell]) -> list[tuple[Path, str]]:
@@ -45,6 +52,9 @@ def stale_locks(project: Project, cells: Iterable[Cell]) -> list[tuple[Path, str
     for key in _bases(cells):
         if reason := _base_problem(project, key):
             found.append((project.base_lock(key.base, key.flavour, key.arch), reason))
+    for cell in _added(project, cells):
+        if reason := _added_problem(project, cell):
+            found.append((project.added_lock(cell), reason))
     return found
 
 
@@ -92,7 +102,16 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
         yield f"{project.shown(path)} is up to date"
         return
     say(f"resolving {cell.name} for {cell.platform}")
-    new = resolve_wheels(cell, keep=None if upgrade else old)
+    try:
+        new = resolve_wheels(cell, keep=None if upgrade else old)
+    except NoSolutionError as error:
+        keys = keys_of(project.matrix.additions, cell.name, "packages", "extras")
+        asked = f", {', '.join(keys)}" if keys else ""
+        raise LockError(
+            f"{cell.name} on {cell.platform}: what {project.matrix.path.name} asks for "
+            f"(versions, packages{asked}) does not fit together: {error.message}",
+            hint=error.hint,
+        ) from error
     write_wheel_lock(path, new)
     yield f"{project.shown(path)}: {len(new.wheels)} wheels"
     yield from (f"  {line}" for line in changes(old, new) if old is not None)
@@ -119,17 +138,137 @@ def _lock_bases(project: Project, keys: Sequence[BaseKey], *, upgrade: bool) -> 
 
 
 def renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
-    """Resolve a base anew for one architecture and rewrite its locks; says which packages moved from what to what."""
+    """Resolve a base anew for one architecture and rewrite its locks, and those of the images that have Debian packages
+    of their own on it; says which packages moved from what to what.
+    """
+    yield from _renew_base(project, base, arch)
+    cells = [c for c in project.matrix.cells if c.apt and c.base == base and c.arch == arch]
+    yield from _resolve_groups(project, cells, moving=False)
+
+
+def _renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
     from buildctl.apt_sources import apt_mirrors
 
     say(f"resolving {base.name} ({base.suite}) for {arch}")
     found = lock_debian.resolve_base(base, arch, mirrors=dict(apt_mirrors(project.matrix.debian_mirror)))
     for flavour, new in found.items():
-        path = project.base_lock(base, flavour, arch)
-        try:
-            moved = lock_debian.changes(lock_debian.read_base_lock(path), new)
-        except LockError:
-            moved = []
-        lock_debian.write_base_lock(path, new)
-        yield f"{project.shown(path)}: {len(new.packages)} packages"
-        yield from (f"  {line}" for line in moved)
+        yield from _write(project, project.base_lock(base, flavour, arch), new)
+
+
+def _write(project: Project, path: Path, new: lock_debian.BaseLock) -> Iterator[str]:
+    try:
+        moved = lock_debian.changes(lock_debian.read_base_lock(path), new)
+    except LockError:
+        moved = []
+    lock_debian.write_base_lock(path, new)
+    yield f"{project.shown(path)}: {len(new.packages)} packages"
+    yield from (f"  {line}" for line in moved)
+
+
+# ---------------------------------------------------------------------------------- Debian packages of single images
+
+
+def _added(project: Project, cells: Iterable[Cell]) -> list[Cell]:
+    """The cells with Debian packages of their own, for every architecture of their images: a base is one index."""
+    wanted = {cell.image for cell in cells if cell.apt}
+    return [cell for cell in project.matrix.cells if cell.image in wanted and not cell.native]
+
+
+def _below(project: Project, cell: Cell) -> tuple[lock_debian.BaseLock, ...]:
+    return tuple(lock_debian.read_base_lock(path) for path in project.debian_locks(cell)[:-1])
+
+
+def _added_problem(project: Project, cell: Cell) -> str | None:
+    path = project.added_lock(cell)
+    try:
+        lock = lock_debian.read_base_lock(path)
+        return lock_added.is_stale(cell, lock, _below(project, cell))
+    except LockError as error:
+        return error.message.removeprefix(str(path)).lstrip(": ")
+
+
+def _lock_added(project: Project, cells: Sequence[Cell]) -> Iterator[str]:
+    stale = [cell for cell in cells if _added_problem(project, cell)]
+    yield from (f"{project.shown(project.added_lock(c))} is up to date" for c in cells if c not in stale)
+    yield from _resolve_groups(project, stale, moving=True)
+
+
+def _resolve_groups(project: Project, cells: Sequence[Cell], *, moving: bool) -> Iterator[str]:
+    """Resolve by base and architecture; with `moving` a base is renewed where its packages stand in the way."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.base.name, cell.arch), []).append(cell)
+    for group in groups.values():
+        yield from _resolve_added(project, group, moving=moving)
+
+
+def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool) -> Iterator[str]:
+    from buildctl.apt_sources import apt_mirrors
+
+    base, arch = cells[0].base, cells[0].arch
+    assert isinstance(base, DebianBase)  # noqa: S101 - matrix.yaml's reader refuses the others
+    say(f"resolving the Debian packages of {', '.join(cell.image for cell in cells)} for {arch}")
+    mirrors = dict(apt_mirrors(project.matrix.debian_mirror))
+    wanted = [
+        lock_added.Wanted(
+            cell=cell,
+            below=_below(project, cell),
+            key=", ".join(keys_of(project.matrix.additions, cell.name, "apt")),
+        )
+        for cell in cells
+    ]
+    try:
+        debs = _Debs(store=Store.default(), mirrors=mirrors)
+        debs.fetch(package for want in wanted for lock in want.below for package in lock.packages)
+        found = lock_added.resolve_added(wanted, mirrors=mirrors, control=debs.control)
+    except (lock_added.BaseMovedError, FetchError) as error:
+        if not moving or (isinstance(error, FetchError) and not error.vanished):
+            raise
+        say(f"{error.message}\nresolving the base anew")
+        yield from renew_base(project, base, arch)
+        return
+    for new in found:
+        debs.fetch(new.packages)
+    notes: dict[str, None] = {}
+    checked: set[tuple[DebPackage, ...]] = set()
+    for want, new in zip(wanted, found, strict=True):
+        key = (*new.packages, *(package for lock in want.below for package in lock.packages))
+        if key not in checked:
+            checked.add(key)
+            notes |= dict.fromkeys(_checked(want, new, debs))
+    for note in notes:
+        say(f"left out: {note}")
+    for cell, new in zip(cells, found, strict=True):
+        yield from _write(project, project.added_lock(cell), new)
+
+
+def _checked(want: lock_added.Wanted, new: lock_debian.BaseLock, debs: _Debs) -> tuple[str, ...]:
+    try:
+        return check_scripts(new, debs.path, below=want.below)
+    except ArtifactError as error:
+        raise LockError(f"{want.key} ({want.cell.image}, {new.arch}): {error.message}", hint=error.hint) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Debs:
+    """Debian packages in the store, fetched when needed."""
+
+    store: Store
+    mirrors: Mapping[str, Sequence[str]]
+
+    def fetch(self, packages: Iterable[DebPackage]) -> None:
+        missing = {p.digest: p for p in packages if self.store.artifact(p.digest) is None}
+        if not missing:
+            return
+        from buildctl.fetch import fetch_debs
+
+        with open_progress("fetched") as progress:
+            fetch_debs(missing.values(), store=self.store, mirrors=self.mirrors, progress=progress)
+
+    def path(self, package: DebPackage) -> Path:
+        path = self.store.artifact(package.digest)
+        assert path is not None  # noqa: S101 - it was fetched
+        return path
+
+    def control(self, package: DebPackage) -> Control:
+        return read_control(self.path(package))

@@ -6,7 +6,7 @@ import fnmatch
 import importlib.resources
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from buildctl import yamlfile
+from buildctl.additions import Addition, added_to, check_additions
 from buildctl.cells import (
     Accelerator,
     Base,
@@ -30,6 +31,7 @@ from buildctl.cells import (
     PackageRule,
 )
 from buildctl.errors import MatrixError
+from buildctl.policy import Policy, read_policy
 from buildctl.yamlfile import did_you_mean
 
 __all__ = [
@@ -69,6 +71,8 @@ class Matrix:
     combinations: tuple[Combination, ...]
     cells: tuple[Cell, ...]
     debian_mirror: str | None
+    additions: tuple[Addition, ...] = ()
+    publish: Policy = field(default_factory=Policy)
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -214,10 +218,13 @@ class _Builder:
         flavours = tuple(Flavour(flavour) for flavour in self.value["flavours"])
         bases = tuple(self._bases())
         accelerators = tuple(self._accelerators({base.name: base for base in bases}))
-        rules = tuple(self._rules())
+        rules = tuple(self._rules(self.value["packages"], ("packages",)))
+        additions = tuple(self._additions())
         exclusions = tuple(self._exclusions([a.name for a in accelerators]))
         combinations = tuple(_combinations(versions, accelerators, exclusions))
         python = str(self.value["python"])
+        cells = tuple(_cells(combinations, accelerators, flavours, rules, python, additions))
+        check_additions(self.document, additions, {cell.name: cell.accelerator for cell in cells})
         return Matrix(
             path=path,
             python=python,
@@ -226,8 +233,10 @@ class _Builder:
             bases=bases,
             accelerators=accelerators,
             combinations=combinations,
-            cells=tuple(_cells(combinations, accelerators, flavours, rules, python)),
+            cells=cells,
             debian_mirror=self.value.get("mirror", {}).get("debian"),
+            additions=additions,
+            publish=read_policy(self.document, cells),
         )
 
     def _versions(self) -> Iterator[tuple[str, Version]]:
@@ -247,6 +256,7 @@ class _Builder:
                     layout=value.get("layout"),
                     interpreter=value["interpreter"],
                     purelib=value["purelib"],
+                    mirrors=tuple(self.value.get("mirror", {}).get("images", {}).items()),
                 )
             else:
                 packages, devel = tuple(value["packages"]), tuple(value.get("devel", ()))
@@ -273,10 +283,23 @@ class _Builder:
                 index=value.get("index"),
             )
 
-    def _rules(self) -> Iterator[PackageRule]:
+    def _additions(self) -> Iterator[Addition]:
+        if everywhere := tuple(self.value.get("extras", ())):
+            yield Addition(key="extras", pattern="*", extras=everywhere)
+        for pattern, value in self.value.get("images", {}).items():
+            here: yamlfile.Path = ("images", pattern)
+            yield Addition(
+                key=yamlfile.show(here),
+                pattern=pattern,
+                packages=tuple(self._rules(value.get("packages", ()), (*here, "packages"))),
+                apt=tuple(value.get("apt", ())),
+                extras=tuple(value.get("extras", ())),
+            )
+
+    def _rules(self, values: Sequence[Any], path: yamlfile.Path) -> Iterator[PackageRule]:
         seen = {"torch"}
-        for number, value in enumerate(self.value["packages"]):
-            here: yamlfile.Path = ("packages", number)
+        for number, value in enumerate(values):
+            here: yamlfile.Path = (*path, number)
             text = value if isinstance(value, str) else value["name"]
             try:
                 requirement = Requirement(text)
@@ -372,6 +395,7 @@ def _cells(
     flavours: Sequence[Flavour],
     rules: Sequence[PackageRule],
     python: str,
+    additions: Sequence[Addition],
 ) -> Iterator[Cell]:
     by_name = {accelerator.name: accelerator for accelerator in accelerators}
     for combination in combinations:
@@ -379,6 +403,8 @@ def _cells(
             continue
         accelerator = by_name[combination.accelerator]
         companions = [rule.requirement(combination.torch) for rule in rules]
+        added = added_to(combination.name, combination.torch, accelerator, additions)
+        requirements = (f"torch=={combination.torch}", *(r for r in companions if r is not None), *added.requirements)
         for flavour in _offered(accelerator, flavours):
             yield Cell(
                 name=combination.name,
@@ -388,7 +414,9 @@ def _cells(
                 key=combination.key,
                 torch=combination.torch,
                 python=python,
-                requirements=(f"torch=={combination.torch}", *(r for r in companions if r is not None)),
+                requirements=tuple(dict.fromkeys(requirements)),
+                apt=added.apt,
+                extras=added.extras,
             )
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import uv
 
 from buildctl.claiming import facts_from_file
-from buildctl.claims import check_facts, claims_of
+from buildctl.claims import check_facts, claims_of, lock_digest
 from buildctl.errors import LockError, MatrixError, RuntimeUnavailableError, ToolError
+from buildctl.expecting import expected_of
 from buildctl.host import Host, this_host
 from buildctl.index import uv_environment
 from buildctl.lock import WheelLock, is_stale, read_wheel_lock
 from buildctl.matrix import Cell
+from buildctl.oci.digest import Digest
+from buildctl.probes.testing import names_of, not_run, test_native
 from buildctl.project import Project
+from buildctl.report import Finding, Report
 from buildctl.run import run
+from buildctl.runtimes.native import NativeRuntime
 from buildctl.store import Store
 from buildctl.verdict import Kind, catalogue, decide
 
@@ -56,25 +61,75 @@ def make_native(project: Project, name: str, path: Path | None, *, host: Host | 
     """Make or complete the environment and ask its torch. Raises RuntimeUnavailableError with the reason elsewhere."""
     cell = native_cell(project, name)
     lock = current_lock(project, cell)
-    host = host or this_host()
-    subjects = catalogue(project.root, project.layout)
-    subject = next((s for s in subjects if s.name == cell.name), None)
-    verdict = decide(subject, host, subjects) if subject else None
-    refused = verdict is not None and verdict.kind is Kind.NOT
-    if refused or host.system != "macos" or host.arch != "arm64":
-        why = verdict.reason if verdict else "a native environment for macOS on Apple silicon"
-        step = f"{verdict.next_step}; " if verdict else ""
-        raise RuntimeUnavailableError(
-            f"{name} cannot be made here ({host.summary()}): {why}",
-            hint=f"{step}`buildctl native {name} --verify` checks its lock and its wheel anywhere",
-        )
-    target = path or project.root / f".venv-{cell.name}"
+    if refused := refusal(project, cell, host or this_host()):
+        raise refused
+    target = path or default_folder(project, cell)
     for argv in install_commands(uv.find_uv_bin(), cell, project.wheel_lock(cell.name, cell.arch), target):
-        run(argv, timeout=_INSTALL, env=_environment())
+        run(argv, timeout=_INSTALL, env=environment())
     shown = project.shown(project.wheel_lock(cell.name, cell.arch))
     yield f"{target}: {len(lock.wheels)} wheels, each with the hash in {shown}"
     yield from _asked(target)
     yield f"source {target}/bin/activate; export {FALLBACK}=1 computes on the CPU what Metal has no kernel for"
+
+
+def default_folder(project: Project, cell: Cell) -> Path:
+    return project.root / f".venv-{cell.name}"
+
+
+def refusal(project: Project, cell: Cell, host: Host) -> RuntimeUnavailableError | None:
+    """Why a native environment of this cell can be neither made nor tested on `host`, None where it can."""
+    subjects = catalogue(project.root, project.layout)
+    subject = next((s for s in subjects if s.name == cell.name), None)
+    verdict = decide(subject, host, subjects) if subject else None
+    if (verdict is None or verdict.kind is not Kind.NOT) and (host.system, host.arch) == ("macos", "arm64"):
+        return None
+    why = verdict.reason if verdict else "a native environment for macOS on Apple silicon"
+    step = f"{verdict.next_step}; " if verdict else ""
+    return RuntimeUnavailableError(
+        f"{cell.name} cannot be here ({host.summary()}): {why}",
+        hint=f"{step}`buildctl native {cell.name} --verify` checks its lock and its wheel anywhere",
+    )
+
+
+def native_names(project: Project, names: Sequence[str]) -> list[str]:
+    """Those of `names` that are native environments."""
+    known = {cell.image for cell in project.matrix.cells if cell.native}
+    return [name for name in names if name in known]
+
+
+def native_report(
+    project: Project,
+    cell: Cell,
+    path: Path | None,
+    *,
+    host: Host | None = None,
+    on_finding: Callable[[Finding], None] | None = None,
+) -> Report:
+    """Ask the environment in `path` what an image is asked; its report belongs to the digest of its lock.
+
+    On a machine that cannot have one everything is NOT RUN, with the reason. Raises RuntimeUnavailableError where it
+    could be and is not.
+    """
+    lock, expected = current_lock(project, cell), expected_of(project, cell)
+    digest = Digest.parse(lock_digest(lock))
+    if refused := refusal(project, cell, host or this_host()):
+        reason = f"{refused.message} ({refused.hint})"
+        return Report(
+            cell=cell.id,
+            digest=digest,
+            arch=cell.arch,
+            runtime=NativeRuntime.name,
+            emulated=None,
+            gpus=False,
+            findings=tuple(not_run(name, reason) for name in names_of(expected)),
+        )
+    folder = path or default_folder(project, cell)
+    if not (folder / "bin" / "python").exists():
+        where = f" --path {path}" if path else ""
+        raise RuntimeUnavailableError(
+            f"not made: {cell.name} in {folder}", hint=f"run `buildctl native {cell.name}{where}` first"
+        )
+    return test_native(folder, expected, cell=cell.id, lock=digest, on_finding=on_finding)
 
 
 def install_commands(program: str, cell: Cell, lock: Path, target: Path) -> list[list[str]]:
@@ -89,7 +144,7 @@ def install_commands(program: str, cell: Cell, lock: Path, target: Path) -> list
     ]  # fmt: skip
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     env = uv_environment()
     env["UV_PYTHON_DOWNLOADS"] = "automatic"  # the Python of the matrix is rarely on a Mac
     return env

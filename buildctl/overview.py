@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+from buildctl.debt import Debt, debt_text, debts, this_moment
 from buildctl.errors import BuildctlError, LayoutError
+from buildctl.gate import known_findings, read_report
 from buildctl.lock import is_stale, read_wheel_lock
 from buildctl.matrix import Cell, Combination
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
+from buildctl.report import Status
+from buildctl.reports import built_digest
 from buildctl.table import table
 
 
@@ -46,8 +50,12 @@ class CellState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
+    """`debt` is what never ran, or not on what is there now; its ages are those at `now`."""
+
     cells: tuple[CellState, ...]
     impossible: tuple[Combination, ...]
+    debt: tuple[Debt, ...]
+    now: datetime
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -61,6 +69,7 @@ class Overview:
                 }
                 for c in self.impossible
             ],
+            "debt": [debt.to_json(self.now) for debt in self.debt],
         }
 
     def text(self) -> str:
@@ -77,7 +86,8 @@ class Overview:
             for state in self.cells
         ]
         out = table(("NAME", "PLATFORM", "TORCH", "KIND", "LOCKED", "BUILT", "TESTED"), rows)
-        return out + self._reasons()
+        debt = debt_text(self.debt, self.now)
+        return out + (f"\n\nDebt, because NOT RUN is not PASSED:\n{debt}" if debt else "") + self._reasons()
 
     def _reasons(self) -> str:
         """Combinations that share a reason stand together."""
@@ -96,9 +106,12 @@ class Overview:
 def overview(project: Project, names: Sequence[str], arch: str | None) -> Overview:
     """Raises MatrixError for names that do not exist or cannot exist, with the reason."""
     cells = project.matrix.select(names, arch)
+    project.matrix.publish.check(known_findings(), str(project.matrix.path))
     tags = _tags(project)
+    debt = [debt for cell in cells for debt in debts(project, cell, built_digest(project, cell))]
     impossible = () if names else tuple(c for c in project.matrix.combinations if not c.exists)
-    return Overview(cells=tuple(_state(project, cell, tags) for cell in cells), impossible=impossible)
+    states = tuple(_state(project, cell, tags) for cell in cells)
+    return Overview(cells=states, impossible=impossible, debt=tuple(debt), now=this_moment())
 
 
 def _tags(project: Project) -> dict[str, str]:
@@ -124,13 +137,12 @@ def _state(project: Project, cell: Cell, tags: dict[str, str]) -> CellState:
 def _tested(project: Project, cell: Cell, built: str) -> str:
     """Only a report about exactly the digest that is there counts."""
     try:
-        report = json.loads(project.report(cell).read_bytes())
-    except (OSError, ValueError):
+        report = read_report(project.report(cell))
+    except BuildctlError:
         return ""
-    if not built or report.get("digest") != built:
+    digest = built or (str(built_digest(project, cell)) if cell.native else "")
+    if report is None or str(report.digest) != digest:
         return ""
-    statuses = [finding.get("status") for finding in report.get("findings", [])]
-    if "FAILED" in statuses:
-        return "FAILED"
-    not_run = statuses.count("NOT RUN")
-    return f"PASSED, {not_run} not run" if not_run else "PASSED"
+    not_run = report.count(Status.NOT_RUN)
+    passed = report.verdict is Status.PASSED and not_run
+    return f"PASSED, {not_run} not run" if passed else str(report.verdict)

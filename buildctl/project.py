@@ -62,6 +62,24 @@ class Project:
     def base_lock(self, base: DebianBase, flavour: Flavour, arch: str) -> Path:
         return self.images / "bases" / base.name / f"{flavour}.{arch}.packages"
 
+    def added_lock(self, cell: Cell) -> Path:
+        """Of the image's own Debian packages."""
+        return self.images / cell.name / f"{cell.flavour}.{cell.arch}.packages"
+
+    def debian_locks(self, cell: Cell) -> tuple[Path, ...]:
+        """The locks of the Debian packages below a cell's wheels, the lowest first; none where its base is an image.
+
+        For an architecture that the matrix does not have this image for, those of the base alone: what a stage on
+        `$BUILDPLATFORM` stands on.
+        """
+        if not isinstance(cell.base, DebianBase):
+            return ()
+        flavours = dict.fromkeys((Flavour.RUNTIME, cell.flavour))
+        locks = [self.base_lock(cell.base, flavour, cell.arch) for flavour in flavours]
+        if cell.apt and any(c.id == cell.id for c in self.matrix.cells):
+            locks.append(self.added_lock(cell))
+        return tuple(locks)
+
     def report(self, cell: Cell) -> Path:
         return self.reports / f"{cell.id}.json"
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from buildctl.indexing import claimed, index_of
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, Index, Manifest, MediaType, Platform, canonical_json
 from buildctl.oci.layout import INDEX_TYPES, parse_object
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.problems import AbsentError, UnavailableError
+from buildctl.registry.referrers import Signer
 from buildctl.tags import Kind, Tag
 
 WORKERS = 4
@@ -65,6 +67,7 @@ class _Move:
     state: TagState
     media_type: str = ""
     data: bytes = b""
+    index: Descriptor | None = None
 
 
 def move_tags(
@@ -76,17 +79,24 @@ def move_tags(
     revision: str = "",
     drop_platforms: frozenset[str] = frozenset(),
     dry_run: bool = False,
+    signer: Signer | None = None,
 ) -> tuple[TagState, ...]:
-    """Point `tags` at the candidates (by cell id), in order. Manifests of single cells must be in the repository.
+    """Point `tags`, in order, at the candidates (by cell id, as `indexing.claimed` gives them). Manifests of single
+    cells must be in the repository.
 
     An architecture of a tag for which there is no candidate keeps what the tag has for it; without that the tag waits.
+    A `signer` signs every index before a tag names it, and nothing that it has not signed is kept.
     """
-    decide = _Decide(repository, candidates, objections, revision, drop_platforms, dry_run=dry_run)
+    decide = _Decide(repository, candidates, objections, revision, drop_platforms, dry_run=dry_run, signer=signer)
     with ThreadPoolExecutor(WORKERS) as pool:
         moves = list(pool.map(decide.move, tags))
     if not dry_run:
         for data, media_type in {m.data: m.media_type for m in moves if m.data and m.media_type in INDEX_TYPES}.items():
             repository.put_manifest(data, media_type, str(Digest.of(data)))
+        if signer:
+            indexes = {m.index.digest: m.index for m in moves if m.index}.values()
+            with ThreadPoolExecutor(WORKERS) as pool:
+                list(pool.map(lambda index: signer.sign(repository, index, ()), indexes))
         for move in moves:
             if move.data:
                 _set(repository, move)
@@ -114,6 +124,7 @@ class _Decide:
     revision: str
     drop_platforms: frozenset[str]
     dry_run: bool = False
+    signer: Signer | None = None
 
     def move(self, tag: Tag) -> _Move:
         if tag.kind is not Kind.IMMUTABLE:
@@ -142,17 +153,21 @@ class _Decide:
         members: dict[str, Descriptor] = {}
         for cell in tag.cells:
             platform = Platform(architecture=cell.arch)
-            member = self.candidates.get(cell.id) or had.get(str(platform))
+            member = self.candidates.get(cell.id)
+            if member is None and str(platform) in had:
+                member = published(self.repository, str(had[str(platform)].digest))
+                if self.signer and self.signer.covered(self.repository, member.digest) is None:
+                    reason = f"its {platform} is not in this run, and not known to be signed by whom this run signs for"
+                    return self._no(tag, named, Outcome.REFUSED, reason, there.descriptor.digest if there else None)
             if member is None:
                 waits = [c.id for c in tag.cells if c.id not in self.candidates]
                 return self._no(tag, named or f"{tag.stem}-...", Outcome.WAITING, f"for {', '.join(waits)}")
-            members[str(platform)] = replace(member, platform=platform, annotations={})
+            members[str(platform)] = replace(member, platform=platform)
         lost = sorted(set(had) - set(members) - self.drop_platforms)
         if lost and there:
             reason = f"it has {', '.join(lost)}, the matrix no longer does (--drop-platform {lost[0]} lets it go)"
             return self._no(tag, named, Outcome.REFUSED, reason, there.descriptor.digest)
-        annotations = {"org.opencontainers.image.title": tag.title, "org.opencontainers.image.version": tag.torch}
-        index = Index(manifests=tuple(members[p] for p in sorted(members)), annotations=annotations)
+        index = index_of(list(members.values()), title=tag.title, torch=tag.torch)
         data = canonical_json(index.to_json())
         digest = Digest.of(data)
         name = named or tag.name(digest.short)
@@ -160,7 +175,13 @@ class _Decide:
         ids = {f"linux/{cell.arch}": cell.id for cell in tag.cells}
         state = self._state(tag, name, digest, ids, before)
         moves = state.outcome in {Outcome.CREATED, Outcome.MOVED}
-        return _Move(state=state, media_type=MediaType.INDEX, data=data if moves else b"")
+        signable = moves or state.outcome is Outcome.UNCHANGED
+        return _Move(
+            state=state,
+            media_type=MediaType.INDEX,
+            data=data if moves else b"",
+            index=Descriptor(media_type=MediaType.INDEX, digest=digest, size=len(data)) if signable else None,
+        )
 
     def _state(
         self, tag: Tag, name: str, digest: Digest, platforms: Mapping[str, str], before: Descriptor | None
@@ -190,6 +211,16 @@ class _Decide:
         if there.descriptor.media_type in INDEX_TYPES:
             found = {str(m.platform): m for m in Index.from_json(there.json()).manifests if m.platform}
             return {key: m for key, m in found.items() if not key.startswith("unknown/")}
-        config = self.repository.blob(Manifest.from_json(there.json()).config)
-        platform = ImageConfig.from_json(parse_object(config, str(there.descriptor.digest))).platform
+        platform = config_of(self.repository, there).platform
         return {str(platform): replace(there.descriptor, platform=platform)}
+
+
+def published(repository: Repository, wanted: str) -> Descriptor:
+    """An image of the repository, as a member of an index. Raises RegistryError."""
+    found = repository.manifest(wanted)
+    return claimed(found.descriptor, config_of(repository, found))
+
+
+def config_of(repository: Repository, image: Fetched) -> ImageConfig:
+    data = repository.blob(Manifest.from_json(image.json()).config)
+    return ImageConfig.from_json(parse_object(data, f"configuration of {image.descriptor.digest}"))

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from buildctl import __version__
 from buildctl.errors import LockError
-from buildctl.matrix import Cell, DebianBase, Flavour
+from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
 from buildctl.project import Project
@@ -63,11 +63,7 @@ def statement(project: Project, cell: Cell, descriptor: Descriptor, *, builder: 
 
 
 def _files(project: Project, cell: Cell) -> list[Path]:
-    files = [project.dockerfile(cell.name), project.wheel_lock(cell.name, cell.arch)]
-    if isinstance(cell.base, DebianBase):
-        for flavour in dict.fromkeys((Flavour.RUNTIME, cell.flavour)):
-            files.append(project.base_lock(cell.base, flavour, cell.arch))
-    return files
+    return [project.dockerfile(cell.name), project.wheel_lock(cell.name, cell.arch), *project.debian_locks(cell)]
 
 
 def _file(project: Project, path: Path) -> dict[str, Any]:

@@ -6,14 +6,25 @@ So whatever breaks off, no tag names something incomplete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from buildctl.attached import attached_reports
 from buildctl.claims import Claims, claims_of
 from buildctl.errors import BuildctlError, LayoutError
-from buildctl.gate import REPORT_KIND, merged, objection, parse_report, read_report, report_bytes
+from buildctl.gate import (
+    REPORT_KIND,
+    completed,
+    known_findings,
+    merged,
+    not_run,
+    objection,
+    read_report,
+    report_bytes,
+)
+from buildctl.indexing import claimed
 from buildctl.lock import read_wheel_lock
 from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
@@ -21,12 +32,13 @@ from buildctl.oci.image import Descriptor, Manifest
 from buildctl.oci.layout import Layout
 from buildctl.progress import Progress
 from buildctl.project import Project
-from buildctl.promote import Outcome, TagState, move_tags
+from buildctl.promote import Outcome, TagState, move_tags, published
 from buildctl.provenance import LOCAL, provenance_document
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError, RefusedError
-from buildctl.registry.referrers import Document, attach, document, referrers
+from buildctl.registry.referrers import Document, Signer, attach
 from buildctl.registry.upload import Blob, Moved, Upload
+from buildctl.report import Report
 from buildctl.sbom import sbom_document
 from buildctl.store import Store
 from buildctl.table import size, table
@@ -40,23 +52,31 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishOptions:
-    """`revision` ends immutable tags; empty stands for the digest itself. `tags` False: push by digest, tag nothing."""
+    """`revision` ends immutable tags; empty stands for the digest itself. `tags` is which of them are set: `all`,
+    `immutable` (of single images, for a later `promote`), or `none`: push by digest only.
+    """
 
     dry_run: bool = False
-    tags: bool = True
+    tags: str = "all"
     revision: str = ""
     allow_not_run: frozenset[str] = frozenset()
     drop_platforms: frozenset[str] = frozenset()
+    signer: Signer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An image that tags may point at, with what is known about exactly its digest."""
+    """An image that tags may point at, with what is known about exactly its digest. `not_run` are findings' names."""
 
     cell: Cell
     descriptor: Descriptor
     documents: tuple[Document, ...] = ()
+    report: Report | None = None
     objection: str | None = None
+
+    @property
+    def not_run(self) -> tuple[str, ...]:
+        return not_run(self.report)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +99,7 @@ class Pushed:
             "blobsThere": self.there,
             "passed": self.candidate.objection is None,
             "objection": self.candidate.objection,
+            "notRun": list(self.candidate.not_run),
         }
 
 
@@ -88,6 +109,7 @@ class Published:
     images: tuple[Pushed, ...]
     tags: tuple[TagState, ...]
     dry_run: bool
+    candidates: tuple[Candidate, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -100,6 +122,7 @@ class Published:
             "dryRun": self.dry_run,
             "images": [image.to_json() for image in self.images],
             "tags": [tag.to_json() for tag in self.tags],
+            "notRun": {c.cell.id: list(c.not_run) for c in self.candidates if c.not_run},
         }
 
     def text(self) -> str:
@@ -119,6 +142,8 @@ class Published:
             parts.append(table(("CELL", sent, "BLOBS", "THERE", "DIGEST"), rows, right=frozenset({1, 2, 3})))
         if self.tags:
             parts.append(tags_text(self.tags))
+        if lines := list(_not_run_lines(self.candidates)):
+            parts.append("\n".join(["NOT RUN, and allowed to be:", *lines]))
         total = size(sum(p.sent for p in self.images))
         verb = "would be sent" if self.dry_run else "sent"
         return "\n\n".join([*parts, f"{self.repository}: {total} {verb}"])
@@ -127,6 +152,13 @@ class Published:
 def tags_text(tags: Sequence[TagState]) -> str:
     rows = [(tag.name, tag.kind, tag.outcome.value, tag.where()) for tag in tags]
     return table(("TAG", "KIND", "", "POINTS AT"), rows)
+
+
+def _not_run_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """Of what passed all the same; what did not says so itself."""
+    waived = [c for c in candidates if c.objection is None]
+    for name in dict.fromkeys(name for c in waived for name in c.not_run):
+        yield f"  {name}: {', '.join(c.cell.id for c in waived if name in c.not_run)}"
 
 
 def claims_by_cell(project: Project, cells: Iterable[Cell]) -> dict[str, Claims]:
@@ -152,16 +184,41 @@ def publish(
     Raises BuildctlError; tags that are held or refused are part of the answer.
     """
     layout = Layout(project.layout)
+    check_policy(project)
     claims = claims_by_cell(project, project.matrix.cells)
     candidates = [
         _local(project, layout, cell, claims[cell.id], options, documents if not options.dry_run else _no_documents)
         for cell in cells
     ]
     repository.ping()
-    push = _Push(layout=layout, repository=repository, progress=progress, dry_run=options.dry_run)
+    candidates = _parallel(lambda c: _with_attached(project, repository, c, options), candidates)
+    push = _Push(
+        layout=layout, repository=repository, progress=progress, dry_run=options.dry_run, signer=options.signer
+    )
     pushed = push.images(candidates)
-    tags = _tag(project, claims, repository, candidates, options) if options.tags else ()
-    return Published(repository=repository.reference.name, images=tuple(pushed), tags=tags, dry_run=options.dry_run)
+    tags = _tag(project, claims, repository, candidates, options) if options.tags != "none" else ()
+    return _published(repository, tags, options, candidates, pushed)
+
+
+def check_policy(project: Project) -> None:
+    """Raises ProblemsError when matrix.yaml names a finding that there is not."""
+    project.matrix.publish.check(known_findings(), str(project.matrix.path))
+
+
+def _published(
+    repository: Repository,
+    tags: Sequence[TagState],
+    options: PublishOptions,
+    candidates: Sequence[Candidate],
+    pushed: Sequence[Pushed] = (),
+) -> Published:
+    return Published(
+        repository=repository.reference.name,
+        images=tuple(pushed),
+        tags=tuple(tags),
+        dry_run=options.dry_run,
+        candidates=tuple(candidates),
+    )
 
 
 def attached(project: Project, *, sbom: bool, builder: str = LOCAL) -> Callable[[Cell, Descriptor], Sequence[Document]]:
@@ -180,14 +237,17 @@ def attached(project: Project, *, sbom: bool, builder: str = LOCAL) -> Callable[
 def planned_tags(project: Project, cells: Sequence[Cell], options: PublishOptions) -> tuple[PlannedTag, ...]:
     """What would point where by the rule and the layout, and what stands against it; asks no registry."""
     layout = Layout(project.layout)
+    check_policy(project)
     there = set(layout.names())
     claims = claims_by_cell(project, project.matrix.cells)
     said: dict[str, str] = {}
+    waived: dict[str, tuple[str, ...]] = {}
     digests: dict[str, Digest] = {}
     for cell in project.matrix.cells:
         if cell.id in there and not cell.native:
             found = _local(project, layout, cell, claims[cell.id], options, _no_documents)
             digests[cell.id] = found.descriptor.digest
+            waived[cell.id] = found.not_run
             if found.objection:
                 said[cell.id] = found.objection
     out = []
@@ -197,41 +257,61 @@ def planned_tags(project: Project, cells: Sequence[Cell], options: PublishOption
         against = {} if tag.kind is Kind.IMMUTABLE else said
         why = [f"{c.id}: {against[c.id]}" for c in tag.cells if c.id in against]
         why += [f"{c.id}: not built" for c in tag.cells if c.id not in digests]
-        out.append(PlannedTag(name=name, tag=tag, digests=digests, against="; ".join(why)))
+        names = dict.fromkeys(n for c in tag.cells for n in waived.get(c.id, ()))
+        out.append(PlannedTag(name=name, tag=tag, digests=digests, against="; ".join(why), not_run=tuple(names)))
     return tuple(out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTag:
-    """`digests` are by cell id, of what is built; `against` says why a publish would not set the tag now."""
+    """`digests` are by cell id, of what is built; `against` says why a publish would not set the tag now, `not_run`
+    what nobody asked of the images below it.
+    """
 
     name: str
     tag: Tag
     digests: Mapping[str, Digest]
     against: str
+    not_run: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         cells = [
             {"id": c.id, "platform": c.platform, "digest": str(self.digests[c.id]) if c.id in self.digests else None}
             for c in self.tag.cells
         ]
-        return {"tag": self.name, "kind": str(self.tag.kind), "cells": cells, "against": self.against or None}
+        return {
+            "tag": self.name,
+            "kind": str(self.tag.kind),
+            "cells": cells,
+            "against": self.against or None,
+            "notRun": list(self.not_run),
+        }
 
     def row(self) -> tuple[str, str, str, str]:
         cells = ", ".join(f"{c.platform} {c.id}" for c in self.tag.cells)
-        return self.name, self.tag.kind, cells, self.against or "ready"
+        moving = self.tag.kind is not Kind.IMMUTABLE
+        ready = f"ready, with {', '.join(self.not_run)} NOT RUN" if self.not_run and moving else "ready"
+        return self.name, self.tag.kind, cells, self.against or ready
 
 
 def promote(project: Project, cells: Sequence[Cell], repository: Repository, options: PublishOptions) -> Published:
     """Point moving tags at what is in the registry under the immutable tags of `revision`, by the reports attached
     there: the job that comes after the builders of every architecture. Raises BuildctlError.
     """
+    check_policy(project)
     claims = claims_by_cell(project, project.matrix.cells)
     singles = {t.cells[0].id: t for t in tags_of(project.matrix.cells, claims) if t.single}
     names = {cell.id: singles[cell.id].name(options.revision) for cell in cells}
-    found = _parallel(lambda cell: _remote(repository, cell, names[cell.id], options), cells)
-    tags = _tag(project, claims, repository, found, options)
-    return Published(repository=repository.reference.name, images=(), tags=tags, dry_run=options.dry_run)
+    found = _parallel(lambda cell: _remote(project, repository, cell, names[cell.id], options), cells)
+    if options.signer and not options.dry_run:
+        _parallel(lambda candidate: _vouch(options.signer, repository, candidate.descriptor), found)
+    return _published(repository, _tag(project, claims, repository, found, options), options, found)
+
+
+def _vouch(signer: Signer | None, repository: Repository, image: Descriptor) -> None:
+    """What was published without a signature gets one, over all that is attached: the report was believed, too."""
+    if signer and signer.covered(repository, image.digest) is None:
+        signer.sign(repository, image)
 
 
 def _no_documents(_cell: Cell, _descriptor: Descriptor) -> Sequence[Document]:
@@ -248,12 +328,13 @@ def _tag(
     tags = tags_of(project.matrix.cells, claims, of=[c.cell.id for c in candidates])
     return move_tags(
         repository,
-        tags,
+        [tag for tag in tags if tag.single] if options.tags == "immutable" else tags,
         {c.cell.id: c.descriptor for c in candidates},
         objections={c.cell.id: c.objection for c in candidates if c.objection},
         revision=options.revision,
         drop_platforms=options.drop_platforms,
         dry_run=options.dry_run,
+        signer=options.signer,
     )
 
 
@@ -269,8 +350,8 @@ def _local(
         found = layout.resolve(cell.id, cell.arch)
     except LayoutError as error:
         raise LayoutError(f"{cell.id} is not built: {error.message}", hint=f"buildctl build {cell.image}") from error
-    descriptor = replace(found, annotations={})
-    labels = layout.config(descriptor).labels
+    config = layout.config(found)
+    descriptor, labels = claimed(found, config), config.labels
     for key, value in {"torch": claims.torch, "cuda": claims.cuda, "python": claims.python}.items():
         said = labels.get(f"dev.buildctl.{key}")
         if value is not None and said is not None and said.partition("+")[0] != value.partition("+")[0]:
@@ -280,27 +361,40 @@ def _local(
     report = read_report(project.report(cell))
     about = report is not None and report.digest == descriptor.digest
     attached = [Document(kind=REPORT_KIND, data=report_bytes(report))] if report is not None and about else []
-    return Candidate(
-        cell=cell,
-        descriptor=descriptor,
-        documents=(*attached, *documents(cell, descriptor)),
-        objection=objection(report, descriptor.digest, options.allow_not_run),
-    )
+    candidate = Candidate(cell=cell, descriptor=descriptor, documents=(*attached, *documents(cell, descriptor)))
+    return _judged(project, candidate, report, options)
 
 
-def _remote(repository: Repository, cell: Cell, name: str, options: PublishOptions) -> Candidate:
+def _judged(project: Project, candidate: Candidate, report: Report | None, options: PublishOptions) -> Candidate:
+    policy, digest = project.matrix.publish, candidate.descriptor.digest
+    allow = policy.allowed(candidate.cell) | options.allow_not_run
+    said = objection(report, digest, allow, policy.required(candidate.cell))
+    about = report is not None and report.digest == digest
+    return replace(candidate, report=report if about else None, objection=said)
+
+
+def _with_attached(
+    project: Project, repository: Repository, candidate: Candidate, options: PublishOptions
+) -> Candidate:
+    """What others found out about this very digest counts, too, where the report here leaves something open."""
+    if candidate.report is not None and candidate.objection is None and not candidate.not_run:
+        return candidate
+    there = merged(attached_reports(repository, candidate.descriptor.digest, options.signer))
+    if there is None:
+        return candidate
+    both = there if candidate.report is None else completed(candidate.report, there)
+    return _judged(project, candidate, both, options)
+
+
+def _remote(project: Project, repository: Repository, cell: Cell, name: str, options: PublishOptions) -> Candidate:
     found = repository.head(name)
     if found is None:
         raise AbsentError(
             f"{repository.reference.name}:{name} is not there, so {cell.id} cannot be promoted",
             hint="publish it with the same --revision first",
         )
-    reports = [
-        parse_report(document(repository, r), f"{repository.reference.name}@{r.descriptor.digest}")
-        for r in referrers(repository, found.digest, REPORT_KIND)
-    ]
-    said = objection(merged(reports), found.digest, options.allow_not_run)
-    return Candidate(cell=cell, descriptor=found, objection=said)
+    candidate = Candidate(cell=cell, descriptor=published(repository, str(found.digest)))
+    return _judged(project, candidate, merged(attached_reports(repository, found.digest, options.signer)), options)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -309,6 +403,7 @@ class _Push:
     repository: Repository
     progress: Progress
     dry_run: bool
+    signer: Signer | None = None
     moved: dict[Digest, tuple[Moved, int]] = field(default_factory=dict)
 
     def images(self, candidates: Sequence[Candidate]) -> list[Pushed]:
@@ -370,7 +465,10 @@ class _Push:
         """Bytes that were sent."""
         if self.dry_run:
             return 0
-        return sum(attach(self.repository, candidate.descriptor, d).sent for d in candidate.documents)
+        done = [attach(self.repository, candidate.descriptor, d) for d in candidate.documents]
+        if self.signer:
+            self.signer.sign(self.repository, candidate.descriptor, [a.referrer.descriptor.digest for a in done])
+        return sum(a.sent for a in done)
 
     def _blobs(self, candidate: Candidate) -> tuple[Descriptor, ...]:
         manifest: Manifest = self.layout.manifest(candidate.descriptor)

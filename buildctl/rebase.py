@@ -14,8 +14,8 @@ from typing import Any
 from buildctl.build import build_bases
 from buildctl.contents import packages_of
 from buildctl.diffing import package_changes
-from buildctl.engines.recipes import base_image_name
 from buildctl.errors import LayoutError
+from buildctl.indexing import write_indexes
 from buildctl.locking import renew_base
 from buildctl.matrix import ARCHES, Cell, DebianBase
 from buildctl.oci.image import Descriptor, ImageConfig, Layer
@@ -90,11 +90,7 @@ def rebase_images(project: Project, cells: Sequence[Cell], *, locked: bool, jobs
         lines = _moved(layout, cells, old, store)
     start = time.perf_counter()
     images = [_rebase(layout, cell, old[cell.id], _base(layout, cell)) for cell in cells]
-    for image in dict.fromkeys(cell.image for cell in cells):
-        there = set(layout.names())
-        ids = [c for c in project.matrix.cells if c.image == image and c.id in there]
-        manifests = [replace(layout.resolve(c.id, c.arch), annotations={}) for c in ids]
-        layout.put_index(name=image, manifests=manifests)
+    write_indexes(project, cells, layout)
     return RebaseResult(images=tuple(images), packages=tuple(lines), seconds=time.perf_counter() - start)
 
 
@@ -106,19 +102,18 @@ def _renew(project: Project, cells: Sequence[Cell]) -> list[str]:
 
 def _moved(layout: Layout, cells: Sequence[Cell], old: Mapping[str, Descriptor], store: Store) -> list[str]:
     """From what the old and the new bases hold; nobody resolved, so nobody has said it yet."""
-    lines: dict[str, None] = {}
+    lines: dict[str, list[str]] = {}
     for cell in cells:
-        before, after = old[cell.id], _base(layout, cell)
-        if before.digest != after.digest:
+        name, before, after = f"{cell.base_image}-{cell.arch}", old[cell.id], _base(layout, cell)
+        if before.digest != after.digest and name not in lines:
             found = package_changes(*(packages_of(layout, side, store=store) for side in (before, after)))
-            name = f"{base_image_name(cell.base, cell.flavour)}-{cell.arch}"
-            lines |= dict.fromkeys([f"{name}:", *(f"  {change.line()}" for change in found)])
-    return list(lines)
+            lines[name] = [f"{name}:", *(f"  {change.line()}" for change in found)]
+    return [line for block in lines.values() for line in block]
 
 
 def _base(layout: Layout, cell: Cell) -> Descriptor:
     try:
-        return layout.resolve(f"{base_image_name(cell.base, cell.flavour)}-{cell.arch}", cell.arch)
+        return layout.resolve(f"{cell.base_image}-{cell.arch}", cell.arch)
     except LayoutError as error:
         raise LayoutError(
             f"{cell.id}: its base is not in {layout.root}", hint=f"buildctl build {cell.image}"

@@ -1,10 +1,13 @@
-"""Findings and reports: what was found out about one image, for people, for machines (JSON) and for CI (JUnit)."""
+"""Findings and reports: what was found out about one image, for people, for machines (JSON) and for CI (JUnit).
+
+NOT RUN is not PASSED, and it ages: a finding knows when it last ran and since when it has not (`following`).
+"""
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -21,21 +24,49 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """When a finding last was PASSED or FAILED (RFC 3339, UTC; empty where nobody noted it), and at which digest."""
+
+    at: str
+    digest: Digest
+    status: Status
+
+    def to_json(self) -> dict[str, str]:
+        return {"at": self.at, "digest": str(self.digest), "status": str(self.status)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One answer about an image. `detail` says what was seen, for NOT RUN why; `seconds` is its share of the time."""
+    """One answer about an image. `detail` says what was seen, for NOT RUN why; `seconds` is its share of the time.
+
+    In a report that is kept, `ran` is the last time that it ran at any digest of the cell (None: never), and `since`
+    the time of the first report after that which had to say NOT RUN.
+    """
 
     name: str
     status: Status
     detail: str
     seconds: float = 0.0
+    ran: Ran | None = None
+    since: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "status": str(self.status), "detail": self.detail, "seconds": round(self.seconds, 3)}
+        return {
+            "name": self.name,
+            "status": str(self.status),
+            "detail": self.detail,
+            "seconds": round(self.seconds, 3),
+            **({"ran": self.ran.to_json()} if self.ran else {}),
+            **({"since": self.since} if self.since else {}),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All findings about one image. `digest` is the manifest's, so that a report is never read for another image."""
+    """All findings about one image. `digest` is the manifest's, so that a report is never read for another image.
+
+    `made` is when it was asked (RFC 3339, UTC), empty in what is attached to an image.
+    """
 
     cell: str
     digest: Digest
@@ -44,6 +75,7 @@ class Report:
     emulated: str | None
     gpus: bool
     findings: tuple[Finding, ...]
+    made: str = ""
 
     @property
     def verdict(self) -> Status:
@@ -68,6 +100,7 @@ class Report:
             "runtime": self.runtime,
             "emulated": self.emulated,
             "gpus": self.gpus,
+            **({"made": self.made} if self.made else {}),
             "verdict": str(self.verdict),
             "counts": {str(s): self.count(s) for s in Status},
             "findings": [f.to_json() for f in self.findings],
@@ -87,6 +120,7 @@ class Report:
                 emulated=None if value["emulated"] is None else str(value["emulated"]),
                 gpus=bool(value["gpus"]),
                 findings=tuple(_finding(f) for f in value["findings"]),
+                made=str(value.get("made", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BuildctlError(f"malformed report ({error!r})", hint=_AGAIN) from error
@@ -101,7 +135,53 @@ def _finding(value: Mapping[str, Any]) -> Finding:
         status=Status(value["status"]),
         detail=str(value["detail"]),
         seconds=float(value["seconds"]),
+        ran=_ran(value["ran"]) if value.get("ran") else None,
+        since=str(value.get("since", "")),
     )
+
+
+def _ran(value: Mapping[str, Any]) -> Ran:
+    return Ran(at=str(value["at"]), digest=Digest.parse(value["digest"]), status=Status(value["status"]))
+
+
+def following(report: Report, earlier: Report | None, at: str) -> Report:
+    """The report as made at that time, with what the cell's earlier one, on whatever digest, knew of each finding."""
+
+    def dated(finding: Finding) -> Finding:
+        if finding.status is Status.NOT_RUN:
+            return replace(finding, ran=None, since=at)
+        return replace(finding, ran=Ran(at=at, digest=report.digest, status=finding.status), since="")
+
+    made = replace(report, made=at, findings=tuple(dated(finding) for finding in report.findings))
+    return remembering(made, earlier) if earlier else made
+
+
+def remembering(report: Report, other: Report) -> Report:
+    """What did not run here learns from another report on the same cell when it last did. Statuses stay."""
+    known = {finding.name: finding for finding in other.findings}
+
+    def learned(finding: Finding) -> Finding:
+        about = known.get(finding.name)
+        if finding.status is not Status.NOT_RUN or about is None:
+            return finding
+        ran = max(filter(None, (finding.ran, last_run(about, other))), key=lambda r: r.at, default=None)
+        waits = [since for since in (about.since, finding.since) if since and (ran is None or since >= ran.at)]
+        return replace(finding, ran=ran, since=min(waits, default=report.made))
+
+    return replace(report, findings=tuple(learned(finding) for finding in report.findings))
+
+
+def last_run(finding: Finding, report: Report) -> Ran | None:
+    """Of a finding in that report, also where nobody noted it."""
+    if finding.ran is not None or finding.status is Status.NOT_RUN:
+        return finding.ran
+    return Ran(at=report.made, digest=report.digest, status=finding.status)
+
+
+def undated(report: Report) -> Report:
+    """Without times and durations: the same findings are the same document."""
+    findings = tuple(replace(f, seconds=0.0, ran=None, since="") for f in report.findings)
+    return replace(report, made="", findings=findings)
 
 
 def junit_xml(reports: Iterable[Report]) -> bytes:

@@ -6,7 +6,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +38,13 @@ def run(
     stdin: str | None = None,
     check: bool = True,
     missing_hint: str | None = None,
+    on_line: Callable[[str], object] | None = None,
 ) -> Completed:
     """Run `argv` to its end or to `timeout` seconds, then SIGKILL its whole process group.
 
     `env` replaces the environment when given. With `check`, a non-zero exit or a missed deadline raises ToolError with
-    the end of its stderr. A program that does not exist always raises ToolError, with `missing_hint`.
+    the end of its stderr. A program that does not exist always raises ToolError, with `missing_hint`. `on_line` gets
+    each line of stderr as it comes, in a thread.
     """
     args = tuple(os.fspath(a) for a in argv)
     try:
@@ -61,6 +64,7 @@ def run(
     except PermissionError as error:
         raise ToolError(f"program cannot be executed: {args[0]}: {error.strerror}") from error
     timed_out = False
+    listening = _Listening(process, on_line) if on_line else None
     try:
         stdout, stderr = process.communicate(stdin, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -71,12 +75,34 @@ def run(
         kill_group(process)
         process.wait()
         raise
+    stderr = listening.all() if listening else stderr
     done = Completed(argv=args, returncode=process.returncode, stdout=stdout, stderr=stderr, timed_out=timed_out)
     if check and (timed_out or done.returncode != 0):
         what = f"did not finish within {timeout:g} s" if timed_out else f"exited with {done.returncode}"
         tail = "\n".join(done.stderr.strip().splitlines()[-20:])
         raise ToolError(f"{Path(args[0]).name} {what}: {' '.join(args)[:400]}" + (f"\n{tail}" if tail else ""))
     return done
+
+
+class _Listening:
+    """Takes stderr away from `communicate`, to read it line by line."""
+
+    def __init__(self, process: subprocess.Popen[str], on_line: Callable[[str], object]) -> None:
+        self.stream, process.stderr = process.stderr, None
+        self.on_line, self.lines = on_line, list[str]()
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        for line in self.stream or ():
+            self.lines.append(line)
+            self.on_line(line.rstrip("\n"))
+
+    def all(self) -> str:
+        self.thread.join()
+        if self.stream:
+            self.stream.close()
+        return "".join(self.lines)
 
 
 def kill_group(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:

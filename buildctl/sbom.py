@@ -14,9 +14,10 @@ from urllib.parse import quote
 from buildctl import __version__
 from buildctl.contents import Package, packages_of
 from buildctl.errors import LayoutError
+from buildctl.licences import spdx
 from buildctl.lock import WheelLock, read_wheel_lock
 from buildctl.lock_debian import BaseLock, read_base_lock
-from buildctl.matrix import Cell, DebianBase, Flavour
+from buildctl.matrix import Cell, DebianBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, canonical_json
 from buildctl.oci.layout import Layout
@@ -43,11 +44,9 @@ def sbom_document(project: Project, cell: Cell, descriptor: Descriptor, *, store
 def locked_hashes(project: Project, cell: Cell) -> dict[Key, Digest]:
     wheels: WheelLock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
     found: dict[Key, Digest] = {("pypi", w.name, w.version): w.digest for w in wheels.wheels}
-    base = cell.base
-    if isinstance(base, DebianBase):
-        for flavour in dict.fromkeys((Flavour.RUNTIME, cell.flavour)):
-            lock: BaseLock = read_base_lock(project.base_lock(base, flavour, cell.arch))
-            found |= {("deb", p.name, p.version): p.digest for p in lock.packages}
+    for path in project.debian_locks(cell):
+        lock: BaseLock = read_base_lock(path)
+        found |= {("deb", p.name, p.version): p.digest for p in lock.packages}
     return found
 
 
@@ -130,7 +129,8 @@ def _component(package: Package, hashes: Mapping[Key, Digest], suite: str) -> di
     if package.expression:
         out["licenses"] = [{"expression": package.expression}]
     elif package.licences:
-        out["licenses"] = [{"license": {"name": name}} for name in package.licences]
+        known = dict.fromkeys((("id", i) if (i := spdx(name)) else ("name", name)) for name in package.licences)
+        out["licenses"] = [{"license": {key: value}} for key, value in known]
     return out
 
 

@@ -68,7 +68,7 @@ def _singles(cells: Sequence[Cell], claims: Mapping[str, Claims]) -> list[Tag]:
             stem=f"{_full(cell, claims[cell.id])}-{cell.arch}",
             kind=Kind.IMMUTABLE,
             title=cell.image,
-            torch=_public(cell),
+            torch=public_version(cell),
             cells=(cell,),
             single=True,
         )
@@ -100,18 +100,18 @@ def _universal(cells: Sequence[Cell]) -> list[Tag]:
 
 
 def _tag(stem: str, kind: Kind, title: str, cells: Sequence[Cell]) -> Tag:
-    return Tag(stem=stem, kind=kind, title=title, torch=_public(cells[0]), cells=tuple(cells))
+    return Tag(stem=stem, kind=kind, title=title, torch=public_version(cells[0]), cells=tuple(cells))
 
 
 def _full(cell: Cell, claims: Claims) -> str:
-    return f"{_public(cell)}-{variant(claims)}-py{cell.python}{_flavour(cell)}"
+    return f"{public_version(cell)}-{variant(claims)}-py{cell.python}{_flavour(cell)}"
 
 
 def _flavour(cell: Cell) -> str:
     return "" if cell.flavour is Flavour.RUNTIME else f"-{cell.flavour}"
 
 
-def _public(cell: Cell) -> str:
+def public_version(cell: Cell) -> str:
     """Without a local version: `+` cannot stand in a tag, and the variant says the same."""
     return Version(str(cell.torch)).public
 

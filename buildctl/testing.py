@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from buildctl.claiming import kept_claims
-from buildctl.claims import label_values, read_labels
+from buildctl.claims import read_labels
 from buildctl.daemon import connected
 from buildctl.errors import LayoutError, RuntimeUnavailableError
-from buildctl.lock import WheelLock, read_wheel_lock
+from buildctl.expecting import expected_of
 from buildctl.log import console, say
 from buildctl.matrix import Cell
+from buildctl.native import native_names, native_report
 from buildctl.oci.files import write_whole
 from buildctl.oci.layout import Layout
 from buildctl.probes.expected import Expected
@@ -22,6 +21,7 @@ from buildctl.probes.judging import labels
 from buildctl.probes.testing import test_image
 from buildctl.project import Project
 from buildctl.report import Finding, Report, Status, junit_xml, table_lines
+from buildctl.reports import keep, now
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.docker import DockerRuntime
 from buildctl.runtimes.sandbox import SandboxRuntime
@@ -44,69 +44,74 @@ class TestResult:
         return {"reports": [report.to_json() for report in self.reports]}
 
     def text(self) -> str:
-        return "\n\n".join("\n".join(table_lines(report)) for report in self.reports)
+        return "\n\n".join("\n".join(_lines(report)) for report in self.reports)
 
     def write_junit(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, junit_xml(self.reports))
 
 
+def _lines(report: Report) -> list[str]:
+    """A report in which nothing could be asked, for one reason, says it once."""
+    lines, reasons = table_lines(report), {f.detail for f in report.findings}
+    if report.verdict is not Status.NOT_RUN or len(reasons) != 1:
+        return lines
+    return [lines[0], f"  NOT RUN  all {len(report.findings)} findings: {reasons.pop()}"]
+
+
 def test_images(
-    project: Project, names: Sequence[str], *, arch: str | None, runtime: str, context: str | None = None
+    project: Project,
+    names: Sequence[str],
+    *,
+    arch: str | None,
+    runtime: str,
+    context: str | None = None,
+    path: Path | None = None,
 ) -> TestResult:
-    """Ask every selected image that is built; one named and not built is an error. Reports are kept in the layout."""
+    """Ask every selected image that is built; one named and not built is an error. Reports are kept in the layout.
+
+    Native environments are asked when they are named; `path` is where one is, if not where it is made by default.
+    """
     layout = Layout(project.layout)
-    cells = _built(project, layout, names, arch)
+    natives = native_names(project, names)
+    images = [name for name in names if name not in natives]
+    cells = _built(project, layout, images, arch) if images or not natives else []
+    if natives:
+        cells += project.matrix.select(natives, arch)
     candidates = runtimes(runtime, context=context)
     reports = []
     for cell in cells:
         say(f"testing {cell.id}")
-        image, expected = image_ref(layout, cell), expected_of(project, cell)
-        report = with_labels(_test(image, expected, candidates), image, expected)
-        project.reports.mkdir(parents=True, exist_ok=True)
-        write_whole(project.report(cell), json.dumps(report.to_json(), indent=1).encode() + b"\n")
-        reports.append(report)
+        if cell.native:
+            report = native_report(project, cell, path, on_finding=_heard())
+        else:
+            image, expected = image_ref(layout, cell), expected_of(project, cell)
+            report = with_labels(ask_image(image, expected, candidates), image, expected)
+        reports.append(keep(project, cell, report, at=now()))
     return TestResult(reports=tuple(reports))
 
 
 def runtimes(name: str, *, context: str | None = None) -> tuple[Runtime, ...]:
-    """What to try, in that order: for `auto` Docker where a daemon answers, then the sandbox."""
+    """What to try, in that order: for `auto` Docker where a daemon answers, then the sandbox.
+
+    With a `context` it is that machine or an error.
+    """
+    if context is not None:
+        if name == "sandbox":
+            raise RuntimeUnavailableError("the sandbox runs on this machine only", hint="leave out --context")
+        with connected(context):
+            return (DockerRuntime(context),)
     makers: dict[str, Callable[[], Runtime]] = {
-        "docker": lambda: DockerRuntime(context),
+        "docker": DockerRuntime,
         "sandbox": lambda: SandboxRuntime(Store.default()),
     }
     if name != "auto":
         return (makers[name](),)
     try:
-        with connected(context):
+        with connected():
             return (makers["docker"](), makers["sandbox"]())
     except RuntimeUnavailableError:
         return (makers["sandbox"](),)
-
-
-def expected_of(project: Project, cell: Cell) -> Expected:
-    """What the cell declares, as locked."""
-    lock: WheelLock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
-    claims = kept_claims(project, cell, lock)
-    return Expected(
-        torch=claims.torch,
-        build=claims.facts.torch if claims.facts else None,
-        torchvision=claims.torchvision,
-        torchaudio=claims.torchaudio,
-        python=claims.python,
-        arch=claims.arch,
-        accelerator=claims.accelerator,
-        cuda=claims.cuda,
-        built=claims.built,
-        never=claims.never,
-        flavour=str(cell.flavour),
-        distributions={wheel.name: wheel.version for wheel in lock.wheels},
-        gpu_architectures=claims.architectures,
-        cudnn=claims.cudnn,
-        nccl=claims.nccl,
-        glibc=claims.glibc,
-        labels=label_values(claims),
-    )
 
 
 def with_labels(report: Report, image: ImageRef, expected: Expected) -> Report:
@@ -141,15 +146,19 @@ def _built(project: Project, layout: Layout, names: Sequence[str], arch: str | N
     return [cell for cell in cells if cell.id in there]
 
 
-def _test(image: ImageRef, expected: Expected, candidates: Sequence[Runtime]) -> Report:
+def ask_image(image: ImageRef, expected: Expected, candidates: Sequence[Runtime]) -> Report:
     """In the first runtime that can run it at all."""
     report: Report | None = None
     for runtime in candidates:
-        report = test_image(image, expected, runtime, on_finding=_story if console.is_terminal else None)
+        report = test_image(image, expected, runtime, on_finding=_heard())
         if report.verdict is not Status.NOT_RUN:
             return report
     assert report is not None  # noqa: S101 - there is always a candidate
     return report
+
+
+def _heard() -> Callable[[Finding], None] | None:
+    return _story if console.is_terminal else None
 
 
 def _story(finding: Finding) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from packaging.version import Version
 
 from buildctl.claims import Claims, read_claims
 from buildctl.errors import LayoutError, MatrixError
-from buildctl.host import Gpu, Host, read_host, this_host
+from buildctl.host import Gpu, Host
 
 MPS_MACOS = Version("14")  # PyTorch's MPS backend needs macOS 14
 _SM = re.compile(r"(?:sm|compute)_(\d+)(\d)([af]?)")
@@ -30,11 +28,18 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """One image name with the claims of each architecture that it exists for; `built`: it is in the layout."""
+    """One image name with the claims of each architecture that it exists for; `built`: it is in the layout.
+
+    An image that is none of the matrix says in `start` how to start it, with {options} where options of `docker run`
+    go, in `requires` what its NVIDIA_REQUIRE_CUDA asks for, and in `says` False where it claims nothing about CUDA.
+    """
 
     name: str
     claims: tuple[Claims, ...]
     built: bool
+    start: str = ""
+    requires: str = ""
+    says: bool = True
 
     @property
     def native(self) -> bool:
@@ -66,6 +71,9 @@ def decide(subject: Subject, host: Host, others: Sequence[Subject] = ()) -> Verd
     claims = subject.of(host.engine.arch)
     if claims is None:
         return _foreign(subject, host, others)
+    if not subject.says:
+        reason = f"native on {claims.arch}; in labels and environment it says nothing about CUDA"
+        return _verdict(subject, Kind.CPU, reason, f"{_run(subject)}; `buildctl test {subject.name}` asks it")
     if not claims.cuda:
         gpu = _instead_gpu(claims, host, others)
         return _verdict(subject, Kind.CPU, f"a CPU build, native on {claims.arch}{gpu}", _run(subject))
@@ -89,6 +97,8 @@ def _without_engine(subject: Subject, host: Host) -> Verdict:
 
 def _run(subject: Subject, *options: str) -> str:
     command = " ".join(["docker run -it --rm", *options, f"{_REPOSITORY}:{subject.name}"])
+    if subject.start:
+        return subject.start.replace("{options}", "".join(f"{option} " for option in options))
     return command if subject.built else f"buildctl build {subject.name}, then {command}"
 
 
@@ -119,6 +129,8 @@ def _native_alternative(subject: Subject, host: Host, others: Sequence[Subject])
 
 
 def _same_torch(subject: Subject, others: Sequence[Subject]) -> list[Subject]:
+    if not subject.claims[0].torch:
+        return []
     wanted = Version(subject.claims[0].torch).public
     return [o for o in others if o.name != subject.name and Version(o.claims[0].torch).public == wanted]
 
@@ -138,7 +150,7 @@ def _cuda(subject: Subject, claims: Claims, host: Host, others: Sequence[Subject
         if not host.gpu_problem:
             return on_cpu("no NVIDIA GPU here")
         step = "install the NVIDIA driver on Windows" if host.wsl else "install or reload the NVIDIA driver"
-        return on_cpu(f"the GPU cannot be used: {host.gpu_problem}", f"{step} (>= {claims.driver_floor})")
+        return on_cpu(f"the GPU cannot be used: {host.gpu_problem}", f"{step} ({_new_enough(subject, claims)})")
     covered = [gpu for gpu in host.gpus if covers(claims, gpu)]
     if not covered:
         other = _covered_elsewhere(subject, host, others)
@@ -146,10 +158,10 @@ def _cuda(subject: Subject, claims: Claims, host: Host, others: Sequence[Subject
             _uncovered(claims, host.gpus),
             f"use {other}" if other else "no image of this matrix has code for it; add a newer PyTorch version",
         )
-    if reason := driver_refusal(claims, host):
+    if reason := _requirement(subject, host) if subject.requires else driver_refusal(claims, host):
         other = _covered_elsewhere(subject, host, others)
         where = " in Windows" if host.wsl else ""
-        step = f"update the driver{where} to >= {claims.driver_floor}{f', or use {other}' if other else ''}"
+        step = f"update the driver{where} to {_new_enough(subject, claims)}{f', or use {other}' if other else ''}"
         return on_cpu(reason, f"{step}; with --gpus it would not start")
     if reason := toolkit_refusal(host):
         return on_cpu(reason, toolkit_step(host))
@@ -159,7 +171,9 @@ def _cuda(subject: Subject, claims: Claims, host: Host, others: Sequence[Subject
     flag = "--device nvidia.com/gpu=all" if host.engine and host.engine.name == "podman" else "--gpus all"
     step = _run(subject, flag)
     step = step.replace("docker run", "podman run") if host.engine and host.engine.name == "podman" else step
-    reason = f"{names}, driver {host.driver} >= {claims.driver_floor}{but}"
+    floor = f" >= {claims.driver_floor}" if claims.driver_floor else ""
+    unknown = "" if claims.facts else "; it does not say which GPUs its torch is compiled for"
+    reason = f"{names}, driver {host.driver}{floor}{but}{unknown}"
     return _verdict(subject, Kind.GPU, reason, step)
 
 
@@ -167,6 +181,19 @@ def driver_refusal(claims: Claims, host: Host) -> str:
     if host.driver is None or claims.driver_floor is None or Version(host.driver) >= Version(claims.driver_floor):
         return ""
     return f"driver {host.driver} is older than {claims.driver_floor}, which CUDA {claims.cuda} needs"
+
+
+def _requirement(subject: Subject, host: Host) -> str:
+    if host.driver is None:
+        return ""
+    from buildctl.requirement import unmet  # noqa: PLC0415 - images of others only
+
+    return unmet(subject.requires, host.driver)
+
+
+def _new_enough(subject: Subject, claims: Claims) -> str:
+    floor = None if subject.requires else claims.driver_floor
+    return f">= {floor}" if floor else f"one for CUDA {claims.cuda}"
 
 
 def toolkit_refusal(host: Host) -> str:
@@ -229,7 +256,7 @@ def _covered_elsewhere(subject: Subject, host: Host, others: Sequence[Subject]) 
 
 
 def _instead_gpu(claims: Claims, host: Host, others: Sequence[Subject]) -> str:
-    if host.system != "macos" or host.arch != "arm64" or host.virtual:
+    if host.system != "macos" or host.arch != "arm64" or host.virtual or not claims.torch:
         return ""
     wanted = Version(claims.torch).public
     names = [o.name for o in others if o.native and Version(o.claims[0].torch).public == wanted]
@@ -260,48 +287,6 @@ def _native(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
     if host.virtual:
         return _verdict(subject, Kind.CPU, "a virtual machine of macOS has no working MPS", make)
     return _verdict(subject, Kind.GPU, f"MPS on {host.chip or 'Apple silicon'}, macOS {version}", make)
-
-
-# the command
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    host: Host
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def exit_code(self) -> int:
-        return 1 if any(v.kind is Kind.NOT for v in self.verdicts) else 0
-
-    def to_json(self) -> dict[str, Any]:
-        return {"host": self.host.to_json(), "verdicts": [v.to_json() for v in self.verdicts]}
-
-    def text(self) -> str:
-        lines = [self.host.summary(), ""]
-        width = max((len(v.name) for v in self.verdicts), default=0)
-        for v in self.verdicts:
-            lines += [f"{v.name:<{width}}  {v.kind}: {v.reason}", f"{'':{width}}    {v.next_step}"]
-        return "\n".join(lines)
-
-
-def check_images(
-    start: Path, layout: Path | None, names: Sequence[str], *, host_file: Path | None, save: Path | None
-) -> Answer:
-    """The matrix is not loaded: the files of claims and the layout's index say all that is needed."""
-    host = read_host(host_file) if host_file else this_host()
-    if save is not None:
-        from buildctl.oci.files import write_whole  # noqa: PLC0415 - rarely
-
-        write_whole(save, json.dumps(host.to_json(), indent=2).encode() + b"\n")
-    subjects = catalogue(start, layout)
-    chosen = [s for s in subjects if s.name in names] if names else subjects
-    if unknown := [name for name in names if name not in {s.name for s in subjects}]:
-        raise MatrixError(
-            f"nothing is known about {', '.join(unknown)}",
-            hint=f"known: {', '.join(s.name for s in subjects)}; `buildctl claims` looks into locked wheels",
-        )
-    return Answer(host=host, verdicts=tuple(decide(s, host, subjects) for s in chosen))
 
 
 def catalogue(start: Path, layout: Path | None) -> list[Subject]:

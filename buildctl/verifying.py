@@ -15,22 +15,20 @@ from typing import Any
 from buildctl.contents import Package, packages_of
 from buildctl.errors import BuildctlError
 from buildctl.gate import REPORT_KIND, merged, parse_report
+from buildctl.keys import PublicKey
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, ImageConfig, Index
 from buildctl.oci.layout import INDEX_TYPES, Layout
 from buildctl.progress import Progress
 from buildctl.provenance import PREDICATE, PROVENANCE_KIND
-from buildctl.registry.client import Repository
+from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.pull import pull
-from buildctl.registry.referrers import document, referrers
+from buildctl.registry.referrers import document
 from buildctl.report import Finding, Status
 from buildctl.sbom import SBOM_KIND, packages_in_bill
+from buildctl.signed import MissingError, Signed, WrongError
 
 _SHOWN = 5
-
-
-class MissingError(Exception):
-    """Nothing of that kind is attached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,31 +52,34 @@ class Verified:
         return "\n".join([f"{self.name}  {self.digest}", *lines])
 
 
-def verify(repository: Repository, *, arch: str | None, scratch: Path | None, progress: Progress) -> list[Verified]:
+def verify(
+    repository: Repository,
+    *,
+    arch: str | None,
+    scratch: Path | None,
+    progress: Progress,
+    key: PublicKey | None = None,
+) -> list[Verified]:
     """Every platform that the reference leads to, or one. Layers go to a temporary folder below `scratch`.
 
+    With `key`, the image and the index that led to it must be signed by it, and what is attached covered by that.
     Raises RegistryError when the registry does not answer; what is wrong with an image is a finding.
     """
     out = []
-    for platform_arch in [arch] if arch else _architectures(repository):
+    top = repository.manifest(repository.reference.wanted)  # a tag may move while we look: this is what it was
+    for platform_arch in [arch] if arch else _architectures(top):
         with tempfile.TemporaryDirectory(prefix="buildctl-verify-", dir=scratch) as folder:
             layout = Layout(Path(folder))
-            image = pull(
-                repository,
-                repository.reference.wanted,
-                arch=platform_arch,
-                layout=layout,
-                name="image",
-                progress=progress,
-            )
-            check = _Check(repository, layout, image)
+            wanted = str(top.descriptor.digest)
+            image = pull(repository, wanted, arch=platform_arch, layout=layout, name="image", progress=progress)
+            signed = Signed(repository, tuple(dict.fromkeys((top.descriptor.digest, image.digest))), key)
+            check = _Check(repository, layout, image, signed)
             name = f"{repository.reference} {check.config.platform}"
             out.append(Verified(name=name, digest=str(image.digest), findings=tuple(check.findings())))
     return out
 
 
-def _architectures(repository: Repository) -> list[str]:
-    found = repository.manifest(repository.reference.wanted)
+def _architectures(found: Fetched) -> list[str]:
     if found.descriptor.media_type in INDEX_TYPES:
         platforms = [m.platform for m in Index.from_json(found.json()).manifests if m.platform]
         return sorted({p.architecture for p in platforms if p.os == "linux"})
@@ -86,13 +87,14 @@ def _architectures(repository: Repository) -> list[str]:
 
 
 class _Check:
-    def __init__(self, repository: Repository, layout: Layout, image: Descriptor) -> None:
-        self.repository, self.layout, self.image = repository, layout, image
+    def __init__(self, repository: Repository, layout: Layout, image: Descriptor, signed: Signed) -> None:
+        self.repository, self.layout, self.image, self.signed = repository, layout, image, signed
         self.config: ImageConfig = layout.config(image)
         self._packages: tuple[Package, ...] | None = None
 
     def findings(self) -> Iterator[Finding]:
         checks: Mapping[str, Callable[[], str]] = {
+            "signature": self.signed.signature,
             "layers": self.layers,
             "bill of materials": self.bill,
             "labels": self.labels,
@@ -104,14 +106,11 @@ class _Check:
                 status, detail = Status.PASSED, check()
             except MissingError as error:
                 status, detail = Status.NOT_RUN, str(error)
-            except (BuildctlError, _WrongError) as error:
+            except (BuildctlError, WrongError) as error:
                 status, detail = Status.FAILED, str(error)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
                 status, detail = Status.FAILED, f"malformed ({error!r})"
             yield Finding(name=name, status=status, detail=detail)
-        yield Finding(
-            name="signature", status=Status.NOT_RUN, detail="buildctl checks none: `cosign verify` with your key does"
-        )
 
     @property
     def packages(self) -> tuple[Package, ...]:
@@ -122,19 +121,19 @@ class _Check:
     def layers(self) -> str:
         problems = check_image(self.layout, self.image)
         if problems:
-            raise _WrongError("; ".join(problems[:_SHOWN]))
+            raise WrongError("; ".join(problems[:_SHOWN]))
         return f"{len(self.config.diff_ids)} layers match their digests and diff ids"
 
     def bill(self) -> str:
-        for value in self._json(SBOM_KIND, "bill of materials"):
+        for value in self._json(SBOM_KIND):
             (said,) = value["metadata"]["component"]["hashes"]
             if said["content"] != self.image.digest.hex:
-                raise _WrongError(f"it is about sha256:{said['content'][:12]}")
+                raise WrongError(f"it is about sha256:{said['content'][:12]}")
             listed, there = _names(packages_in_bill(value)), _names(self.packages)
             if listed != there:
                 more = [f"{n} is only in the image" for n in sorted(there - listed)]
                 less = [f"{n} is only in the bill" for n in sorted(listed - there)]
-                raise _WrongError("; ".join([*more, *less][:_SHOWN]))
+                raise WrongError("; ".join([*more, *less][:_SHOWN]))
         return f"{len(self.packages)} packages, exactly those in the layers"
 
     def labels(self) -> str:
@@ -147,49 +146,43 @@ class _Check:
                 continue
             found = there.get(name)
             if found is None or found.partition("+")[0] != said.partition("+")[0]:
-                raise _WrongError(f"the label says {name} {said}, the layers hold {found or 'none'}")
+                raise WrongError(f"the label says {name} {said}, the layers hold {found or 'none'}")
             checked.append(f"{name} {said}")
         nvidia = sorted(name for name in there if name.startswith("nvidia-"))
         if self.config.labels.get("dev.buildctl.accelerator") == "cpu" and nvidia:
-            raise _WrongError(f"the label says cpu, the layers hold {nvidia[0]}")
+            raise WrongError(f"the label says cpu, the layers hold {nvidia[0]}")
         if not checked:
             raise MissingError("no label of buildctl says what is inside")
         return ", ".join(checked)
 
     def provenance(self) -> str:
-        for value in self._json(PROVENANCE_KIND, "provenance"):
+        for value in self._json(PROVENANCE_KIND):
             if value["predicateType"] != PREDICATE:
-                raise _WrongError(f"predicate {value['predicateType']}")
+                raise WrongError(f"predicate {value['predicateType']}")
             (subject,) = value["subject"]
             if subject["digest"]["sha256"] != self.image.digest.hex:
-                raise _WrongError(f"it is about sha256:{subject['digest']['sha256'][:12]}")
+                raise WrongError(f"it is about sha256:{subject['digest']['sha256'][:12]}")
             inputs = value["predicate"]["buildDefinition"]["resolvedDependencies"]
             builder = value["predicate"]["runDetails"]["builder"]["id"]
-        return f"{len(inputs)} inputs by hash, built by {builder} (unsigned: it is a claim)"
+        said = "signed" if self.signed.covered else "unsigned: it is a claim"
+        return f"{len(inputs)} inputs by hash, built by {builder} ({said})"
 
     def report(self) -> str:
-        reports = [parse_report(data, "report") for data in self._documents(REPORT_KIND, "report")]
+        reports = [parse_report(data, "report") for data in self._documents(REPORT_KIND)]
         both = merged(reports)
         if both is None or both.digest != self.image.digest:
-            raise _WrongError("it is about another image")
+            raise WrongError("it is about another image")
         counts = {status: both.count(status) for status in Status}
         text = ", ".join(f"{count} {status.lower()}" for status, count in counts.items() if count)
         if counts[Status.FAILED]:
-            raise _WrongError(text)
+            raise WrongError(text)
         return text
 
-    def _json(self, kind: str, name: str) -> list[Any]:
-        return [json.loads(data) for data in self._documents(kind, name)]
+    def _json(self, kind: str) -> list[Any]:
+        return [json.loads(data) for data in self._documents(kind)]
 
-    def _documents(self, kind: str, name: str) -> list[bytes]:
-        found = referrers(self.repository, self.image.digest, kind)
-        if not found:
-            raise MissingError(f"no {name} is attached")
-        return [document(self.repository, referrer) for referrer in found]
-
-
-class _WrongError(Exception):
-    """A document or label that does not agree with the image."""
+    def _documents(self, kind: str) -> list[bytes]:
+        return [document(self.repository, referrer) for referrer in self.signed.of_kind(kind)]
 
 
 def _names(packages: tuple[Package, ...]) -> set[str]:

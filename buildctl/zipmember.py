@@ -102,7 +102,8 @@ class Member:
         _, _, flags, method, _, _, crc32, compressed, size, n_name, n_extra = _LOCAL.unpack(fixed)
         name, extra = file.read(n_name), extra_fields(self, file.read(n_extra))
         if wide := extra.get(ZIP64):
-            if not compressed == size == FULL_32 or len(wide) != 16:
+            # some writers (protobuf's wheels) repeat sizes that fit into 32 bits, which every reader takes for the same
+            if len(wide) != 16 or (size, compressed) not in {(FULL_32, FULL_32), struct.unpack("<2Q", wide)}:
                 raise self.error("has a zip64 field that does not fit its sizes")
             size, compressed = struct.unpack("<2Q", wide)
         said = (name, flags, method)

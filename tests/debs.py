@@ -265,14 +265,20 @@ class Compiled:
 
 
 def made(
-    tmp_path: Path, debs: Mapping[str, bytes], *, below: BaseLock | None = None, compiler: Compiled | None = None
+    tmp_path: Path,
+    debs: Mapping[str, bytes],
+    *,
+    below: BaseLock | None = None,
+    compiler: Compiled | None = None,
+    added: bool = False,
 ) -> Tree:
     """The entries of a lock over exactly these packages, with their content."""
     paths = write_all(tmp_path, debs)
     known = {p.name for p in below.packages} if below else set()
     lock = lock_of({n: d for n, d in debs.items() if n not in known}, flavour="devel" if below else "runtime")
     out: dict[str, tuple[Entry, bytes]] = {}
-    for entry in base_entries(lock, lambda p: paths[p.digest], below=below, compiler=compiler, scratch=tmp_path):
+    how = {"below": [below] if below else [], "compiler": compiler, "scratch": tmp_path, "added": added}
+    for entry in base_entries(lock, lambda p: paths[p.digest], **how):  # type: ignore[arg-type]
         assert entry.path not in out
         parent = entry.path.rpartition("/")[0]
         assert below or not parent or out[parent][0].kind is Kind.DIRECTORY, f"{entry.path} comes before its folder"

@@ -1,4 +1,4 @@
-"""A real registry on loopback (Debian's docker-registry) and a proxy in front of it that counts and fails on demand."""
+"""Real registries on loopback (Debian's docker-registry, crane's) and a proxy that counts and fails on demand."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import http.client
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-CONFIG = """\
-version: 0.1
-log: {{level: error, accesslog: {{disabled: true}}}}
-storage: {{filesystem: {{rootdirectory: "{root}"}}, delete: {{enabled: true}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-"""
+from tests import engine
+from tests.tls import Authority
+
+USER, PASSWORD = "me", "secret"
+_HTPASSWD = f"{USER}:$2b$05$m1qx/9KF6AQSB5xKQxtK8.GG8I3PwkkXtnenvGf2LYzOv0Mnkul6.\n"  # PASSWORD, as bcrypt
 
 
 def registry_program() -> str | None:
@@ -47,25 +48,65 @@ def registry_program() -> str | None:
 
 
 @contextmanager
-def docker_registry(root: Path) -> Iterator[str]:
-    """HOST:PORT of a registry that keeps its data under `root`; NOT RUN where the program is missing."""
+def docker_registry(root: Path, *, authority: Authority | None = None, password: bool = False) -> Iterator[str]:
+    """HOST:PORT of a registry that keeps its data under `root`; NOT RUN where the program is missing.
+
+    With an `authority` it speaks TLS, and asks for the client's certificate where that authority has made one; with
+    `password` it wants USER and PASSWORD.
+    """
     program = registry_program()
     if program is None:
         pytest.skip("NOT RUN: no docker-registry here, and apt cannot download it")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = _free_port()
     root.mkdir(parents=True, exist_ok=True)
-    config = root / "config.yml"
-    config.write_text(CONFIG.format(root=root / "data", port=port))
-    with (root / "log").open("wb") as log:
-        process = subprocess.Popen([program, "serve", config], stdout=log, stderr=log)
+    config: dict[str, Any] = {
+        "version": "0.1",
+        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(root / "data")}, "delete": {"enabled": True}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+    }
+    if authority is not None:
+        config["http"]["tls"] = {"certificate": str(authority.certificate), "key": str(authority.key)}
+        if authority.client is not None:
+            config["http"]["tls"]["clientcas"] = [str(authority.ca)]
+    if password:
+        (root / "htpasswd").write_text(_HTPASSWD)
+        config["auth"] = {"htpasswd": {"realm": "test", "path": str(root / "htpasswd")}}
+    (root / "config.yml").write_text(json.dumps(config))  # JSON is YAML
+    with _running([program, "serve", root / "config.yml"], port, root / "log"):
+        yield f"127.0.0.1:{port}"
+
+
+@contextmanager
+def crane_registry(root: Path) -> Iterator[str]:
+    """HOST:PORT of another implementation, go-containerregistry's; NOT RUN where it cannot be."""
+    try:
+        program = engine.program("crane")
+    except engine.Unavailable as reason:
+        pytest.skip(f"NOT RUN: {reason}")
+    port = _free_port()
+    (root / "data").mkdir(parents=True, exist_ok=True)  # without it every upload is a 500
+    argv: list[str | Path] = [program, "registry", "serve", "--address", f"127.0.0.1:{port}", "--disk", root / "data"]
+    with _running(argv, port, root / "log"):
+        yield f"127.0.0.1:{port}"
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def _running(argv: Sequence[str | Path], port: int, log: Path) -> Iterator[None]:
+    with log.open("wb") as out:
+        process = subprocess.Popen(argv, stdout=out, stderr=out)
     try:
         for _ in range(200):
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
-            assert process.poll() is None, (root / "log").read_text()
+            assert process.poll() is None, log.read_text()
             time.sleep(0.05)
-        yield f"127.0.0.1:{port}"
+        yield
     finally:
         process.terminate()
         process.wait(20)
@@ -85,31 +126,48 @@ class Exchange:
 class Fault:
     """What happens to the first request for which `when` is true, `times` times.
 
-    `status`: answered so, and not passed on. `cut`: the connection closes after so many bytes of the request's body.
-    `drop`: passed on, but the answer never comes. `flip`: the byte at that place of the request's body is changed.
-    `corrupt`: a byte of the answer's body is changed. `truncate`: the answer ends after so many bytes.
+    `status`: answered so with `body`, and not passed on. `cut`: the connection closes after so many bytes of the
+    request's body. `unread`: of the request's body nothing is read, and the connection stays. `drop`: passed on, but
+    the answer never comes. `flip`: the byte at that place of the request's body is changed. `corrupt`: a byte of the
+    answer's body is changed. `truncate`: the answer ends after so many bytes; `stall`: and the connection stays.
+    `location`: the answer says that the upload goes on there; empty: it does not say where.
     """
 
     when: Callable[[str, str], bool]
     times: int = 1
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
     cut: int | None = None
+    unread: bool = False
     drop: bool = False
     flip: int | None = None
     corrupt: bool = False
     truncate: int | None = None
+    stall: int | None = None
+    location: str | None = None
     met: int = 0
 
 
 class Proxy(ThreadingHTTPServer):
-    """`seen` is every exchange. With `users` (name -> password) it wants a bearer token, or basic with `basic`."""
+    """`seen` is every exchange. With `users` (name -> password) it wants a bearer token, or basic with `basic`.
+
+    `referrers`, unless None, is the referrers API that the registry behind it lacks: artifacts by their subject.
+    """
 
     daemon_threads = True
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, authority: Authority | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.scheme = "http" if authority is None else "https"
+        if authority is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(authority.certificate, authority.key)
+            # the handshake belongs to the connection's own thread
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.upstream = upstream
+        self.closing = threading.Event()
+        self.referrers: dict[str, list[dict[str, Any]]] | None = None
         self.faults: list[Fault] = []
         self.seen: list[Exchange] = []
         self.users: dict[str, str] = {}
@@ -143,12 +201,16 @@ class Proxy(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else an answer in two writes waits 40 ms for an acknowledgement
     server: Proxy
 
     def handle_any(self) -> None:
         proxy, length = self.server, int(self.headers.get("Content-Length") or 0)
         if self.path.startswith("/token"):
             self._token()
+            return
+        if proxy.referrers is not None and "/referrers/" in self.path:
+            self._list_referrers(proxy.referrers)
             return
         if (refusal := self._refusal()) is not None:
             self.rfile.read(length)
@@ -161,9 +223,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._note(len(got), 0)
             self._hang_up()
             return
+        if fault is not None and fault.unread:
+            proxy.closing.wait(30)
+            self._hang_up()
+            return
         body = self.rfile.read(length)
         if fault is not None and fault.status:
-            self._answer(fault.status, dict(fault.headers), b"")
+            self._answer(fault.status, dict(fault.headers), fault.body)
             self._note(len(body), fault.status)
             return
         if fault is not None and fault.flip is not None:
@@ -175,7 +241,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault is not None and fault.corrupt and data:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        self._answer(status, headers, data, truncate=fault.truncate if fault else None)
+        if fault is not None and fault.location is not None:
+            headers = {k: v for k, v in headers.items() if k != "Location"}
+            headers |= {"Location": fault.location} if fault.location else {}
+        if proxy.referrers is not None and self.command == "PUT" and status == 201 and "/manifests/" in self.path:
+            headers |= self._note_subject(proxy.referrers, headers, body)
+        short = None if fault is None else fault.truncate if fault.stall is None else fault.stall
+        self._answer(status, headers, data, truncate=short, stall=fault is not None and fault.stall is not None)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815
 
@@ -204,7 +276,15 @@ class _Handler(BaseHTTPRequestHandler):
         host, _, port = self.server.upstream.partition(":")
         return host, int(port)
 
-    def _answer(self, status: int, headers: Mapping[str, str], data: bytes, *, truncate: int | None = None) -> None:
+    def _answer(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        data: bytes,
+        *,
+        truncate: int | None = None,
+        stall: bool = False,
+    ) -> None:
         self.send_response(status)
         kept = {k: v for k, v in headers.items() if k.lower() not in {"transfer-encoding", "connection", "date"}}
         if "Content-Length" not in kept and status != 204:
@@ -214,6 +294,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data[:truncate])
+        if stall:
+            self.wfile.flush()
+            self.server.closing.wait(30)
         if truncate is not None:
             self._hang_up()
 
@@ -227,6 +310,39 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.mutex:
             self.server.seen.append(Exchange(method=self.command, path=self.path, sent=sent, status=status))
 
+    # the referrers API (distribution-spec, "listing referrers")
+
+    def _note_subject(
+        self, referrers: dict[str, list[dict[str, Any]]], headers: Mapping[str, str], body: bytes
+    ) -> dict[str, str]:
+        value = json.loads(body)
+        subject = value.get("subject", {}).get("digest")
+        if subject is None:
+            return {}
+        row = {
+            "mediaType": value["mediaType"],
+            "digest": headers["Docker-Content-Digest"],
+            "size": len(body),
+            "artifactType": value.get("artifactType") or value["config"]["mediaType"],
+            "annotations": value.get("annotations", {}),
+        }
+        rows = referrers.setdefault(subject, [])
+        if row not in rows:
+            rows.append(row)
+        return {"OCI-Subject": subject}
+
+    def _list_referrers(self, referrers: dict[str, list[dict[str, Any]]]) -> None:
+        parts = urlsplit(self.path)
+        rows = referrers.get(parts.path.rpartition("/")[2], [])
+        wanted = parse_qs(parts.query).get("artifactType", [])
+        if wanted:
+            rows = [row for row in rows if row["artifactType"] in wanted]
+        kind = "application/vnd.oci.image.index.v1+json"
+        data = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": rows}).encode()
+        applied = {"OCI-Filters-Applied": "artifactType"} if wanted else {}
+        self._answer(200, {"Content-Type": kind, **applied}, data)
+        self._note(0, 200)
+
     # who may
 
     def _refusal(self) -> tuple[int, dict[str, str], bytes] | None:
@@ -238,7 +354,7 @@ class _Handler(BaseHTTPRequestHandler):
         if proxy.basic:
             challenge, known = 'Basic realm="test"', self._user(given) is not None
         else:
-            challenge = f'Bearer realm="http://{proxy.netloc}/token",service="test",scope="repository:x:pull"'
+            challenge = f'Bearer realm="{proxy.scheme}://{proxy.netloc}/token",service="test",scope="repository:x:pull"'
             scope = proxy.tokens.get(given.removeprefix("Bearer "), "")
             known = bool(scope) and ("push" in scope or self.command in {"GET", "HEAD"})
         return None if known else (401, {"WWW-Authenticate": challenge}, _error("UNAUTHORIZED", "who are you"))
@@ -265,13 +381,15 @@ def _error(code: str, message: str) -> bytes:
 
 
 @contextmanager
-def proxy(upstream: str) -> Iterator[Proxy]:
-    server = Proxy(upstream)
+def proxy(upstream: str, authority: Authority | None = None) -> Iterator[Proxy]:
+    """In front of a registry that speaks plain http; with an `authority` the proxy itself speaks TLS."""
+    server = Proxy(upstream, authority)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield server
     finally:
+        server.closing.set()
         server.shutdown()
         server.server_close()
         thread.join(5)

@@ -177,7 +177,7 @@ def _context(cell: Cell, each: Sequence[Claims], steps: Sequence[Step], template
             "name": cell.name,
             "title": title,
             "template": template,
-            "base": f"base-{cell.base.name}",
+            "base": cell.base_image,
             "user": USER,
         },
         "steps": [{"stage": s.stage, "title": s.title, "requirements": s.requirements} for s in steps],
@@ -198,6 +198,8 @@ def _image_env(cell: Cell, claims: Claims) -> dict[str, str]:
     if claims.cuda:
         # the floor of the CUDA major, not the exact minor: a host that would work must not be refused
         env["NVIDIA_REQUIRE_CUDA"] = f"cuda>={claims.cuda.partition('.')[0]}.0"
+    if "onnx" in cell.extras:
+        env["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime's wheels report to their makers unless told not to
     return env | dict(cell.accelerator.env)
 
 
@@ -207,7 +209,7 @@ def _labels(cell: Cell, each: Sequence[Claims], title: str) -> dict[str, str]:
         "org.opencontainers.image.description": title,
         "org.opencontainers.image.version": each[0].torch.partition("+")[0],
         "org.opencontainers.image.licenses": "BSD-3-Clause",
-        "org.opencontainers.image.base.name": f"base-{cell.base.name}",
+        "org.opencontainers.image.base.name": cell.base_image,
         **claim_labels(each),
     }
 

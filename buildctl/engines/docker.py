@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from buildctl.engines.buildkit_progress import watched
 from buildctl.errors import EngineError, ToolError
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import file_entry
@@ -49,14 +50,20 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DockerOptions:
-    """`builder` is a buildx builder by name (remote, Kubernetes, several nodes), `secrets` files by id."""
+    """`builder` is a buildx builder by name (remote, Kubernetes, several nodes), `secrets` files by id.
+
+    `context` is a docker context or the URL of a daemon, whose own BuildKit builds unless a `builder` is named.
+    `network` "host" lets steps reach the builder's own loopback, for an index or a proxy there.
+    """
 
     epoch: int
     compression: Compression = Compression.ZSTD
     builder: str | None = None
+    context: str | None = None
     secrets: Mapping[str, Path] = field(default_factory=dict)
     attest: bool = False
     cache: bool = True
+    network: str | None = None
     env: Mapping[str, str] | None = None
 
 
@@ -106,6 +113,8 @@ def build_with_docker(targets: Sequence[Target], options: DockerOptions, *, layo
             entry["secret"] = [{"id": k, "src": str(v.absolute())} for k, v in sorted(options.secrets.items())]
             if options.attest:
                 del entry["attest"]
+            if options.network:
+                entry["network"] = options.network
         file = scratch / "docker-bake.json"
         file.write_text(json.dumps(definition))
         _bake(file, options)
@@ -138,15 +147,25 @@ def check_buildx(options: DockerOptions) -> None:
     """Raises ToolError where `docker` or its buildx plugin is missing, EngineError for an unknown builder."""
     if which("docker") is None and not options.env:
         raise ToolError("program not found: docker", hint=NO_BUILDX)
-    version = run(["docker", "buildx", "version"], timeout=60, env=options.env, check=False, missing_hint=NO_BUILDX)
+    version = run([*_buildx(options), "version"], timeout=60, env=options.env, check=False, missing_hint=NO_BUILDX)
     if version.returncode != 0:
         raise ToolError(f"docker has no buildx: {version.stderr.strip()[:300]}", hint=NO_BUILDX)
     if options.builder is not None:
-        argv = ["docker", "buildx", "inspect", options.builder]
+        argv = [*_buildx(options), "inspect", options.builder]
         found = run(argv, timeout=120, env=options.env, check=False)
         if found.returncode != 0:
             hint = "`docker buildx ls` shows what there is, `docker buildx create` makes one"
             raise EngineError(f"no usable builder {options.builder!r}: {found.stderr.strip()[:300]}", hint=hint)
+
+
+def _buildx(options: DockerOptions) -> list[str]:
+    if options.context is None:
+        return ["docker", "buildx"]
+    return ["docker", "--host" if "://" in options.context else "--context", options.context, "buildx"]
+
+
+def _context_name(context: str) -> str:
+    return "default" if "://" in context else context
 
 
 def _output(destination: Path, options: DockerOptions) -> dict[str, str]:
@@ -169,10 +188,14 @@ def _proxies() -> dict[str, str]:
 
 
 def _bake(file: Path, options: DockerOptions) -> None:
-    argv = ["docker", "buildx", "bake", "--file", str(file), "--progress", "plain", "--allow", "fs=*"]
-    argv += ["--builder", options.builder] if options.builder else []
+    argv = [*_buildx(options), "bake", "--file", str(file), "--progress", "plain", "--allow", "fs=*"]
+    # the builder of that name is the daemon itself, whatever `docker buildx use` has chosen
+    builder = options.builder or (_context_name(options.context) if options.context else None)
+    argv += ["--builder", builder] if builder else []
     argv += [] if options.cache else ["--no-cache"]
-    done = run(argv, timeout=DEADLINE, env=options.env, check=False)
+    argv += ["--allow", "network.host"] if options.network == "host" else []
+    with watched() as steps:
+        done = run(argv, timeout=DEADLINE, env=options.env, check=False, on_line=steps.line)
     if done.returncode == 0:
         return
     said = done.stderr.strip()
@@ -182,14 +205,7 @@ def _bake(file: Path, options: DockerOptions) -> None:
     elif "install-wheels" in said and "UnknownIssuer" in said:
         hint = "behind a company proxy, set SSL_CERT_FILE to its CA bundle"
     what = f"did not finish within {DEADLINE:g} s" if done.timed_out else "failed"
-    raise EngineError(f"docker buildx bake {what}:\n{_last_words(said)}", hint=hint)
-
-
-def _last_words(said: str) -> str:
-    """The part of BuildKit's plain progress that a person wants: from the first error on, else the end."""
-    lines = said.splitlines()
-    first = next((n for n, line in enumerate(lines) if "ERROR" in line), max(0, len(lines) - 20))
-    return "\n".join(lines[max(0, first - 10) :][-40:])
+    raise EngineError(f"docker buildx bake {what}:\n{steps.why() or said[-2000:]}", hint=hint)
 
 
 def _take(layout: Layout, built: Path, target: Target) -> Descriptor:

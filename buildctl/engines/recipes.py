@@ -16,7 +16,7 @@ from buildctl.engines.plan import FilesLayer, Operation, Plan, Setting, WheelsLa
 from buildctl.errors import ArtifactError, LockError, MatrixError
 from buildctl.lock import LockedWheel, WheelLock
 from buildctl.lock_debian import BaseLock, DebPackage
-from buildctl.matrix import Base, DebianBase, Flavour, ImageBase
+from buildctl.matrix import DebianBase, ImageBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, Platform
@@ -52,11 +52,14 @@ class Compiling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DebianSource:
-    """The layer of a base; `below` is the runtime lock that a devel layer goes on top of."""
+    """A layer of a base; `below` are the locks that it goes on top of, the lowest first. `added` are an image's own
+    Debian packages.
+    """
 
     lock: BaseLock
-    below: BaseLock | None
+    below: tuple[BaseLock, ...]
     compiling: Compiling
+    added: bool = False
 
     def entries(self, store: Store) -> Iterable[Entry]:
         scratch = store.root / "tmp"
@@ -67,6 +70,7 @@ class DebianSource:
             below=self.below,
             compiler=self.compiling.python(store),
             scratch=scratch,
+            added=self.added,
         )
 
 
@@ -113,17 +117,14 @@ def _artifact(store: Store, artifact: Artifact) -> Path:
     return path
 
 
-def base_image_name(base: Base, flavour: Flavour) -> str:
-    return f"base-{base.name}" + ("" if flavour is Flavour.RUNTIME else f"-{flavour}")
-
-
-def debian_base(
-    name: str, runtime: BaseLock, devel: BaseLock | None, *, compiling: Compiling, compression: Compression
-) -> BaseRecipe:
-    """The recipe of a Debian base: one layer, and for devel a second one with what it adds."""
-    sources = [DebianSource(lock=runtime, below=None, compiling=compiling)]
-    if devel is not None:
-        sources.append(DebianSource(lock=devel, below=runtime, compiling=compiling))
+def debian_base(name: str, locks: Sequence[BaseLock], *, compiling: Compiling, compression: Compression) -> BaseRecipe:
+    """The recipe of a Debian base: a layer for each lock, the lowest first, each with what it adds."""
+    runtime = locks[0]
+    sources = [
+        DebianSource(lock=lock, below=tuple(locks[:number]), compiling=compiling, added=lock.base != runtime.base)
+        for number, lock in enumerate(locks)
+        if lock.packages
+    ]
     return BaseRecipe(
         name=name,
         config=ImageConfig(
@@ -141,11 +142,12 @@ def debian_base(
 
 
 def _debian_recipe(name: str, source: DebianSource, compression: Compression) -> Recipe:
-    locks = [source.lock, *([source.below] if source.below else [])]
+    locks = [source.lock, *reversed(source.below)]
+    # not by the name of an image: those that add the same packages to the same base share the layer
+    facts = [replace(lock, inputs="", base=locks[-1].base) for lock in locks]
+    kind = "debian, added" if source.added else "debian"
     return Recipe(
-        key=recipe_key(
-            "debian", [replace(lock, inputs="") for lock in locks], source.compiling.identity, compression.identity
-        ),
+        key=recipe_key(kind, facts, source.compiling.identity, compression.identity),
         label=f"{name} {source.lock.flavour} {source.lock.arch}",
         weight=sum(p.size for p in source.lock.packages) * 4,  # xz unpacks slowly
         source=source,
@@ -287,7 +289,7 @@ def artifacts_of(recipe: Recipe) -> tuple[Artifact, ...]:
     """What has to be in the store before the layer can be made."""
     match recipe.source:
         case DebianSource() as source:
-            return (*source.lock.packages, *(source.below.packages if source.below else ()))
+            return tuple(package for lock in (source.lock, *source.below) for package in lock.packages)
         case WheelsSource() as source:
             return source.wheels
         case _:

@@ -14,6 +14,7 @@ from buildctl.runtimes.api import Outcome, Session
 # Emulated programs were measured 8 to 12 times slower, imports above all.
 EMULATION_FACTOR = 12
 STDERR_LINES = 12
+DOING = "while asking for:"
 
 
 class UnansweredError(Exception):
@@ -63,7 +64,7 @@ def read_answers(outcome: Outcome) -> Answers:
     doing, answers = _last_answers(outcome.stdout)
     death = death_of(outcome)
     if death and doing:
-        death = f"{death}\nwhile asking for: {doing}"
+        death = f"{death}\n{DOING} {doing}"
     if not death and answers is None:
         death = f"printed no answer but {outcome.stdout[-200:]!r}{stderr_tail(outcome)}"
     values, errors, seconds = {}, {}, {}

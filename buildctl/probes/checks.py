@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from buildctl.probes import judging
+from buildctl.probes import judging, judging_onnx
 from buildctl.probes.expected import Expected
 from buildctl.runtimes.api import Session
 
@@ -34,6 +34,7 @@ RUNS: Mapping[str, Run] = {
     "compile": Run(probe="compile_cpu", deadline=180),
     "libraries": Run(probe="libraries", deadline=60),
     "files": Run(probe="model_files", deadline=90),
+    "onnx": Run(probe="onnx_runtime", deadline=60),
     "two processes": Run(probe="two_processes", deadline=120, options={"backend": "gloo", "seconds": 90}),
 }
 
@@ -89,6 +90,10 @@ def claims_build(expected: Expected) -> bool:
 
 def claims_glibc(expected: Expected) -> bool:
     return expected.glibc is not None
+
+
+def has_onnx(expected: Expected) -> bool:
+    return "onnx" in expected.extras
 
 
 CHECKS = (
@@ -150,6 +155,10 @@ CHECKS = (
     Check(name="torch.save", run="files", questions=("saved",), judge=judging.saved),
     Check(name="torchscript", run="files", questions=("scripted",), judge=judging.scripted),
     Check(name="torch.export", run="files", questions=("exported",), judge=judging.exported),
+    Check(
+        name="onnx runtime", run="onnx", questions=("onnx_runtime",), judge=judging_onnx.onnx_runtime, applies=has_onnx
+    ),
+    Check(name="onnx model", run="onnx", questions=("onnx_model",), judge=judging_onnx.onnx_model, applies=has_onnx),
     Check(name="two processes", run="two processes", questions=("two_processes",), judge=judging.two_processes),
     Check(
         name="torch.compile",

@@ -8,6 +8,7 @@ from buildctl.probes.asking import deadline_for, death_of
 from buildctl.report import Finding, Status
 from buildctl.runtimes.api import Outcome, Session
 
+Command = Callable[[Session], Finding]
 WHERE_IS_THIS = "import importlib.util as u; print(6 * 7, u.find_spec('this').origin)"
 
 
@@ -49,4 +50,4 @@ def _finding(name: str, outcomes: list[Outcome], *, problem: str, good: str) -> 
     )
 
 
-COMMANDS: tuple[tuple[str, Callable[[Session], Finding]], ...] = (("torchrun", torchrun), ("entrypoint", entrypoint))
+COMMANDS: tuple[tuple[str, Command], ...] = (("torchrun", torchrun), ("entrypoint", entrypoint))

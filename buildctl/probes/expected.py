@@ -14,7 +14,10 @@ class Expected:
     must and must not be compiled in: cuda, cudnn, rocm, mps, xpu, mkldnn, mkl, openmp, nccl, gloo. `distributions` maps
     every installed distribution's normalized name (PEP 503) to its version. `gpu_architectures` (sm_.., compute_..) is
     None when nothing is claimed, and so are `build` (what torch calls itself), `cudnn`, `nccl` and `glibc` (lowest).
-    `labels` are the claims in the image's labels, by name.
+    `labels` are the claims in the image's labels, by name. `system` is what Python's `platform` calls it, and `native`
+    says that this is an environment on the machine itself. `files` maps distributions to their locked wheels' names.
+    `extras` are the matrix's, `apt` the image's own Debian packages, which may bring Python packages of Debian's.
+    `unclaimed` are findings about which an image of others claims nothing, with the reason: they are NOT RUN.
     """
 
     torch: str
@@ -34,3 +37,9 @@ class Expected:
     nccl: str | None = None
     glibc: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    system: str = "Linux"
+    native: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+    extras: tuple[str, ...] = ()
+    apt: tuple[str, ...] = ()
+    unclaimed: Mapping[str, str] = field(default_factory=dict)

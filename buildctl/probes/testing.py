@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from buildctl.errors import LayoutError, RuntimeUnavailableError, ToolError
+from buildctl.oci.digest import Digest
+from buildctl.probes import native_checks
 from buildctl.probes.asking import Answers, UnansweredError, ask
-from buildctl.probes.checks import CHECKS, RUNS, Check
-from buildctl.probes.commands import COMMANDS
+from buildctl.probes.checks import CHECKS, RUNS, Check, Run
+from buildctl.probes.commands import COMMANDS, Command, torchrun
 from buildctl.probes.expected import Expected
 from buildctl.report import Finding, Report, Status
 from buildctl.runtimes.api import ImageRef, Runtime, Session
+from buildctl.runtimes.native import NativeRuntime
 
 WRONG_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What a report is about: a cell as it is at one digest, and how to start a session on it."""
+
+    cell: str
+    digest: Digest
+    arch: str
+    runtime: Runtime | NativeRuntime
+    start: Callable[[], AbstractContextManager[Session]]
 
 
 def test_image(
@@ -29,6 +45,33 @@ def test_image(
     Never raises for what the image does. A runtime that cannot run it makes every finding NOT RUN, with the reason; an
     image that cannot even be unpacked is FAILED.
     """
+    subject = Subject(
+        cell=image.name,
+        digest=image.descriptor.digest,
+        arch=image.arch,
+        runtime=runtime,
+        start=lambda: runtime.start(image),
+    )
+    return test_subject(subject, expected, on_finding=on_finding)
+
+
+def test_native(
+    folder: Path,
+    expected: Expected,
+    *,
+    cell: str,
+    lock: Digest,
+    on_finding: Callable[[Finding], None] | None = None,
+) -> Report:
+    """The same for the native environment in `folder`, made from a lock of the digest `lock`."""
+    runtime = NativeRuntime()
+    subject = Subject(cell=cell, digest=lock, arch=expected.arch, runtime=runtime, start=lambda: runtime.start(folder))
+    return test_subject(subject, expected, on_finding=on_finding)
+
+
+def test_subject(
+    subject: Subject, expected: Expected, *, on_finding: Callable[[Finding], None] | None = None
+) -> Report:
     emulated, gpus = None, False
     findings: list[Finding] = []
 
@@ -39,7 +82,7 @@ def test_image(
                 on_finding(finding)
 
     try:
-        with runtime.start(image) as session:
+        with subject.start() as session:
             emulated, gpus = session.emulated, session.gpus
             add(findings_of(session, expected))
     except RuntimeUnavailableError as error:
@@ -49,10 +92,10 @@ def test_image(
     except LayoutError as error:
         add(iter([Finding(name="image", status=Status.FAILED, detail=error.message)]))
     return Report(
-        cell=image.name,
-        digest=image.descriptor.digest,
-        arch=image.arch,
-        runtime=runtime.name,
+        cell=subject.cell,
+        digest=subject.digest,
+        arch=subject.arch,
+        runtime=subject.runtime.name,  # says where only once it has started
         emulated=emulated,
         gpus=gpus,
         findings=tuple(findings),
@@ -60,19 +103,34 @@ def test_image(
 
 
 def names_of(expected: Expected) -> list[str]:
-    """The findings that a report on such an image has, in order."""
-    return [c.name for c in CHECKS if c.applies(expected)] + [name for name, _ in COMMANDS]
+    """The findings that a report on such an image or environment has, in order."""
+    return [c.name for c in checks_of(expected)] + [name for name, _ in commands_of(expected)]
+
+
+def checks_of(expected: Expected) -> list[Check]:
+    return [c for c in (native_checks.CHECKS if expected.native else CHECKS) if c.applies(expected)]
+
+
+def commands_of(expected: Expected) -> Sequence[tuple[str, Command]]:
+    return (("torchrun", torchrun),) if expected.native else COMMANDS
+
+
+def runs_of(expected: Expected) -> Mapping[str, Run]:
+    return native_checks.RUNS if expected.native else RUNS
 
 
 def findings_of(session: Session, expected: Expected) -> Iterator[Finding]:
     for run, checks in _by_run(expected).items():
-        reasons = {check.name: check.blocked(expected, session) for check in checks}
+        reasons = {c.name: expected.unclaimed.get(c.name) or c.blocked(expected, session) for c in checks}
         asked = [check for check in checks if not reasons[check.name]]
         found = {f.name: f for f in _findings_of_run(session, run, asked, expected)} if asked else {}
         for check in checks:
             yield found.pop(check.name) if check.name in found else not_run(check.name, reasons[check.name])
         yield from found.values()
-    for name, command in COMMANDS:
+    for name, command in commands_of(expected):
+        if name in expected.unclaimed:
+            yield not_run(name, expected.unclaimed[name])
+            continue
         try:
             yield command(session)
         except ToolError as error:
@@ -81,14 +139,13 @@ def findings_of(session: Session, expected: Expected) -> Iterator[Finding]:
 
 def _by_run(expected: Expected) -> dict[str, list[Check]]:
     runs: dict[str, list[Check]] = {}
-    for check in CHECKS:
-        if check.applies(expected):
-            runs.setdefault(check.run, []).append(check)
+    for check in checks_of(expected):
+        runs.setdefault(check.run, []).append(check)
     return runs
 
 
 def _findings_of_run(session: Session, name: str, checks: list[Check], expected: Expected) -> Iterator[Finding]:
-    run = RUNS[name]
+    run = runs_of(expected)[name]
     try:
         options = {**run.options, "ownership": session.ownership}
         answers = ask(

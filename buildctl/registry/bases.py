@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from buildctl.errors import LayoutError
@@ -11,6 +12,13 @@ from buildctl.progress import Progress
 from buildctl.registry.client import open_repository
 from buildctl.registry.pull import pull
 from buildctl.registry.reference import Reference
+
+
+def mirrored(image: str, mirrors: Iterable[tuple[str, str]]) -> str:
+    """Where `image` is fetched from: of pairs REGISTRY, MIRROR the mirror of its registry, else its own."""
+    reference = Reference.parse(image)
+    mirror = dict(mirrors).get(reference.registry)
+    return image if mirror is None else f"{mirror}/{str(reference).removeprefix(f'{reference.registry}/')}"
 
 
 def base_from_registry(image: str, *, arch: str, root: Path, progress: Progress) -> tuple[Layout, Descriptor]:

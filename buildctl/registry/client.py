@@ -149,9 +149,10 @@ class Repository:
         return tuple(sorted(found))
 
     @contextmanager
-    def open_blob(self, digest: Digest, start: int = 0) -> Iterator[Iterator[bytes]]:
+    def open_blob(self, descriptor: Descriptor, start: int = 0) -> Iterator[Iterator[bytes]]:
         """One attempt at the bytes from `start` on. Raises AgainError, also while they come; the caller checks them."""
-        headers = {"Range": f"bytes={start}-"} if start else {}
+        digest = descriptor.digest
+        headers = {"Range": f"bytes={start}-{descriptor.size - 1}"} if start else {}  # crane's wants the end said
         answer = self.transport.attempt(
             "GET",
             f"{self.path}/blobs/{digest}",
@@ -171,7 +172,7 @@ class Repository:
         tries = Tries(self.transport.patience, f"{self.reference.registry}: {what}")
         while True:
             try:
-                with self.open_blob(descriptor.digest) as chunks:
+                with self.open_blob(descriptor) as chunks:
                     data = b"".join(chunks)
                 if Digest.of(data) == descriptor.digest:
                     return data

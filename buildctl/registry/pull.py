@@ -19,7 +19,7 @@ from buildctl.oci.image import Descriptor, ImageConfig, Index, Manifest
 from buildctl.oci.layout import INDEX_TYPES, JSON_LIMIT, MANIFEST_TYPES, Layout, parse_object
 from buildctl.progress import Progress, Task
 from buildctl.registry.client import Fetched, Repository
-from buildctl.registry.problems import AgainError, UnavailableError
+from buildctl.registry.problems import AgainError, RefusedError, UnavailableError
 from buildctl.registry.transport import Tries
 
 WORKERS = 4
@@ -79,6 +79,11 @@ def fetch_blob(repository: Repository, layout: Layout, descriptor: Descriptor, p
                     if coming.size > before:
                         tries.progressed()
                     tries.failed(error)
+                except RefusedError as error:
+                    if not before:
+                        raise
+                    coming.start_over()  # a registry that has no ranges and says so
+                    tries.failed(AgainError(error.message))
             if coming.is_true():
                 layout.add_blob(temporary, descriptor.digest, descriptor.size)
                 return
@@ -103,7 +108,7 @@ class _Coming:
     def go_on(self) -> None:
         """One request for what is still missing. Raises AgainError when it brings less, with what came kept."""
         wanted = self.descriptor.size
-        with self.path.open("ab") as file, self.repository.open_blob(self.descriptor.digest, self.size) as chunks:
+        with self.path.open("ab") as file, self.repository.open_blob(self.descriptor, self.size) as chunks:
             for chunk in chunks:
                 with translated(self.path, wanted):
                     file.write(chunk)

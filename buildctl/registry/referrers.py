@@ -7,9 +7,9 @@ schema"). Two writers of that tag may overwrite each other, so what was written 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType, canonical_json
@@ -49,6 +49,16 @@ class Attached:
     referrer: Referrer
     fresh: bool
     sent: int = 0
+
+
+class Signer(Protocol):
+    """Whoever vouches for digests; the signature is attached to them."""
+
+    def sign(self, repository: Repository, subject: Descriptor, attached: Collection[Digest] | None = None) -> None:
+        """Sign the digest, and with it the documents `attached` to it (None: all that are). Raises BuildctlError."""
+
+    def covered(self, repository: Repository, subject: Digest) -> frozenset[Digest] | None:
+        """The documents that this signer's signatures list; None when there is no such signature, or it cannot tell."""
 
 
 def artifact(subject: Descriptor, document: Document) -> bytes:
@@ -109,6 +119,11 @@ def document(repository: Repository, referrer: Referrer) -> bytes:
         return repository.blob(Descriptor.from_json(layer))
     except (KeyError, ValueError, TypeError) as error:
         raise RefusedError(f"{referrer.kind} {referrer.descriptor.digest} is not an artifact with one layer") from error
+
+
+def kind_of(repository: Repository, referrer: Referrer) -> str:
+    """The artifact type as the artifact itself says it; lists are kept by others. Raises RegistryError."""
+    return str(repository.manifest(str(referrer.descriptor.digest)).json().get("artifactType", ""))
 
 
 def fallback_tag(subject: Digest) -> str:

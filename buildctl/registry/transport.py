@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, Required, TypedDict, Unpack
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
@@ -17,21 +17,12 @@ from buildctl import __version__
 from buildctl.registry.auth import Credentials, docker_credentials, parse_challenge
 from buildctl.registry.problems import AbsentError, AgainError, RefusedError, RegistryError, UnavailableError
 from buildctl.registry.reference import DOCKER_HUB, is_loopback
-from buildctl.transfer import retry_after
+from buildctl.registry.trust import BUNDLE, Distrust, distrust, open_session, speaks_tls
+from buildctl.transfer import Patience, retry_after
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+PATIENCE = Patience(read=90.0)  # a registry hashes a whole layer before it answers
 _MESSAGE_LIMIT = 64 << 10  # bytes of an error's body that are looked at
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """Seconds; and how many attempts in a row may bring nothing before the registry counts as unavailable."""
-
-    connect: float = 15.0
-    read: float = 90.0
-    attempts: int = 6
-    backoff: float = 0.5
-    longest_wait: float = 120.0
 
 
 class Body(Protocol):
@@ -40,6 +31,17 @@ class Body(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, size: int = -1, /) -> bytes: ...
+
+
+class Asked(TypedDict, total=False):
+    """What goes with a request beside method and path. `what` names it in errors, `scope` is what a token is for."""
+
+    what: Required[str]
+    scope: tuple[str, ...]
+    headers: Mapping[str, str]
+    params: Mapping[str, str] | None
+    data: bytes | Body
+    stream: bool
 
 
 @dataclass(slots=True)
@@ -75,21 +77,22 @@ class _Given(AuthBase):
 
 @dataclass(slots=True)
 class Transport:
-    """Safe to use from several threads. `plain_http` None means: only where the registry is on this machine."""
+    """Safe to use from several threads. `plain_http` None means: where the registry is on this machine and speaks no
+    TLS.
+    """
 
     registry: str
     plain_http: bool | None = None
-    patience: Patience = field(default_factory=Patience)
+    patience: Patience = PATIENCE
     credentials: Callable[[str], Credentials | None] = docker_credentials
-    _session: requests.Session = field(default_factory=requests.Session)
+    _session: requests.Session = field(init=False)
     _authorisations: dict[tuple[str, ...], str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _known: list[Credentials | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._session.headers.update({"User-Agent": f"buildctl/{__version__}", "Accept-Encoding": "identity"})
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=16, max_retries=0))
+        self._session = open_session(self.registry)
+        self._session.headers["User-Agent"] = f"buildctl/{__version__}"
 
     @property
     def root(self) -> str:
@@ -100,55 +103,37 @@ class Transport:
     def close(self) -> None:
         self._session.close()
 
-    def send(
-        self,
-        method: str,
-        path: str,
-        *,
-        what: str,
-        scope: tuple[str, ...] = (),
-        headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | None = None,
-        data: bytes | None = None,
-    ) -> requests.Response:
-        """As `attempt`, repeated for what may pass. Raises RegistryError."""
-        tries = Tries(self.patience, f"{self.registry}: {what}")
+    def send(self, method: str, path: str, **asked: Unpack[Asked]) -> requests.Response:
+        """As `attempt`, repeated for what may pass, without a `Body`. Raises RegistryError."""
+        tries = Tries(self.patience, f"{self.registry}: {asked['what']}")
         while True:
             try:
-                return self.attempt(method, path, what=what, scope=scope, headers=headers, params=params, data=data)
+                return self.attempt(method, path, **asked)
             except AgainError as error:
                 tries.failed(error)
 
-    def attempt(
-        self,
-        method: str,
-        path: str,
-        *,
-        what: str,
-        scope: tuple[str, ...] = (),
-        headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | None = None,
-        data: bytes | Body | None = None,
-        stream: bool = False,
-    ) -> requests.Response:
+    def attempt(self, method: str, path: str, **asked: Unpack[Asked]) -> requests.Response:
         """One request, and a second one with credentials when the first is asked for them.
 
         `path` is a path or a URL that the registry gave. Raises AgainError for what may pass, else RegistryError. A
         `Body` can be read once, so a first request that only gets a challenge is an AgainError.
         """
-        url = self.url(path)
-        answer = self._once(method, url, scope, headers, params, data, stream=stream)
+        answer = self._once(method, path, asked)
+        if answer.status_code == 400 and self._moved_to_tls(answer.url):
+            answer.close()
+            _repeatable(asked, "it speaks TLS")
+            answer = self._once(method, path, asked)
+        self.plain_http = self.root.startswith("http:")  # somebody answered, so it is known
         if answer.status_code == 401:
             stale = answer.request.headers.get("Authorization")
             challenge = answer.headers.get("WWW-Authenticate", "")
             answer.close()
-            self._authorise(challenge, scope, stale, what)
-            if data is not None and not isinstance(data, bytes):
-                raise AgainError("credentials were asked for", wait=0)
-            answer = self._once(method, url, scope, headers, params, data, stream=stream)
+            self._authorise(challenge, asked.get("scope", ()), stale, asked["what"])
+            _repeatable(asked, "credentials were asked for")
+            answer = self._once(method, path, asked)
         if answer.status_code >= 400:
             with answer:
-                self._complain(answer, what)
+                self._complain(answer, asked["what"])
         return answer
 
     def url(self, path: str) -> str:
@@ -159,36 +144,55 @@ class Transport:
             return urlunsplit(("https", root.netloc, parts.path, parts.query, ""))
         return url
 
-    def _once(
-        self,
-        method: str,
-        url: str,
-        scope: tuple[str, ...],
-        headers: Mapping[str, str] | None,
-        params: Mapping[str, str] | None,
-        data: bytes | Body | None,
-        *,
-        stream: bool,
-    ) -> requests.Response:
-        sent = dict(headers or {})
+    def _once(self, method: str, path: str, asked: Asked) -> requests.Response:
+        url, sent = self.url(path), dict(asked.get("headers", {}))
         with self._lock:
-            known = self._authorisations.get(scope)
+            known = self._authorisations.get(asked.get("scope", ()))
         if known is not None and urlsplit(url).netloc == urlsplit(self.root).netloc:
             sent["Authorization"] = known
-        timeout = (self.patience.connect, self.patience.read)
         try:
             return self._session.request(
-                method, url, params=params, headers=sent, data=data, timeout=timeout, stream=stream, auth=_Given()
+                method,
+                url,
+                params=asked.get("params"),
+                headers=sent,
+                data=asked.get("data"),
+                timeout=(self.patience.connect, self.patience.read),
+                stream=asked.get("stream", False),
+                auth=_Given(),
             )
-        except requests.exceptions.SSLError as error:
-            raise RefusedError(
-                f"{self.registry}: {brief(error)}",
-                hint="a registry without TLS needs --plain-http; one behind a company proxy REQUESTS_CA_BUNDLE",
-            ) from error
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise RefusedError(f"{self.registry}: {brief(error)}") from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise AgainError(brief(error)) from error
+            raise self._broken(error, url) from error
+
+    def _moved_to_tls(self, asked: str) -> bool:
+        """Whether a registry on this machine that did not like a request in plain http speaks TLS; if so it is asked
+        that way from now on.
+        """
+        root = urlsplit(self.root)
+        if self.plain_http is None and root.scheme == "http" and speaks_tls(root.hostname or "", root.port or 80):
+            self.plain_http = False
+        return asked.startswith("http:") and self.root.startswith("https:")
+
+    def _broken(self, error: Exception, url: str) -> AgainError | RefusedError:
+        """No answer came. A connection may hold the next time, a certificate is as good then as it is now."""
+        match distrust(error):
+            case None:
+                return AgainError(brief(error), wait=0 if self._moved_to_tls(url) else None)
+            case Distrust.NO_TLS:
+                return RefusedError(f"{self.registry} speaks no TLS", hint="if it is meant to, use --plain-http")
+            case Distrust.OURS:
+                return RefusedError(
+                    f"{self.registry}: it does not take our certificate: {brief(error)}",
+                    hint=f"put NAME.cert with NAME.key into /etc/docker/certs.d/{self.registry}/, as for Docker",
+                )
+            case Distrust.THEIRS:
+                return RefusedError(
+                    f"{self.registry}: its certificate is not trusted here: {brief(error)}",
+                    hint=f"name its authority's certificate in {BUNDLE}, "
+                    f"or put it into /etc/docker/certs.d/{self.registry}/ca.crt, as for Docker",
+                )
 
     def _complain(self, answer: requests.Response, what: str) -> NoReturn:
         codes, said = _errors(answer)
@@ -259,7 +263,7 @@ class Transport:
                 query = [("service", service), *(("scope", scope) for scope in scopes)]
                 answer = self._session.get(realm, params=query, headers=headers, timeout=timeout, auth=_Given())
         except (requests.RequestException, OSError) as error:
-            raise AgainError(brief(error)) from error
+            raise self._broken(error, realm) from error
         with answer:
             if answer.status_code >= 400:
                 self._complain(answer, f"token for {what}")
@@ -268,6 +272,12 @@ class Transport:
                 return str(value.get("token") or value["access_token"])
             except (ValueError, KeyError, AttributeError) as error:
                 raise RefusedError(f"{self.registry}: {realm} answered without a token") from error
+
+
+def _repeatable(asked: Asked, why: str) -> None:
+    """Raises AgainError where the body can be read only once: who sends it begins again."""
+    if not isinstance(asked.get("data", b""), bytes):
+        raise AgainError(why, wait=0)
 
 
 def brief(error: BaseException) -> str:

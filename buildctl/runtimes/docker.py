@@ -14,7 +14,7 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest
 
-from buildctl.daemon import connected
+from buildctl.daemon import connected, is_here
 from buildctl.errors import EngineError, RuntimeUnavailableError, ToolError
 from buildctl.load import load
 from buildctl.oci.layout import Layout
@@ -25,21 +25,25 @@ SLACK = 60.0  # seconds over a command's own deadline before its container count
 OUTPUT = 4 << 20  # bytes kept of each of stdout and stderr
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "amd64": "amd64", "arm64": "arm64"}
 EMULATORS = {"amd64": "qemu-x86_64", "arm64": "qemu-aarch64"}
+CDI = "nvidia.com/gpu"  # the kind of device that NVIDIA's toolkit describes
 NO_GPU = "the Docker daemon has neither the NVIDIA runtime nor CDI devices of NVIDIA"
 
 
 class DockerRuntime:
-    """The daemon that `docker` talks to (DOCKER_HOST, the current context), or that of a docker context by name."""
+    """The daemon that `docker` talks to (DOCKER_HOST, the current context), or that of a docker context or URL.
 
-    name = "docker"
+    `name` says where, once it has started: on which machine, when that is not this one.
+    """
 
     def __init__(self, context: str | None = None) -> None:
         self.context = context
+        self.name = "docker"
 
     @contextmanager
     def start(self, image: ImageRef) -> Iterator[DockerSession]:
         """Load the image if the daemon lacks it, under a name that goes again; raises RuntimeUnavailableError."""
         with connected(self.context) as client:
+            self.name = _where(client, self.context)
             _sweep(client)
             tag = f"buildctl-test/{image.name}:{image.descriptor.digest.short}"
             try:
@@ -61,12 +65,13 @@ class DockerSession:
     entrypoint: tuple[str, ...]
     emulated: str | None
     gpus_reason: str
+    device_request: DeviceRequest | None
     extra_env: Mapping[str, str]
     init: bool = True
 
     @property
     def gpus(self) -> bool:
-        return not self.gpus_reason
+        return self.device_request is not None
 
     @property
     def ownership(self) -> bool:
@@ -119,17 +124,24 @@ class DockerSession:
         }
 
     def _host_config(self, *, read_only: bool, network: bool, init: bool) -> Any:
-        gpus = [DeviceRequest(count=-1, capabilities=[["gpu"]])] if self.gpus else None
         return self.client.api.create_host_config(
             read_only=read_only,
             # Docker's own default for a tmpfs is noexec, which torch.compile's libraries do not survive
             tmpfs={"/tmp": "rw,exec,nosuid,nodev,mode=1777"} if read_only else None,  # noqa: S108 - in the container
             network_mode="bridge" if network else "none",
-            device_requests=gpus,
+            device_requests=[self.device_request] if self.device_request else None,
             init=init,
             # a program that prints without end fills no disk
             log_config=docker.types.LogConfig(type="json-file", config={"max-size": "8m", "max-file": "2"}),
         )
+
+
+def _where(client: docker.DockerClient, context: str | None) -> str:
+    """For the report, so with names of machines and contexts, and of no user."""
+    if context is None and is_here(client):
+        return "docker"
+    named = f", context {context}" if context and "://" not in context else ""
+    return f"docker on {client.info().get('Name') or 'another machine'}{named}"
 
 
 def _open(client: docker.DockerClient, image: ImageRef, tag: str) -> DockerSession:
@@ -137,6 +149,7 @@ def _open(client: docker.DockerClient, image: ImageRef, tag: str) -> DockerSessi
     native = ARCHITECTURES.get(str(info.get("Architecture")), str(info.get("Architecture")))
     emulated = None if image.arch == native else EMULATORS.get(image.arch, f"qemu-{image.arch}")
     wants_gpus = any(name == "NVIDIA_VISIBLE_DEVICES" for name, _ in image.config.env)
+    request, reason = gpu_request(info, wants=wants_gpus, emulated=emulated)
     session = DockerSession(
         client=client,
         tag=tag,
@@ -144,31 +157,46 @@ def _open(client: docker.DockerClient, image: ImageRef, tag: str) -> DockerSessi
         platform=str(image.config.platform),
         entrypoint=image.config.entrypoint,
         emulated=emulated,
-        gpus_reason=_gpus_reason(info, wants=wants_gpus, emulated=emulated),
+        gpus_reason=reason,
+        device_request=request,
     )
     return _tried(session, image.arch)
 
 
-def _gpus_reason(info: Mapping[str, Any], *, wants: bool, emulated: str | None) -> str:
-    """Why commands see no GPU, or "" when they do."""
+def gpu_request(info: Mapping[str, Any], *, wants: bool, emulated: str | None) -> tuple[DeviceRequest | None, str]:
+    """All NVIDIA GPUs of the daemon whose `docker info` this is, as `--gpus all` or `--device nvidia.com/gpu=all` asks
+    for them; None and the reason where there are none.
+    """
     if not wants:
-        return "not an image for GPUs"
+        return None, "not an image for GPUs"
     if emulated:
-        return "no GPU reaches an emulated image"
-    devices = [str(d.get("ID", "")) for d in info.get("DiscoveredDevices") or ()]
-    if "nvidia" in (info.get("Runtimes") or {}) or any(d.startswith("nvidia.com/gpu") for d in devices):
-        return ""
-    return NO_GPU
+        return None, "no GPU reaches an emulated image"
+    if "nvidia" in (info.get("Runtimes") or {}):
+        return DeviceRequest(count=-1, capabilities=[["gpu"]]), ""
+    devices = [str(device.get("ID", "")) for device in info.get("DiscoveredDevices") or ()]
+    ours = [device for device in devices if device.startswith(f"{CDI}=")]
+    if ours:
+        every = f"{CDI}=all"
+        return DeviceRequest(driver="cdi", device_ids=[every] if every in ours else ours), ""
+    return None, NO_GPU
 
 
 def _tried(session: DockerSession, arch: str) -> DockerSession:
-    """The session, once `true` ran in it; without Docker's init where the daemon has none (Debian's may not)."""
+    """The session, once `true` ran in it, without what this daemon cannot do."""
     outcome = session.run(["true"], timeout=60)
-    if outcome.returncode != 0 and "docker-init" in outcome.stderr:
+    if outcome.returncode == 0:
+        return session
+    said = (outcome.stderr or outcome.stdout).strip()
+    if session.init and "docker-init" in said:  # Debian's Docker may have none
         return _tried(replace(session, init=False), arch)
-    if outcome.returncode != 0 and session.emulated:
+    if session.extra_env and "CPU model" in said:  # an emulator before QEMU 7.0
+        return _tried(replace(session, extra_env={}), arch)
+    if session.gpus:  # a driver that is broken or gone
+        reason = f"the Docker daemon cannot pass its GPU on: {said}"
+        return _tried(replace(session, device_request=None, gpus_reason=reason), arch)
+    if session.emulated:
         raise RuntimeUnavailableError(
-            f"the Docker daemon cannot run {session.platform} images: {(outcome.stderr or outcome.stdout).strip()}",
+            f"the Docker daemon cannot run {session.platform} images: {said}",
             hint="apt-get install qemu-user-static binfmt-support on the daemon's machine, or: "
             f"docker run --privileged --rm tonistiigi/binfmt --install {arch}",
         )

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from buildctl.run import kill_group
 from buildctl.runtimes.api import Outcome
+from buildctl.runtimes.tail import PIECE, Tail
 
 INIT = Path(__file__).with_name("sandbox_init.py")
-KEEP = 1 << 20  # bytes of each output stream that are kept, from its end
-PIECE = 1 << 16
 LAST_WORD = 5.0  # seconds between asking the launcher to end everything and killing it
 
 
@@ -107,27 +104,3 @@ def end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         kill_group(process)
         process.wait()
-
-
-class Tail:
-    """Reads a stream to its end in a thread and keeps the last KEEP bytes."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream = stream
-        self.pieces: collections.deque[bytes] = collections.deque(maxlen=KEEP // PIECE)
-        self.thread = threading.Thread(target=self._read, daemon=True)
-        self.thread.start()
-
-    def _read(self) -> None:
-        rest = b""
-        while piece := os.read(self.stream.fileno(), PIECE):
-            rest += piece
-            if len(rest) >= PIECE:  # a deque of full pieces bounds bytes, not writes
-                self.pieces.append(rest)
-                rest = b""
-        self.pieces.append(rest)
-
-    def text(self) -> str:
-        self.thread.join()
-        self.stream.close()
-        return b"".join(self.pieces).decode(errors="replace")

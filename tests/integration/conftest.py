@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import docker
 import pytest
 
 from tests.engine import Engine, Unavailable, engine
+from tests.projects import Small, small
+from tests.registry import Proxy, docker_registry, proxy
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,22 @@ def docker_client(docker_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Ite
     client = docker_engine.client()
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of a registry without authentication, Debian's docker-registry."""
+    with docker_registry(tmp_path_factory.mktemp("registry")) as netloc:
+        yield netloc
+
+
+@pytest.fixture
+def front(upstream: str) -> Iterator[Proxy]:
+    """What stands before that registry, counts, and fails on demand."""
+    with proxy(upstream) as server:
+        yield server
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Small:
+    return small(tmp_path / "project")

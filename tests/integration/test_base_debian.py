@@ -83,9 +83,9 @@ def deb(store: Store, package: DebPackage) -> Path:
 def layers(locks: Locks, arch: str, flavour: Flavour, store: Store, python: BuildPython, root: Path) -> list[Layer]:
     """Made anew, in a store of their own."""
     runtime = locks[Flavour.RUNTIME, arch]
-    wanted: list[tuple[BaseLock, BaseLock | None]] = [(runtime, None)]
+    wanted: list[tuple[BaseLock, tuple[BaseLock, ...]]] = [(runtime, ())]
     if flavour is Flavour.DEVEL:
-        wanted.append((locks[Flavour.DEVEL, arch], runtime))
+        wanted.append((locks[Flavour.DEVEL, arch], (runtime,)))
     out = []
     for number, (lock, below) in enumerate(wanted):
         layer, made = Store(root).make_layer(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,13 @@ from pathlib import Path
 import pytest
 
 from buildctl.apt_sources import apt_mirrors
+from buildctl.cells import Cell
+from buildctl.deb import Control
 from buildctl.errors import LockError
-from buildctl.lock_debian import changes, is_stale, read_base_lock, resolve_base
-from buildctl.matrix import DebianBase, Flavour, load_matrix
+from buildctl.lock_added import BaseMovedError, Wanted, inputs_of, resolve_added
+from buildctl.lock_added import is_stale as is_stale_on_top
+from buildctl.lock_debian import BaseLock, DebPackage, changes, is_stale, read_base_lock, resolve_base, write_base_lock
+from buildctl.matrix import DebianBase, Flavour, load_matrix, parse_matrix
 
 pytestmark = pytest.mark.skipif(not shutil.which("apt-get") or not shutil.which("gpg"), reason="needs apt and gpg")
 
@@ -51,6 +56,9 @@ def main_packages(arch: str) -> str:
             stanza("enemy", "1", arch, Conflicts="lib"),
             stanza("lib", "1:1.0+b1", arch),
             stanza("thief", "1", arch, Conflicts="data", Provides="data"),
+            stanza("tool", "3", arch, Depends="app, toollib"),
+            stanza("toollib", "3", arch),
+            stanza("young", "1", arch, Depends="lib (>= 1:1.0+deb13u1~x)"),
         ]
     )
 
@@ -167,6 +175,82 @@ def test_devel_never_takes_from_runtime(mirrors: Mapping[str, tuple[str, ...]], 
     base = DebianBase(name="tiny", suite="trixie", packages=("app",), devel=("thief",))
     with pytest.raises(LockError, match="the devel packages drive out data"):
         resolve_base(base, "amd64", mirrors=mirrors, keyring=keyring)
+
+
+MATRIX = """
+python: "3.13"
+versions: {"2.6": 2.6.0}
+packages: [numpy]
+flavours: [runtime, devel]
+bases: {tiny: {debian: trixie, packages: [app], devel: [cc]}}
+accelerators: {cuda: {arch: [amd64], base: tiny}}
+images: {cuda-2.6: {apt: [%s]}}
+"""
+
+
+def on_top(names: str, locks: Mapping[Flavour, BaseLock], flavour: Flavour = Flavour.RUNTIME) -> Wanted:
+    matrix = parse_matrix(MATRIX % names, Path("matrix.yaml"))
+    cell = next(c for c in matrix.cells if c.flavour is flavour)
+    below = tuple(locks[f] for f in dict.fromkeys((Flavour.RUNTIME, flavour)))
+    return Wanted(cell=cell, below=below, key="images")
+
+
+def control(package: DebPackage) -> Control:
+    """Of a package of the base, as the archive's stanza has it."""
+    texts = [text for text in main_packages("amd64").split("\n\n") if f"Package: {package.name}\n" in text]
+    fields = dict(line.split(": ", 1) for line in texts[0].strip().split("\n"))
+    return Control(fields={**fields, "Version": package.version}, files={})
+
+
+@pytest.fixture(scope="module")
+def locked(mirrors: Mapping[str, tuple[str, ...]], keyring: Path) -> Mapping[Flavour, BaseLock]:
+    return resolve_base(BASE, "amd64", mirrors=mirrors, keyring=keyring)
+
+
+def test_an_images_own_packages_are_what_they_add_to_the_base(
+    mirrors: Mapping[str, tuple[str, ...]], keyring: Path, locked: Mapping[Flavour, BaseLock], tmp_path: Path
+) -> None:
+    wanted = [on_top("tool", locked), on_top("cc, data", locked, Flavour.DEVEL), on_top("cc", locked)]
+    tool, nothing, cc = resolve_added(wanted, mirrors=mirrors, control=control, keyring=keyring)
+    assert [p.name for p in tool.packages] == ["tool", "toollib"]
+    assert (tool.base, tool.flavour, nothing.flavour) == ("tiny_cuda-2.6", "runtime", "devel")
+    assert nothing.packages == ()  # the devel flavour has it all
+    assert [p.name for p in cc.packages] == ["cc"]
+    for lock in (tool, nothing):
+        write_base_lock(tmp_path / "x.packages", lock)
+        assert read_base_lock(tmp_path / "x.packages") == lock
+
+
+def test_such_a_lock_is_stale_when_the_matrix_or_the_base_moves(
+    mirrors: Mapping[str, tuple[str, ...]], keyring: Path, locked: Mapping[Flavour, BaseLock]
+) -> None:
+    want = on_top("tool", locked)
+    (lock,) = resolve_added([want], mirrors=mirrors, control=control, keyring=keyring)
+    assert is_stale_on_top(want.cell, lock, want.below) is None
+    other: Cell = on_top("tool, docs", locked).cell
+    assert "changed after it was written" in str(is_stale_on_top(other, lock, want.below))
+    moved = (replace(want.below[0], packages=want.below[0].packages[1:]),)
+    assert "changed after it was written" in str(is_stale_on_top(want.cell, lock, moved))
+    assert inputs_of(want.cell, want.below) == lock.inputs
+    devel = on_top("tool", locked, Flavour.DEVEL)
+    assert "runtime" in str(is_stale_on_top(devel.cell, lock, devel.below))
+
+
+def test_packages_that_the_base_would_have_to_move_for(
+    mirrors: Mapping[str, tuple[str, ...]], keyring: Path, locked: Mapping[Flavour, BaseLock]
+) -> None:
+    def resolve(names: str, below: Mapping[Flavour, BaseLock] = locked) -> None:
+        resolve_added([on_top(names, below)], mirrors=mirrors, control=control, keyring=keyring)
+
+    old = [replace(p, version="1:1.0+b1") if p.name == "lib" else p for p in locked[Flavour.RUNTIME].packages]
+    older = {Flavour.RUNTIME: replace(locked[Flavour.RUNTIME], packages=tuple(old))}
+    resolve("young")
+    with pytest.raises(BaseMovedError, match=r"young needs the base to move: lib 1:1\.0\+b1 -> 1:1\.0\+deb13u1~x"):
+        resolve("young", older)
+    with pytest.raises(BaseMovedError, match="thief would drive out packages of the base"):
+        resolve("thief")
+    with pytest.raises(LockError, match=r"(?s)images \(cuda-2.6, amd64\): .*[Uu]nable to locate package nosuch"):
+        resolve("nosuch")
 
 
 def test_a_mirror_that_is_not_there(keyring: Path) -> None:

@@ -1,30 +1,38 @@
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
-import tarfile
+import shutil
+import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
 
 import docker
 import pytest
 import zstandard
 
-from buildctl.engines.docker import DockerOptions, Target, build_with_docker, put_uv, user_secrets
+from buildctl.build_docker import put_tool
+from buildctl.daemon import loopback_port
+from buildctl.engines.docker import DockerOptions, Target, build_with_docker, user_secrets
 from buildctl.errors import EngineError
 from buildctl.index import uv_environment
 from buildctl.load import load
+from buildctl.lock import read_wheel_lock
 from buildctl.oci.check import check_image
 from buildctl.oci.entry import EPOCH
-from buildctl.oci.image import Descriptor, MediaType
+from buildctl.oci.image import MediaType
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
+from buildctl.project import Project
+from buildctl.store import Store
 from tests.conftest import ROOT
+from tests.engine import Engine
 from tests.images import image, tar
 from tests.programs import programs
+from tests.sameness import configuration_differences, file_differences, raw_configuration, tree
+from tests.wheelhouse import wheelhouse
 
 pytestmark = pytest.mark.docker
 
@@ -134,73 +142,54 @@ def test_secrets_are_there_for_a_step_and_nowhere_else(tmp_path: Path, base: Lay
             assert b"the password" not in zstandard.ZstdDecompressor().decompressobj().decompress(data)
 
 
-# What may differ between the engines, by the end of the path, and why.
-MAY_DIFFER = {
-    ".dist-info/RECORD": "lists what each installer wrote",
-    ".dist-info/INSTALLER": "uv or buildctl",
-}
-ONLY_UV = {"usr/local/bin/pip3.13": "uv adds pip's third name, as pip itself does; the wheel does not declare it"}
+@contextmanager
+def own_index(_: str, folder: Path) -> Iterator[DockerOptions]:
+    """BuildKit fetches as this machine's user does: the company's CA bundle and index, as secrets."""
+    yield DockerOptions(epoch=EPOCH, secrets=user_secrets(folder, uv_environment()))
+
+
+@contextmanager
+def own_store(cell: str, folder: Path) -> Iterator[DockerOptions]:
+    """BuildKit fetches gigabytes from an index on loopback that holds what the assemble engine was made from."""
+    name, _, arch = cell.rpartition("-")
+    with wheelhouse(read_wheel_lock(Project.find(ROOT).wheel_lock(name, arch)).wheels, Store.default()) as url:
+        secrets = user_secrets(folder, {"UV_DEFAULT_INDEX": url})
+        yield DockerOptions(epoch=EPOCH, secrets=secrets, network="host")
 
 
 @pytest.mark.network
-@pytest.mark.usefixtures("docker_client")
-def test_both_engines_make_the_same_file_system(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    cell, arch = "cpu-2.6-arm64", "arm64"
-    dockerfile = ROOT / "images" / "cpu-2.6" / "Dockerfile"
-    environment = uv_environment()
-    secrets = user_secrets(tmp_path, environment)
-    if secrets and "type=secret" not in dockerfile.read_text():
-        pytest.skip("NOT RUN: this machine's index needs secrets, which the Dockerfile does not take")
+@pytest.mark.parametrize(
+    ("cell", "source"), [("cpu-2.6-arm64", own_index), ("cuda-2.6-amd64", own_store)], ids=["cpu-2.6", "cuda-2.6"]
+)
+def test_both_engines_make_the_same_image(
+    cell: str,
+    source: Callable[[str, Path], AbstractContextManager[DockerOptions]],
+    docker_engine: Engine,
+    docker_client: docker.DockerClient,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    with loopback_port(docker_client, 1) as port:
+        if source is own_store and port != 1:
+            pytest.skip("NOT RUN: this Docker Engine is on another machine, and the index on this one's loopback")
     built: Path = request.getfixturevalue("built")  # expensive, so only when the test is to run
-    layout = Layout(tmp_path / "dist")
-    layout.create()
-    put_uv(layout, ["amd64", "arm64"], env=environment)
-    contexts = {"base": f"oci-layout://{built}:base-debian13", "uv": f"oci-layout://{layout.root}:uv"}
+    name, _, arch = cell.rpartition("-")
+    ours, theirs = Layout(built), Layout(built.parent / f"buildkit-{tmp_path.name}")  # on the disk, not in /tmp
+    request.addfinalizer(lambda: shutil.rmtree(theirs.root))
+    if docker_engine.own:  # 11 GB of build cache
+        request.addfinalizer(lambda: subprocess.run(["docker", "buildx", "prune", "-af"], check=True))
+    put_tool(theirs)
+    contexts = {"base": f"oci-layout://{built}:base-debian13", "uv": f"oci-layout://{theirs.root}:uv"}
     wanted = Target(
-        name=cell, arch=arch, dockerfile="cpu-2.6/Dockerfile", context=str(ROOT / "images"), contexts=contexts
+        name=cell, arch=arch, dockerfile=f"{name}/Dockerfile", context=str(ROOT / "images"), contexts=contexts
     )
-    made = build_with_docker([wanted], DockerOptions(epoch=EPOCH, secrets=secrets), layout=layout)[cell]
-    assert check_image(layout, made) == []
-    ours, theirs = Layout(built), layout
-    one, other = tree(ours, ours.resolve(cell, arch)), tree(theirs, made)
-    assert set(other) - set(one) == set(ONLY_UV)
-    assert set(one) - set(other) == set()
-    differing = {path for path in one if one[path] != other[path] and not path.endswith(tuple(MAY_DIFFER))}
-    assert differing == set()
-    a, b = ours.config(ours.resolve(cell, arch)), theirs.config(made)
-    for name in ("platform", "user", "env", "entrypoint", "cmd", "working_dir", "labels", "volumes", "exposed_ports"):
-        assert getattr(a, name) == getattr(b, name), name
-
-
-def tree(layout: Layout, descriptor: Descriptor) -> dict[str, Mapping[str, Any]]:
-    """Every path of the image with type, mode, owner, time, link target and content; no layer here has whiteouts."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for layer in layout.manifest(descriptor).layers:
-        with (
-            layout.open_blob(layer.digest) as blob,
-            tarfile.open(fileobj=plain(blob, layer.media_type), mode="r|") as t,
-        ):
-            found.update(entries(t))
-    return found
-
-
-def plain(blob: IO[bytes], media_type: str) -> IO[bytes]:
-    if media_type == MediaType.LAYER_ZSTD:
-        return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(blob))
-    return cast("IO[bytes]", gzip.GzipFile(fileobj=blob)) if media_type == MediaType.LAYER_GZIP else blob
-
-
-def entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for member in archive:
-        body = archive.extractfile(member) if member.isfile() else None
-        yield (
-            member.name.rstrip("/"),
-            {
-                "type": member.type,
-                "mode": member.mode,
-                "owner": (member.uid, member.gid),
-                "mtime": member.mtime,
-                "target": member.linkname,
-                "content": hashlib.sha256(body.read()).hexdigest() if body else "",
-            },
-        )
+    with source(cell, tmp_path) as options:
+        made = build_with_docker([wanted], options, layout=theirs)[cell]
+    assert check_image(theirs, made) == []
+    descriptor = ours.resolve(cell, arch)
+    files = tree(ours, descriptor)
+    assert len(files) > 10_000
+    assert file_differences(files, tree(theirs, made)) == []
+    configurations = raw_configuration(ours, descriptor), raw_configuration(theirs, made)
+    assert {"User", "Env", "Entrypoint", "Cmd", "WorkingDir", "Labels"} <= set(configurations[0]["config"])
+    assert configuration_differences(*configurations) == []

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import docker
 import pytest
 
-from buildctl.daemon import shares_loopback
+from buildctl.daemon import loopback_port
 from buildctl.errors import BuildctlError, LayoutError
 from buildctl.load import load
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
 from buildctl.oci.layout import Layout
+from tests.conftest import buildctl
+from tests.engine import Engine
 from tests.images import Blobs, file, image, put, tar
 from tests.programs import programs
 
@@ -23,18 +28,29 @@ pytestmark = pytest.mark.docker
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, docker_client: docker.DockerClient) -> str:
     """Both ways in: pulled from our registry on loopback, and streamed into `docker load`."""
     if request.param == "load":
-        monkeypatch.setattr("buildctl.load.shares_loopback", lambda client: False)
-    elif not shares_loopback(docker_client):
-        pytest.skip("NOT RUN: this Docker Engine is on another machine")
+        monkeypatch.setattr("buildctl.load.loopback_port", lambda client, port: nullcontext())
+    else:
+        skip_where_loopback_is_elsewhere(docker_client)
     return str(request.param)
 
 
+def skip_where_loopback_is_elsewhere(client: docker.DockerClient) -> None:
+    with loopback_port(client, 1) as port:
+        if port is None:
+            pytest.skip("NOT RUN: this Docker Engine is on another machine")
+
+
 @pytest.fixture(autouse=True)
-def _clean(docker_client: docker.DockerClient) -> None:
-    for found in docker_client.images.list():
-        for tag in found.tags:
-            if tag.startswith("buildctl-test-load:"):
-                docker_client.images.remove(tag, force=True)
+def _clean(docker_client: docker.DockerClient) -> Iterator[None]:
+    remove_tags(docker_client)
+    yield
+    remove_tags(docker_client)
+
+
+def remove_tags(client: docker.DockerClient) -> None:
+    for tag in [tag for found in client.images.list() for tag in found.tags]:
+        if tag.startswith("buildctl-test-load:"):
+            client.images.remove(tag, force=True)
 
 
 def test_an_image_arrives_runs_and_is_not_moved_again(
@@ -52,8 +68,7 @@ def test_an_image_arrives_runs_and_is_not_moved_again(
 
 
 def test_only_layers_that_the_daemon_lacks_are_moved(docker_client: docker.DockerClient, tmp_path: Path) -> None:
-    if not shares_loopback(docker_client):
-        pytest.skip("NOT RUN: this Docker Engine is on another machine")
+    skip_where_loopback_is_elsewhere(docker_client)
     layout, blobs = Layout(tmp_path / "dist"), Blobs(tmp_path / "blobs")
     shared = blobs.add(tar(file("shared", tmp_path.name.encode() * 100_000)))
     first = put(layout, blobs, [shared, blobs.add(tar(file("one", tmp_path.name.encode())))], name="one")
@@ -64,6 +79,52 @@ def test_only_layers_that_the_daemon_lacks_are_moved(docker_client: docker.Docke
     manifest = layout.manifest(second)
     assert loaded.moved is not None
     assert loaded.moved <= own.descriptor.size + 2 * (second.size + manifest.config.size)
+
+
+@pytest.mark.network
+def test_a_second_cuda_image_moves_only_the_layers_that_the_first_has_not(
+    docker_engine: Engine, docker_client: docker.DockerClient, stores: Path, request: pytest.FixtureRequest
+) -> None:
+    """Another PyTorch shares the base, as NVIDIA's packages differ; the flavour with a compiler all but the base."""
+    skip_where_loopback_is_elsewhere(docker_client)
+    names = ("cuda-2.6", "cuda-2.6-devel", "cuda-2.10")
+    fetched = buildctl("fetch", *names, "--arch", "amd64")  # once per machine
+    assert fetched.returncode == 0, fetched.stderr
+    layout = Layout(stores / "three-cuda")
+    request.addfinalizer(lambda: shutil.rmtree(layout.root, ignore_errors=True))
+    env = request.getfixturevalue("store")
+    done = buildctl("--layout", layout.root, "build", *names, "--arch", "amd64", "--no-load", "--locked", env=env)
+    assert done.returncode == 0, done.stderr
+    images = [layout.resolve(name, "amd64") for name in names]
+    if docker_engine.own:
+        forget(docker_client, images)
+    there = {Digest.parse(d) for found in docker_client.images.list() for d in found.attrs["RootFS"].get("Layers", ())}
+    for name, descriptor in zip(names, images, strict=True):
+        sizes = layer_sizes(layout, descriptor)
+        missing = sum(size for diff_id, size in sizes.items() if diff_id not in there)
+        tag = f"buildctl-test-load:{name}"
+        loaded = load(layout, descriptor, tag, client=docker_client)
+        if descriptor != images[0]:
+            docker_client.images.remove(tag, force=True)  # 9 GB unpacked
+        assert loaded.moved is not None
+        assert missing <= loaded.moved <= missing + 2 * (descriptor.size + layout.manifest(descriptor).config.size)
+        there |= set(sizes)
+    first, devel, second = (layer_sizes(layout, descriptor) for descriptor in images)
+    assert len(set(first) & set(second)) == 2  # the base and the entrypoint
+    assert len(set(devel) - set(first)) == 1  # its base
+
+
+def layer_sizes(layout: Layout, descriptor: Descriptor) -> dict[Digest, int]:
+    """Compressed sizes by diff id, which is what Docker tells of the layers that it has."""
+    layers = layout.manifest(descriptor).layers
+    return {d: layer.size for d, layer in zip(layout.config(descriptor).diff_ids, layers, strict=True)}
+
+
+def forget(client: docker.DockerClient, images: Sequence[Descriptor]) -> None:
+    """An earlier test may have loaded them."""
+    for descriptor in images:
+        with suppress(docker.errors.ImageNotFound):
+            client.images.remove(str(descriptor.digest), force=True)
 
 
 def wrong_diff_id(layout: Layout, descriptor: Descriptor) -> Descriptor:

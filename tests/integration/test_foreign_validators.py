@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from buildctl.oci.image import Descriptor, MediaType
 from buildctl.oci.layout import Layout
 from buildctl.oci.unpack import unpack_image
 from buildctl.run import Completed, run, which
+from tests.engine import Unavailable, program
 from tests.images import AMD64_ELF, Blobs, Member, file, folder, hard_link, image, put, symlink, tar
 
 TYPES = [MediaType.LAYER_GZIP, MediaType.LAYER_ZSTD, MediaType.LAYER_TAR]
@@ -56,13 +58,20 @@ def tool(name: str, *arguments: object, env: dict[str, str] | None = None) -> Co
     """Run it; skip when it is not installed."""
     if which(name) is None:
         pytest.skip(f"NOT RUN: {name} is not installed (apt-get install {name})")
-    words = [os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in arguments]
-    return run([name, *words], timeout=120, env=env)
+    return run([name, *_words(arguments)], timeout=120, env=env)
 
 
-def require_crane() -> None:
-    if which("crane") is None:
-        pytest.skip("NOT RUN: crane is not installed (a Debian package from forky on)")
+def crane(*arguments: object) -> Completed:
+    """Debian has it from forky on, and so have the tests."""
+    try:
+        found = which("crane") or program("crane")
+    except Unavailable as reason:
+        pytest.skip(f"NOT RUN: crane is not installed, and {reason}")
+    return run([found, *_words(arguments)], timeout=120)
+
+
+def _words(arguments: Sequence[object]) -> list[str]:
+    return [os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in arguments]
 
 
 def tree(root: Path) -> dict[str, Any]:
@@ -173,10 +182,9 @@ def test_umoci_finds_a_flipped_byte_where_our_check_does(tmp_path: Path) -> None
 @pytest.mark.parametrize("media_type", TYPES[:2])
 def test_crane_validates(tmp_path: Path, media_type: str) -> None:
     layout, amd64 = two_architectures(tmp_path, media_type)
-    require_crane()
     with serve(layout, amd64) as served:
         try:
-            answer = tool("crane", "validate", "--insecure", "--remote", f"{served.repository}@{amd64.digest}")
+            answer = crane("validate", "--insecure", "--remote", f"{served.repository}@{amd64.digest}")
         except ToolError as error:
             if media_type == MediaType.LAYER_ZSTD and "gzip: invalid header" in error.message:
                 pytest.skip("NOT RUN: this crane validates gzip layers only (seen with 0.20.7)")
@@ -186,11 +194,10 @@ def test_crane_validates(tmp_path: Path, media_type: str) -> None:
 
 def test_crane_finds_a_wrong_diff_id_where_our_check_does(tmp_path: Path) -> None:
     layout, amd64 = two_architectures(tmp_path, MediaType.LAYER_GZIP)
-    require_crane()
     manifest, config = json.loads(layout.read_bytes(amd64)), layout.config(amd64).to_json()
     config["rootfs"]["diff_ids"].reverse()
     written = layout.write_bytes(MediaType.CONFIG, json.dumps(config).encode())
     wrong = layout.write_bytes(MediaType.MANIFEST, json.dumps({**manifest, "config": written.to_json()}).encode())
     assert any("has the diff id" in problem for problem in check_image(layout, wrong))
     with serve(layout, wrong) as served, pytest.raises(ToolError, match="diffid"):
-        tool("crane", "validate", "--insecure", "--remote", f"{served.repository}@{wrong.digest}")
+        crane("validate", "--insecure", "--remote", f"{served.repository}@{wrong.digest}")

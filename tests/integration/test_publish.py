@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,71 +11,23 @@ import pytest
 from buildctl.errors import BuildctlError
 from buildctl.gate import REPORT_KIND
 from buildctl.oci.check import check_image
-from buildctl.oci.digest import Digest
-from buildctl.oci.image import Descriptor, Index
+from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.progress import Silent
 from buildctl.promote import Outcome
-from buildctl.publish import Published, PublishOptions, promote, publish
+from buildctl.publish import PublishOptions, promote
 from buildctl.registry.auth import Credentials
 from buildctl.registry.bases import base_from_registry
 from buildctl.registry.client import Repository
-from buildctl.registry.problems import RefusedError, UnavailableError
+from buildctl.registry.problems import RefusedError, RegistryError, UnavailableError
 from buildctl.registry.pull import pull
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import document, referrers
-from buildctl.registry.transport import Patience, Transport
+from buildctl.registry.transport import Transport
 from buildctl.report import Report, Status
 from tests.projects import Small, small
-from tests.registry import Fault, Proxy, docker_registry, proxy
-
-PATIENCE = Patience(connect=5, read=5, attempts=4, backoff=0.01, longest_wait=3)
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with docker_registry(tmp_path_factory.mktemp("registry")) as netloc:
-        yield netloc
-
-
-@pytest.fixture
-def front(upstream: str) -> Iterator[Proxy]:
-    with proxy(upstream) as server:
-        yield server
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Small:
-    return small(tmp_path / "project")
-
-
-def repository(front: Proxy, request: pytest.FixtureRequest, *, chunk: int = 64 << 20, name: str = "") -> Repository:
-    """A repository of its own for each test: content is random, so nothing is shared behind the scenes."""
-    own = "".join(c if c.isalnum() else "-" for c in request.node.name.lower()).strip("-")
-    own = name or "-".join(filter(None, own.split("-")))
-    reference = Reference(registry=front.netloc, repository=f"test/{own}")
-    transport = Transport(front.netloc, patience=PATIENCE, credentials=lambda _: None)
-    return Repository(reference=reference, transport=transport, write=True, chunk=chunk)
-
-
-def push(project: Small, to: Repository, *ids: str, **options: object) -> Published:
-    wanted = replace(PublishOptions(), **options)  # type: ignore[arg-type]
-    return publish(project.project, project.cells(*ids), to, wanted, progress=Silent())
-
-
-def outcomes(result: Published) -> dict[str, str]:
-    return {tag.name: tag.outcome.name for tag in result.tags}
-
-
-def platforms(to: Repository, tag: str) -> dict[str, Digest]:
-    index = Index.from_json(to.manifest(tag).json())
-    return {str(m.platform): m.digest for m in index.manifests}
-
-
-def skopeo(*args: str) -> str:
-    done = subprocess.run(["skopeo", *args], check=False, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from tests.publishing import PATIENCE, outcomes, platforms, push, repository, skopeo
+from tests.registry import Fault, Proxy
 
 
 def test_tags_of_both_architectures_and_the_universal_one(
@@ -110,10 +60,10 @@ def test_publishing_again_writes_nothing(project: Small, front: Proxy, request: 
 
 def test_a_second_image_moves_only_its_own_layer(project: Small, front: Proxy, request: pytest.FixtureRequest) -> None:
     to = repository(front, request)
-    push(project, to, tags=False)
+    push(project, to, tags="none")
     front.seen.clear()
     changed = project.layout.manifest(project.build("cuda-2.6-amd64"))
-    result = push(project, to, "cuda-2.6-amd64", tags=False)
+    result = push(project, to, "cuda-2.6-amd64", tags="none")
     own = changed.config.size + changed.layers[1].size
     assert (front.blob_bytes(), result.images[0].sent) == (own, own)
 
@@ -121,12 +71,12 @@ def test_a_second_image_moves_only_its_own_layer(project: Small, front: Proxy, r
 def test_layers_are_mounted_from_a_repository_beside(
     project: Small, front: Proxy, request: pytest.FixtureRequest
 ) -> None:
-    push(project, repository(front, request), tags=False)
+    push(project, repository(front, request), tags="none")
     front.seen.clear()
     beside = replace(
         repository(front, request, name="beside"), mount_from=(repository(front, request).reference.repository,)
     )
-    result = push(project, beside, tags=False)
+    result = push(project, beside, tags="none")
     # the report is a document of its own and small; no layer and no configuration is among what was sent
     assert [p.new for p in result.images] == [0, 0]
     assert sum(p.mounted for p in result.images) == 5
@@ -265,6 +215,18 @@ def moving(method: str, path: str) -> bool:
     return method == "PUT" and path.endswith("/manifests/cpu-2.6")
 
 
+def last(method: str, path: str) -> bool:
+    return method == "PUT" and "/blobs/uploads/" in path
+
+
+def opening(method: str, path: str) -> bool:
+    return method == "POST"
+
+
+def unknown(code: str) -> bytes:
+    return json.dumps({"errors": [{"code": code, "message": "blob unknown to registry"}]}).encode()
+
+
 FAULTS = {
     "429 with Retry-After": Fault(when=upload, status=429, headers={"Retry-After": "1"}),
     "500 on an upload": Fault(when=upload, status=500),
@@ -280,6 +242,13 @@ FAULTS = {
     "a manifest changed on the way up": Fault(when=manifest, flip=60),
     "a moving tag's manifest changed on the way up": Fault(when=moving, flip=-20),
     "500 on a question": Fault(when=lambda m, p: m == "HEAD", status=500),
+    "blob unknown, as GHCR says it now and then": Fault(when=manifest, status=404, body=unknown("BLOB_UNKNOWN")),
+    "a blob unknown to the manifest": Fault(when=manifest, status=400, body=unknown("MANIFEST_BLOB_UNKNOWN")),
+    "a blob that is lost after it was accepted": Fault(when=last, status=201),
+    "a session on a host where nobody is": Fault(when=opening, location="http://127.0.0.1:1/v2/"),
+    "a session that does not exist": Fault(when=opening, location="/v2/test/elsewhere/blobs/uploads/none"),
+    "a next place that does not exist": Fault(when=patch, location="/v2/test/elsewhere/blobs/uploads/none"),
+    "a registry that stops reading": Fault(when=upload, unread=True),
     "a referrers tag that cannot be written": Fault(when=lambda m, p: manifest(m, p) and "sha256-" in p, status=502),
 }
 
@@ -289,6 +258,7 @@ def test_one_fault_is_survived(
     fault: Fault, project: Small, front: Proxy, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     to = repository(front, request, chunk=65_536)
+    to.transport.patience = replace(PATIENCE, connect=1, read=1)
     front.faults = [replace(fault, met=0)]
     push(project, to)
     assert front.faults[0].met == 1, "the fault did not happen"
@@ -300,15 +270,38 @@ def test_one_fault_is_survived(
         assert fetched.digest == wanted.digest
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_registry_that_stays_broken_is_unavailable_and_gets_no_tag(
-    status: int, project: Small, front: Proxy, request: pytest.FixtureRequest
+PERMANENT = {
+    "429": (Fault(when=upload, status=429), "4 times in a row"),
+    "500": (Fault(when=upload, status=500), "4 times in a row"),
+    "503": (Fault(when=upload, status=503), "4 times in a row"),
+    "cut": (Fault(when=upload, cut=1000), "4 times in a row"),
+    "no answer": (Fault(when=upload, drop=True), "4 times in a row"),
+    "accepted and lost": (Fault(when=last, status=201), "after the upload the registry has None bytes"),
+    "session elsewhere": (Fault(when=opening, location="http://127.0.0.1:1/v2/"), "refused"),
+    "no session": (Fault(when=opening, location=""), "did not say where to"),
+    "blob unknown": (Fault(when=manifest, status=404, body=unknown("BLOB_UNKNOWN")), "blob unknown to registry"),
+    "manifest refused": (Fault(when=manifest, status=503), "4 times in a row"),
+}
+
+
+@pytest.mark.parametrize(("fault", "said"), PERMANENT.values(), ids=PERMANENT.keys())
+def test_a_fault_that_stays_is_a_clear_error_and_nothing_gets_a_tag(
+    fault: Fault, said: str, project: Small, front: Proxy, request: pytest.FixtureRequest
 ) -> None:
     to = repository(front, request)
-    front.faults = [Fault(when=upload, times=10_000, status=status)]
-    with pytest.raises(UnavailableError, match="4 times in a row"):
+    front.faults = [replace(fault, times=10_000)]
+    with pytest.raises(RegistryError, match=said):
         push(project, to)
     assert to.tags() == ()
+
+
+def test_a_registry_that_stays_broken_is_unavailable(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    front.faults = [Fault(when=upload, times=10_000, status=500)]
+    with pytest.raises(UnavailableError) as caught:
+        push(project, repository(front, request))
+    assert "run the same command again" in (caught.value.hint or "")
 
 
 def test_a_wait_longer_than_patience_is_said_at_once(
@@ -343,11 +336,12 @@ def test_a_blob_that_rotted_on_this_disk_is_named(project: Small, front: Proxy, 
     "fault",
     [
         Fault(when=lambda m, p: m == "GET" and "/blobs/" in p, truncate=10_000),
+        Fault(when=lambda m, p: m == "GET" and "/blobs/" in p, stall=10_000),
         Fault(when=lambda m, p: m == "GET" and "/blobs/" in p, corrupt=True),
         Fault(when=lambda m, p: m == "GET" and "/manifests/" in p, corrupt=True),
         Fault(when=lambda m, p: m == "GET", status=503, headers={"Retry-After": "1"}),
     ],
-    ids=["cut", "corrupt blob", "corrupt manifest", "503"],
+    ids=["cut", "stalled", "corrupt blob", "corrupt manifest", "503"],
 )
 def test_a_pull_survives_a_fault_and_gives_the_same_digest(
     fault: Fault, project: Small, front: Proxy, request: pytest.FixtureRequest, tmp_path: Path
@@ -355,6 +349,7 @@ def test_a_pull_survives_a_fault_and_gives_the_same_digest(
     to = repository(front, request)
     push(project, to)
     front.faults = [replace(fault, met=0)]
+    to.transport.patience = replace(PATIENCE, read=1)
     back = Layout(tmp_path / "back")
     found = pull(to, "cpu-2.6", arch="arm64", layout=back, name="x", progress=Silent())
     assert front.faults[0].met == 1

@@ -1,30 +1,54 @@
-"""The base of a real image moves; what is above stays, and is what a build from the same locks would have given."""
+"""The base of real images moves; what is above stays, and is what a build from the same locks would have given."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from buildctl.oci.digest import Digest
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT, buildctl
 
 pytestmark = pytest.mark.network
 
+# Python tells of every file that it opens before it does (PEP 578)
+WATCHED = """\
+import sys
+opened = open(sys.argv.pop(1), "w", buffering=1)
+sys.addaudithook(lambda event, what: event == "open" and opened.write(f"{what[0]}\\n"))
+from buildctl.cli import main
+main()
+"""
 
-def test_a_rebase_moves_the_base_and_equals_a_build(tmp_path: Path) -> None:
-    project = tmp_path / "project"
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of this project."""
+    folder = tmp_path / "project"
     for name in ("images", "templates"):
-        shutil.copytree(ROOT / name, project / name)
-    shutil.copy(ROOT / "matrix.yaml", project)
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "matrix.yaml", folder)
+    return folder
+
+
+def drop_netbase(project: Path) -> None:
+    """As if Debian had dropped a package."""
+    for lock in (project / "images/bases/debian13").glob("*.packages"):
+        lock.write_text(re.sub(r"\nPackage: netbase\n(?:.+\n)*", "", lock.read_text()))
+
+
+def test_a_rebase_moves_the_base_and_equals_a_build(project: Path, tmp_path: Path) -> None:
     assert buildctl("build", "cpu-2.6", "--no-load", "--locked", cwd=project).returncode == 0
     layout = Layout(project / "dist")
     before = layout.manifest(layout.resolve("cpu-2.6-arm64"))
-    for lock in (project / "images/bases/debian13").glob("runtime.*.packages"):  # as if Debian had dropped a package
-        lock.write_text(re.sub(r"\nPackage: netbase\n(?:.+\n)*", "", lock.read_text()))
+    drop_netbase(project)
     done = buildctl("rebase", "cpu-2.6", "--locked", "--json", cwd=project)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
@@ -38,3 +62,29 @@ def test_a_rebase_moves_the_base_and_equals_a_build(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     assert Layout(tmp_path / "again").resolve("cpu-2.6-arm64").digest == after.digest
     assert buildctl("fsck", cwd=project).returncode == 0
+
+
+def test_a_rebase_reads_no_byte_of_a_wheel_layer_and_names_each_base(project: Path, tmp_path: Path) -> None:
+    names = ["cuda-2.6", "cuda-2.6-devel"]
+    assert buildctl("build", *names, "--no-load", "--locked", cwd=project).returncode == 0
+    layout = Layout(project / "dist")
+    both = [{d.digest: d.size for d in layout.manifest(layout.resolve(f"{name}-amd64")).layers} for name in names]
+    assert sum(size for digest, size in both[0].items() if digest in both[1]) > 2_000_000_000
+    wheels = {digest.hex: layout.blob_path(digest).stat().st_ino for digest in both[0].keys() & both[1].keys()}
+    drop_netbase(project)
+    opened = tmp_path / "opened"
+    argv: list[str | Path] = [sys.executable, "-c", WATCHED, opened, "rebase", *names, "--locked", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(argv, cwd=project, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert [line for line in said["packages"] if "netbase" not in line] == [
+        "base-debian13-amd64:",
+        "base-debian13-devel-amd64:",
+    ]
+    assert sum("- deb netbase" in line for line in said["packages"]) == 2
+    assert all(image["before"] != image["after"] and image["keptBytes"] > 2e9 for image in said["images"])
+    files = opened.read_text().splitlines()
+    assert any("blobs/sha256/" in file for file in files), "nothing was watched"
+    assert [file for file in files if Path(file).name in wheels] == []
+    assert {name: layout.blob_path(Digest(name)).stat().st_ino for name in wheels} == wheels

@@ -26,6 +26,7 @@ from buildctl.claims import (
     read_labels,
 )
 from buildctl.errors import ArtifactError, LockError
+from buildctl.expecting import expected_of
 from buildctl.lock import LockedWheel, read_wheel_lock
 from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
@@ -35,7 +36,6 @@ from buildctl.probes.judging import labels as judge_labels
 from buildctl.probes.testing import finding_of
 from buildctl.project import Project
 from buildctl.report import Status
-from buildctl.testing import expected_of
 from tests.conftest import ROOT
 from tests.wheels import make_wheel
 

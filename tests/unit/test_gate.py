@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from buildctl.errors import BuildctlError
-from buildctl.gate import merged, objection, parse_report, report_bytes
+from buildctl.gate import known_findings, merged, objection, parse_report, report_bytes
 from buildctl.oci.digest import Digest
-from buildctl.report import Finding, Report, Status
+from buildctl.report import Finding, Report, Status, following
 
 IMAGE, OTHER = Digest("a" * 64), Digest("b" * 64)
 
@@ -40,6 +40,22 @@ def test_a_name_that_is_allowed_to_be_not_run_is_not_allowed_to_fail() -> None:
     assert objection(report(a=Status.PASSED, gpu=Status.FAILED), IMAGE, frozenset({"gpu"})) == "FAILED: gpu"
 
 
+def test_what_is_required_must_have_run_whatever_is_allowed() -> None:
+    gpu = frozenset({"gpu"})
+    not_run = report(a=Status.PASSED, gpu=Status.NOT_RUN)
+    assert objection(not_run, IMAGE, gpu, gpu) == "required and NOT RUN: gpu"
+    assert objection(report(a=Status.PASSED), IMAGE, gpu, gpu) == "required and NOT RUN: gpu", "not even in the report"
+    assert objection(report(a=Status.PASSED, gpu=Status.PASSED), IMAGE, frozenset(), gpu) is None
+    both = report(a=Status.PASSED, gpu=Status.NOT_RUN, x=Status.NOT_RUN)
+    assert objection(both, IMAGE, frozenset(), gpu) == "required and NOT RUN: gpu; NOT RUN and not allowed to be: x"
+
+
+def test_findings_are_known_by_the_names_that_the_probes_have() -> None:
+    known = known_findings()
+    assert {"torch", "works on the gpu", "torch.compile", "entrypoint", "labels", "matmul on mps"} <= set(known)
+    assert len(set(known)) == len(known)
+
+
 def test_a_machine_with_a_gpu_fills_in_what_another_could_not_ask() -> None:
     both = merged([report(a=Status.PASSED, gpu=Status.NOT_RUN), report(a=Status.PASSED, gpu=Status.PASSED)])
     assert objection(both, IMAGE, frozenset()) is None
@@ -55,10 +71,11 @@ def test_reports_about_different_images_are_not_merged() -> None:
         merged([report(), report(OTHER)])
 
 
-def test_durations_do_not_change_the_attached_report() -> None:
+def test_times_do_not_change_the_attached_report() -> None:
     one = report(a=Status.PASSED)
     slow = replace(one, findings=(replace(one.findings[0], seconds=99.0),))
-    assert report_bytes(one) == report_bytes(slow)
+    dated = following(slow, None, "2026-11-22T10:00:00Z")
+    assert report_bytes(one) == report_bytes(slow) == report_bytes(dated)
     assert parse_report(report_bytes(one), "x").findings[0].status is Status.PASSED
 
 

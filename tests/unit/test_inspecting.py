@@ -14,6 +14,7 @@ from buildctl.inspecting import inspect_images, told_by
 from buildctl.oci.image import ImageConfig, Platform
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
+from buildctl.report import Finding, Report, Status
 from tests.conftest import ROOT
 from tests.images import Blobs, config_of, file, tar
 
@@ -86,12 +87,36 @@ def test_a_name_that_cannot_exist_says_why(tmp_path: Path) -> None:
 
 def test_only_a_report_about_this_very_digest_counts(tmp_path: Path) -> None:
     layout = two_platforms(tmp_path)
-    digest = str(layout.resolve("cuda-2.15-amd64").digest)
     (layout.root / "reports").mkdir()
-    report = {"digest": digest, "verdict": "PASSED", "counts": {"PASSED": 3, "FAILED": 0, "NOT RUN": 1}}
-    (layout.root / "reports" / "x.json").write_text(json.dumps(report))
+    (layout.root / "reports" / "y.json").write_text("not a report")
+    report = Report(
+        cell="x",
+        digest=layout.resolve("cuda-2.15-amd64").digest,
+        arch="amd64",
+        runtime="r",
+        emulated=None,
+        gpus=False,
+        findings=tuple(Finding(name=n, status=s, detail="") for n, s in (("a", Status.PASSED), ("g", Status.NOT_RUN))),
+    )
+    (layout.root / "reports" / "x.json").write_text(json.dumps(report.to_json()))
+    for target in ("cuda-2.15", f"{layout.root}:cuda-2.15"):  # of ours by name, of anybody's beside the layout
+        seen = inspect_images(opener(layout.root), target, arch=None)
+        assert {i["platform"]: i["tested"] for i in seen.to_json()["images"]} == {
+            "linux/amd64": "PASSED (1 passed, 1 not run)",
+            "linux/arm64": None,
+        }
+        assert "    NOT RUN  g" in seen.text().splitlines()
+
+
+def test_annotations_of_an_index_are_shown_and_counted_where_the_labels_say_the_same(tmp_path: Path) -> None:
+    layout = two_platforms(tmp_path)
+    children = layout.index(layout.resolve("cuda-2.15")).manifests
+    annotations = {"dev.buildctl.cuda": "13.2", "dev.buildctl.torch": "9.9", "org.opencontainers.image.title": "t"}
+    layout.put_index(name="cuda-2.15", manifests=children, annotations=annotations)
     seen = inspect_images(opener(layout.root), "cuda-2.15", arch=None)
-    assert {i.platform: i.tested for i in seen.images} == {
-        "linux/amd64": "PASSED (3 passed, 1 not run)",
-        "linux/arm64": "",
-    }
+    assert seen.to_json()["indexes"] == {"cuda-2.15": annotations}
+    assert [line.strip() for line in seen.text().split("index cuda-2.15\n")[1].splitlines()] == [
+        "annotations: 1 claims that hold on every platform, as in the labels",
+        "dev.buildctl.torch              9.9",
+        "org.opencontainers.image.title  t",
+    ]

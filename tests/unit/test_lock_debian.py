@@ -161,7 +161,7 @@ def test_a_line_of_apt_becomes_a_package() -> None:
         "'http://mirror.example.invalid/debian/pool/main/libc/libcap2/libcap2_2.75-10%2bdeb13u1%2bb3_amd64.deb' "
         f"libcap2_1%3a2.75-10+deb13u1+b3_amd64.deb 28988 SHA256:{'a' * 64}"
     )
-    assert lock_debian._parse_uri(line, SOURCES) == DebPackage(
+    assert lock_debian.parse_uri(line, SOURCES) == DebPackage(
         name="libcap2",
         version="1:2.75-10+deb13u1+b3",
         architecture="amd64",
@@ -182,7 +182,7 @@ def test_a_line_of_apt_becomes_a_package() -> None:
 )
 def test_a_line_of_apt_that_pins_nothing_is_an_error(line: str) -> None:
     with pytest.raises(LockError, match="apt gave a line that is not understood"):
-        lock_debian._parse_uri(line, SOURCES)
+        lock_debian.parse_uri(line, SOURCES)
 
 
 def test_only_reaching_servers_is_taken_from_the_machines_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_only_reaching_servers_is_taken_from_the_machines_configuration(monkeypa
         "Acquire::httpsomething x\n"
         "Acquire::http \n"
     )
-    monkeypatch.setattr(lock_debian, "_apt", lambda argv, root: dump)
+    monkeypatch.setattr(lock_debian, "apt", lambda argv, root: dump)
     assert list(lock_debian._inherited()) == [
         ("Acquire::http::Proxy", "http://proxy.example.invalid:3128"),
         ("Acquire::https::CAInfo", "/etc/ssl/own.pem"),

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from buildctl import probes
 from buildctl.errors import LockError, MatrixError, RuntimeUnavailableError
+from buildctl.expecting import expected_of
 from buildctl.host import read_host
-from buildctl.native import current_lock, install_commands, make_native, native_cell
+from buildctl.native import current_lock, install_commands, make_native, native_cell, native_names, native_report
 from buildctl.project import Project
-from tests.conftest import ROOT
+from buildctl.report import Status
+from buildctl.testing import TestResult
+from tests.conftest import ROOT, buildctl
 
 HOSTS = Path(__file__).parents[1] / "hosts"
 
@@ -58,3 +64,63 @@ def test_a_lock_that_is_not_what_the_matrix_asks_for_is_refused(project: Project
     cell = dataclasses.replace(native_cell(project, "mps-2.6"), python="3.12")
     with pytest.raises(LockError, match=r"Python 3\.13, the matrix says 3\.12"):
         current_lock(project, cell)
+
+
+# `buildctl test mps-...`
+
+
+def test_its_findings_are_those_that_make_sense_without_a_container(project: Project) -> None:
+    expected = expected_of(project, native_cell(project, "mps-2.6"))
+    assert (expected.system, expected.arch, expected.built, expected.never) == ("Darwin", "arm64", ("mps",), ("cuda",))
+    names = probes.names_of(expected)
+    of_images = {"any uid", "home and workdir", "libraries", "glibc", "no cuda", "cuda libraries", "certificates"}
+    assert not ({"entrypoint", "pip install", "works on the gpu", "without a gpu", "bytecode"} | of_images) & set(names)
+    on_mps = ["mps built", "mps available", "matmul on mps", "convolution on mps", "autograd on mps", "mps fallback"]
+    assert [name for name in names if "mps" in name] == on_mps
+    assert {"platform", "distributions", "pip check", "dataloader", "torchscript", "two processes"} <= set(names)
+
+
+@pytest.mark.parametrize("host", ["no-gpu", "intel-mac", "m1-macos13"])
+def test_where_it_cannot_be_everything_is_not_run(project: Project, host: str, tmp_path: Path) -> None:
+    cell = native_cell(project, "mps-2.6")
+    report = native_report(project, cell, tmp_path, host=read_host(HOSTS / f"{host}.json"))
+    assert {f.status for f in report.findings} == {Status.NOT_RUN}
+    result = TestResult(reports=(report,))
+    assert result.exit_code == 3
+    header, line = result.text().splitlines()
+    assert header.startswith("mps-2.6-arm64  sha256:")
+    assert "mps-2.6 cannot be here (" in line
+    assert "--verify" in line
+
+
+def test_on_a_mac_without_the_environment_it_says_how_to_make_it(project: Project, tmp_path: Path) -> None:
+    cell = native_cell(project, "mps-2.6")
+    with pytest.raises(RuntimeUnavailableError, match=r"not made: mps-2\.6 in ") as caught:
+        native_report(project, cell, tmp_path, host=read_host(HOSTS / "m3-docker-desktop.json"))
+    assert caught.value.hint == f"run `buildctl native mps-2.6 --path {tmp_path}` first"
+
+
+def test_on_a_mac_the_environment_is_asked(project: Project, tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\nexit 5\n")
+    python.chmod(0o755)
+    cell = native_cell(project, "mps-2.6")
+    report = native_report(project, cell, tmp_path, host=read_host(HOSTS / "m3-docker-desktop.json"))
+    found = {f.name: f for f in report.findings}
+    assert (found["mps built"].status, found["mps built"].detail) == (Status.FAILED, "exit code 5")
+    assert report.verdict is Status.FAILED
+
+
+def test_names_of_images_and_globs_are_no_native_environments(project: Project) -> None:
+    assert native_names(project, ["cuda-2.6", "mps-2.6", "mps-*", "nonsense"]) == ["mps-2.6"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="NOT RUN: it may exist on a Mac")
+def test_the_command_line_reports_it(tmp_path: Path) -> None:
+    done = buildctl("--layout", tmp_path / "dist", "test", "mps-2.6", "--junit", tmp_path / "junit.xml")
+    assert done.returncode == 3, done.stderr
+    assert "NOT RUN  all" in done.stdout
+    kept = json.loads((tmp_path / "dist" / "reports" / "mps-2.6-arm64.json").read_text())
+    assert (kept["verdict"], kept["runtime"]) == ("NOT RUN", "native")
+    assert "<skipped" in (tmp_path / "junit.xml").read_text()

@@ -13,7 +13,7 @@ import pytest
 
 import buildctl
 from buildctl import probes
-from buildctl.probes import judging
+from buildctl.probes import judging, native_checks
 from buildctl.probes.asking import Answers, UnansweredError, deadline_for, read_answers
 from buildctl.probes.checks import CHECKS, RUNS
 from buildctl.probes.expected import Expected
@@ -33,11 +33,21 @@ CUDA = Expected(
     never=("mps",),
     distributions={"torch": "2.6.0", "numpy": "2.1"},
 )
+# as it is with NVIDIA's cuSPARSELt: the index calls the file aarch64, the WHEEL in it says sbsa
+GRACE = replace(CUDA, arch="arm64", files={"cusparselt": "cusparselt-0.8.1-py3-none-manylinux2014_aarch64.whl"})
+SBSA, SBSA_TAG = "cusparselt 0.8.1 is not supported on this platform", "py3-none-manylinux2014_sbsa"
 CPU = replace(CUDA, accelerator="cpu", cuda=None, built=(), never=("cuda", "mps"))
 
 
 def outcome(stdout: str = "", *, code: int | None = 0, stderr: str = "", seconds: float = 1.0) -> Outcome:
     return Outcome(returncode=code, stdout=stdout, stderr=stderr, timed_out=code is None, seconds=seconds)
+
+
+ON_MPS = [check for check in native_checks.CHECKS if check.run == "mps"]
+
+
+def unfit(text: str, **tags: list[str]) -> dict[str, object]:
+    return {"check": {"code": 1, "text": text, "tags": tags}}
 
 
 def answer(value: object, error: str | None = None) -> dict[str, object]:
@@ -155,7 +165,13 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging.distributions, CUDA, [["torch", "2.6.0", "/a"]], "numpy: expected 2.1, image reports none"),
     (judging.distributions, CUDA, [["numpy", "2.1", "/a"], ["pip", "1", "/a"], ["torch", "2.6.0", "/a"]],
      "pip: expected not to be there, image reports 1"),
-    (judging.pip_check, CUDA, {"check": {"code": 1, "text": "torch 2.6.0 requires x"}}, "torch 2.6.0 requires x"),
+    (judging.pip_check, CUDA, unfit("torch 2.6.0 requires x"), "torch 2.6.0 requires x"),
+    (judging.pip_check, CUDA, unfit(SBSA, cusparselt=[SBSA_TAG]), SBSA),
+    (judging.pip_check, GRACE, unfit(SBSA), SBSA),
+    (judging.pip_check, GRACE, unfit(SBSA, cusparselt=["py3-none-win_amd64"]), SBSA),
+    (judging.pip_check, GRACE, unfit(f"{SBSA}\nx 1 requires y", cusparselt=[SBSA_TAG]), "x 1 requires y"),
+    (judging.pip_check, replace(GRACE, files={"cusparselt": "c-1-py3-none-manylinux2014_ppc64le.whl"}),
+     unfit(SBSA, cusparselt=[SBSA_TAG]), SBSA),
     (judging.pip_check, CUDA, {"rest": {"code": 1, "text": "No module named pip"}}, "No module named pip"),
     (judging.pip_install, CUDA, changed("pip", used={"code": 1, "text": "boom"}), "pip used: exit code 1\nboom"),
     (judging.console_scripts, CUDA, changed("scripts", missing=["torchrun"]), "not on PATH: torchrun"),
@@ -206,13 +222,18 @@ def test_what_agrees_passes(judge: Callable[[Expected, Any], judging.Verdict], v
     assert judge(CUDA, value)[0] is Status.PASSED
 
 
+def test_a_complaint_of_a_platforms_other_name_is_known_and_named() -> None:
+    status, detail = judging.pip_check(GRACE, unfit(SBSA, cusparselt=[SBSA_TAG]))
+    assert (status, "only complains of cusparselt, whose WHEEL says sbsa" in detail) == (Status.PASSED, True)
+
+
 def test_no_gpu_is_said_in_plain_words() -> None:
     detail = judging.without_gpu(CUDA, {"picked": "cpu", "sum": 8.0, "refusal": "no driver"})[1]
     assert detail == "built for CUDA 12.4, no device, falls back to cpu"
 
 
 @pytest.mark.parametrize("nonsense", [None, 3, "text", [], {}, {"version": None}, [[]], {"cpu": "x"}])
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", [*CHECKS, *ON_MPS], ids=lambda check: check.name)
 def test_nonsense_never_passes(check: Any, nonsense: object) -> None:
     answers = Answers(values=dict.fromkeys(check.questions, nonsense))
     assert finding_of(check, answers, replace(CUDA, torchaudio="1")).status is Status.FAILED
@@ -273,7 +294,7 @@ def test_a_gpu_swaps_the_two_findings_about_it() -> None:
 def test_emulation_stretches_every_deadline() -> None:
     native, emulated = Recorded(outcome(code=1)), Recorded(outcome(code=1), emulated="qemu-aarch64")
     for session in (native, emulated):
-        list(findings_of(session, replace(CUDA, flavour="devel")))
+        list(findings_of(session, replace(CUDA, flavour="devel", extras=("onnx",))))
     limits = [[how["timeout"] for _, how in session.calls] for session in (native, emulated)]
     assert len(limits[0]) == len(RUNS) + 2
     assert [deadline_for(emulated, limit) for limit in limits[0]] == limits[1]
@@ -295,4 +316,4 @@ def test_a_probe_is_one_program_of_standard_library_and_torch(name: str) -> None
     }  # fmt: skip
     import sys
 
-    assert modules - set(sys.stdlib_module_names) <= {"torch", "numpy", "__future__"}
+    assert modules - set(sys.stdlib_module_names) <= {"torch", "numpy", "onnx", "onnxruntime", "__future__"}

@@ -10,7 +10,7 @@ import pytest
 from buildctl.daemon import connect
 from buildctl.errors import RuntimeUnavailableError
 from buildctl.runtimes.api import ImageRef, Runtime
-from buildctl.runtimes.docker import NO_GPU, DockerRuntime, _as_signal, _gpus_reason
+from buildctl.runtimes.docker import NO_GPU, DockerRuntime, _as_signal, gpu_request
 from tests.images import file, image, tar
 
 
@@ -49,32 +49,50 @@ def test_a_malformed_host_is_no_traceback(monkeypatch: pytest.MonkeyPatch, no_da
         connect()
 
 
-def test_ssh_without_paramiko_says_what_to_install(monkeypatch: pytest.MonkeyPatch, no_daemon: str) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "ssh://gpu-box.invalid")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RuntimeUnavailableError, match="paramiko") as caught:
-        connect()
-    assert "docker[ssh]" in str(caught.value.hint)
+# What `docker info` says, cut to what matters, of: the NVIDIA runtime (toolkit 1.14 and older, and newer ones by
+# default), CDI from Docker 28 on, Docker Desktop, colima.
+RUNTIME = {"Runtimes": {"io.containerd.runc.v2": {"path": "runc"}, "nvidia": {"path": "nvidia-container-runtime"}}}
+DEVICES = [{"Source": "cdi", "ID": f"nvidia.com/gpu={name}"} for name in ("0", "GPU-3e5a", "all")]
+CDI = {
+    "Runtimes": {"runc": {"path": "runc"}},
+    "CDISpecDirs": ["/etc/cdi", "/var/run/cdi"],
+    "DiscoveredDevices": DEVICES,
+}
+OTHER_CDI = CDI | {"DiscoveredDevices": [{"Source": "cdi", "ID": "vendor.invalid/dev=all"}]}
+NONE: dict[str, Any] = {"Runtimes": {"runc": {"path": "runc"}}, "CDISpecDirs": [], "DiscoveredDevices": None}
 
 
 @pytest.mark.parametrize(
-    ("info", "reason"),
+    ("info", "request_"),
     [
-        ({"Runtimes": {"runc": {}, "nvidia": {}}}, ""),
-        ({"Runtimes": {"runc": {}}, "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]}, ""),
-        ({"Runtimes": {"runc": {}}, "DiscoveredDevices": [{"Source": "cdi", "ID": "vendor.invalid/dev=0"}]}, NO_GPU),
-        ({"Runtimes": {"runc": {}}}, NO_GPU),
-        ({}, NO_GPU),
+        (RUNTIME, {"Driver": "", "Count": -1, "DeviceIDs": [], "Capabilities": [["gpu"]], "Options": {}}),
+        (CDI, {"Driver": "cdi", "Count": 0, "DeviceIDs": ["nvidia.com/gpu=all"], "Capabilities": [], "Options": {}}),
+        (
+            CDI | {"DiscoveredDevices": DEVICES[:2]},
+            {
+                "Driver": "cdi",
+                "Count": 0,
+                "DeviceIDs": ["nvidia.com/gpu=0", "nvidia.com/gpu=GPU-3e5a"],
+                "Capabilities": [],
+                "Options": {},
+            },
+        ),
     ],
+    ids=["runtime", "cdi", "cdi without all"],
 )
-def test_gpus_are_there_when_the_daemon_can_pass_them(info: dict[str, Any], reason: str) -> None:
-    assert _gpus_reason(info, wants=True, emulated=None) == reason
+def test_gpus_are_asked_for_as_the_daemon_can_pass_them(info: dict[str, Any], request_: dict[str, Any]) -> None:
+    assert gpu_request(info, wants=True, emulated=None) == (request_, "")
 
 
-def test_no_gpu_for_images_that_cannot_use_one() -> None:
-    info: dict[str, Any] = {"Runtimes": {"nvidia": {}}}
-    assert _gpus_reason(info, wants=False, emulated=None)
-    assert _gpus_reason(info, wants=True, emulated="qemu-aarch64")
+@pytest.mark.parametrize("info", [OTHER_CDI, NONE, {}], ids=["other devices", "none", "old"])
+def test_without_gpus_the_reason_is_the_daemon(info: dict[str, Any]) -> None:
+    assert gpu_request(info, wants=True, emulated=None) == (None, NO_GPU)
+
+
+@pytest.mark.parametrize("info", [RUNTIME, CDI], ids=["runtime", "cdi"])
+def test_no_gpu_for_images_that_cannot_use_one(info: dict[str, Any]) -> None:
+    assert gpu_request(info, wants=False, emulated=None) == (None, "not an image for GPUs")
+    assert gpu_request(info, wants=True, emulated="qemu-aarch64") == (None, "no GPU reaches an emulated image")
 
 
 @pytest.mark.parametrize(

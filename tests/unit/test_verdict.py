@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.checking import check_images
 from buildctl.claims import WheelFacts
 from buildctl.errors import MatrixError
 from buildctl.host import Gpu, read_host
-from buildctl.verdict import Kind, Subject, Verdict, catalogue, check_images, covers, decide
+from buildctl.verdict import Kind, Subject, Verdict, catalogue, covers, decide
 from tests.conftest import ROOT
 
 HOSTS = Path(__file__).parents[1] / "hosts"

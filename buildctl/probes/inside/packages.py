@@ -38,12 +38,15 @@ def distributions():
 PIP = """
 import sys
 from pip._internal.cli.main import main
+wanted = sys.argv.pop(1).split(",")
 common = ["--disable-pip-version-check", "--no-color"]
 for command in (
     ["check"],
     ["install", "--no-index", "--no-cache-dir", *sys.argv[1:]],
     ["uninstall", "--yes", "buildctl-probe"],
 ):
+    if command[0] not in wanted:
+        continue
     if command[0] == "uninstall":
         import subprocess
         code = subprocess.call([sys.executable, "-c", "import buildctl_probe as p; print(p.ANSWER, p.__file__)"])
@@ -54,17 +57,18 @@ for command in (
 
 
 def pip():
-    """pip check, then a wheel made here: installed offline by the default user, used, and removed.
+    """pip check, then a wheel made here: installed offline by the default user, used, and removed. Or what is wanted.
 
     One interpreter for all of it, because under emulation each start of pip takes many seconds.
     """
     import tempfile
 
     folder = tempfile.mkdtemp()
+    wanted = OPTIONS.get("pip", ["check", "install", "uninstall"])
     # where all files seem to be ours, pip would not find by itself that it may not write to the system's packages
     where = [] if OPTIONS.get("ownership", True) else ["--user"]
     done = subprocess.run(
-        [sys.executable, "-c", PIP, make_wheel(folder), *where],
+        [sys.executable, "-c", PIP, ",".join(wanted), make_wheel(folder), *where],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -82,7 +86,18 @@ def pip():
             text.append(line)
     if text or done.returncode:
         answers["rest"] = {"code": done.returncode, "text": "\n".join(text)[-2000:]}
+    if "check" in answers:
+        unfit = re.findall(r"^(\S+) \S+ is not supported on", answers["check"]["text"], re.MULTILINE)
+        answers["check"]["tags"] = tags_of(unfit)
     return answers
+
+
+def tags_of(names):
+    """What installed WHEEL files say, which is what `pip check` goes by, and not always what the file was called."""
+    import importlib.metadata
+
+    texts = {name: importlib.metadata.distribution(name).read_text("WHEEL") or "" for name in names}
+    return {name: re.findall(r"^Tag: (\S+)", text, re.MULTILINE) for name, text in texts.items()}
 
 
 def make_wheel(folder):

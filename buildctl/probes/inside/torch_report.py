@@ -102,20 +102,27 @@ def devices():
     if count:
         found["cuda"]["capabilities"] = [".".join(map(str, torch.cuda.get_device_capability(n))) for n in range(count)]
     for name in ("mps", "xpu"):
-        module = getattr(torch, name, None)
-        available = bool(module and getattr(module, "is_available", lambda: False)())
-        found[name] = {"available": available, "names": []}
+        found[name] = {"available": available(name), "names": []}
     return found
 
 
+def available(name):
+    """Older versions have is_available in torch.backends.mps only."""
+    import torch
+
+    modules = [getattr(torch.backends, name, None), getattr(torch, name, None)]
+    return any(bool(getattr(module, "is_available", lambda: False)()) for module in modules if module)
+
+
 def appeared():
+    """Devices to compute on. What `apart` names is asked by another probe, because it may fail as a whole."""
     import torch
 
     yield "cpu"
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         yield f"cuda:{number}"
     for name in ("mps", "xpu"):
-        if getattr(torch, name, None) and getattr(getattr(torch, name), "is_available", lambda: False)():
+        if name not in OPTIONS.get("apart", ()) and available(name):
             yield name
 
 
@@ -205,6 +212,16 @@ class Squares:
         import torch
 
         return torch.tensor([index * index, os.getpid()])
+
+    def __reduce__(self):
+        """Where workers are not forked (macOS), they cannot import what was given to `python -c`."""
+        return eval, (SQUARES,)
+
+
+SQUARES = """type("Squares", (), {
+    "__len__": lambda self: 8,
+    "__getitem__": lambda self, index: __import__("torch").tensor([index * index, __import__("os").getpid()]),
+})()"""
 
 
 def dataloader():

@@ -32,7 +32,8 @@ def two_processes():
     backend = OPTIONS.get("backend", "gloo")
     store = os.path.join(tempfile.mkdtemp(), "store")
     # gloo would look up the machine's own name otherwise, which a container without network may not know
-    env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    env = {**os.environ, "GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
     argv = [sys.executable, "-c", RANK]
     running = [
         subprocess.Popen([*argv, str(n), backend, store], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -1,0 +1,107 @@
+"""`images` and `extras` of matrix.yaml: what some images get beside what all of them have."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from packaging.version import Version
+
+from buildctl import yamlfile
+from buildctl.cells import Accelerator, DebianBase, Os, PackageRule
+from buildctl.yamlfile import did_you_mean
+
+# An extra is a group of packages by name, and the findings that `buildctl test` has for it.
+# onnx: what torch.onnx.export needs, and ONNX Runtime to run the result. On Linux that wheel runs on the CPU, also in a
+# cuda image: the CUDA provider is another distribution (onnxruntime-gpu) with the same module.
+EXTRAS: Mapping[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+# distributions that own the same files as one of an extra
+RIVALS: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addition:
+    """One entry under `images`, or (with the pattern `*`) the top level's `extras`; `key` is where it stands."""
+
+    key: str
+    pattern: str
+    packages: tuple[PackageRule, ...] = ()
+    apt: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+
+    def matches(self, name: str) -> bool:
+        return fnmatch.fnmatchcase(name, self.pattern)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """All that the additions give one image name: requirements, Debian packages, extras; each once."""
+
+    requirements: tuple[str, ...] = ()
+    apt: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+
+
+def added_to(name: str, torch: Version, accelerator: Accelerator, additions: Iterable[Addition]) -> Added:
+    """What matches adds up, in the order of the file. A native environment gets no Debian packages."""
+    found = [addition for addition in additions if addition.matches(name)]
+    extras = tuple(dict.fromkeys(extra for addition in found for extra in addition.extras))
+    own = [rule.requirement(torch) for addition in found for rule in addition.packages]
+    texts = [*(package for extra in extras for package in EXTRAS[extra]), *(text for text in own if text)]
+    apt = sorted({package for addition in found for package in addition.apt}) if accelerator.os is Os.LINUX else []
+    return Added(requirements=tuple(dict.fromkeys(texts)), apt=tuple(apt), extras=tuple(sorted(extras)))
+
+
+def keys_of(additions: Iterable[Addition], name: str, *what: str) -> tuple[str, ...]:
+    """Where in matrix.yaml an image name's `packages`, `apt` or `extras` come from, beside the top level's packages."""
+    found = [(addition, key) for addition in additions if addition.matches(name) for key in what]
+    return tuple(
+        addition.key if addition.key == key else f"{addition.key}.{key}"
+        for addition, key in found
+        if getattr(addition, key)
+    )
+
+
+def check_additions(
+    document: yamlfile.Document, additions: Sequence[Addition], names: Mapping[str, Accelerator]
+) -> None:
+    """Note what no schema can say. `names` are the names of all cells (without flavour) with their accelerators."""
+    for addition in additions:
+        path = ("images", addition.pattern)
+        found = {name: accelerator for name, accelerator in names.items() if addition.matches(name)}
+        if not found:
+            near = did_you_mean(addition.pattern, names)
+            if addition.pattern.endswith("-devel") and addition.pattern.removesuffix("-devel") in names:
+                near = f" (both flavours get it: write {addition.pattern.removesuffix('-devel')!r})"
+            document.problem(path, f"no image matches{near or ' (names: ' + ', '.join(names) + ')'}")
+        if addition.apt:
+            _check_bases(document, (*path, "apt"), found)
+    for name in names:
+        _check_rivals(document, name, [addition for addition in additions if addition.matches(name)])
+
+
+def _check_bases(document: yamlfile.Document, path: yamlfile.Path, found: Mapping[str, Accelerator]) -> None:
+    images = {name: accelerator for name, accelerator in found.items() if accelerator.os is Os.LINUX}
+    if found and not images:
+        document.problem(path, f"{', '.join(found)}: a native environment has no Debian packages")
+    for name, accelerator in images.items():
+        if accelerator.base is not None and not isinstance(accelerator.base, DebianBase):
+            document.problem(
+                path,
+                f"{name} stands on bases.{accelerator.base.name}, an image, to which no packages are added here "
+                "(a template with RUN apt-get install and --engine docker, or a base of Debian packages)",
+            )
+
+
+def _check_rivals(document: yamlfile.Document, name: str, additions: Sequence[Addition]) -> None:
+    rivals = {rival: extra for a in additions for extra in a.extras for rival in RIVALS.get(extra, ())}
+    for addition in additions:
+        for rule in addition.packages:
+            if extra := rivals.get(rule.name):
+                document.problem(
+                    ("images", addition.pattern, "packages"),
+                    f"{rule.name} has the same files as a package of the extra {extra!r}, which {name} gets too",
+                )

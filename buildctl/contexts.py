@@ -1,0 +1,97 @@
+"""Which daemon is meant, as `docker` decides it: --context, DOCKER_HOST, DOCKER_CONTEXT, the current context.
+
+Contexts are read here and not by docker-py, which finds none where there is no config.json (docker context create alone
+writes none) and ignores a CA without a client certificate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from buildctl.errors import RuntimeUnavailableError
+from buildctl.yamlfile import did_you_mean
+
+DEFAULT = "default"
+SOCKET = "unix:///var/run/docker.sock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """`host` is a URL; `ca`, `certificate` and `key` are files, where TLS is spoken (`tls`); `verify` the daemon's."""
+
+    host: str
+    tls: bool = False
+    verify: bool = True
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+def endpoint(context: str | None) -> Endpoint:
+    """Of the context by that name, the daemon at that URL, or the one that `docker` would talk to (None).
+
+    Raises RuntimeUnavailableError for a name that no context has, and for a context that cannot be read.
+    """
+    if context is not None and "://" in context:
+        return _by_url(context)
+    if context in (None, DEFAULT) and (host := os.environ.get("DOCKER_HOST")):
+        return _by_url(host)
+    name = context or os.environ.get("DOCKER_CONTEXT") or _current()
+    return Endpoint(host=SOCKET) if name == DEFAULT else _by_name(name)
+
+
+def _by_url(host: str) -> Endpoint:
+    """TLS as the environment says: DOCKER_CERT_PATH and DOCKER_TLS_VERIFY."""
+    folder, verify = os.environ.get("DOCKER_CERT_PATH"), bool(os.environ.get("DOCKER_TLS_VERIFY"))
+    if not host.startswith("tcp://") or not (folder or verify):
+        return Endpoint(host=host)
+    return _with_tls(host, Path(folder) if folder else _folder(), verify=verify)
+
+
+def _by_name(name: str) -> Endpoint:
+    meta = _folder() / "contexts" / "meta"
+    file = meta / sha256(name.encode()).hexdigest() / "meta.json"
+    try:
+        if not file.is_file():
+            raise _unknown(name, [_read(other)["Name"] for other in sorted(meta.glob("*/meta.json"))])
+        found = _read(file)["Endpoints"]["docker"]
+        host, skip = str(found.get("Host") or SOCKET), bool(found.get("SkipTLSVerify"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RuntimeUnavailableError(
+            f"docker context {name} cannot be read: {error!r}", hint=f"docker context rm {name}, and create it again"
+        ) from error
+    certificates = meta.parent / "tls" / file.parent.name / "docker"
+    return _with_tls(host, certificates, verify=not skip) if certificates.is_dir() else Endpoint(host=host)
+
+
+def _with_tls(host: str, folder: Path, *, verify: bool) -> Endpoint:
+    ca, certificate, key = (p if (p := folder / f"{n}.pem").is_file() else None for n in ("ca", "cert", "key"))
+    return Endpoint(host=host, tls=True, verify=verify, ca=ca, certificate=certificate, key=key)
+
+
+def _unknown(name: str, names: list[str]) -> RuntimeUnavailableError:
+    hint = f"there are {', '.join(names)}" if names else "docker context create makes one; a URL works, too: ssh://HOST"
+    return RuntimeUnavailableError(f"no docker context named {name}{did_you_mean(name, names)}", hint=hint)
+
+
+def _current() -> str:
+    try:
+        return str(_read(_folder() / "config.json").get("currentContext") or DEFAULT)
+    except (OSError, ValueError, TypeError):
+        return DEFAULT
+
+
+def _read(file: Path) -> dict[str, Any]:
+    value = json.loads(file.read_text())
+    if not isinstance(value, dict):
+        raise TypeError(f"{file.name} holds no object")
+    return value
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")

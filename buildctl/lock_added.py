@@ -1,0 +1,138 @@
+"""The lock of an image's own Debian packages (`apt` under `images` in matrix.yaml): what they add to its base.
+
+apt resolves on top of the packages that the base is locked to. Its lock is a file beside the image's other ones,
+images/NAME/FLAVOUR.ARCH.packages, and says in its inputs which base it stands on: a base that moved makes it stale.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildctl.cells import Cell, DebianBase
+from buildctl.deb import Control
+from buildctl.errors import LockError, ToolError
+from buildctl.lock_debian import (
+    FORMAT,
+    KEYRING,
+    KEYRING_HINT,
+    BaseLock,
+    DebPackage,
+    apt,
+    parse_uri,
+    private_root,
+    update,
+)
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import canonical_json
+
+
+class BaseMovedError(LockError):
+    """The packages cannot be added without changing one that the base is locked to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """`below` are the locks that the cell's packages go on top of, the lowest first; `key` names matrix.yaml's keys."""
+
+    cell: Cell
+    below: tuple[BaseLock, ...]
+    key: str
+
+
+def added_name(cell: Cell) -> str:
+    """What such a lock calls its base: that of the cell, with the image on it."""
+    return f"{cell.base.name}_{cell.name}"
+
+
+def inputs_of(cell: Cell, below: Sequence[BaseLock]) -> str:
+    """The digest of everything that the resolution depends on: the names, and what the base is locked to."""
+    value = {
+        "format": FORMAT,
+        "apt": sorted(set(cell.apt)),
+        "below": [[p.name, p.version, p.architecture] for lock in below for p in lock.packages],
+    }
+    return str(Digest.of(canonical_json(value)))
+
+
+def is_stale(cell: Cell, lock: BaseLock, below: Sequence[BaseLock]) -> str | None:
+    """Why the lock no longer is what the matrix and the locks of the base ask for, None when it is."""
+    name, suite = added_name(cell), below[0].suite
+    if (lock.base, lock.suite, lock.flavour) != (name, suite, cell.flavour):
+        return f"it is for {lock.base} ({lock.suite}, {lock.flavour}), the matrix says {name} ({suite}, {cell.flavour})"
+    if lock.inputs != inputs_of(cell, below):
+        return "matrix.yaml (apt) or the lock of the base changed after it was written"
+    return None
+
+
+def resolve_added(
+    wanted: Sequence[Wanted],
+    *,
+    mirrors: Mapping[str, Sequence[str]],
+    control: Callable[[DebPackage], Control],
+    keyring: Path = KEYRING,
+) -> list[BaseLock]:
+    """The locks of cells on one suite and architecture, in their order, from one state of the archive.
+
+    `control` reads the control archive of a package of the base. Raises LockError as `resolve_base` does, and
+    BaseMovedError.
+    """
+    base, arch = wanted[0].cell.base, wanted[0].cell.arch
+    assert isinstance(base, DebianBase)  # noqa: S101 - matrix.yaml's reader refuses the others
+    if not keyring.is_file():
+        raise LockError(f"no keys to check Debian's signature with: {keyring}", hint=KEYRING_HINT)
+    known: dict[tuple[tuple[str, ...], tuple[BaseLock, ...]], tuple[DebPackage, ...]] = {}
+    with tempfile.TemporaryDirectory(prefix="buildctl-apt-") as folder:
+        root = Path(folder)
+        sources = private_root(root, base.suite, arch, mirrors, keyring)
+        update(root, base.suite)
+        for want in wanted:
+            question = (want.cell.apt, want.below)
+            if question not in known:
+                (root / "status").write_text(_status(want.below, control), encoding="utf-8")
+                known[question] = _packages(root, sources, want)
+    return [
+        BaseLock(
+            base=added_name(want.cell),
+            flavour=str(want.cell.flavour),
+            arch=arch,
+            suite=base.suite,
+            inputs=inputs_of(want.cell, want.below),
+            packages=known[want.cell.apt, want.below],
+        )
+        for want in wanted
+    ]
+
+
+def _status(below: Sequence[BaseLock], control: Callable[[DebPackage], Control]) -> str:
+    """The base as dpkg would list it: all installed."""
+    stanzas = []
+    for package in (package for lock in below for package in lock.packages):
+        fields = {k: v for k, v in control(package).fields.items() if k != "Description"}
+        lines = [f"Package: {fields.pop('Package')}", "Status: install ok installed"]
+        stanzas.append("".join(f"{line}\n" for line in [*lines, *(f"{k}: {v}" for k, v in fields.items())]))
+    return "\n".join(stanzas)
+
+
+def _packages(root: Path, sources: Mapping[str, str], want: Wanted) -> tuple[DebPackage, ...]:
+    names = sorted(set(want.cell.apt))
+    what = f"{want.key} ({want.cell.image}, {want.cell.arch})"
+    try:
+        out = apt(["apt-get", "install", "--print-uris", "--no-remove", "-qq", "--", *names], root)
+    except ToolError as error:
+        if "remove is disabled" in error.message:
+            raise BaseMovedError(f"{what}: {', '.join(names)} would drive out packages of the base") from error
+        raise LockError(f"{what}: apt cannot resolve the packages: {error.message}") from error
+    packages = [parse_uri(line, sources) for line in out.splitlines() if line.startswith("'")]
+    there = {p.name: p.version for lock in want.below for p in lock.packages}
+    # apt takes a name that it does not know for a pattern, or for something that another package provides
+    if unknown := sorted(set(names) - there.keys() - {p.name for p in packages}):
+        raise LockError(
+            f"{what}: no such package in {want.below[0].suite}: {', '.join(unknown)}",
+            hint=f"names are those of apt: `apt-cache search NAME` on Debian {want.below[0].suite}",
+        )
+    if moved := [f"{p.name} {there[p.name]} -> {p.version}" for p in packages if p.name in there]:
+        raise BaseMovedError(f"{what}: {', '.join(names)} needs the base to move: {', '.join(moved)}")
+    return tuple(sorted(packages, key=lambda p: p.name))

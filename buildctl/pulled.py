@@ -1,0 +1,166 @@
+"""`buildctl test` on what is no cell of the matrix: a reference, pulled into the store, or an image of some layout.
+
+What is expected is what the image claims: in our labels, else in its environment. What has no claim is NOT RUN.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from buildctl.attached import attach_report
+from buildctl.claims import Claims, claims_from_labels
+from buildctl.gate import LABELS
+from buildctl.log import say
+from buildctl.oci.image import Descriptor
+from buildctl.oci.layout import Layout
+from buildctl.probes.expected import Expected
+from buildctl.probes.testing import not_run
+from buildctl.progress import open_progress
+from buildctl.registry.client import Repository
+from buildctl.registry.pull import pull
+from buildctl.registry.referrers import document, referrers
+from buildctl.report import Report, Status, following
+from buildctl.reports import now
+from buildctl.runtimes.api import ImageRef, Runtime
+from buildctl.sbom import SBOM_KIND, packages_in_bill
+from buildctl.store import Store
+from buildctl.subjects import claims_from_environment
+from buildctl.targets import Image, Target, find_target
+from buildctl.testing import TestResult, ask_image, runtimes
+
+PULLED = "pulled"  # a layout in the store; `buildctl prune` removes it
+_NO_CLAIM = "the image claims nothing about it"
+_NO_PROMISE = "a promise of buildctl's own images, which this one does not make"
+# What our images promise beside their claims. Everything that is not here holds for any image with PyTorch in it.
+PROMISES = (
+    "numpy", "bytecode", "any uid", "any uid's files", "home and workdir", "pip install", "locale", "certificates",
+    "cuda libraries", "console scripts", "torchrun", "entrypoint", "torch.compile",
+)  # fmt: skip
+_CLAIMED = ("torchvision", "torchaudio", "gpu architectures", "cudnn version", "nccl version", "distributions", LABELS)
+
+
+def test_targets(
+    texts: Sequence[str], *, arch: str | None, runtime: str, context: str | None = None, attach: bool = False
+) -> TestResult:
+    """Ask every image that these references and paths lead to, of all architectures or of one. With `attach`, add the
+    report to a published image, for `promote` to read. Raises LayoutError, RegistryError.
+    """
+    candidates = runtimes(runtime, context=context)
+    reports = []
+    for text in texts:
+        target = find_target(text)
+        assert target is not None  # noqa: S101 - the caller asked `points_elsewhere`
+        for image in target.of(arch):
+            say(f"testing {image.name} for {image.arch}")
+            report = _test(target, image, candidates)
+            reports.append(report)
+            if attach and target.repository is not None:
+                _attach(target.repository, image.descriptor, report)
+    return TestResult(reports=tuple(reports))
+
+
+def _test(target: Target, image: Image, candidates: Sequence[Runtime]) -> Report:
+    layout = target.layout or _pulled(target, image)
+    expected = expected_of_image(image, _distributions(target, image))
+    name = f"{image.title}-{image.arch}" if image.title else f"{image.name} linux/{image.arch}"
+    ref = ImageRef(layout=layout.root, descriptor=image.descriptor, name=name, arch=image.arch, config=image.config)
+    report = ask_image(ref, expected, candidates)
+    if report.verdict is not Status.NOT_RUN:
+        report = replace(report, findings=(*report.findings, not_run(LABELS, "no reviewed claims to compare with")))
+    return following(report, None, now())
+
+
+def _pulled(target: Target, image: Image) -> Layout:
+    """The image in a layout of the store; layers that were made here are linked, not fetched."""
+    assert target.repository is not None  # noqa: S101 - else it has a layout
+    store = Store.default()
+    layout = Layout(store.root / PULLED)
+    layout.create()
+    for layer in image.manifest.layers:
+        made = store.blob(layer.digest)
+        if made.is_file() and made.stat().st_size == layer.size:
+            layout.add_blob(made, layer.digest, layer.size)
+    digest = image.descriptor.digest
+    with open_progress("fetched") as progress:
+        pull(target.repository, str(digest), arch=image.arch, layout=layout, name=digest.hex, progress=progress)
+    return layout
+
+
+def _distributions(target: Target, image: Image) -> Mapping[str, str] | None:
+    """As the attached bill of materials lists them, None without one."""
+    if target.repository is None:
+        return None
+    bills = referrers(target.repository, image.descriptor.digest, SBOM_KIND)
+    if not bills:
+        return None
+    packages = packages_in_bill(json.loads(document(target.repository, bills[0])))
+    return {p.name: p.version for p in packages if p.kind == "pypi" and not p.within}
+
+
+def _attach(repository: Repository, image: Descriptor, report: Report) -> None:
+    if report.verdict is Status.NOT_RUN:
+        say("nothing could be asked, so there is nothing to attach")
+        return
+    fresh = attach_report(replace(repository, write=True), image, report)
+    say("the report is attached" if fresh else "that very report was attached before")
+
+
+# what is expected
+
+
+def expected_of_image(image: Image, distributions: Mapping[str, str] | None = None) -> Expected:
+    claims = claims_from_labels(image.config.labels, image.arch)
+    if claims is not None:
+        return _ours(claims, image.title, distributions)
+    return _theirs(claims_from_environment(image), distributions)
+
+
+def _ours(claims: Claims, title: str, distributions: Mapping[str, str] | None) -> Expected:
+    """Labels leave out only what is not in the image. Both flavours have the same; the title of the index tells."""
+    unclaimed = {} if distributions is not None else {"distributions": "no bill of materials is attached"}
+    if not title:
+        unclaimed["torch.compile"] = "nothing says which flavour this is"
+    return replace(
+        _expected(claims, distributions),
+        never=claims.never,
+        flavour="devel" if title.endswith("-devel") else "runtime",
+        unclaimed=unclaimed,
+    )
+
+
+def _theirs(claims: Claims, distributions: Mapping[str, str] | None) -> Expected:
+    unclaimed = dict.fromkeys(PROMISES, _NO_PROMISE) | dict.fromkeys(_CLAIMED, _NO_CLAIM)
+    if distributions is not None:
+        del unclaimed["distributions"]
+    backed = {
+        "torch": claims.torch,
+        "python": claims.python,
+        "cuda version": claims.cuda,
+        "backends": claims.cuda,
+        "devices": claims.cuda,
+        "no cuda": None,
+    }
+    return replace(
+        _expected(claims, distributions),
+        unclaimed=unclaimed | {name: _NO_CLAIM for name, claim in backed.items() if not claim},
+    )
+
+
+def _expected(claims: Claims, distributions: Mapping[str, str] | None) -> Expected:
+    return Expected(
+        torch=claims.torch,
+        torchvision=claims.torchvision,
+        torchaudio=claims.torchaudio,
+        python=claims.python,
+        arch=claims.arch,
+        accelerator=claims.accelerator,
+        cuda=claims.cuda,
+        built=claims.built,
+        distributions=distributions or {},
+        gpu_architectures=claims.architectures,
+        cudnn=claims.cudnn,
+        nccl=claims.nccl,
+        glibc=claims.glibc,
+    )

@@ -1,0 +1,114 @@
+"""The reports that are kept beside the images: one for each cell, with what ran when, here or on other machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from buildctl.errors import BuildctlError, LayoutError
+from buildctl.gate import completed, joined, parse_report, read_report
+from buildctl.matrix import Cell
+from buildctl.oci.digest import Digest
+from buildctl.oci.files import write_whole
+from buildctl.oci.layout import Layout
+from buildctl.project import Project
+from buildctl.report import Report, Status, following
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def keep(project: Project, cell: Cell, report: Report, *, at: str) -> Report:
+    """Keep what was asked at that time; returns it dated. What could not be asked now does not wipe out an answer about
+    the same digest in the file, which is not in what is returned.
+    """
+    earlier = _kept(project, cell)
+    dated = following(report, earlier, at)
+    _write(project, cell, completed(dated, earlier))
+    return dated
+
+
+def bring(project: Project, sources: Iterable[str]) -> Iterator[str]:
+    """Take in reports that other machines made: files of `buildctl test` (its own or what --json prints), or references
+    to published images, whose attached reports are read. One line for each; nothing is written unless all are good.
+
+    Raises BuildctlError for what is no report, or about none of the matrix's cells.
+    """
+    found = [(source, report) for source in sources for report in _reports(source)]
+    about = [(_cell(project, report, source), report) for source, report in found]
+    for cell, report in about:
+        kept = _kept(project, cell)
+        both = joined(kept, report, built_digest(project, cell))
+        _write(project, cell, both)
+        counts = ", ".join(f"{report.count(s)} {s.lower()}" for s in Status if report.count(s))
+        what = f"{cell.id}  sha256:{report.digest.short}: {counts}"
+        yield what if both.digest == report.digest else f"{what} (the kept report is about sha256:{both.digest.short})"
+
+
+def built_digest(project: Project, cell: Cell) -> Digest | None:
+    """What a report on the cell has to be about: the image in the layout, for a native environment its lock."""
+    if cell.native:
+        from buildctl.claims import lock_digest  # noqa: PLC0415 - rarely
+        from buildctl.lock import read_wheel_lock  # noqa: PLC0415
+
+        with suppress(BuildctlError):
+            return Digest.parse(lock_digest(read_wheel_lock(project.wheel_lock(cell.name, cell.arch))))
+        return None
+    with suppress(LayoutError):
+        return Layout(project.layout).resolve(cell.id).digest
+    return None
+
+
+def _kept(project: Project, cell: Cell) -> Report | None:
+    with suppress(BuildctlError):  # a file that is no report any more is no loss
+        return read_report(project.report(cell))
+    return None
+
+
+def _write(project: Project, cell: Cell, report: Report) -> None:
+    project.reports.mkdir(parents=True, exist_ok=True)
+    write_whole(project.report(cell), json.dumps(report.to_json(), indent=1).encode() + b"\n")
+
+
+def _reports(source: str) -> list[Report]:
+    path = Path(source)
+    if path.is_file():
+        return _in_file(path)
+    if "/" not in source.removeprefix("docker://") or source.startswith(("/", "./", "../")):
+        raise BuildctlError(f"{source} is no file", hint="a report file, or a reference: REGISTRY/REPOSITORY:TAG")
+    from buildctl.attached import reports_at  # noqa: PLC0415 - only here is there a network
+    from buildctl.registry.client import open_repository  # noqa: PLC0415
+    from buildctl.registry.reference import Reference  # noqa: PLC0415
+
+    found = reports_at(open_repository(Reference.parse(source)))
+    if not found:
+        raise BuildctlError(f"no report is attached to {source}", hint=f"buildctl test {source} --attach")
+    return found
+
+
+def _in_file(path: Path) -> list[Report]:
+    try:
+        value: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BuildctlError(f"{path} is no report: {error}", hint="`buildctl test` writes them") from error
+    each = value["reports"] if isinstance(value, dict) and isinstance(value.get("reports"), list) else [value]
+    return [parse_report(json.dumps(one).encode(), str(path)) for one in each]
+
+
+def _cell(project: Project, report: Report, source: str) -> Cell:
+    """By the name it was tested under, else by what is built: a report on a reference knows no cell."""
+    for cell in project.matrix.cells:
+        if report.cell == cell.id:
+            return cell
+    for cell in project.matrix.cells:
+        if not cell.native and built_digest(project, cell) == report.digest:
+            return cell
+    raise BuildctlError(
+        f"{source} is about {report.cell} (sha256:{report.digest.short}), which is no cell of the matrix",
+        hint="`buildctl matrix` shows them",
+    )

@@ -1,0 +1,125 @@
+"""Running commands in a native environment (`buildctl native`): a clean surrounding and a deadline, no container."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildctl.errors import RuntimeUnavailableError, ToolError
+from buildctl.run import kill_group
+from buildctl.runtimes.api import Outcome
+from buildctl.runtimes.tail import Tail
+
+SYSTEM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
+# What changes how MPS works is kept from the probes, and told to them in SHELL, which states it.
+SHELL_VARIABLES = ("PYTORCH_ENABLE_MPS_FALLBACK", "PYTORCH_MPS_")
+SHELL = "BUILDCTL_SHELL"
+LAST_WORDS = 5.0  # seconds that output may still come after the end, from what left the process group
+
+
+class NativeRuntime:
+    """The counterpart of an image's runtimes: it starts the same kind of session, on the folder of an environment."""
+
+    name = "native"
+
+    @contextmanager
+    def start(self, folder: Path) -> Iterator[NativeSession]:
+        """Raises RuntimeUnavailableError when there is no environment in `folder`."""
+        python = folder / "bin" / "python"
+        if not os.access(python, os.X_OK):
+            raise RuntimeUnavailableError(f"no environment in {folder}: {python} cannot be run")
+        yield NativeSession(folder=folder.absolute())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeSession:
+    """Its commands run as whoever runs buildctl, see the whole machine and its network, and may write to it."""
+
+    folder: Path
+    emulated: str | None = None
+    gpus: bool = False
+    gpus_reason: str = "NVIDIA GPUs are for images"
+    ownership: bool = True
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        stdin: str = "",
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        read_only: bool = True,  # noqa: ARG002 - nothing can be closed here
+        network: bool = False,  # noqa: ARG002
+        through_entrypoint: bool = False,
+    ) -> Outcome:
+        """See `Session.run`. HOME, TMPDIR and the working directory are a fresh folder, removed at the end.
+
+        Raises ToolError for what only an image has: another user, an ENTRYPOINT.
+        """
+        if user is not None or through_entrypoint:
+            raise ToolError("a native environment has no other user and no ENTRYPOINT")
+        # a short name: sockets of torch's workers lie in here, and macOS takes paths of 104 bytes
+        with tempfile.TemporaryDirectory(prefix="b-", ignore_cleanup_errors=True) as scratch:
+            surroundings = {**self._environment(scratch), **(env or {})}
+            return _run(list(argv), env=surroundings, cwd=scratch, stdin=stdin, timeout=timeout)
+
+    def _environment(self, scratch: str) -> dict[str, str]:
+        user = getpass.getuser()
+        shell = {name: value for name, value in sorted(os.environ.items()) if name.startswith(SHELL_VARIABLES)}
+        return {
+            "PATH": f"{self.folder}/bin:{SYSTEM_PATH}",
+            "VIRTUAL_ENV": str(self.folder),
+            "HOME": scratch,
+            "TMPDIR": scratch,
+            "USER": user,
+            "LOGNAME": user,
+            "LANG": "en_US.UTF-8" if os.uname().sysname == "Darwin" else "C.UTF-8",
+            SHELL: json.dumps(shell),
+        }
+
+
+def _run(argv: list[str], *, env: dict[str, str], cwd: str, stdin: str, timeout: float) -> Outcome:
+    """To its end or for `timeout` seconds; when this returns or raises, nothing of its process group is left."""
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as source:
+        source.write(stdin.encode())
+        source.seek(0)
+        try:
+            process = subprocess.Popen(
+                [shutil.which(argv[0], path=env["PATH"]) or argv[0], *argv[1:]],
+                stdin=source,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except OSError as error:  # the exit codes that shells and Docker give
+            code = 127 if isinstance(error, FileNotFoundError) else 126
+            text = f"{argv[0]}: {error.strerror}"
+            return Outcome(returncode=code, stdout="", stderr=text, timed_out=False, seconds=0.0)
+    assert process.stdout is not None  # noqa: S101
+    assert process.stderr is not None  # noqa: S101
+    tails = [Tail(process.stdout), Tail(process.stderr)]
+    timed_out = False
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+    finally:
+        kill_group(process)  # its children, too, when it ended by itself or by Ctrl-C
+        process.wait()
+    seconds = time.monotonic() - started
+    stdout, stderr = (tail.text(LAST_WORDS) for tail in tails)
+    returncode = None if timed_out else process.returncode
+    return Outcome(returncode=returncode, stdout=stdout, stderr=stderr, timed_out=timed_out, seconds=seconds)

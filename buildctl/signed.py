@@ -1,0 +1,93 @@
+"""What the signatures of a published image say, for `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from buildctl.keys import PublicKey
+from buildctl.oci.digest import Digest
+from buildctl.registry.client import Repository
+from buildctl.registry.referrers import Referrer, kind_of, referrers
+from buildctl.signing import Bundle, bundles, covered
+
+
+class MissingError(Exception):
+    """Nothing of that kind is there to be checked, or nothing to check it with."""
+
+
+class WrongError(Exception):
+    """A document, label or signature that does not agree with the image."""
+
+
+class Signed:
+    """`digests` are what the reference leads to: an index and the image in it, or an image alone; the image is last."""
+
+    def __init__(self, repository: Repository, digests: Sequence[Digest], key: PublicKey | None) -> None:
+        self.repository, self.digests, self.key = repository, digests, key
+
+    @cached_property
+    def bundles(self) -> dict[Digest, tuple[Bundle, ...]]:
+        return {digest: bundles(self.repository, digest) for digest in self.digests}
+
+    @cached_property
+    def covered(self) -> frozenset[Digest]:
+        """The documents that true signatures of the image list; empty when none does."""
+        image = self.digests[-1]
+        return (covered(self.bundles[image], self.key, image) if self.key else None) or frozenset()
+
+    @cached_property
+    def attached(self) -> tuple[Referrer, ...]:
+        """Everything attached to the image. What the list says of the type of a signed document is not believed."""
+        return tuple(
+            replace(r, kind=kind_of(self.repository, r)) if r.descriptor.digest in self.covered else r
+            for r in referrers(self.repository, self.digests[-1])
+        )
+
+    @property
+    def gone(self) -> list[Digest]:
+        """Documents that were attached when the image was signed, and are not now."""
+        return sorted(self.covered - {r.descriptor.digest for r in self.attached})
+
+    def signature(self) -> str:
+        """Raises WrongError for a digest without a signature of the key, MissingError without a key."""
+        if self.key is None:
+            raise MissingError(self._unchecked())
+        for digest in self.digests:
+            if covered(self.bundles[digest], self.key, digest) is None:
+                how = "signed, but not with this key" if self.bundles[digest] else "not signed"
+                raise WrongError(f"{self._what(digest)} is {how}")
+        if self.gone:
+            raise WrongError(f"it covers {self.gone[0]}, which is no longer attached")
+        what = " and ".join(self._what(d) for d in self.digests)
+        return f"{what}, {len(self.covered)} documents with it; no transparency log was asked"
+
+    def of_kind(self, kind: str) -> list[Referrer]:
+        """What is attached of one artifact type; with a key only what is signed. Raises MissingError for none.
+
+        Raises WrongError where something unsigned stands in the place of what was signed.
+        """
+        found = [r for r in self.attached if r.kind == kind]
+        if not found:
+            raise MissingError("none is attached")
+        left = [r for r in found if self.key is None or r.descriptor.digest in self.covered]
+        if not left:
+            said = f"the one attached is not signed ({found[0].descriptor.digest})"
+            raise WrongError(said) if self.gone else MissingError(said)
+        return left
+
+    def _what(self, digest: Digest) -> str:
+        return f"{'image' if digest == self.digests[-1] else 'index'} sha256:{digest.short}"
+
+    def _unchecked(self) -> str:
+        place = f"{self.repository.reference.name}@{self.digests[0]}"
+        found = [bundle for digest in self.digests for bundle in self.bundles[digest]]
+        if not found:
+            return "none is attached"
+        if any(not bundle.certificate for bundle in found):
+            return "not checked: give the public key, --key cosign.pub"
+        return (
+            "made without a key, which buildctl does not check: "
+            f"cosign verify --certificate-identity WHO --certificate-oidc-issuer ISSUER {place}"
+        )

@@ -1,0 +1,138 @@
+"""What a person may point at instead of a name of the matrix: an OCI layout by path, or a reference to a registry.
+
+Only manifests and configurations are read, no layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from buildctl.errors import LayoutError
+from buildctl.oci.image import Descriptor, ImageConfig, Index, Manifest, Platform
+from buildctl.oci.layout import INDEX_TYPES, MANIFEST_TYPES, Layout, parse_object
+
+# `buildctl check NAME` answers in a moment: what speaks to registries is loaded for references only
+if TYPE_CHECKING:
+    from buildctl.registry.client import Fetched, Repository
+
+TITLE = "org.opencontainers.image.title"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """One image on one platform. `name` is what was asked for, or a name in a layout."""
+
+    name: str
+    descriptor: Descriptor
+    manifest: Manifest
+    config: ImageConfig
+    title: str = ""
+
+    @property
+    def arch(self) -> str:
+        return self.config.platform.architecture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a text leads to. `indexes` are the annotations of image indexes, by name. Exactly one of `layout` and
+    `repository` is set.
+    """
+
+    text: str
+    images: tuple[Image, ...]
+    indexes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    layout: Layout | None = None
+    repository: Repository | None = None
+
+    def of(self, arch: str | None) -> tuple[Image, ...]:
+        """Its images, of all architectures or of one. Raises LayoutError when there are none."""
+        found = {i.descriptor.digest: i for i in self.images if arch in {None, i.arch}}
+        if not found:
+            raise LayoutError(f"{self.text} has no image{f' for {arch}' if arch else ''}")
+        return tuple(found.values())
+
+
+def find_target(text: str) -> Target | None:
+    """None for what can only be a name of the matrix. Raises LayoutError, RegistryError for what is not there."""
+    if found := as_layout(text):
+        layout, name = found
+        return in_layout(layout, name, text=text)
+    if "/" not in text:
+        return None
+    from buildctl.registry.client import open_repository  # noqa: PLC0415 - see TYPE_CHECKING
+    from buildctl.registry.reference import Reference  # noqa: PLC0415
+
+    return in_registry(open_repository(Reference.parse(text)), text)
+
+
+def points_elsewhere(text: str) -> bool:
+    """Whether it can be no name of the matrix; asks no registry. Raises LayoutError."""
+    return as_layout(text) is not None or "/" in text
+
+
+def as_layout(text: str) -> tuple[Layout, str] | None:
+    """PATH or PATH:NAME of an OCI layout. Raises LayoutError for what can be nothing else and is none."""
+    path, _, name = text.removeprefix("oci:").rpartition(":")
+    for folder, wanted in ((text.removeprefix("oci:"), ""), (path, name)):
+        if folder and (Path(folder) / "index.json").is_file():
+            return Layout(Path(folder)), wanted
+    if text.startswith(("oci:", "/", "./", "../")):
+        raise LayoutError(f"{text} is no OCI layout: it has no index.json", hint="PATH or PATH:NAME")
+    return None
+
+
+def in_layout(layout: Layout, name: str = "", *, text: str = "") -> Target:
+    """What `name` leads to, or everything that has a name."""
+    images: list[Image] = []
+    indexes: dict[str, Mapping[str, str]] = {}
+    for one in [name] if name else layout.names():
+        found = layout.resolve(one)
+        title = ""
+        if found.media_type in INDEX_TYPES:
+            indexes[one] = layout.index(found).annotations
+            title = indexes[one].get(TITLE, "")
+        for descriptor in _manifests(layout, found):
+            manifest, config = layout.manifest(descriptor), layout.config(descriptor)
+            images.append(Image(name=one, descriptor=descriptor, manifest=manifest, config=config, title=title))
+    return Target(text=text or name or str(layout.root), images=tuple(images), indexes=indexes, layout=layout)
+
+
+def _manifests(layout: Layout, descriptor: Descriptor) -> Iterator[Descriptor]:
+    """What is an image below an index; attestations, which claim to be for no platform, are none."""
+    if descriptor.media_type in INDEX_TYPES:
+        for child in layout.index(descriptor).manifests:
+            if not _attestation(child.platform):
+                yield from _manifests(layout, child)
+    elif descriptor.media_type in MANIFEST_TYPES:
+        yield descriptor
+
+
+def in_registry(repository: Repository, text: str = "") -> Target:
+    """What the repository's reference leads to. Raises RegistryError."""
+    name = text or str(repository.reference)
+    found = repository.manifest(repository.reference.wanted)
+    if found.descriptor.media_type in MANIFEST_TYPES:
+        return Target(text=name, images=(_image(repository, found, name, ""),), repository=repository)
+    if found.descriptor.media_type not in INDEX_TYPES:
+        raise LayoutError(f"{name}: {found.descriptor.media_type or 'this'} is no image")
+    index = Index.from_json(found.json())
+    children = [d for d in index.manifests if d.media_type in MANIFEST_TYPES and not _attestation(d.platform)]
+    title = index.annotations.get(TITLE, "")
+    images = tuple(_image(repository, repository.manifest(str(d.digest)), name, title) for d in children)
+    indexes = {f"{name} {found.descriptor.digest}": index.annotations}
+    return Target(text=name, images=images, indexes=indexes, repository=repository)
+
+
+def _image(repository: Repository, found: Fetched, name: str, title: str) -> Image:
+    manifest = Manifest.from_json(found.json())
+    where = f"configuration of {name}"
+    config = ImageConfig.from_json(parse_object(repository.blob(manifest.config), where))
+    return Image(name=name, descriptor=found.descriptor, manifest=manifest, config=config, title=title)
+
+
+def _attestation(platform: Platform | None) -> bool:
+    return platform is not None and platform.architecture == "unknown"

@@ -1,0 +1,92 @@
+"""Docker alone builds the images: a clone, the bases in dist/, `docker buildx bake`, and no buildctl anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import docker
+import pytest
+
+from buildctl.engines.docker import user_secrets
+from buildctl.index import uv_environment
+from buildctl.oci.layout import Layout
+from tests.conftest import ROOT, buildctl
+from tests.engine import Engine
+from tests.sameness import configuration_differences, file_differences, raw_configuration, tree
+
+pytestmark = [pytest.mark.docker, pytest.mark.network]
+CELL, TARGET, TAG = "cpu-2.6-arm64", "cpu-2_6-arm64", "pytorch:cpu-2.6-arm64"
+
+
+@pytest.fixture
+def clone(tmp_path: Path, built_store: Mapping[str, str]) -> Path:
+    """What git tracks, as it is now, with the bases in dist/ and what this machine needs to reach its index."""
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("NOT RUN: these sources are no git repository")
+    folder = tmp_path / "clone"
+    for name in filter(None, done.stdout.decode().split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).exists():
+            shutil.copyfile(ROOT / name, folder / name)
+            (folder / name).chmod(0o755 if os.access(ROOT / name, os.X_OK) else 0o644)
+    bases = buildctl("--layout", tmp_path / "bases", "bases", "cpu-2.6", env=built_store)
+    assert bases.returncode == 0, bases.stderr
+    shutil.copytree(tmp_path / "bases", folder / "dist")
+    # bake reads this file by itself; what the secrets name must lie below the clone
+    secrets = user_secrets(tmp_path, uv_environment())
+    for name, path in secrets.items():
+        shutil.copyfile(path, folder / name)
+    override = {"target": {TARGET: {"secret": [{"id": name, "src": name} for name in secrets]}}}
+    (folder / "docker-bake.override.json").write_text(json.dumps(override))
+    return folder
+
+
+@pytest.fixture
+def plain(docker_engine: Engine, docker_client: docker.DockerClient) -> Iterator[dict[str, str]]:
+    """The environment of somebody who has Docker and neither buildctl nor anything of Python's."""
+    program = shutil.which("docker", path=docker_engine.env["PATH"])
+    assert program is not None
+    path = os.pathsep.join([str(Path(program).parent), "/usr/bin", "/bin"])
+    for absent in ("buildctl", "uv"):
+        if shutil.which(absent, path=path):
+            pytest.skip(f"NOT RUN: {absent} is installed for everybody on this machine")
+    keep = ("DOCKER_HOST", "DOCKER_CONFIG", "HOME")
+    yield {"PATH": path, **{key: docker_engine.env[key] for key in keep if key in docker_engine.env}}
+    docker_client.images.remove(TAG, force=True)
+
+
+def bake(clone: Path, env: Mapping[str, str], *options: str) -> None:
+    argv = ["docker", "buildx", "bake", *options, TARGET]
+    done = subprocess.run(argv, cwd=clone, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_a_clone_builds_with_docker_alone_the_same_image_and_the_same_again(
+    clone: Path, plain: dict[str, str], docker_client: docker.DockerClient, built: Path
+) -> None:
+    bake(clone, plain)
+    exported = "output=type=oci,tar=false,compression=zstd,oci-mediatypes=true,rewrite-timestamp=true"
+    bake(clone, plain, "--set", f"*.{exported},dest=one")
+    bake(clone, plain, "--set", f"*.{exported},dest=other", "--no-cache")
+    one, other = (Layout(clone / name).read_index().manifests for name in ("one", "other"))
+    assert [m.digest for m in one] == [m.digest for m in other]
+
+    ours, theirs, (baked,) = Layout(built), Layout(clone / "one"), one
+    descriptor = ours.resolve(CELL, "arm64")
+    assert file_differences(tree(ours, descriptor), tree(theirs, baked)) == []
+    configurations = raw_configuration(ours, descriptor), raw_configuration(theirs, baked)
+    assert configuration_differences(*configurations) == []
+    # the base is not built anew: the very layers that lay in dist/
+    base = ours.manifest(ours.resolve("base-debian13", "arm64")).layers
+    assert theirs.manifest(baked).layers[: len(base)] == base
+
+    # and Docker has it as an image; in a daemon BuildKit cannot rewrite the time of the one layer that is a plain COPY
+    loaded = docker_client.images.get(TAG).attrs["RootFS"]["Layers"]
+    there = [str(diff_id) for diff_id in theirs.config(baked).diff_ids]
+    assert [n for n, (a, b) in enumerate(zip(loaded, there, strict=True)) if a != b] == [len(base) + 2]

@@ -1,0 +1,120 @@
+"""The native runtime and its probes on a real environment: real torch on this Linux machine stands in for a Mac.
+
+`sitecustomize` in the environment makes this torch call its CPU "mps", and workers start as they do on macOS; what is
+then computed, compared and refused is real.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from buildctl import probes
+from buildctl.expecting import expected_of
+from buildctl.oci.digest import Digest
+from buildctl.probes.expected import Expected
+from buildctl.project import Project
+from buildctl.report import Finding, Status
+from buildctl.runtimes.sandbox_emulation import native_arch
+from tests.conftest import ROOT
+from tests.native import environment_of
+
+PASSED, FAILED, NOT_RUN = Status.PASSED, Status.FAILED, Status.NOT_RUN
+ON_MPS = ("mps available", "matmul on mps", "convolution on mps", "autograd on mps", "mps fallback")
+CELLS = {"amd64": "cuda-2.6", "arm64": "cpu-2.6"}
+
+AS_ON_A_MAC = """
+import multiprocessing
+multiprocessing.set_start_method("spawn")
+import torch
+torch.backends.mps.is_built = torch.backends.mps.is_available = lambda: True
+to, arange = torch.Tensor.to, torch.arange
+def to_mps(self, *args, **options):
+    return {to}
+def arange_mps(*args, device="cpu", **options):
+    return arange(*args, **options)
+torch.Tensor.to, torch.arange = to_mps, arange_mps
+"""
+HONEST = 'self.clone() if args == ("mps",) else to(self, *args, **options)'
+WRONG = 'self * 1.5 if args == ("mps",) else to(self, *args, **options)'
+NO_MEMORY = (
+    '(_ for _ in ()).throw(RuntimeError("MPS backend out of memory (MPS allocated: 0 bytes, other allocations: '
+    '0 bytes, max allowed: 7.93 GB). Tried to allocate 256 bytes on private pool.")) if args == ("mps",) '
+    "else to(self, *args, **options)"
+)
+
+
+@pytest.fixture(scope="module")
+def environment(built: Path, built_store: dict[str, str], stores: Path) -> Iterator[Path]:
+    arch = native_arch()
+    target = stores / "native"
+    (target / "root").mkdir(parents=True)
+    unpacked = Path(built_store["BUILDCTL_CACHE"]) / "unpacked"
+    yield environment_of(built, f"{CELLS[arch]}-{arch}", arch, unpacked=unpacked, target=target)
+    shutil.rmtree(target)
+
+
+@pytest.fixture(scope="module")
+def expected() -> Expected:
+    project = Project.find(ROOT)
+    cell = next(c for c in project.matrix.select([CELLS[native_arch()]]) if c.arch == native_arch())
+    return dataclasses.replace(expected_of(project, cell), native=True)
+
+
+def asked(environment: Path, expected: Expected, customized: str = "") -> Mapping[str, Finding]:
+    custom = environment / "lib" / "python3.13" / "site-packages" / "sitecustomize.py"
+    custom.write_text(customized)
+    report = probes.test_native(environment, expected, cell="mps-2.6-arm64", lock=Digest.of(b"lock"))
+    custom.unlink()
+    assert report.runtime == "native"
+    assert [f.name for f in report.findings] == probes.names_of(expected)
+    return {f.name: f for f in report.findings}
+
+
+def test_a_real_environment_passes_all_that_is_not_about_mps(environment: Path, expected: Expected) -> None:
+    found = asked(environment, expected)
+    others = {name: f.status for name, f in found.items() if "mps" not in name}
+    assert others == dict.fromkeys(others, PASSED), [f.detail for f in found.values() if f.status is FAILED]
+    assert str(environment) in found["python"].detail
+    # the wheels of Linux in an environment that should be for Apple GPUs: built for MPS is asserted all the same
+    assert found["mps built"].status is FAILED
+    assert {found[name].status for name in ON_MPS} == {NOT_RUN}
+
+
+def test_where_mps_computes_everything_passes(environment: Path, expected: Expected) -> None:
+    with_mps = dataclasses.replace(expected, built=(*expected.built, "mps"), never=())
+    found = asked(environment, with_mps, AS_ON_A_MAC.format(to=HONEST))
+    assert {name: f.status for name, f in found.items() if f.status is not PASSED} == {}, found
+    assert found["devices"].detail.startswith("cpu (")
+    assert ", mps; not there" in found["devices"].detail
+    assert found["matmul on mps"].detail.endswith("against float64 on the CPU")
+
+
+def test_an_apple_gpu_that_computes_something_else_fails(environment: Path, expected: Expected) -> None:
+    found = asked(environment, expected, AS_ON_A_MAC.format(to=WRONG))
+    wrong = ("matmul on mps", "convolution on mps", "autograd on mps", "mps fallback")
+    assert {name: found[name].status for name in wrong} == dict.fromkeys(wrong, FAILED)
+    assert "expected an error of at most 0.005" in found["matmul on mps"].detail
+    assert found["matmul on cpu"].status is PASSED
+
+
+def test_a_virtual_mac_without_memory_for_mps_is_not_run(environment: Path, expected: Expected) -> None:
+    found = asked(environment, expected, AS_ON_A_MAC.format(to=NO_MEMORY))
+    on_data = ("matmul on mps", "convolution on mps", "autograd on mps", "mps fallback")
+    assert {name: found[name].status for name in on_data} == dict.fromkeys(on_data, NOT_RUN)
+    assert "MPS backend out of memory" in found["mps fallback"].detail
+    assert (found["mps built"].status, found["two processes"].status) == (PASSED, PASSED)
+
+
+def test_what_is_installed_beside_the_lock_is_found(environment: Path, expected: Expected) -> None:
+    stray = environment / "lib" / "python3.13" / "site-packages" / "stray-1.0.dist-info"
+    stray.mkdir()
+    (stray / "METADATA").write_text("Metadata-Version: 2.1\nName: stray\nVersion: 1.0\n")
+    found = asked(environment, expected)
+    shutil.rmtree(stray)
+    assert found["distributions"].status is FAILED
+    assert "stray: expected not to be there" in found["distributions"].detail

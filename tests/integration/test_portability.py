@@ -1,0 +1,69 @@
+"""Real images: what is exported on amd64 runs on arm64 and back, with the same numbers; and a lie is found out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from buildctl.moves import Result, measured
+from buildctl.oci.layout import Layout
+from buildctl.probes.portable import Model, Sample, load_in
+from buildctl.project import Project
+from buildctl.runtimes.sandbox import SandboxRuntime
+from buildctl.store import Store
+from buildctl.testing import image_ref
+from tests.conftest import ROOT, buildctl
+
+CELLS = ("cuda-2.6-amd64", "cpu-2.6-arm64")
+
+
+@pytest.fixture(scope="module")
+def answer(built: Path, built_store: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    folder = tmp_path_factory.mktemp("models")
+    argv = ["portability", "cuda-2.6", "cpu-2.6", "--runtime", "sandbox", "--output", str(folder), "--json"]
+    done = buildctl("--layout", built, *argv, env=built_store)
+    value = json.loads(done.stdout)
+    if value["unasked"]:
+        pytest.skip(f"NOT RUN: {value['unasked']}")
+    assert done.returncode == 0, done.stdout
+    return {**value, "folder": folder}
+
+
+def test_torchscript_and_export_give_the_same_numbers_both_ways(answer: dict[str, list[dict[str, object]]]) -> None:
+    found = {(m["from"], m["to"], m["format"]): m for m in answer["moves"]}
+    for source in CELLS:
+        for target in CELLS:
+            for name in ("torchscript", "export"):
+                move = found[source, target, name]
+                assert move["result"] == "PASSED", move
+                assert isinstance(move["error"], float)
+                assert move["error"] <= 1e-4
+                assert isinstance(move["size"], int)
+                assert move["size"] > 1000
+
+
+def test_an_altered_expectation_fails(answer: dict[str, Path], built: Path, built_store: dict[str, str]) -> None:
+    """With the file that arm64 exported, in the amd64 image: the numbers decide, not that it loads."""
+    folder = answer["folder"] / "cpu-2.6-arm64"
+    true = Sample.from_json(json.loads((folder / "sample.json").read_text()))
+    largest = max(range(len(true.outputs)), key=lambda n: abs(true.outputs[n]))
+    outputs = [value * (1.001 if n == largest else 1) for n, value in enumerate(true.outputs)]
+    lie = dataclasses.replace(true, outputs=tuple(outputs))
+    other = dataclasses.replace(true, inputs=tuple(-value for value in true.inputs))
+    data = (folder / "model.pt2").read_bytes()
+    models = {name: Model(format="export", data=data, sample=sample) for name, sample in (("as", true), ("-x", other))}
+    models["not a model"] = Model(format="export", data=data[:2000], sample=true)
+    cell = next(iter(Project.find(ROOT).matrix.select(["cuda-2.6"])))
+    runtime = SandboxRuntime(Store(Path(built_store["BUILDCTL_CACHE"])))
+    with runtime.start(image_ref(Layout(built), cell)) as session:
+        computed = load_in(session, models)
+    assert measured(true, computed["as"], sure=True)[0] is Result.PASSED
+    result, detail, error = measured(lie, computed["as"], sure=True)
+    assert result is Result.FAILED
+    assert error == pytest.approx(1e-3, rel=0.01)
+    assert detail == "expected the same numbers within 0.0001, they differ by 0.000999"
+    assert measured(true, computed["-x"], sure=True)[0] is Result.FAILED
+    assert measured(true, computed["not a model"], sure=True)[0] is Result.FAILED

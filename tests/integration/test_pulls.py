@@ -1,0 +1,172 @@
+"""The real images, published once: other people's clients pull both architectures from the tags, and they run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import pytest
+
+from buildctl.daemon import loopback_port
+from buildctl.errors import RuntimeUnavailableError
+from buildctl.indexing import claimed
+from buildctl.oci.digest import Digest
+from buildctl.oci.layout import Layout
+from buildctl.project import Project
+from buildctl.promote import move_tags
+from buildctl.publish import claims_by_cell
+from buildctl.registry.client import open_repository
+from buildctl.registry.reference import Reference
+from buildctl.runtimes.api import EMULATION_ENV, ImageRef
+from buildctl.runtimes.sandbox import SandboxRuntime
+from buildctl.store import Store
+from buildctl.tags import tags_of
+from tests.conftest import ROOT, buildctl
+from tests.engine import Engine, Unavailable, program
+from tests.publishing import skopeo
+from tests.registry import docker_registry
+
+pytestmark = pytest.mark.network
+
+CELLS = {"amd64": "cuda-2.6-amd64", "arm64": "cpu-2.6-arm64"}
+ASK = ["python", "-c", "import torch; print(torch.__version__, torch.version.cuda)"]
+SAYS = {"amd64": "2.6.0+cu124 12.4", "arm64": "2.6.0+cpu None"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """`place` is REGISTRY/REPOSITORY; `digests` are by architecture, `sent` (bytes) by cell id."""
+
+    place: str
+    digests: dict[str, Digest]
+    sent: dict[str, int]
+
+
+@pytest.fixture(scope="module")
+def published(built: Path, stores: Path) -> Iterator[Published]:
+    """cuda-2.6 and cpu-2.6 under the tags of the rule. What may move a tag is another test's question."""
+    project, layout = Project.find(ROOT, layout=built), Layout(built)
+    folder = stores / "registry"  # beside the store: 3 GB are too much for some /tmp
+    try:
+        with docker_registry(folder) as netloc:
+            place = f"{netloc}/pytorch"
+            argv = ["publish", "cuda-2.6", "cpu-2.6", "--to", place, "--tags", "none", "--no-sbom", "--json"]
+            done = buildctl("--layout", built, *argv)
+            assert done.returncode == 0, done.stderr
+            members = {c: claimed(d := layout.resolve(c), layout.config(d)) for c in CELLS.values()}
+            tags = tags_of(project.matrix.cells, claims_by_cell(project, project.matrix.cells), of=list(members))
+            repository = open_repository(Reference.parse_repository(place), write=True)
+            states = move_tags(repository, tags, members, objections={})
+            assert {"2.6", "cuda-2.6", "cpu-2.6"} <= {s.name for s in states if s.digest}
+            yield Published(
+                place=place,
+                digests={arch: members[cell].digest for arch, cell in CELLS.items()},
+                sent={image["id"]: image["bytesSent"] for image in json.loads(done.stdout)["images"]},
+            )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def folder(stores: Path) -> Iterator[Path]:
+    yield stores / "pulled"
+    shutil.rmtree(stores / "pulled", ignore_errors=True)
+
+
+def crane(*argv: str | Path) -> str:
+    try:
+        path = program("crane")
+    except Unavailable as reason:
+        pytest.skip(f"NOT RUN: {reason}")
+    done = subprocess.run([path, *argv], check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def pull_with_skopeo(source: str, arch: str, folder: Path) -> None:
+    if shutil.which("skopeo") is None:
+        pytest.skip("NOT RUN: skopeo is not installed (apt-get install skopeo)")
+    skopeo(
+        "copy",
+        "--src-tls-verify=false",
+        f"--override-arch={arch}",
+        f"docker://{source}",
+        f"oci:{folder}:x",
+        timeout=300,
+    )
+
+
+def pull_with_crane(source: str, arch: str, folder: Path) -> None:
+    crane("pull", "--format", "oci", "--platform", f"linux/{arch}", source, folder)
+
+
+@pytest.mark.parametrize("arch", CELLS)
+@pytest.mark.parametrize("pull", [pull_with_skopeo, pull_with_crane], ids=["skopeo", "crane"])
+def test_a_pulled_image_is_ours_and_runs(
+    pull: Callable[[str, str, Path], None], arch: str, published: Published, folder: Path, built_store: dict[str, str]
+) -> None:
+    pull(f"{published.place}:2.6", arch, folder)
+    layout = Layout(folder)
+    (image,) = layout.read_index().manifests
+    assert image.digest == published.digests[arch]
+    config = layout.config(image)
+    found = ImageRef(layout=folder, descriptor=image, name=f"pulled-{arch}", arch=arch, config=config)
+    store = Store(Path(built_store["BUILDCTL_CACHE"]))
+    try:
+        with SandboxRuntime(store).start(found) as session:
+            outcome = session.run(ASK, timeout=200)
+    except RuntimeUnavailableError as error:
+        pytest.skip(f"NOT RUN: {error.message}")
+    assert (outcome.stdout.strip(), outcome.returncode) == (SAYS[arch], 0), outcome.stderr
+
+
+def test_crane_validates_what_is_under_the_tags(published: Published) -> None:
+    """Manifests, configurations and sizes; its full validation reads gzip layers only (see test_foreign_validators)."""
+    for tag in ("2.6", "cuda-2.6", "cpu-2.6"):
+        assert "PASS" in crane("validate", "--fast", "--insecure", "--remote", f"{published.place}:{tag}")
+    for arch, digest in published.digests.items():
+        asked = crane("digest", "--insecure", "--platform", f"linux/{arch}", f"{published.place}:2.6")
+        assert asked.strip() == str(digest)
+
+
+def test_every_byte_went_once_and_nothing_goes_again(published: Published, built: Path) -> None:
+    layout = Layout(built)
+    images = [layout.manifest(layout.resolve(cell)) for cell in CELLS.values()]
+    blobs = {d.digest: d.size for image in images for d in (image.config, *image.layers)}
+    documents = sum(published.sent.values()) - sum(blobs.values())
+    assert 0 <= documents < 100_000  # reports, where these images were tested
+    argv = ["publish", "cuda-2.6", "cpu-2.6", "--to", published.place, "--tags", "none", "--no-sbom", "--json"]
+    again = buildctl("--layout", built, *argv)
+    assert again.returncode == 0, again.stderr
+    assert [image["bytesSent"] for image in json.loads(again.stdout)["images"]] == [0, 0]
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("arch", CELLS)
+def test_docker_pulls_the_universal_tag_for_its_platform_and_runs_it(
+    arch: str, published: Published, docker_engine: Engine, docker_client: docker.DockerClient
+) -> None:
+    def command(*argv: str, check: bool = True) -> str:
+        done = subprocess.run(
+            ["docker", *argv], check=False, capture_output=True, text=True, timeout=300, env=docker_engine.env
+        )
+        assert done.returncode == 0 or not check, done.stderr
+        return done.stdout.strip()
+
+    registry, _, repository = published.place.partition("/")
+    with loopback_port(docker_client, int(registry.rpartition(":")[2])) as port:
+        if port is None:
+            pytest.skip("NOT RUN: this Docker Engine is on another machine")
+        reference, platform = f"127.0.0.1:{port}/{repository}:2.6", f"linux/{arch}"
+        environment = [word for key, value in EMULATION_ENV[arch].items() for word in ("--env", f"{key}={value}")]
+        try:
+            command("pull", "--quiet", "--platform", platform, reference)
+            said = command("run", "--rm", "--network=none", "--platform", platform, *environment, reference, *ASK)
+        finally:
+            command("rmi", "--force", reference, check=False)
+    assert said.splitlines()[-1] == SAYS[arch]

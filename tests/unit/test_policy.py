@@ -1,0 +1,95 @@
+"""`publish` in matrix.yaml: which findings may be NOT RUN and which must have run, and each problem with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from buildctl.errors import ProblemsError
+from buildctl.gate import known_findings
+from buildctl.matrix import Matrix, load_matrix, parse_matrix
+from tests.conftest import ROOT
+
+MATRIX = """\
+python: "3.13"
+versions: {"2.6": 2.6.0}
+packages: [numpy]
+flavours: [runtime, devel]
+bases: {debian13: {debian: trixie, packages: [python3], devel: [gcc]}}
+accelerators:
+  cuda: {arch: [amd64, arm64], base: debian13, devices: {built: [cuda]}}
+  cpu: {arch: [arm64], base: debian13}
+publish:
+"""
+RULES = """\
+  allow-not-run:
+    "*": [torch.compile]
+    "cuda-*": [works on the gpu, without a gpu]
+    "cuda-*-arm64": [dataloader]
+  require:
+    "*-devel": [torch.compile]
+"""
+
+
+def parse(publish: str) -> Matrix:
+    return parse_matrix(MATRIX + publish, Path("matrix.yaml"))
+
+
+def problems(publish: str) -> tuple[str, ...]:
+    with pytest.raises(ProblemsError) as caught:
+        parse(publish).publish.check(known_findings(), "matrix.yaml")
+    return tuple(caught.value.problems)
+
+
+def test_globs_match_image_names_and_cells_and_what_is_required_is_not_allowed() -> None:
+    matrix = parse(RULES)
+    allowed = {cell.id: sorted(matrix.publish.allowed(cell)) for cell in matrix.cells}
+    gpu = ["without a gpu", "works on the gpu"]
+    assert allowed == {
+        "cuda-2.6-amd64": ["torch.compile", *gpu],
+        "cuda-2.6-arm64": ["dataloader", "torch.compile", *gpu],
+        "cuda-2.6-devel-amd64": gpu,
+        "cuda-2.6-devel-arm64": ["dataloader", *gpu],
+        "cpu-2.6-arm64": ["torch.compile"],
+        "cpu-2.6-devel-arm64": [],
+    }
+    required = {cell.id for cell in matrix.cells if matrix.publish.required(cell)}
+    assert required == {"cuda-2.6-devel-amd64", "cuda-2.6-devel-arm64", "cpu-2.6-devel-arm64"}
+
+
+def test_without_the_key_nothing_is_allowed_and_nothing_required() -> None:
+    matrix = parse_matrix(MATRIX.removesuffix("publish:\n"), Path("matrix.yaml"))
+    assert {matrix.publish.allowed(cell) | matrix.publish.required(cell) for cell in matrix.cells} == {frozenset()}
+
+
+@pytest.mark.parametrize(
+    ("publish", "expected"),
+    [
+        (
+            '  require:\n    "cuda-*": [works on the gpu, torch.complie]\n',
+            "line 11: publish.require[\"cuda-*\"][1]: no finding 'torch.complie' (did you mean 'torch.compile'?)",
+        ),
+        (
+            '  allow-not-run:\n    "cdua-*": [torch]\n',
+            "line 11: publish.allow-not-run[\"cdua-*\"]: no image matches 'cdua-*'",
+        ),
+        ("  alow-not-run: {}\n", "line 10: publish.alow-not-run: unknown key (did you mean 'allow-not-run'?)"),
+        ('  require: {"*": torch}\n', "line 10: publish.require[\"*\"]: must be a list, is 'torch'"),
+        ('  require: {"*": []}\n', 'line 10: publish.require["*"]: must not be empty'),
+        ('  require: {"*": [torch, torch]}\n', "line 10: publish.require[\"*\"]: has 'torch' more than once"),
+        (
+            '  require: {"CUDA": [torch]}\n',
+            "line 10: publish.require.CUDA: 'CUDA' is not an image name such as cuda-2.6, or a glob such as cuda-*",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_line_and_key(publish: str, expected: str) -> None:
+    assert problems(publish) == (expected,)
+
+
+def test_the_default_matrix_names_findings_that_there_are() -> None:
+    matrix = load_matrix(ROOT / "matrix.yaml")
+    matrix.publish.check(known_findings(), "matrix.yaml")
+    devel = next(cell for cell in matrix.cells if cell.id == "cuda-2.6-devel-amd64")
+    assert "torch.compile" in matrix.publish.required(devel)
