@@ -1,6 +1,6 @@
 """What is claimed about speed, measured in one run on one machine, as ratios; writes docs/benchmarks.md.
 
-make bench
+make bench, or one part of it, which leaves the rest of the page as it is: benchmarks/bench.py assemble|docker
 """
 
 from __future__ import annotations
@@ -8,19 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import floor
+from measured import ROOT, buildctl, fresh_store, scratch, warm
+from page import Row, section, update
 
 from buildctl.lock import read_wheel_lock
 from buildctl.oci.layout import Layout
@@ -29,58 +23,7 @@ from buildctl.runtimes.sandbox import SandboxRuntime
 from buildctl.store import Store
 from buildctl.testing import image_ref
 
-ROOT = Path(__file__).parents[1]
 IMPORT = "import time; t = time.perf_counter(); import torch; print(time.perf_counter() - t)"
-
-
-@dataclass(frozen=True)
-class Row:
-    what: str
-    seconds: float
-    note: str
-
-
-def buildctl(*args: str | Path, env: Mapping[str, str]) -> tuple[float, str]:
-    """Wall seconds and stdout of a command that must succeed."""
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "buildctl", *map(str, args)],
-        cwd=ROOT,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"buildctl {' '.join(map(str, args))} failed:\n{done.stderr}")
-    return time.perf_counter() - start, done.stdout
-
-
-def fresh_store(root: Path) -> dict[str, str]:
-    """Downloads without layers, on the same file system as the user's store."""
-    root.mkdir(parents=True)
-    subprocess.run(["cp", "-al", Store.default().root / "artifacts", root / "artifacts"], check=True)
-    return {"BUILDCTL_CACHE": str(root)}
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """Beside the user's store, so that downloads can be linked; always removed."""
-    base = Store.default().root.parent
-    base.mkdir(parents=True, exist_ok=True)
-    root = Path(tempfile.mkdtemp(prefix="buildctl-bench-", dir=base))
-    try:
-        yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
-
-
-def warm(paths: list[Path]) -> None:
-    """Into the page cache, for the floor and for assemble alike: the disk is not what is compared."""
-    for path in paths:
-        with path.open("rb") as file:
-            while file.read(1 << 22):
-                pass
 
 
 def assemble_rows(root: Path, repeat: int) -> list[Row]:
@@ -109,22 +52,6 @@ def assemble_rows(root: Path, repeat: int) -> list[Row]:
         ),
         Row("peak resident memory of any process", 0, f"{max(peaks) / 1024:.0f} MiB"),
     ]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeat", type=int, default=2, help="best of N for what takes long (default 2)")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks.md")
-    arguments = parser.parse_args()
-    # whatever has to be downloaded is, before the clock starts
-    buildctl("build", "cuda-2.6", "cpu-2.6", "--no-load", env={})
-    with scratch() as root:
-        rows = assemble_rows(root, arguments.repeat)
-        rows += cpu_rows(root, arguments.repeat)
-        rows += unchanged_rows()
-        rows += import_rows()
-    arguments.output.write_text(page(rows))
-    print(page(rows))
 
 
 def cpu_rows(root: Path, repeat: int) -> list[Row]:
@@ -178,36 +105,39 @@ def import_rows() -> list[Row]:
     ]
 
 
-def page(rows: list[Row]) -> str:
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        "?",
-    )
-    lines = [f"| {r.what} | {f'{r.seconds:.2f} s' if r.seconds else ''} | {r.note} |" for r in rows]
-    python = f"Python {platform.python_version()}"
-    machine = f"{os.cpu_count()} cores, {cpu}, {platform.system()} {platform.machine()}, {python}"
-    return "\n".join(
-        [
-            "# Benchmarks",
-            "",
-            f"Written by `make bench`. All rows come from one run on one machine ({machine}).",
-            "The ratios carry over, the seconds do not. Files are downloaded before the clock starts and lie in the",
-            "page cache.",
-            "",
-            "| what | time | |",
-            "|---|---|---|",
-            *lines,
-            "",
-            "The goal for the second row is 1.5 times the floor. The floor starts with running processes and makes no",
-            "bytecode; the row includes the start of the command and the bytecode of 5,900 files. `import torch`",
-            "varies by 0.1 s from run to run.",
-            "",
-        ]
-    )
+FLOOR = """\
+The goal for the second row is 1.5 times the floor. The floor starts with running processes and makes no bytecode; the
+row includes the start of the command (about 1 s) and the bytecode of 5,900 files (about 8 s of CPU). `import torch`
+varies by 0.1 s from run to run."""
+
+
+def assemble(root: Path, repeat: int) -> str:
+    # whatever has to be downloaded is, before the clock starts
+    buildctl("build", "cuda-2.6", "cpu-2.6", "--no-load", env={})
+    rows = [*assemble_rows(root, repeat), *cpu_rows(root, repeat), *unchanged_rows(), *import_rows()]
+    return section("Assemble", rows, FLOOR)
+
+
+def beside_docker(root: Path) -> str:
+    import plain  # noqa: PLC0415 - needs a Docker Engine, which the other part does not
+
+    rows, notes = plain.measure(root)
+    return section("Beside Docker", rows, notes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", nargs="*", choices=["assemble", "docker", []], help="which part (default: both)")
+    parser.add_argument("--repeat", type=int, default=2, help="best of N for what takes long (default 2)")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    arguments = parser.parse_args()
+    parts = arguments.part or ["assemble", "docker"]
+    with scratch() as root:
+        if "assemble" in parts:
+            update(arguments.output, assemble(root, arguments.repeat))
+        if "docker" in parts:
+            update(arguments.output, beside_docker(root))
+    print(arguments.output.read_text())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,202 @@
+"""The same image by four ways: a plain Dockerfile with pip, ours through BuildKit, and assemble; then into Docker.
+
+Each ends in an OCI layout on the disk and starts with nothing cached. All fetch the wheels that are locked from an
+index on loopback, so that no network is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+from measured import ROOT, buildctl, fresh_store, warm
+from page import Row
+
+sys.path.insert(0, str(ROOT))  # the tests' Docker Engine and index
+
+from buildctl.engines.docker import DockerOptions, Target, build_with_docker, user_secrets
+from buildctl.load import load
+from buildctl.lock import LockedWheel, read_wheel_lock
+from buildctl.oci.entry import EPOCH
+from buildctl.oci.layout import Layout
+from buildctl.project import Project
+from buildctl.store import Store
+from tests.engine import engine
+from tests.wheelhouse import wheelhouse
+
+CELLS = (("cuda-2.6", "amd64"), ("cpu-2.6", "arm64"))
+WANTED = ("torch", "torchvision", "torchaudio", "numpy")
+# what python:3.13-slim is to a plain Dockerfile: Debian, Python 3.13 and pip
+WITH_PIP = """\
+FROM base
+USER 0:0
+COPY {pip} /tmp/
+RUN python3 /tmp/{pip}/pip install --no-index --no-cache-dir /tmp/{pip} && rm /tmp/{pip}
+"""
+NOTES = """\
+Docker Engine {version} with its own BuildKit; one run of each, its build cache emptied before. Each ends in an OCI
+layout on the disk. All start from the same base (Debian 13 with Python 3.13; for pip with pip in it) and the same
+locked wheels, which BuildKit fetches from an index on loopback. "emulated": pip runs under QEMU. The plain Dockerfile
+is `RUN pip install torch==2.6.0 torchvision==... torchaudio==... numpy==...` with BuildKit's defaults: gzip, and pip's
+cache in the layer. Ours is zstd, with a layer for each heavy wheel, and time stamps rewritten, for which BuildKit
+compresses a second time. assemble is the whole command.
+
+Images of two PyTorch versions share little: NVIDIA's packages have other versions, so that the base and the entrypoint
+are all that cuda-2.10 finds of cuda-2.6. A flavour, a rebuild with newer Debian packages and a second image on the same
+PyTorch share all wheels."""
+PLAIN = "FROM pip\nRUN pip install --index-url {index} {wanted}\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    root: Path
+    bases: Path
+    client: docker.DockerClient
+
+    @property
+    def out(self) -> Path:
+        return self.root / "out"
+
+    @property
+    def context(self) -> Path:
+        return self.root / "context"
+
+    def build(self, dockerfile: str, arch: str, base: tuple[str, str], **output: str) -> float:
+        """Seconds of `docker buildx build` into a layout, `out` below the root, from an empty build cache."""
+        self.forget()
+        (self.context / "Dockerfile").write_text(dockerfile)
+        options = ",".join(f"{k}={v}" for k, v in {"type": "oci", "tar": "false", "dest": self.out, **output}.items())
+        argv = ["docker", "buildx", "build", "--platform", f"linux/{arch}", "--provenance", "false", "--progress"]
+        argv += ["plain", "--build-context", "=".join(base), "--network", "host", "--allow", "network.host"]
+        start = time.perf_counter()
+        done = subprocess.run([*argv, "--output", options, self.context], capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - start
+        if done.returncode:
+            sys.exit(done.stderr[-4000:])
+        return seconds
+
+    def forget(self) -> None:
+        shutil.rmtree(self.out, ignore_errors=True)
+        subprocess.run(["docker", "buildx", "prune", "-af"], capture_output=True, check=True)
+
+
+def measure(root: Path) -> tuple[list[Row], str]:
+    """The rows, and what is to be said about them."""
+    buildctl("fetch", "cuda-2.6", "cpu-2.6", env={})
+    bases = root / "bases"
+    buildctl("--layout", bases, "bases", "cuda-2.6", "cpu-2.6", env={})
+    (root / "context").mkdir()
+    with engine() as running:
+        # for every command from here on
+        os.environ.update({k: running.env[k] for k in ("DOCKER_HOST", "DOCKER_CONFIG", "PATH") if k in running.env})
+        bench = Bench(root=root, bases=bases, client=running.client())
+        known = subprocess.run(["docker", "buildx", "inspect"], capture_output=True, text=True, check=True).stdout
+        if missing := [arch for _, arch in CELLS if f"linux/{arch}" not in known]:
+            sys.exit(
+                f"this Docker Engine cannot run programs of {missing[0]}, as pip under emulation needs: install QEMU"
+            )
+        found = [row for name, arch in CELLS for row in image_rows(bench, name, arch)]
+        found += load_rows(bench)
+        return found, NOTES.format(version=bench.client.version()["Version"])
+
+
+def image_rows(bench: Bench, name: str, arch: str) -> list[Row]:
+    wheels = read_wheel_lock(Project.find(ROOT).wheel_lock(name, arch)).wheels
+    store = Store.default()
+    warm([path for wheel in wheels if (path := store.artifact(wheel.digest))])
+    with wheelhouse(wheels, store) as index:
+        pip_base = pip_image(bench, wheels, arch)
+        versions = {wheel.name: wheel.version for wheel in wheels}
+        wanted = " ".join(f"{package}=={versions[package]}" for package in WANTED)
+        plain = PLAIN.format(index=index, wanted=wanted)
+        default = bench.build(plain, arch, pip_base)
+        best = plain.replace("install", "install --no-cache-dir")
+        tuned = bench.build(best, arch, pip_base, **{"compression": "zstd", "oci-mediatypes": "true"})
+        buildkit = ours(bench, name, arch, index)
+    assembled = assemble(bench, name)
+    image, how = f"{name}/{arch}", ", emulated" if arch != native() else ""
+    return [
+        Row(f"{image}: `pip install` in a plain Dockerfile{how}", default, "1.0"),
+        Row(f"{image}: the same, `--no-cache-dir`, zstd as ours", tuned, times(default, tuned)),
+        Row(f"{image}: our Dockerfile through BuildKit", buildkit, times(default, buildkit, tuned)),
+        Row(f"{image}: assemble", assembled, times(default, assembled, tuned)),
+    ]
+
+
+def native() -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "")
+
+
+def times(default: float, seconds: float, tuned: float = 0) -> str:
+    other = f", {tuned / seconds:.1f} times as the second row" if tuned else ""
+    return f"{default / seconds:.1f} times as fast{other}"
+
+
+def pip_image(bench: Bench, wheels: Sequence[LockedWheel], arch: str) -> tuple[str, str]:
+    """A base with pip, not measured."""
+    pip = next(wheel for wheel in wheels if wheel.name == "pip")
+    found = Store.default().artifact(pip.digest)
+    assert found is not None
+    shutil.copyfile(found, bench.context / pip.filename)
+    bench.build(WITH_PIP.format(pip=pip.filename), arch, ("base", f"oci-layout://{bench.bases}:base-debian13"))
+    layout = bench.root / f"pip-{arch}"
+    bench.out.rename(layout)
+    (manifest,) = Layout(layout).read_index().manifests
+    return "pip", f"oci-layout://{layout}@{manifest.digest}"
+
+
+def ours(bench: Bench, name: str, arch: str, index: str) -> float:
+    bench.forget()
+    contexts = {"base": f"oci-layout://{bench.bases}:base-debian13", "uv": f"oci-layout://{bench.bases}:uv"}
+    target = Target(
+        name=f"{name}-{arch}",
+        arch=arch,
+        dockerfile=f"{name}/Dockerfile",
+        context=str(ROOT / "images"),
+        contexts=contexts,
+    )
+    secrets = user_secrets(bench.root, {"UV_DEFAULT_INDEX": index})
+    layout = Layout(bench.root / "ours")
+    start = time.perf_counter()
+    build_with_docker([target], DockerOptions(epoch=EPOCH, secrets=secrets, network="host"), layout=layout)
+    seconds = time.perf_counter() - start
+    shutil.rmtree(layout.root)
+    bench.forget()
+    return seconds
+
+
+def assemble(bench: Bench, name: str) -> float:
+    """The whole command, from downloads and the base that the others get too."""
+    store = bench.root / f"store-{name}"
+    env = fresh_store(store)
+    buildctl("--layout", store / "dist", "bases", name, env=env)
+    seconds, _ = buildctl("--layout", store / "dist", "build", name, "--no-load", env=env)
+    shutil.rmtree(store)
+    return seconds
+
+
+def load_rows(bench: Bench) -> list[Row]:
+    """Each image beside those before it."""
+    names, layout = ("cuda-2.6", "cuda-2.6-devel", "cuda-2.10"), Layout(bench.root / "load")
+    buildctl("--layout", layout.root, "build", *names, "--arch", "amd64", "--no-load", env={})
+    client, found = bench.client, []
+    tags = [f"buildctl-bench:{name}" for name in names]
+    try:
+        for name, tag in zip(names, tags, strict=True):
+            descriptor = layout.resolve(name, "amd64")
+            size = sum(layer.size for layer in layout.manifest(descriptor).layers)
+            loaded = load(layout, descriptor, tag, client=client)
+            moved = f"moved {(loaded.moved or 0) / 1e6:,.0f} of {size / 1e6:,.0f} MB"
+            found.append(Row(f"{name}/amd64 into Docker (`{loaded.how}`)", loaded.seconds, moved))
+    finally:
+        for tag in tags:
+            if client.images.list(name=tag):
+                client.images.remove(tag, force=True)
+    return found
