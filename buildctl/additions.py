@@ -15,7 +15,11 @@ from buildctl.yamlfile import did_you_mean
 # An extra is a group of packages by name, and the findings that `buildctl test` has for it.
 # onnx: what torch.onnx.export needs, and ONNX Runtime to run the result. On Linux that wheel runs on the CPU, also in a
 # cuda image: the CUDA provider is another distribution (onnxruntime-gpu) with the same module.
-EXTRAS: Mapping[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    # converts everywhere it has a wheel (not linux/arm64), predicts on macOS only
+    "coreml": ("coremltools>=9",),
+}
 # distributions that own the same files as one of an extra
 RIVALS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")

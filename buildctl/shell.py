@@ -74,6 +74,7 @@ class Shell:
     errexit: bool = False
     status: int = 0
     steps: int = 0
+    local: list[dict[str, str | None]] = field(default_factory=list)  # what they hide, for each function being called
     last_line: int = 1
 
     def run_script(self, text: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -85,6 +86,8 @@ class Shell:
         self.variables, self.arguments, self.functions = dict(environment), tuple(arguments), {}
         try:
             self.block(parse(text))
+            if self.status:
+                raise _ExitError(self.status)
         except _ExitError as end:
             if end.status:
                 raise ScriptError(self.last_line, f"it would fail (exit {end.status})") from None
@@ -166,6 +169,8 @@ class Shell:
             argv += tuple(value for word in node.words[1:] for value in self.fields(word))
         self.status = 0
         values = {name: self.text(word) for name, word in node.assignments}
+        if "IFS" in values or (values and argv and argv[0] in self.functions):
+            raise ScriptError(node.line, f"{', '.join(values)} set for a command or for the shell itself")
         if not argv:
             self.variables |= values
             out = ""
@@ -194,6 +199,7 @@ class Shell:
 
     def call(self, body: Node, arguments: tuple[str, ...]) -> str:
         saved, self.arguments = self.arguments, arguments
+        self.local.append({})
         try:
             return self.node(body, tested=False)
         except _ReturnError as end:
@@ -201,6 +207,10 @@ class Shell:
             return ""
         finally:
             self.arguments = saved
+            for name, value in self.local.pop().items():
+                self.variables.pop(name, None)
+                if value is not None:
+                    self.variables[name] = value
 
     # ---------------------------------------------------------------------------------------------------- expansion
 
@@ -309,6 +319,8 @@ def _builtin(shell: Shell, line: int, argv: Sequence[str]) -> Answer | None:
             return Answer()
         case ("export" | "local" | "readonly", *names):
             for name, equals, value in (text.partition("=") for text in names):
+                if argv[0] == "local" and shell.local:
+                    shell.local[-1].setdefault(name, shell.variables.get(name))
                 if equals:
                     shell.variables[name] = value
             return Answer()

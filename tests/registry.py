@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests import engine
+from tests.servers import Closing, serving
 from tests.tls import Authority
 
 USER, PASSWORD = "me", "secret"
@@ -149,7 +150,7 @@ class Fault:
     met: int = 0
 
 
-class Proxy(ThreadingHTTPServer):
+class Proxy(Closing):
     """`seen` is every exchange. With `users` (name -> password) it wants a bearer token, or basic with `basic`.
 
     `referrers`, unless None, is the referrers API that the registry behind it lacks: artifacts by their subject.
@@ -383,13 +384,5 @@ def _error(code: str, message: str) -> bytes:
 @contextmanager
 def proxy(upstream: str, authority: Authority | None = None) -> Iterator[Proxy]:
     """In front of a registry that speaks plain http; with an `authority` the proxy itself speaks TLS."""
-    server = Proxy(upstream, authority)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with serving(Proxy(upstream, authority)) as server:
         yield server
-    finally:
-        server.closing.set()
-        server.shutdown()
-        server.server_close()
-        thread.join(5)

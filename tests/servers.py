@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeVar
 from urllib.parse import unquote
 
 from packaging.utils import parse_wheel_filename
@@ -37,7 +38,16 @@ class Request:
     headers: Mapping[str, str]
 
 
-class Site(ThreadingHTTPServer):
+class Closing(ThreadingHTTPServer):
+    """`closing` is set when the server is about to end."""
+
+    closing: threading.Event
+
+
+Server = TypeVar("Server", bound=Closing)
+
+
+class Site(Closing):
     """`files` by path. `faults[path]` are used up, one a request; `always[path]` stays. `seen` is every request."""
 
     daemon_threads = True
@@ -185,7 +195,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def site() -> Iterator[Site]:
-    server = Site()
+    with serving(Site()) as server:
+        yield server
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[Server]:
+    """In a thread of its own; what waits for `closing` is let go at the end."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

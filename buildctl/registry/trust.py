@@ -59,7 +59,7 @@ def distrust(error: BaseException) -> Distrust | None:
     """None for a connection that broke, which looks much the same."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return Distrust.THEIRS
-    reason = str(error.reason) if isinstance(error, ssl.SSLError) else ""
+    reason = str(getattr(error, "reason", "")) if isinstance(error, ssl.SSLError) else ""
     if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST"}:
         return Distrust.NO_TLS
     if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):

@@ -176,7 +176,14 @@ def test_assemble_refuses_a_template_with_apt_get_before_it_downloads_anything(
 
 @pytest.mark.docker
 @pytest.mark.network
-def test_the_docker_engine_builds_it(with_template: Path, store: dict[str, str], docker_engine: Engine) -> None:
+def test_the_docker_engine_builds_it_on_the_images_own_base(
+    with_template: Path, store: dict[str, str], docker_engine: Engine
+) -> None:
+    if not shutil.which("apt-get"):
+        pytest.skip("NOT RUN: locking Debian packages needs apt")
+    add(with_template, "images: {cuda-2.6: {apt: [nano]}}")
+    done = buildctl("lock", NAME, cwd=with_template, env=store)
+    assert done.returncode == 0, done.stderr
     env = {**store, **docker_engine.env}
     done = buildctl("build", NAME, "--engine", "docker", "--no-load", "--locked", cwd=with_template, env=env)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -184,7 +191,7 @@ def test_the_docker_engine_builds_it(with_template: Path, store: dict[str, str],
     descriptor = layout.resolve(f"{NAME}-{ARCH}", ARCH)
     assert check_image(layout, descriptor) == []
     files = tree(layout, descriptor)
-    assert files["usr/bin/less"]["type"] == b"0"
-    below = layout.manifest(layout.resolve(f"base-debian13-{ARCH}")).layers
+    assert (files["usr/bin/less"]["type"], files["usr/bin/nano"]["type"]) == (b"0", b"0")
+    below = layout.manifest(layout.resolve(f"base-debian13_{NAME}-{ARCH}")).layers
     assert layout.manifest(descriptor).layers[: len(below)] == below
     assert len(layout.manifest(descriptor).layers) == len(below) + 1

@@ -107,7 +107,7 @@ def test_adding_changes_the_inputs_of_the_lock_and_adding_nothing_does_not() -> 
         ("images: {cuda-2.6: {packages: [a, A]}}", 'images["cuda-2.6"].packages[1]: a is listed twice'),
         ("images: {cuda-2.6: {pip: [a]}}", 'images["cuda-2.6"].pip: unknown key'),
         ("images: {cuda-2.6: {}}", 'images["cuda-2.6"]: must not be empty'),
-        ("extras: [onx]", "line 13: extras[0]: 'onx' is not one of onnx (did you mean 'onnx'?)"),
+        ("extras: [onx]", "line 13: extras[0]: 'onx' is not one of onnx, coreml (did you mean 'onnx'?)"),
         (
             "extras: [onnx]\nimages: {'cuda-*': {packages: [onnxruntime-gpu]}}",
             "images[\"cuda-*\"].packages: onnxruntime-gpu has the same files as a package of the extra 'onnx', which",

@@ -62,6 +62,11 @@ def test_packages_of_both_kinds_are_found_with_licence_and_supplier(tmp_path: Pa
     assert (found["wheel"].within, found["wheel"].licences) == ("setuptools", ("MIT License",))
 
 
+def test_python_packages_of_debian_are_listed_as_debian_packages(tmp_path: Path) -> None:
+    theirs = tar(file("usr/lib/python3/dist-packages/typing_extensions-4.16.0.dist-info/METADATA", METADATA))
+    assert set(by_name(packages_of(*image(tmp_path, BASE, theirs)))) == {"libc6", "libgcc-s1"}
+
+
 def test_a_database_replaces_the_one_below(tmp_path: Path) -> None:
     newer = tar(file("var/lib/dpkg/status", STATUS.replace(b"2.41-12", b"2.41-13")))
     assert by_name(packages_of(*image(tmp_path, BASE, newer)))["libc6"].version == "2.41-13"

@@ -58,6 +58,16 @@ def test_a_layer_that_an_image_has_twice_is_sent_once(tmp_path: Path) -> None:
     assert len(names) == len(set(names)) == 6
 
 
+def test_a_layer_that_the_daemon_has_is_left_out(made: tuple[Layout, Descriptor]) -> None:
+    layout, descriptor = made
+    first, second = (layer.digest for layer in layout.manifest(descriptor).layers)
+    stream = io.BytesIO(b"".join(archive(layout, descriptor, "x", without=frozenset({first}))))
+    with tarfile.open(fileobj=stream) as opened:
+        names = opened.getnames()
+    assert f"blobs/sha256/{second.hex}" in names
+    assert f"blobs/sha256/{first.hex}" not in names
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "longer"])
 def test_a_damaged_blob_is_named_while_it_is_sent(made: tuple[Layout, Descriptor], damage: str) -> None:
     layout, descriptor = made

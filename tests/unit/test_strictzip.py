@@ -92,6 +92,26 @@ def test_zip64_fields_are_read(tmp_path: Path, read: Reader) -> None:
     assert read(tmp_path, out.getvalue()) == {"wide": b"wide " * 100}
 
 
+def with_superfluous_zip64_field(size: int) -> bytes:
+    """As protobuf's wheels: the sizes once more in the local header's field, though they fit into 32 bits."""
+    out = io.BytesIO()
+    with (
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("wide", "w", force_zip64=True) as file,
+    ):
+        file.write(b"wide " * 100)
+    data = out.getvalue()
+    compressed = struct.unpack_from("<L", data, central(data, "wide") + 20)[0]
+    data = patched(data, local(data, "wide") + 18, struct.pack("<2L", compressed, 500))
+    return patched(data, local(data, "wide") + 30 + 4 + 4, struct.pack("<2Q", size, compressed))
+
+
+def test_sizes_that_are_said_twice_and_agree_are_read(tmp_path: Path) -> None:
+    assert contents(tmp_path, with_superfluous_zip64_field(500)) == {"wide": b"wide " * 100}
+    with pytest.raises(ArtifactError, match="has a zip64 field that does not fit its sizes"):
+        contents(tmp_path, with_superfluous_zip64_field(501))
+
+
 def test_zip64_end_records_are_read(tmp_path: Path) -> None:
     assert contents(tmp_path, with_zip64_end(zipped(GOOD)))["a/one.txt"] == GOOD["a/one.txt"]
 
