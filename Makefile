@@ -15,8 +15,8 @@ tools:
 images: venv ## build every image of the matrix into dist/ (NAMES="cuda-2.6 cpu-2.6" for some)
 	@$(BUILDCTL) build $(NAMES)
 
-lock: venv ## resolve again what matrix.yaml asks for (UPGRADE=1: newest versions)
-	@$(BUILDCTL) lock $(if $(UPGRADE),--upgrade) $(NAMES)
+lock: venv ## resolve again what matrix.yaml asks for (UPGRADE=1: newest versions, UPGRADE=bases: of Debian packages only)
+	@$(BUILDCTL) lock $(if $(UPGRADE),--upgrade$(if $(filter bases,$(UPGRADE)),-bases)) $(NAMES)
 
 render: venv ## write images/*/Dockerfile from the templates
 	@$(BUILDCTL) render $(NAMES)

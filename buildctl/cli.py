@@ -130,15 +130,17 @@ def matrix(options: Options, names: Sequence[str], arch: str | None, as_json: bo
 @cli.command()
 @names_argument
 @click.option("--upgrade", is_flag=True, help="Take the newest versions that fit, instead of keeping what is locked.")
+@click.option("--upgrade-bases", is_flag=True, help="Take the newest Debian packages, and keep all wheels.")
 @click.option("--check", is_flag=True, help="Change nothing; fail when a lock is missing or stale (for CI).")
 @click.pass_obj
-def lock(options: Options, names: Sequence[str], upgrade: bool, check: bool) -> None:
+def lock(options: Options, names: Sequence[str], upgrade: bool, upgrade_bases: bool, check: bool) -> None:
     """Pin every wheel and Debian package by name, version, file, size and SHA-256, for each cell's own platform.
 
     \b
     Examples:
       buildctl lock                      what is missing or stale
       buildctl lock --upgrade            everything, newest
+      buildctl lock --upgrade-bases      security fixes of Debian; torch and all wheels stay
       buildctl lock --check              in CI
     """
     from buildctl.locking import check_locks, lock_cells
@@ -148,7 +150,7 @@ def lock(options: Options, names: Sequence[str], upgrade: bool, check: bool) -> 
     if check:
         click.echo(f"{check_locks(project, cells)} locks are up to date")
         return
-    for line in lock_cells(project, cells, upgrade=upgrade):
+    for line in lock_cells(project, cells, upgrade=upgrade, upgrade_bases=upgrade_bases):
         click.echo(line)
 
 

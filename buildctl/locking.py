@@ -22,12 +22,14 @@ from buildctl.resolve import NoSolutionError
 from buildctl.store import Store
 
 
-def lock_cells(project: Project, cells: Sequence[Cell], *, upgrade: bool) -> Iterator[str]:
-    """Resolve what is missing, malformed or stale, or with `upgrade` everything; one line for each lock."""
+def lock_cells(project: Project, cells: Sequence[Cell], *, upgrade: bool, upgrade_bases: bool = False) -> Iterator[str]:
+    """Resolve what is missing, malformed or stale, or with `upgrade` everything, with `upgrade_bases` the Debian
+    packages below unchanged wheels; one line for each lock.
+    """
     for cell in _by_wheel_lock(cells):
         yield from _lock_wheels(project, cell, upgrade=upgrade)
     yield from write_claims(project, cells, Store.default(), again=False)
-    yield from _lock_bases(project, _bases(cells), upgrade=upgrade)
+    yield from _lock_bases(project, _bases(cells), upgrade=upgrade or upgrade_bases)
     yield from _lock_added(project, _added(project, cells))
 
 
