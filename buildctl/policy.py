@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from buildctl.cells import Cell
+from buildctl.cells import Cell, Flavour
 from buildctl.errors import ProblemsError
 from buildctl.yamlfile import Document, Path, did_you_mean, show
 
@@ -51,9 +51,13 @@ class Policy:
 
 
 def read_policy(document: Document, cells: Iterable[Cell]) -> Policy:
-    """From a document that satisfies the schema; notes globs that match no image. Names of findings: see `check`."""
+    """From a document that satisfies the schema; notes globs that match no image. Names of findings: see `check`.
+
+    A flavour that the matrix has left out still counts: a rule about it says nothing, and is no mistake.
+    """
     value: Mapping[str, Any] = document.value.get("publish", {})
-    names = {name for cell in cells for name in (cell.image, cell.id)}
+    flavours = [replace(cell, flavour=flavour) for cell in cells for flavour in Flavour]
+    names = {name for cell in flavours for name in (cell.image, cell.id)}
     allow, require = (tuple(_rules(document, key, value.get(key, {}), sorted(names))) for key in KEYS)
     return Policy(allow=allow, require=require)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from buildctl.errors import RuntimeUnavailableError, ToolError
 from buildctl.oci.image import ImageConfig
-from buildctl.runtimes.api import EMULATION_ENV, ImageRef, Outcome
+from buildctl.runtimes.api import ImageRef, Outcome
 from buildctl.runtimes.sandbox_emulation import HINT, Emulator, find_emulators, native_arch
 from buildctl.runtimes.sandbox_gpu import Passthrough, find_gpus
 from buildctl.runtimes.sandbox_process import Launched, launch
@@ -164,8 +164,8 @@ class SandboxSession:
         self, argv: list[str] | None, who: User, *, extra: Mapping[str, str], read_only: bool, network: bool
     ) -> dict[str, object]:
         cwd = self.config.working_dir or "/"
-        emulation = EMULATION_ENV.get(self.config.platform.architecture, {}) if self.emulator else {}
-        env = {"PATH": DEFAULT_PATH, "HOME": who.home, **emulation, **dict(self.config.env), **extra}
+        emulation = self.emulator.env if self.emulator else ()
+        env = {"PATH": DEFAULT_PATH, "HOME": who.home, **dict(emulation), **dict(self.config.env), **extra}
         files = {"etc/hosts": HOSTS, **({"etc/resolv.conf": _resolv_conf()} if network else {})}
         files |= {target: "" for _, target, _ in self.gpu.binds if not target.startswith("dev/")}
         directories = [d for d in ("proc", "sys", "dev", "tmp", cwd.strip("/")) if d and not self.tree.exists(d)]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl.errors import RuntimeUnavailableError
-from buildctl.run import which
+from buildctl.run import run, which
+from buildctl.runtimes.api import EMULATION_ENV
 
 # Docker's word -> (uname -m, qemu's word, ELF machine number)
 MACHINES = {"amd64": ("x86_64", "x86_64", 62), "arm64": ("aarch64", "aarch64", 183)}
@@ -18,10 +19,13 @@ HOST_BINFMT = Path("/proc/sys/fs/binfmt_misc")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emulator:
-    """`rule` is what to write into the sandbox's own binfmt_misc, empty when the host's registration serves."""
+    """`rule` is what to write into the sandbox's own binfmt_misc, empty when the host's registration serves; `env` is
+    what programs under it get besides their own environment.
+    """
 
     name: str
     rule: str
+    env: tuple[tuple[str, str], ...] = ()
 
 
 def native_arch() -> str:
@@ -45,16 +49,26 @@ def find_emulators(arch: str) -> tuple[Emulator, ...]:
     for name in (f"qemu-{word}-static", f"qemu-{word}"):
         program = which(name)
         if program and is_static(program):
-            found.append(Emulator(name=f"qemu-{word}", rule=binfmt_rule(f"qemu-{word}", machine, program.resolve())))
+            rule = binfmt_rule(f"qemu-{word}", machine, program.resolve())
+            found.append(Emulator(name=f"qemu-{word}", rule=rule, env=processor(arch, program)))
             break
     registered = host_registration(machine, HOST_BINFMT)
     if registered:
-        found.append(Emulator(name=registered, rule=""))
+        found.append(Emulator(name=registered, rule="", env=tuple(EMULATION_ENV[arch].items())))
     if not found:
         raise RuntimeUnavailableError(
             f"{arch} images cannot run on this {native_arch()} machine without qemu", hint=HINT
         )
     return tuple(found)
+
+
+def processor(arch: str, program: Path) -> tuple[tuple[str, str], ...]:
+    """The processor to emulate, or the emulator's default where that is older than the model."""
+    wanted = EMULATION_ENV[arch]
+    model = wanted.get("QEMU_CPU")
+    if model is not None and model not in run([program, "-cpu", "help"], timeout=10, check=False).stdout.split():
+        return ()
+    return tuple(wanted.items())
 
 
 HINT = "sudo apt-get install qemu-user-static"

@@ -107,7 +107,9 @@ def test_a_second_cuda_image_moves_only_the_layers_that_the_first_has_not(
         if descriptor != images[0]:
             docker_client.images.remove(tag, force=True)  # 9 GB unpacked
         assert loaded.moved is not None
-        assert missing <= loaded.moved <= missing + 2 * (descriptor.size + layout.manifest(descriptor).config.size)
+        assert loaded.moved <= missing + 2 * (descriptor.size + layout.manifest(descriptor).config.size)
+        base = next(iter(sizes.values()))  # which the engine may still have of an image that is gone
+        assert loaded.moved >= missing - base
         there |= set(sizes)
     first, devel, second = (layer_sizes(layout, descriptor) for descriptor in images)
     assert len(set(first) & set(second)) == 2  # the base and the entrypoint

@@ -19,6 +19,7 @@ from buildctl.runtimes.sandbox_emulation import (
     host_registration,
     is_static,
     native_arch,
+    processor,
 )
 from buildctl.runtimes.sandbox_gpu import NO_DEVICE, Passthrough, find_gpus
 from buildctl.runtimes.sandbox_process import Launched
@@ -226,6 +227,17 @@ def test_a_closed_kernel_is_said_with_a_way_out() -> None:
     assert error.hint
     assert not isinstance(error, OverlayRefusedError)
     assert isinstance(unavailable(Launched(outcome=None, step="overlayfs", error="x")), OverlayRefusedError)
+
+
+@pytest.mark.parametrize(("listed", "expected"), [("neoverse-n1", (("QEMU_CPU", "neoverse-n1"),)), ("cortex-a72", ())])
+def test_an_emulator_is_asked_whether_it_knows_the_processor(
+    listed: str, expected: tuple[tuple[str, str], ...], tmp_path: Path
+) -> None:
+    qemu = tmp_path / "qemu"
+    qemu.write_text(f'#!/bin/sh\n[ "$*" = "-cpu help" ] && printf "Available CPUs:\\n  a64fx\\n  {listed}\\n"\n')
+    qemu.chmod(0o755)
+    assert processor("arm64", qemu) == expected
+    assert processor("amd64", qemu) == ()
 
 
 def test_the_first_emulator_that_the_kernel_takes_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
