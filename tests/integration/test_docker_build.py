@@ -26,6 +26,8 @@ from buildctl.oci.image import MediaType
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
+from buildctl.runtimes.api import EMULATION_ENV
+from buildctl.runtimes.sandbox_emulation import native_arch
 from buildctl.store import Store
 from tests.conftest import ROOT
 from tests.engine import Engine
@@ -193,3 +195,12 @@ def test_both_engines_make_the_same_image(
     configurations = raw_configuration(ours, descriptor), raw_configuration(theirs, made)
     assert {"User", "Env", "Entrypoint", "Cmd", "WorkingDir", "Labels"} <= set(configurations[0]["config"])
     assert configuration_differences(*configurations) == []
+    tag = "buildctl-test-load:both"
+    load(theirs, made, tag, client=docker_client)
+    request.addfinalizer(lambda: docker_client.images.remove(tag, force=True))
+    script = "import torch; print(torch.__version__)"
+    environment = dict(EMULATION_ENV[arch]) if arch != native_arch() else {}
+    said = docker_client.containers.run(
+        tag, ["python", "-c", script], environment=environment, platform=f"linux/{arch}", remove=True
+    )
+    assert said.decode().split()[-1].partition("+")[0] == configurations[0]["config"]["Labels"]["dev.buildctl.torch"]
