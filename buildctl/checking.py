@@ -39,9 +39,10 @@ def check_images(
     """The matrix is not loaded: the files of claims and the layout's index say all that is needed."""
     host = read_host(host_file) if host_file else this_host()
     if save is not None:
-        from buildctl.oci.files import write_whole  # noqa: PLC0415 - rarely
+        from buildctl.oci.files import translated, write_whole  # noqa: PLC0415 - rarely
 
-        write_whole(save, json.dumps(host.to_json(), indent=2).encode() + b"\n")
+        with translated(save):
+            write_whole(save, json.dumps(host.to_json(), indent=2).encode() + b"\n")
     others = _elsewhere(names)
     ours = [name for name in names if name not in others]
     try:

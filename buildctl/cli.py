@@ -18,6 +18,7 @@ from buildctl.errors import BuildctlError
 # Modules are imported where they are used: `buildctl --help` and completion answer in a tenth of a second.
 if TYPE_CHECKING:
     from buildctl.project import Project
+    from buildctl.registry.reference import Reference
     from buildctl.registry.referrers import Signer
 
 INTERRUPTED = 130
@@ -50,6 +51,11 @@ def main() -> None:
     except BrokenPipeError:  # `buildctl matrix | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except OSError as error:  # a file or folder that is not there, or may not be read or written
+        if error.filename is None:
+            raise
+        _complain(BuildctlError(f"{os.fsdecode(error.filename)}: {error.strerror}"))
+        status = 1
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -145,6 +151,8 @@ def lock(options: Options, names: Sequence[str], upgrade: bool, upgrade_bases: b
     """
     from buildctl.locking import check_locks, lock_cells
 
+    if check and (upgrade or upgrade_bases):
+        raise click.UsageError("--check changes nothing: leave out --upgrade and --upgrade-bases")
     project = options.open()
     cells = project.matrix.select(names)
     if check:
@@ -462,14 +470,38 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "buildctl", "_BUILDCTL_COMPLETE").source())
 
 
+def _revision(_: click.Context, option: click.Parameter, value: str) -> str:
+    from buildctl.registry.reference import is_tag
+
+    if (value and not is_tag(f"_{value}")) or (option.required and not value):
+        raise click.BadParameter(f"{value!r} cannot end a tag: letters, digits, '.', '_' and '-'")
+    return value
+
+
+def _known_findings(_: click.Context, __: click.Parameter, names: Sequence[str]) -> Sequence[str]:
+    if names:
+        from buildctl.gate import known_findings
+        from buildctl.yamlfile import did_you_mean
+
+        known = known_findings()
+        for name in names:
+            if name not in known:
+                raise click.BadParameter(f"no finding {name!r}{did_you_mean(name, known)}")
+    return names
+
+
 to_option = click.option("--to", required=True, metavar="REGISTRY/REPO", help="Where to: localhost:5000/pytorch.")
 revision_option = click.option(
-    "--revision", default="", help="What ends immutable tags: a date, a commit (default: the digest itself)."
+    "--revision",
+    default="",
+    callback=_revision,
+    help="What ends immutable tags: a date, a commit (default: the digest itself).",
 )
 allow_option = click.option(
     "--allow-not-run",
     multiple=True,
     metavar="NAME",
+    callback=_known_findings,
     help="A finding that may be NOT RUN, beside those that matrix.yaml allows; once for each.",
 )
 plain_http_option = click.option(
@@ -583,7 +615,7 @@ def publish(
 @names_argument
 @arch_option
 @to_option
-@click.option("--revision", required=True, help="The revision that the images were published with.")
+@click.option("--revision", required=True, callback=_revision, help="The revision that the images were published with.")
 @click.option("--dry-run", is_flag=True, help="Show where tags would point, and set none.")
 @allow_option
 @drop_option
@@ -857,6 +889,15 @@ def sbom(options: Options, name: str, arch: str | None) -> None:
     click.echo(found.data)
 
 
+def _published(reference: str) -> Reference:
+    """A name of the matrix would be looked for in the registry that Docker takes when none is named."""
+    from buildctl.registry.reference import Reference
+
+    if "/" not in reference:
+        raise click.UsageError(f"{reference} names no registry: REGISTRY/REPO:TAG, as `buildctl publish` printed it")
+    return Reference.parse(reference)
+
+
 @cli.command()
 @click.argument("reference")
 @sign_key_option
@@ -872,13 +913,12 @@ def sign(reference: str, sign_key: str | None, sign_keyless: bool, plain_http: b
       buildctl sign registry.example/pytorch:2.6 --sign-key cosign.key
     """
     from buildctl.registry.client import open_repository
-    from buildctl.registry.reference import Reference
     from buildctl.signing import sign_reference
 
     signer = _signer(sign_key, sign_keyless)
     if signer is None:
         raise click.UsageError("--sign-key FILE or --sign-keyless is needed")
-    repository = open_repository(Reference.parse(reference), write=True, plain_http=plain_http)
+    repository = open_repository(_published(reference), write=True, plain_http=plain_http)
     for digest in sign_reference(repository, signer):
         click.echo(f"{repository.reference.name}@{digest}")
 
@@ -909,10 +949,9 @@ def verify(reference: str, arch: str | None, key: str | None, plain_http: bool |
     from buildctl.matrix import parse_arch
     from buildctl.progress import open_progress
     from buildctl.registry.client import open_repository
-    from buildctl.registry.reference import Reference
     from buildctl.verifying import verify as check_published
 
-    repository = open_repository(Reference.parse(reference), plain_http=plain_http)
+    repository = open_repository(_published(reference), plain_http=plain_http)
     wanted, trusted = parse_arch(arch) if arch else None, PublicKey.load(key) if key else None
     with open_progress("fetched") as progress:
         found = check_published(repository, arch=wanted, scratch=None, progress=progress, key=trusted)

@@ -106,4 +106,10 @@ class ProblemsError(MatrixError):
         super().__init__(f"{source}: {len(problems)} problem{'s' if len(problems) != 1 else ''}{lines}", hint=hint)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.source, self.problems))
+        return (_restore_problems, (type(self), self.source, self.problems, self.hint))
+
+
+def _restore_problems(
+    cls: type[ProblemsError], source: str, problems: Sequence[str], hint: str | None
+) -> ProblemsError:
+    return cls(source, problems, hint=hint)

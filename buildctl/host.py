@@ -120,7 +120,9 @@ def read_host(path: Path) -> Host:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise BuildctlError(f"{path} cannot be read: {error}") from error
+        raise BuildctlError(
+            f"{path} is no file of host facts: {error}", hint="`buildctl check --save FILE` writes one"
+        ) from error
     return Host.from_json(value, str(path))
 
 

@@ -70,7 +70,7 @@ class Seen:
         yield f"{self.name}  {self.platform}"
         if self.digest:
             made = f", created {self.created}" if self.created else ""
-            yield f"  {self.digest}, {size(self.size)} in {self.layers} layers{made}"
+            yield f"  {self.digest}, {size(self.size)} in {self.layers} layer{'s' * (self.layers != 1)}{made}"
         yield f"  from its {self.source}:"
         known = [key for key in _SHOWN if key in self.says]
         rest = sorted(self.says.keys() - set(known))

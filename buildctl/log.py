@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
-# width from the terminal; no highlighting of numbers; markup off so that file names with brackets stay as they are
-console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+# width from the terminal; no highlighting of numbers; markup and emoji off so that names with [brackets] and references
+# such as a:b: stay as they are
+console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def say(text: str) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from buildctl.debt import Debt, debt_text, debts, this_moment
 from buildctl.errors import BuildctlError, LayoutError
 from buildctl.gate import known_findings, read_report
-from buildctl.lock import is_stale, read_wheel_lock
+from buildctl.lock import read_wheel_lock
+from buildctl.locking import stale_locks
 from buildctl.matrix import Cell, Combination
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
@@ -110,7 +114,8 @@ def overview(project: Project, names: Sequence[str], arch: str | None) -> Overvi
     tags = _tags(project)
     debt = [debt for cell in cells for debt in debts(project, cell, built_digest(project, cell))]
     impossible = () if names else tuple(c for c in project.matrix.combinations if not c.exists)
-    states = tuple(_state(project, cell, tags) for cell in cells)
+    stale = {path for path, _ in stale_locks(project, cells)}
+    states = tuple(_state(project, cell, tags, stale) for cell in cells)
     return Overview(cells=states, impossible=impossible, debt=tuple(debt), now=this_moment())
 
 
@@ -122,14 +127,14 @@ def _tags(project: Project) -> dict[str, str]:
         return {}
 
 
-def _state(project: Project, cell: Cell, tags: dict[str, str]) -> CellState:
-    torch, locked = str(cell.torch), "no"
-    try:
-        lock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
-        locked = "stale" if is_stale(cell, lock) else "yes"
-        torch = next((w.version for w in lock.wheels if w.name == "torch"), torch)
-    except BuildctlError:
-        pass
+def _state(project: Project, cell: Cell, tags: dict[str, str], stale: AbstractSet[Path]) -> CellState:
+    torch, wheels = str(cell.torch), project.wheel_lock(cell.name, cell.arch)
+    wanted = {wheels, *(() if cell.native else project.debian_locks(cell))}
+    locked = "stale" if wanted & stale else "yes"
+    if not all(path.is_file() for path in wanted):
+        locked = "no"
+    with suppress(BuildctlError):
+        torch = next((w.version for w in read_wheel_lock(wheels).wheels if w.name == "torch"), torch)
     built = tags.get(cell.id, "")
     return CellState(cell=cell, torch=torch, locked=locked, built=built, tested=_tested(project, cell, built))
 

@@ -13,7 +13,7 @@ from buildctl.errors import BuildctlError, LayoutError
 from buildctl.gate import completed, joined, parse_report, read_report
 from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
-from buildctl.oci.files import write_whole
+from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
 from buildctl.report import Report, Status, following
@@ -71,8 +71,9 @@ def _kept(project: Project, cell: Cell) -> Report | None:
 
 
 def _write(project: Project, cell: Cell, report: Report) -> None:
-    project.reports.mkdir(parents=True, exist_ok=True)
-    write_whole(project.report(cell), json.dumps(report.to_json(), indent=1).encode() + b"\n")
+    with translated(project.report(cell)):
+        project.reports.mkdir(parents=True, exist_ok=True)
+        write_whole(project.report(cell), json.dumps(report.to_json(), indent=1).encode() + b"\n")
 
 
 def _reports(source: str) -> list[Report]:

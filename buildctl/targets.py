@@ -5,7 +5,7 @@ Only manifests and configurations are read, no layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from buildctl.oci.layout import INDEX_TYPES, MANIFEST_TYPES, Layout, parse_objec
 if TYPE_CHECKING:
     from buildctl.registry.client import Fetched, Repository
 
+BASE = "org.opencontainers.image.base.name"
 TITLE = "org.opencontainers.image.title"
 
 
@@ -98,7 +99,15 @@ def in_layout(layout: Layout, name: str = "", *, text: str = "") -> Target:
         for descriptor in _manifests(layout, found):
             manifest, config = layout.manifest(descriptor), layout.config(descriptor)
             images.append(Image(name=one, descriptor=descriptor, manifest=manifest, config=config, title=title))
-    return Target(text=text or name or str(layout.root), images=tuple(images), indexes=indexes, layout=layout)
+    there = tuple(images) if name else _without_parts(images)
+    return Target(text=text or name or str(layout.root), images=there, indexes=indexes, layout=layout)
+
+
+def _without_parts(images: Sequence[Image]) -> tuple[Image, ...]:
+    """What somebody runs: not the bases that other images here stand on, nor the uv that Docker builds with."""
+    bases = {base for image in images if (base := image.config.labels.get(BASE))}
+    parts = tuple(f"{base}-" for base in bases)
+    return tuple(i for i in images if i.name not in {*bases, "uv"} and not i.name.startswith((*parts, "uv-")))
 
 
 def _manifests(layout: Layout, descriptor: Descriptor) -> Iterator[Descriptor]:

@@ -11,14 +11,15 @@ from buildctl.claims import read_labels
 from buildctl.daemon import connected
 from buildctl.errors import LayoutError, RuntimeUnavailableError
 from buildctl.expecting import expected_of
+from buildctl.gate import LABELS
 from buildctl.log import console, say
 from buildctl.matrix import Cell
 from buildctl.native import native_names, native_report
-from buildctl.oci.files import write_whole
+from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
 from buildctl.probes.expected import Expected
 from buildctl.probes.judging import labels
-from buildctl.probes.testing import test_image
+from buildctl.probes.testing import not_run, test_image
 from buildctl.project import Project
 from buildctl.report import Finding, Report, Status, junit_xml, table_lines
 from buildctl.reports import keep, now
@@ -47,8 +48,9 @@ class TestResult:
         return "\n\n".join("\n".join(_lines(report)) for report in self.reports)
 
     def write_junit(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, junit_xml(self.reports))
+        with translated(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, junit_xml(self.reports))
 
 
 def _lines(report: Report) -> list[str]:
@@ -115,10 +117,15 @@ def runtimes(name: str, *, context: str | None = None) -> tuple[Runtime, ...]:
 
 
 def with_labels(report: Report, image: ImageRef, expected: Expected) -> Report:
-    """The claims in the labels are asked for in the configuration, so nothing has to run for them."""
+    """The claims in the labels are asked for in the configuration, so nothing has to run for them; but where nothing
+    else was asked, they alone would make the image PASSED.
+    """
+    if report.verdict is Status.NOT_RUN:
+        reason = report.findings[0].detail if report.findings else ""
+        return replace(report, findings=(*report.findings, not_run(LABELS, reason)))
     status, detail = labels(expected, read_labels(image.config.labels, image.arch))
-    finding = Finding(name="labels", status=status, detail=detail)
-    return replace(report, findings=(*report.findings, finding)) if report.verdict is not Status.NOT_RUN else report
+    finding = Finding(name=LABELS, status=status, detail=detail)
+    return replace(report, findings=(*report.findings, finding))
 
 
 def image_ref(layout: Layout, cell: Cell) -> ImageRef:

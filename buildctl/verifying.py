@@ -27,6 +27,7 @@ from buildctl.registry.referrers import document
 from buildctl.report import Finding, Status
 from buildctl.sbom import SBOM_KIND, packages_in_bill
 from buildctl.signed import MissingError, Signed, WrongError
+from buildctl.targets import in_registry
 
 _SHOWN = 5
 
@@ -63,10 +64,13 @@ def verify(
     """Every platform that the reference leads to, or one. Layers go to a temporary folder below `scratch`.
 
     With `key`, the image and the index that led to it must be signed by it, and what is attached covered by that.
-    Raises RegistryError when the registry does not answer; what is wrong with an image is a finding.
+    Raises RegistryError when the registry does not answer, LayoutError when there is no image for `arch`; what is wrong
+    with an image is a finding.
     """
     out = []
     top = repository.manifest(repository.reference.wanted)  # a tag may move while we look: this is what it was
+    if arch and top.descriptor.media_type not in INDEX_TYPES:
+        in_registry(repository).of(arch)  # an image is for one architecture, and pulled whatever that is
     for platform_arch in [arch] if arch else _architectures(top):
         with tempfile.TemporaryDirectory(prefix="buildctl-verify-", dir=scratch) as folder:
             layout = Layout(Path(folder))

@@ -8,7 +8,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -85,7 +85,8 @@ def _temporary(target: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # it would hide what went wrong: on a read-only file system this fails, too
+            path.unlink(missing_ok=True)
 
 
 def _link(source: Path, target: Path) -> bool:

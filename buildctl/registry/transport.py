@@ -14,6 +14,7 @@ import urllib3
 from requests.auth import AuthBase
 
 from buildctl import __version__
+from buildctl.log import say
 from buildctl.registry.auth import Credentials, docker_credentials, parse_challenge
 from buildctl.registry.problems import AbsentError, AgainError, RefusedError, RegistryError, UnavailableError
 from buildctl.registry.reference import DOCKER_HUB, is_loopback
@@ -21,6 +22,7 @@ from buildctl.registry.trust import BUNDLE, Distrust, distrust, open_session, sp
 from buildctl.transfer import Patience, retry_after
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_NOTICED = 2  # failures in a row after which a person wonders why nothing happens
 PATIENCE = Patience(read=90.0)  # a registry hashes a whole layer before it answers
 _MESSAGE_LIMIT = 64 << 10  # bytes of an error's body that are looked at
 
@@ -60,8 +62,10 @@ class Tries:
         if self.used >= self.patience.attempts:
             raise UnavailableError(
                 f"{self.what}: {reason}, {self.used} times in a row",
-                hint="run the same command again: what the registry has is not sent twice",
+                hint="check the address and the network, then run it again: what arrived is not sent twice",
             )
+        if self.used == _NOTICED:
+            say(f"{self.what}: {reason}; trying again")
         time.sleep(min(wait, self.patience.longest_wait))
 
     def progressed(self) -> None:

@@ -15,6 +15,7 @@ from buildctl.oci.image import ImageConfig, Platform
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
 from buildctl.report import Finding, Report, Status
+from buildctl.targets import BASE, in_layout
 from tests.conftest import ROOT
 from tests.images import Blobs, config_of, file, tar
 
@@ -64,6 +65,18 @@ def test_anybodys_layout_by_path_and_by_path_and_name(tmp_path: Path) -> None:
     assert [i.platform for i in one.images] == ["linux/arm64"]
     with pytest.raises(LayoutError, match="is no OCI layout"):
         inspect_images(no_project, str(tmp_path / "nowhere"), arch=None)
+
+
+def test_a_layout_stands_for_what_runs_not_for_the_bases_below(tmp_path: Path) -> None:
+    layout, blobs = Layout(tmp_path / "dist"), Blobs(tmp_path / "blobs")
+    layers = [blobs.add(tar(file("a")))]
+    named = {BASE: "base-debian13"}
+    for name, labels in {"cpu-2.6-arm64": named, "base-debian13-arm64": {}, "base-debian13-devel-arm64": {}}.items():
+        config = dataclasses.replace(config_of(layers, arch="arm64"), labels=labels)
+        found = layout.put_image(name=name, config=config, layers=layers, blob=blobs.path)
+        layout.put_index(name=name.removesuffix("-arm64"), manifests=[found])
+    assert {image.name for image in in_layout(layout).images} == {"cpu-2.6", "cpu-2.6-arm64"}
+    assert [image.name for image in in_layout(layout, "base-debian13").images] == ["base-debian13"]
 
 
 def test_images_of_others_speak_by_their_environment() -> None:
