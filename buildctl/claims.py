@@ -357,3 +357,23 @@ def claims_from_labels(labels: Mapping[str, str], arch: str, *, name: str = "", 
         never=words["devices.never"],
         facts=facts if compiled else None,
     )
+
+
+_ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
+
+
+def runs_on(architectures: Iterable[str], capability: tuple[int, int]) -> bool:
+    """Whether one of the compiled `architectures` (sm_.., compute_..) runs on a GPU of that compute capability.
+
+    Machine code runs within its major version from its minor on, PTX on everything newer; the suffix `a` is for exactly
+    one capability, `f` for its family. CUDA C++ Programming Guide, section Compute Capabilities.
+    """
+    for found in filter(None, map(_ARCHITECTURE.fullmatch, architectures)):
+        compiled, kind, suffix = (int(found[2]), int(found[3])), found[1], found[4]
+        if compiled == capability and kind == "sm":
+            return True
+        if kind == "sm" and suffix != "a" and compiled[0] == capability[0] and compiled[1] <= capability[1]:
+            return True
+        if kind == "compute" and not suffix and compiled <= capability:
+            return True
+    return False

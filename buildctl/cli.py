@@ -800,8 +800,9 @@ def doctor(options: Options, as_json: bool) -> None:
     help="Folder of the environment (default: .venv-NAME in the project).",
 )
 @click.option("--verify", is_flag=True, help="Install nothing: does the lock resolve, is its wheel an MPS build?")
+@json_option
 @click.pass_obj
-def native(options: Options, name: str, path: Path | None, verify: bool) -> None:
+def native(options: Options, name: str, path: Path | None, verify: bool, as_json: bool) -> None:
     """Make a native environment on macOS arm64 from the lock, hash-checked: the only road to an Apple GPU.
 
     Elsewhere it says why not; --verify works everywhere.
@@ -815,6 +816,9 @@ def native(options: Options, name: str, path: Path | None, verify: bool) -> None
 
     project = options.open()
     lines = verify_native(project, name) if verify else make_native(project, name, path)
+    if as_json:
+        click.echo(json.dumps({"name": name, "verified": verify, "says": list(lines)}, indent=2))
+        return
     for line in lines:
         click.echo(line)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,12 +9,11 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from buildctl.claims import Claims, read_claims
+from buildctl.claims import Claims, read_claims, runs_on
 from buildctl.errors import LayoutError, MatrixError
 from buildctl.host import Gpu, Host
 
 MPS_MACOS = Version("14")  # PyTorch's MPS backend needs macOS 14
-_SM = re.compile(r"(?:sm|compute)_(\d+)(\d)([af]?)")
 _REPOSITORY = "pytorch"
 
 
@@ -215,20 +213,11 @@ def toolkit_step(host: Host) -> str:
 
 
 def covers(claims: Claims, gpu: Gpu) -> bool:
-    """Whether torch has code for that GPU. A cubin runs on its major capability and later minors, never across majors;
-    PTX is compiled by the driver for anything newer; a suffix `a` is for exactly one capability, `f` for its family.
-    Where claims or driver do not say, the benefit of the doubt.
-    """
+    """Whether torch has code for that GPU. Where claims or driver do not say, the benefit of the doubt."""
     if gpu.capability is None or claims.facts is None:
         return True
     major, minor = map(int, gpu.capability.split("."))
-    for word in claims.facts.gpu_architectures:
-        if m := _SM.fullmatch(word):
-            exact = (int(m[1]), int(m[2])) == (major, minor)
-            if exact or (m[3] != "a" and int(m[1]) == major and int(m[2]) <= minor):
-                return True
-    ptx = [m for m in map(_SM.fullmatch, claims.facts.ptx) if m]
-    return any((int(m[1]), int(m[2])) <= (major, minor) for m in ptx if not m[3])
+    return runs_on((*claims.facts.gpu_architectures, *claims.facts.ptx), (major, minor))
 
 
 def _uncovered(claims: Claims, gpus: Iterable[Gpu]) -> str:

@@ -124,7 +124,7 @@ CHECKS = (
     Check(
         name="works on the gpu",
         run="torch",
-        questions=("devices", "matmul", "convolution", "autograd"),
+        questions=("devices", "matmul", "convolution", "autograd", "gpu_architectures", "gpus"),
         judge=judging.gpu,
         applies=is_cuda,
         blocked=no_gpu,

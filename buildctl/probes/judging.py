@@ -11,6 +11,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
+from buildctl.claims import runs_on
 from buildctl.probes.expected import Expected
 from buildctl.report import Status
 
@@ -241,7 +242,7 @@ def _training(value: Any, device: str) -> Verdict:
 
 
 def gpu(_: Expected, value: Any) -> Verdict:
-    """`value` holds the answers to devices, matmul, convolution and autograd."""
+    """`value` holds the answers to devices, matmul, convolution, autograd, gpu_architectures and gpus."""
     found = [name for name in value["matmul"] if name.startswith("cuda:")]
     if not found:
         return failed("expected the host's GPU to appear, image reports no CUDA device")
@@ -250,11 +251,32 @@ def gpu(_: Expected, value: Any) -> Verdict:
             _errors(value["matmul"], device),
             _errors(value["convolution"], device),
             _training(value["autograd"], device),
+            _gpu(value["gpus"]["devices"][device], value["gpu_architectures"], device),
         ):
             if verdict[0] is not Status.PASSED:
                 return verdict
+    if value["gpus"]["nccl"] != 3.0:
+        return differs("NCCL's sum over one process", 3.0, value["gpus"]["nccl"])
     worst = max(value["matmul"][d] for d in found)
-    return passed(f"computes on {', '.join(value['devices']['cuda']['names'])}, relative error {worst:.1e}")
+    names = ", ".join(value["devices"]["cuda"]["names"])
+    return passed(f"computes on {names}, relative error {worst:.1e}; NCCL starts, memory is given back")
+
+
+BFLOAT16 = 1e-2  # its mantissa has 8 bits
+
+
+def _gpu(value: Mapping[str, Any], architectures: Sequence[str], device: str) -> Verdict:
+    capability = tuple(value["capability"])
+    if not runs_on(architectures, capability):
+        own = f"sm_{capability[0]}{capability[1]}"
+        return failed(f"on {device}: expected kernels for {own}, image has {' '.join(architectures)}")
+    if value["bf16"] is not None and not value["bf16"] <= BFLOAT16:
+        return failed(f"on {device}: expected bfloat16 within {BFLOAT16:g}, image computes {value['bf16']:.3g}")
+    if not value["cudnn"]:
+        return failed(f"on {device}: expected cuDNN to take its tensors, image refuses")
+    if value["held"] <= 0 or value["kept"] != 0:
+        return failed(f"on {device}: of {value['held']} bytes allocated and given back, {value['kept']} stayed")
+    return passed("")
 
 
 def numpy_bridge(_: Expected, value: Any) -> Verdict:

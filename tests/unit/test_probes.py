@@ -129,6 +129,19 @@ def changed(name: str, **change: object) -> dict[str, Any]:
     return {**GOOD[name], **change}
 
 
+def on_gpu(**change: object) -> dict[str, Any]:
+    """What a machine with a GPU answers where all is well, but for what is changed."""
+    device = {"capability": [9, 0], "bf16": 0.004, "cudnn": True, "held": 64 << 20, "kept": 0}
+    return {
+        "matmul": {"cpu": 0.0, "cuda:0": 1e-6},
+        "convolution": {"cuda:0": 1e-6},
+        "autograd": {"cuda:0": [6.0, 0.0]},
+        "devices": {"cuda": {"available": True, "names": ["H200"]}},
+        "gpu_architectures": ["sm_80", "sm_90"],
+        "gpus": {"devices": {"cuda:0": device | change}, "nccl": 3.0},
+    }
+
+
 CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str]] = [
     (judging.platform, CUDA, changed("python", machine="aarch64"),
      "expected platform Linux x86_64, image reports Linux aarch64"),
@@ -156,8 +169,12 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging.matmul_cpu, CUDA, {"cpu": float("nan")}, "image computes nan"),
     (judging.autograd_cpu, CUDA, {"cpu": [1.0, 0.9]}, "image trains 1 -> 0.9"),
     (judging.gpu, CUDA, {"matmul": {"cpu": 0.0}, "convolution": {}, "autograd": {}, "devices": {}}, "no CUDA device"),
-    (judging.gpu, CUDA, {"matmul": {"cpu": 0.0, "cuda:0": 0.0}, "convolution": {"cuda:0": 1.0}, "devices": {},
-                         "autograd": {"cuda:0": [6.0, 0.0]}}, "on cuda:0: expected an error of at most"),
+    (judging.gpu, CUDA, on_gpu() | {"convolution": {"cuda:0": 1.0}}, "on cuda:0: expected an error of at most"),
+    (judging.gpu, CUDA, on_gpu(capability=[12, 0]), "expected kernels for sm_120, image has sm_80 sm_90"),
+    (judging.gpu, CUDA, on_gpu(bf16=0.3), "expected bfloat16 within 0.01, image computes 0.3"),
+    (judging.gpu, CUDA, on_gpu(cudnn=False), "expected cuDNN to take its tensors"),
+    (judging.gpu, CUDA, on_gpu(kept=512), "of 67108864 bytes allocated and given back, 512 stayed"),
+    (judging.gpu, CUDA, on_gpu() | {"gpus": {**on_gpu()["gpus"], "nccl": 1.0}}, "NCCL's sum over one process"),
     (judging.dataloader, CUDA, {"squares": [0, 1, 4, 9, 16, 25, 36, 49], "workers": 1}, "image reports 1"),
     (judging.bytecode, CUDA, {"good": 9, "bad": ["torch: no bytecode"], "bad_count": 1}, "torch: no bytecode"),
     (judging.distributions, CUDA, [["numpy", "2.1", "/a"], ["torch", "2.6.0", "/a"], ["torch", "2.5", "/b"]],
@@ -210,6 +227,8 @@ def test_what_differs_fails_and_names_both(
         (judging.torchaudio, None),
         (judging.torchvision, "0.21.0+cu124"),
         (judging.without_gpu, {"picked": "cpu", "sum": 8.0, "refusal": "no driver"}),
+        (judging.gpu, on_gpu()),
+        (judging.gpu, on_gpu(capability=[7, 5], bf16=None) | {"gpu_architectures": ["sm_75"]}),
         (judging.distributions, [["numpy", "2.1.0", "/a"], ["torch", "2.6.0", "/a"]]),
         (judging.nvidia_environment, GOOD["nvidia"]),
         (judging.locale, GOOD["locale"]),

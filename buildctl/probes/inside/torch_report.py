@@ -5,6 +5,7 @@
 import os
 import platform
 import sys
+import tempfile
 
 
 def about_python():
@@ -197,6 +198,55 @@ def without_gpu():
     return {"picked": picked, "sum": total, "refusal": refusal}
 
 
+def gpus():
+    """Of every GPU: its capability, bfloat16 against float64 (from 8.0 on, where it is in the hardware), whether cuDNN
+    takes its tensors, and bytes that an allocation held and that stayed after it was given back. Of the first: NCCL.
+    """
+    import torch
+
+    found = {}
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device = f"cuda:{number}"
+        capability = torch.cuda.get_device_capability(number)
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated(number)
+        block = torch.ones(64 << 20, dtype=torch.uint8, device=device)
+        held = torch.cuda.memory_allocated(number) - before
+        del block
+        torch.cuda.empty_cache()
+        found[device] = {
+            "capability": list(capability),
+            "bf16": bfloat16(device) if capability >= (8, 0) else None,
+            "cudnn": bool(torch.backends.cudnn.is_acceptable(torch.ones(1, device=device))),
+            "held": held,
+            "kept": torch.cuda.memory_allocated(number) - before,
+        }
+    return {"devices": found, "nccl": nccl() if found else None}
+
+
+def bfloat16(device):
+    import torch
+
+    generator = torch.Generator().manual_seed(3)
+    left, right = (torch.rand(96, 96, generator=generator).bfloat16() for _ in range(2))
+    exact = left.double() @ right.double()
+    product = (left.to(device) @ right.to(device)).cpu().double()
+    return float((product - exact).abs().max() / exact.abs().max())
+
+
+def nccl():
+    """A group of one process on each GPU needs more processes; that its library starts and reduces is seen by one."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.cuda.set_device(0)
+        torch.distributed.init_process_group("nccl", init_method=f"file://{folder}/store", rank=0, world_size=1)
+        total = torch.ones(3, device="cuda:0")
+        torch.distributed.all_reduce(total)
+        torch.distributed.destroy_process_group()
+    return float(total.sum())
+
+
 def numpy_bridge():
     import numpy
     import torch
@@ -286,6 +336,7 @@ def main():
     ask("autograd", autograd)
     ask("numpy_bridge", numpy_bridge)
     ask("without_gpu", without_gpu)
+    ask("gpus", gpus)
     ask("dataloader", dataloader)
     ask("bytecode", bytecode)
 
