@@ -238,7 +238,7 @@ def planned_tags(project: Project, cells: Sequence[Cell], options: PublishOption
     """What would point where by the rule and the layout, and what stands against it; asks no registry."""
     layout = Layout(project.layout)
     check_policy(project)
-    there = set(layout.names())
+    there = set(layout.names()) if layout.index_path.is_file() else set()
     claims = claims_by_cell(project, project.matrix.cells)
     said: dict[str, str] = {}
     waived: dict[str, tuple[str, ...]] = {}
