@@ -1,21 +1,22 @@
-"""What a cell declares, from its lock and its claims, in the words that the probes ask in."""
+"""What an image declares, in the words that the probes ask in: from claims alone, or with a cell's lock."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from buildctl.claiming import kept_claims
-from buildctl.claims import label_values
+from buildctl.claims import Claims, label_values
 from buildctl.lock import WheelLock, read_wheel_lock
 from buildctl.matrix import Cell
 from buildctl.probes.expected import Expected
 from buildctl.project import Project
 
 
-def expected_of(project: Project, cell: Cell) -> Expected:
-    lock: WheelLock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
-    claims = kept_claims(project, cell, lock)
+def expected_by(claims: Claims, distributions: Mapping[str, str]) -> Expected:
+    """What claims say by themselves, wherever they were read."""
     return Expected(
         torch=claims.torch,
-        build=claims.facts.torch if claims.facts else None,
         torchvision=claims.torchvision,
         torchaudio=claims.torchaudio,
         python=claims.python,
@@ -23,13 +24,22 @@ def expected_of(project: Project, cell: Cell) -> Expected:
         accelerator=claims.accelerator,
         cuda=claims.cuda,
         built=claims.built,
-        never=claims.never,
-        flavour=str(cell.flavour),
-        distributions={wheel.name: wheel.version for wheel in lock.wheels},
+        distributions=distributions,
         gpu_architectures=claims.architectures,
         cudnn=claims.cudnn,
         nccl=claims.nccl,
         glibc=claims.glibc,
+    )
+
+
+def expected_of(project: Project, cell: Cell) -> Expected:
+    lock: WheelLock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
+    claims = kept_claims(project, cell, lock)
+    return replace(
+        expected_by(claims, {wheel.name: wheel.version for wheel in lock.wheels}),
+        build=claims.facts.torch if claims.facts else None,
+        never=claims.never,
+        flavour=str(cell.flavour),
         labels=label_values(claims),
         system="Darwin" if cell.native else "Linux",
         native=cell.native,

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from buildctl.attached import attach_report
 from buildctl.claims import Claims, claims_from_labels
+from buildctl.expecting import expected_by
 from buildctl.gate import LABELS
 from buildctl.log import say
 from buildctl.oci.image import Descriptor
@@ -123,7 +124,7 @@ def _ours(claims: Claims, title: str, distributions: Mapping[str, str] | None) -
     if not title:
         unclaimed["torch.compile"] = "nothing says which flavour this is"
     return replace(
-        _expected(claims, distributions),
+        expected_by(claims, distributions or {}),
         never=claims.never,
         flavour="devel" if title.endswith("-devel") else "runtime",
         unclaimed=unclaimed,
@@ -143,24 +144,6 @@ def _theirs(claims: Claims, distributions: Mapping[str, str] | None) -> Expected
         "no cuda": None,
     }
     return replace(
-        _expected(claims, distributions),
+        expected_by(claims, distributions or {}),
         unclaimed=unclaimed | {name: _NO_CLAIM for name, claim in backed.items() if not claim},
-    )
-
-
-def _expected(claims: Claims, distributions: Mapping[str, str] | None) -> Expected:
-    return Expected(
-        torch=claims.torch,
-        torchvision=claims.torchvision,
-        torchaudio=claims.torchaudio,
-        python=claims.python,
-        arch=claims.arch,
-        accelerator=claims.accelerator,
-        cuda=claims.cuda,
-        built=claims.built,
-        distributions=distributions or {},
-        gpu_architectures=claims.architectures,
-        cudnn=claims.cudnn,
-        nccl=claims.nccl,
-        glibc=claims.glibc,
     )

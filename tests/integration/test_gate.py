@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from buildctl.report import Status
 from buildctl.verdict import Kind
 from tests.conftest import buildctl
 from tests.projects import Small, small
-from tests.registry import Proxy, docker_registry, proxy
+from tests.registry import Proxy
 
 HOSTS = Path(__file__).parents[1] / "hosts"
 LABELS = {
@@ -42,18 +41,6 @@ publish:
   allow-not-run: {"*": [torch.compile], "cuda-*": [works on the gpu]}
   require: {"cpu-*": [torchrun]}
 """
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with docker_registry(tmp_path_factory.mktemp("registry")) as netloc:
-        yield netloc
-
-
-@pytest.fixture
-def front(upstream: str) -> Iterator[Proxy]:
-    with proxy(upstream) as server:
-        yield server
 
 
 @pytest.fixture

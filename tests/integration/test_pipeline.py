@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -84,7 +86,8 @@ def test_from_a_clean_checkout_to_promoted_tags(
     assert pointed_at(to, "2.6") == {"linux/amd64": cuda, "linux/arm64": cpu}
     assert pointed_at(to, "cuda-2.6") == pointed_at(to, "2.6-cuda12.4") == {"linux/amd64": cuda}
     assert pointed_at(to, "cpu-2.6") == {"linux/arm64": cpu}
-    assert done.stdout.count("PASSED   signature") == 2 * done.stdout.count("verified") or "signature" in done.stdout
+    verdicts = re.findall(r"^ +(PASSED|FAILED|NOT RUN) +signature ", done.stdout, flags=re.MULTILINE)
+    assert verdicts == ["PASSED", "PASSED"]  # of cuda-2.6 and of cpu-2.6, as they were pulled
     assert {path.name for path in (folder / "dist" / "junit").iterdir()} == {"cuda-2.6-amd64.xml", "cpu-2.6-arm64.xml"}
     assert git(folder, "status", "--porcelain") == ""
 
@@ -95,6 +98,35 @@ def single(to: Repository, tag: str) -> str:
 
 def pointed_at(to: Repository, tag: str) -> dict[str, str]:
     return {str(m.platform): str(m.digest) for m in Index.from_json(to.manifest(tag).json()).manifests}
+
+
+@pytest.mark.parametrize("broken", ["check", "build", "fsck", "test", "publish", "promote", "verify"])
+def test_a_step_that_fails_stops_all_that_comes_after(broken: str, tmp_path: Path) -> None:
+    """The real script and job list; `make` and buildctl are stand-ins that note what they are asked."""
+    names, asked = ["matrix", "build", "fsck", "test", "publish", "promote", "verify"], tmp_path / "asked"
+    for folder in ("scripts", ".venv/bin", "bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("pipeline", "ci-jobs"):
+        (tmp_path / "scripts" / name).write_bytes((ROOT / "scripts" / name).read_bytes())
+        (tmp_path / "scripts" / name).chmod(0o755)
+    (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
+    cells = [
+        {"name": n, "image": n, "arch": a, "native": False} for n, a in (("cuda-2.6", "amd64"), ("cpu-2.6", "arm64"))
+    ]
+    stand_in = (
+        f'#!/bin/sh\ncase $1 in -s) exit 0 ;; esac\necho "$1" >>{asked}\n'
+        f"[ $1 != matrix ] || echo '{json.dumps({'cells': cells})}'\n[ $1 != {broken} ] || exit 7\n"
+    )
+    for path in (tmp_path / ".venv/bin/buildctl", tmp_path / "bin/make"):
+        path.write_text(stand_in)
+        path.chmod(0o755)
+    env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "REGISTRY": "registry.invalid/x", "REVISION": "r"}
+    done = call(tmp_path, "scripts/pipeline", "all", env=env)
+    assert done.returncode == 7, done.stderr
+    seen = asked.read_text().split()
+    assert seen[-1] == broken
+    assert seen.count(broken) == 1
+    assert set(names[names.index(broken) + 1 :] if broken in names else names) & set(seen) <= {"matrix"}
 
 
 def test_one_job_for_each_name_and_architecture() -> None:

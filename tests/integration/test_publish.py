@@ -196,6 +196,19 @@ def test_builders_push_by_digest_and_a_last_job_promotes_what_passed(
     assert platforms(to, "2.6.0-cpu-py3.13-r7") == {"linux/arm64": cpu}
 
 
+def test_immutable_tags_alone_leave_the_moving_ones_to_the_last_job(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    to = repository(front, request)
+    for cell in ("cuda-2.6-amd64", "cpu-2.6-arm64"):
+        push(project, to, cell, revision="r8", tags="immutable")
+    set_now = {e.path.rpartition("/")[2] for e in front.writes() if "/manifests/" in e.path}
+    names = {"2.6.0-cuda12.4-py3.13-amd64-r8", "2.6.0-cpu-py3.13-arm64-r8"}
+    assert {name for name in set_now if not name.startswith("sha256")} == names
+    assert promote(project.project, project.cells(), to, PublishOptions(revision="r8")).exit_code == 0
+    assert set(platforms(to, "2.6")) == {"linux/amd64", "linux/arm64"}
+
+
 # faults: each once, and the result is the right one
 
 

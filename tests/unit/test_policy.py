@@ -93,3 +93,10 @@ def test_the_default_matrix_names_findings_that_there_are() -> None:
     matrix.publish.check(known_findings(), "matrix.yaml")
     devel = next(cell for cell in matrix.cells if cell.id == "cuda-2.6-devel-amd64")
     assert "torch.compile" in matrix.publish.required(devel)
+
+
+def test_a_rule_about_a_flavour_that_is_left_out_is_no_mistake() -> None:
+    text = MATRIX.replace("[runtime, devel]", "[runtime]") + RULES
+    matrix = parse_matrix(text, Path("matrix.yaml"))
+    assert {cell.flavour for cell in matrix.cells} == {"runtime"}
+    assert all(matrix.publish.required(cell) == frozenset() for cell in matrix.cells)
