@@ -6,9 +6,11 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.engines.assemble import Built
 from buildctl.engines.docker import (
     UV,
@@ -16,9 +18,11 @@ from buildctl.engines.docker import (
     Target,
     bake_definition,
     build_with_docker,
+    has_fixed_times,
     put_uv,
     user_secrets,
 )
+from buildctl.errors import DockerfileError
 from buildctl.index import uv_environment
 from buildctl.log import say
 from buildctl.matrix import ARCHES, Cell, DebianBase, ImageBase
@@ -57,7 +61,7 @@ def docker_images(
                 context=context,
                 secrets=user_secrets(Path(secrets), environment, index=index),
             )
-            targets = [target_of(cell, context=project.images, layout=layout.root) for cell in some]
+            targets = [with_fixed_times(target_of(cell, context=project.images, layout=layout.root)) for cell in some]
             found = build_with_docker(targets, options, layout=layout)
         seconds = (time.perf_counter() - start) / len(some)
         for name, descriptor in found.items():
@@ -95,6 +99,13 @@ def target_of(cell: Cell, *, context: Path, layout: Path) -> Target:
         contexts={"base": where, UV: f"oci-layout://{layout}:{UV}"},
         tags=(f"pytorch:{cell.id}",),
     )
+
+
+def with_fixed_times(target: Target) -> Target:
+    """`target` as its Dockerfile is: see `has_fixed_times`. BuildKit may understand one that our parser refuses."""
+    with suppress(DockerfileError):
+        return replace(target, fixed_times=has_fixed_times(read_dockerfile(Path(target.context, target.dockerfile))))
+    return target
 
 
 def _image_context(base: ImageBase, cell: Cell, *, root: Path) -> str:

@@ -1,4 +1,4 @@
-"""Bytecode for a layer, made by the image's own Python in one process that is fed while the layer is written.
+"""Bytecode for a layer, made by the image's own Python in processes that are fed while the layer is written.
 
 The files are what `compileall --invalidation-mode unchecked-hash` writes: they do not depend on time stamps and are not
 checked at import. The bytes depend on the Python, on the path inside the image and on the source, on nothing else.
@@ -7,10 +7,11 @@ checked at import. The bytes depend on the Python, on the path inside the image 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from buildctl.errors import EngineError
 
 _NONE = 0xFFFFFFFF  # a length: this file has no bytecode
 _DEADLINE = 600.0  # seconds for the rest of a layer after its last source
+_ENOUGH = 2 << 20  # bytes of source, about 0.2 s of work, for which another process is worth its start
 
 # Runs in the image's Python. Per file: lengths of path and source, path, source in; length and bytecode out.
 # What else the process has compiled would show in the bytes, for it leaves names interned. Where the compiler meets
@@ -29,6 +31,7 @@ _DEADLINE = 600.0  # seconds for the rest of a layer after its last source
 # - a set of names (`x in {"a", "b"}`), it makes a copy per function when one of the names is not new.
 # So the words in quotes of a file with such sets are interned before it is compiled, and a file that still has one of
 # these is compiled again while its own names are interned: then no name is new, ever.
+# The pattern of such a set begins with the letters of "in", which makes the search eight times as fast as \\b would.
 # The garbage collector is off: code has no cycles, and it would only cost time.
 _COMPILE = """
 import gc, marshal, re, struct, sys
@@ -38,7 +41,7 @@ gc.disable()
 take, give = sys.stdin.buffer, sys.stdout.buffer
 head = MAGIC_NUMBER + (1).to_bytes(4, "little")
 
-SET = re.compile(rb"\\bin\\s*\\{")
+SET = re.compile(rb"in(?<=\\bin)\\s*\\{")
 WORD = re.compile(rb"['\\"]([A-Za-z0-9_]+)['\\"]")
 
 def compiled(path, source):
@@ -131,6 +134,11 @@ class BuildPython:
     @contextlib.contextmanager
     def open(self) -> Iterator[Compilation]:
         """Raises EngineError when the Python cannot be started or fails."""
+        with contextlib.ExitStack() as stack:
+            yield _Compilation(lambda: stack.enter_context(self._process()), most=os.cpu_count() or 1)
+
+    @contextlib.contextmanager
+    def _process(self) -> Iterator[_Process]:
         # files and not pipes at the far end: nobody has to read while the layer is written, and memory stays small
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             try:
@@ -146,18 +154,43 @@ class BuildPython:
             except OSError as error:
                 raise EngineError(f"the base's Python cannot be started: {self.argv[0]}: {error}") from error
             assert process.stdin is not None  # noqa: S101 - PIPE was asked for
-            running = _Running(process, process.stdin, out, err)
+            running = _Process(process, process.stdin, out, err)
             try:
                 yield running
             finally:
                 running.stop()
 
 
-class _Running:
+class _Compilation:
+    """Gives each file to the process with the least to do; one layer may hold most of an image's sources."""
+
+    def __init__(self, start: Callable[[], _Process], *, most: int) -> None:
+        self._start, self._most = start, most
+        self._processes = [start()]
+        self._given: list[_Process] = []
+
+    def add(self, path: str, source: bytes) -> None:
+        process = min(self._processes, key=lambda p: p.size)
+        if process.size > _ENOUGH and len(self._processes) < self._most:
+            process = self._start()
+            self._processes.append(process)
+        process.add(path, source)
+        self._given.append(process)
+
+    def results(self) -> Iterator[bytes | None]:
+        for process in self._processes:
+            process.finish()
+        for process in self._given:
+            yield process.next()
+
+
+class _Process:
+    """`size` is what it was given, in bytes of source."""
+
     def __init__(self, process: subprocess.Popen[bytes], stdin: IO[bytes], out: IO[bytes], err: IO[bytes]) -> None:
         self._process, self._stdin, self._out, self._err = process, stdin, out, err
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
-        self._count = 0
+        self.size = 0
         self._feeder = threading.Thread(target=self._feed, daemon=True)
         self._feeder.start()
 
@@ -172,15 +205,12 @@ class _Running:
     def add(self, path: str, source: bytes) -> None:
         name = path.encode()
         self._queue.put(len(name).to_bytes(4, "little") + len(source).to_bytes(4, "little") + name + source)
-        self._count += 1
+        self.size += len(source)
 
-    def results(self) -> Iterator[bytes | None]:
-        self._queue.put(None)
-        self._finish()
-        self._out.seek(0)
-        for _ in range(self._count):
-            length = int.from_bytes(self._read(4), "little")
-            yield None if length == _NONE else self._read(length)
+    def next(self) -> bytes | None:
+        """The bytecode of the next file that it was given, after `finish`."""
+        length = int.from_bytes(self._read(4), "little")
+        return None if length == _NONE else self._read(length)
 
     def _read(self, length: int) -> bytes:
         data = self._out.read(length)
@@ -188,7 +218,9 @@ class _Running:
             raise EngineError("the base's Python gave less bytecode than it was asked for")
         return data
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Wait until all is compiled. Raises EngineError."""
+        self._queue.put(None)
         try:
             status = self._process.wait(_DEADLINE)
         except subprocess.TimeoutExpired as error:
@@ -199,6 +231,7 @@ class _Running:
             raise EngineError(
                 f"the base's Python failed with {status} while making bytecode" + (f":\n{said}" if said else "")
             )
+        self._out.seek(0)
 
     def stop(self) -> None:
         self._process.kill()

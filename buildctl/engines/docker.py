@@ -13,9 +13,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from buildctl.dockerfile.parse import Instruction
 from buildctl.engines.buildkit_progress import watched
 from buildctl.errors import EngineError, ToolError
 from buildctl.oci.digest import Digest
@@ -36,7 +38,8 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """One cell to build. `dockerfile` is relative to `context`; `contexts` are named contexts, as buildx writes them
-    (`oci-layout://DIR:NAME`, a folder, `docker-image://...`).
+    (`oci-layout://DIR:NAME`, a folder, `docker-image://...`). `fixed_times` says that no layer of it can hold a time
+    stamp of the build, so that none has to be rewritten.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Target:
     contexts: Mapping[str, str] = field(default_factory=dict)
     args: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
+    fixed_times: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +112,7 @@ def build_with_docker(targets: Sequence[Target], options: DockerOptions, *, layo
         definition = bake_definition(targets)
         for number, target in enumerate(targets):
             entry = definition["target"][bake_name(target.name)]
-            entry["output"] = [_output(scratch / f"{number}", options)]
+            entry["output"] = [_output(scratch / f"{number}", options, rewrite=not target.fixed_times)]
             entry["args"] = {**entry.get("args", {}), **_proxies(), "SOURCE_DATE_EPOCH": str(options.epoch)}
             entry["secret"] = [{"id": k, "src": str(v.absolute())} for k, v in sorted(options.secrets.items())]
             if options.attest:
@@ -168,7 +172,7 @@ def _context_name(context: str) -> str:
     return "default" if "://" in context else context
 
 
-def _output(destination: Path, options: DockerOptions) -> dict[str, str]:
+def _output(destination: Path, options: DockerOptions, *, rewrite: bool) -> dict[str, str]:
     level = {"compression-level": "3"} if options.compression is Compression.ZSTD else {}
     name = {Compression.NONE: "uncompressed"}.get(options.compression, str(options.compression))
     return {
@@ -176,10 +180,34 @@ def _output(destination: Path, options: DockerOptions) -> dict[str, str]:
         "tar": "false",
         "dest": str(destination),
         "oci-mediatypes": "true",
-        "rewrite-timestamp": "true",
+        # for which BuildKit unpacks and compresses every layer a second time
+        **({"rewrite-timestamp": "true"} if rewrite else {}),
         "compression": name,
         **level,
     }
+
+
+def has_fixed_times(instructions: Sequence[Instruction]) -> bool:
+    """Whether all that the last stage adds to its base is the /out of stages that end in install-wheels, which sets the
+    time stamps there.
+    """
+    starts = [n for n, i in enumerate(instructions) if i.keyword == "FROM"]
+    stages: dict[str, Sequence[Instruction]] = {}
+    for start, end in pairwise([*starts, len(instructions)]):
+        name = instructions[start].text.split()[-1].lower()
+        last = instructions[start:end]
+        if end < len(instructions):
+            stages[name] = last
+    base = last[0].text.split()[0].lower()
+    return base not in stages and all(_keeps_times(i, stages) for i in last[1:])
+
+
+def _keeps_times(instruction: Instruction, stages: Mapping[str, Sequence[Instruction]]) -> bool:
+    if instruction.keyword not in {"COPY", "ADD", "RUN"}:
+        return True
+    source = stages.get((instruction.flag("from") or "").lower(), ())
+    ran = (source[-1].json_form or ()) if source and source[-1].keyword == "RUN" else ()
+    return (instruction.keyword, instruction.text.split(), ran[:1]) == ("COPY", ["/out/", "/"], ("install-wheels",))
 
 
 def _proxies() -> dict[str, str]:

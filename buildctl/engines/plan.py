@@ -21,6 +21,7 @@ from buildctl.oci.image import ImageConfig, Platform
 
 INSTALLER = "/usr/local/bin/install-wheels"
 REQUIREMENTS = "/lock/requirements.txt"
+OUT = "out/"  # below it a stage lays down what the image is to get
 # How install-wheels reaches an index behind a company's proxy under BuildKit; never part of what it installs.
 INSTALLER_SECRETS = (("mount", "type=secret,id=ca-bundle"), ("mount", "type=secret,id=uv-config"))
 _NOTHING = ImageConfig(platform=Platform(architecture=""))
@@ -75,6 +76,7 @@ class _Stage:
     operations: list[Operation] = field(default_factory=list)
     placed: dict[str, Path] = field(default_factory=dict)
     installed: list[WheelsLayer] = field(default_factory=list)
+    out: list[Entry] = field(default_factory=list)  # files of the context that lie below /out
     workdirs: list[str] = field(default_factory=list)
     has_cmd: bool = False
 
@@ -227,6 +229,7 @@ class _Planner:
                 operations=list(parent.operations),
                 placed=dict(parent.placed),
                 installed=list(parent.installed),
+                out=list(parent.out),
                 workdirs=list(parent.workdirs),
                 has_cmd=False,
             )
@@ -309,6 +312,8 @@ class _Planner:
             if (key, value) not in INSTALLER_SECRETS:
                 raise instruction.fail(f"the assemble engine does not know --{key}={value}", hint=OTHER_ENGINE)
         self._require_installer(stage, instruction)
+        if not argv[1:]:
+            return  # sets time stamps, which are always the same here
         stage.installed.append(
             WheelsLayer(
                 names=_pins(argv[1:], instruction, self.given.arch),
@@ -328,6 +333,7 @@ class _Planner:
         place = posixpath.join(stage.config.working_dir or "/", target) + ("/" if target.endswith("/") else "")
         entries = list(_context_entries(instruction, self.given.context, sources, place))
         stage.operations.append(FilesLayer(entries=tuple(e for e, _ in entries), created_by=_text(instruction)))
+        stage.out += [replace(e, path=e.path.removeprefix(OUT)) for e, _ in entries if e.path.startswith(OUT)]
         stage.placed |= {f"/{entry.path}": path for entry, path in entries}
 
     def _copy_from(
@@ -337,16 +343,20 @@ class _Planner:
             raise instruction.fail(f"--from={source} is not an earlier stage", hint=OTHER_ENGINE)
         if self.stages[source].tool and stage.native:
             return  # it never reaches the image, since only /out/ is ever copied from a stage that installs
-        installed = self.stages[source].installed
-        if list(paths) != ["/out/"] or target != "/" or not installed:
+        installed, files = self.stages[source].installed, self.stages[source].out
+        if list(paths) != ["/out/"] or target != "/" or not (installed or files):
             raise instruction.fail(
-                "from another stage the assemble engine can only copy installed wheels: "
+                "from another stage the assemble engine can only copy installed wheels or files of the context: "
                 "COPY --link --from=STAGE /out/ /",
                 hint=OTHER_ENGINE,
             )
+        if installed and files:
+            raise instruction.fail(
+                f"{source} has wheels and files of the context in /out", hint="give each of them a stage of its own"
+            )
         if instruction.flag("chown") or instruction.flag("chmod"):
-            raise instruction.fail("installed wheels keep their owner and mode", hint=OTHER_ENGINE)
-        stage.operations += installed
+            raise instruction.fail("what lies in /out keeps its owner and mode", hint=OTHER_ENGINE)
+        stage.operations += installed or [FilesLayer(entries=tuple(files), created_by=_text(instruction))]
 
     def _require_installer(self, stage: _Stage, instruction: Instruction) -> None:
         script = stage.placed.get(INSTALLER)

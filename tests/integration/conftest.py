@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,18 +14,37 @@ from tests.engine import Engine, Unavailable, engine
 from tests.projects import Small, small
 from tests.registry import Proxy, docker_registry, proxy
 
+ROOM = 30 << 30  # bytes; what both engines' cuda-2.6, on the disk and in Docker, need at once
+OWN = pytest.StashKey[Engine | None]()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _give_back_room(pytestconfig: pytest.Config, stores: Path) -> Iterator[None]:
+    """After each module: what our own engine holds, and where the disk is short, what can be unpacked again."""
+    yield
+    own = pytestconfig.stash.get(OWN, None)
+    if own is not None:
+        for what in (["image", "prune", "-af"], ["buildx", "prune", "-af"]):
+            subprocess.run(["docker", *what], env=own.env, check=True, capture_output=True, timeout=300)
+    if shutil.disk_usage(stores).free < ROOM:
+        for folder in ("unpacked", "unpacked-images"):
+            shutil.rmtree(stores / "built" / folder, ignore_errors=True)
+
 
 @pytest.fixture(scope="session")
-def docker_engine() -> Iterator[Engine]:
+def docker_engine(pytestconfig: pytest.Config) -> Iterator[Engine]:
     """The Docker Engine that answers, else one of our own; where neither can be, the test is NOT RUN."""
     running = engine()
     try:
         found = running.__enter__()
     except Unavailable as reason:
         pytest.skip(f"NOT RUN: {reason}")
+    if found.own:
+        pytestconfig.stash[OWN] = found
     try:
         yield found
     finally:
+        pytestconfig.stash[OWN] = None
         running.__exit__(None, None, None)
 
 

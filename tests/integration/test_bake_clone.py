@@ -71,7 +71,7 @@ def test_a_clone_builds_with_docker_alone_the_same_image_and_the_same_again(
     clone: Path, plain: dict[str, str], docker_client: docker.DockerClient, built: Path
 ) -> None:
     bake(clone, plain)
-    exported = "output=type=oci,tar=false,compression=zstd,oci-mediatypes=true,rewrite-timestamp=true"
+    exported = "output=type=oci,tar=false,compression=zstd,oci-mediatypes=true"  # no time stamp has to be rewritten
     bake(clone, plain, "--set", f"*.{exported},dest=one")
     bake(clone, plain, "--set", f"*.{exported},dest=other", "--no-cache")
     one, other = (Layout(clone / name).read_index().manifests for name in ("one", "other"))
@@ -86,7 +86,6 @@ def test_a_clone_builds_with_docker_alone_the_same_image_and_the_same_again(
     base = ours.manifest(ours.resolve("base-debian13", "arm64")).layers
     assert theirs.manifest(baked).layers[: len(base)] == base
 
-    # and Docker has it as an image; in a daemon BuildKit cannot rewrite the time of the one layer that is a plain COPY
+    # and Docker has it as an image, of the same layers
     loaded = docker_client.images.get(TAG).attrs["RootFS"]["Layers"]
-    there = [str(diff_id) for diff_id in theirs.config(baked).diff_ids]
-    assert [n for n, (a, b) in enumerate(zip(loaded, there, strict=True)) if a != b] == [len(base) + 2]
+    assert loaded == [str(diff_id) for diff_id in theirs.config(baked).diff_ids]

@@ -69,9 +69,12 @@ def test_pieces_at_the_index_say_the_same_as_the_whole_wheel(built: Path, copy: 
 
 
 @pytest.mark.network
-def test_one_digit_makes_the_test_of_the_image_fail_with_both_values(built: Path, copy: Path) -> None:
+def test_one_digit_makes_the_test_of_the_image_fail_with_both_values(
+    built: Path, built_store: dict[str, str], copy: Path
+) -> None:
     alter(copy, '"nccl": "2.21.5"', '"nccl": "2.21.6"')
-    done = buildctl("--project", copy, "--layout", built, "test", "cuda-2.6", "--runtime", "sandbox", "--json")
+    test = ("test", "cuda-2.6", "--runtime", "sandbox", "--json")
+    done = buildctl("--project", copy, "--layout", built, *test, env=built_store)
     (report,) = answer(done, 1)["reports"]
     failed = {f["name"]: f["detail"] for f in report["findings"] if f["status"] == "FAILED"}
     assert failed.pop("nccl version") == "expected NCCL 2.21.6, image reports 2.21.5"

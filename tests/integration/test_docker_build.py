@@ -13,7 +13,7 @@ import docker
 import pytest
 import zstandard
 
-from buildctl.build_docker import put_tool
+from buildctl.build_docker import put_tool, with_fixed_times
 from buildctl.daemon import loopback_port
 from buildctl.engines.docker import DockerOptions, Target, build_with_docker, user_secrets
 from buildctl.errors import EngineError
@@ -186,7 +186,7 @@ def test_both_engines_make_the_same_image(
         name=cell, arch=arch, dockerfile=f"{name}/Dockerfile", context=str(ROOT / "images"), contexts=contexts
     )
     with source(cell, tmp_path) as options:
-        made = build_with_docker([wanted], options, layout=theirs)[cell]
+        made = build_with_docker([with_fixed_times(wanted)], options, layout=theirs)[cell]
     assert check_image(theirs, made) == []
     descriptor = ours.resolve(cell, arch)
     files = tree(ours, descriptor)

@@ -74,6 +74,22 @@ def test_results_come_in_the_order_of_the_sources() -> None:
     assert [code_of(r).co_filename for r in compiled(sources)] == [path for path, _ in sources]
 
 
+def test_several_processes_share_the_sources_of_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Path(os.__file__).parent
+    sources = [(f"/lib/{f.name}", f.read_bytes()) for f in sorted(library.glob("*.py"))[:60]]
+    monkeypatch.setattr("buildctl.bytecode._ENOUGH", 10_000)
+    seen, popen = {}, subprocess.Popen
+    for cores in (1, 3):
+        started: list[int] = []
+        with monkeypatch.context() as patch:
+            patch.setattr("os.cpu_count", lambda cores=cores: cores)
+            patch.setattr("subprocess.Popen", lambda *a, n=started, **k: (n.append(1), popen(*a, **k))[1])
+            seen[cores] = compiled(sources)
+        assert len(started) == cores
+    assert seen[3] == seen[1]
+    assert [code_of(r).co_filename for r in seen[3]] == [path for path, _ in sources]
+
+
 # What one file leaves interned, the next one finds, in each of the ways that show in marshal's bytes (Python 3.13).
 NESTED = b"class A:\n    class B:\n        pass\n"
 NAMES = b"def f(x): return x in {'quokka', 'wombat'}\ndef g(x): return x in {'quokka', 'wombat'} or 5\n"

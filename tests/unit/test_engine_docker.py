@@ -7,9 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.engines.docker import DockerOptions, Target, bake_definition, bake_name, build_with_docker, user_secrets
+from buildctl.dockerfile.parse import parse_dockerfile, read_dockerfile
+from buildctl.engines.docker import (
+    DockerOptions,
+    Target,
+    bake_definition,
+    bake_name,
+    build_with_docker,
+    has_fixed_times,
+    user_secrets,
+)
 from buildctl.errors import ToolError
 from buildctl.oci.layout import Layout
+from tests.conftest import ROOT
 
 CELL = Target(
     name="cpu-2.6-arm64",
@@ -75,3 +85,40 @@ def test_the_users_index_and_certificates_become_secrets(tmp_path: Path) -> None
     config = tomllib.loads(secrets["uv-config"].read_text())
     assert config["index"] == [{"url": "https://torch.invalid/cpu"}, {"url": url, "default": True}]
     assert secrets["uv-config"].stat().st_mode & 0o777 == 0o600
+
+
+STAGES = """\
+ARG BASE=base
+FROM --platform=$BUILDPLATFORM ${BASE} AS installer
+FROM installer AS torch
+RUN --mount=type=secret,id=uv-config ["install-wheels", "torch==2.6.0"]
+FROM installer AS own
+COPY file /out/file
+FROM ${BASE} AS image
+COPY --link --from=torch /out/ /
+ENV A=b
+"""
+
+
+def test_nothing_is_rewritten_where_install_wheels_has_set_all_time_stamps() -> None:
+    assert has_fixed_times(parse_dockerfile(STAGES, path="Dockerfile"))
+    rendered = sorted((ROOT / "images").glob("*/Dockerfile"))
+    assert rendered
+    assert all(has_fixed_times(read_dockerfile(path)) for path in rendered)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "RUN true\n",
+        "COPY file /\n",
+        "COPY --from=own /out/ /\n",
+        "COPY --from=torch /lock/ /\n",
+        "ADD file /\n",
+        "COPY --from=elsewhere /out/ /\n",
+        "FROM image\nENV B=c\n",
+    ],
+)
+def test_what_may_bring_a_time_of_its_own_is_rewritten(more: str) -> None:
+    assert not has_fixed_times(parse_dockerfile(STAGES + more, path="Dockerfile"))
+    assert not has_fixed_times(parse_dockerfile(STAGES.replace('"install-wheels", ', '"sh", '), path="Dockerfile"))

@@ -64,6 +64,29 @@ def test_wheels_of_another_stage_become_layers_for_this_platform(context: Path) 
     assert arm.requirements == context / "x/requirements.arm64.txt"
 
 
+WITH_FILES = HEAD.replace(
+    "FROM ${BASE}\n",
+    "FROM installer AS script\nCOPY --chmod=0755 common/entrypoint /out/usr/bin/e\nCOPY tree /out/t/\n"
+    'RUN ["install-wheels"]\nFROM ${BASE}\n',
+)
+
+
+def test_files_of_another_stage_become_one_layer(context: Path) -> None:
+    wheels, files = plan(f"{WITH_FILES}COPY --link --from=script /out/ /\n", context).operations
+    assert isinstance(wheels, WheelsLayer)
+    assert isinstance(files, FilesLayer)
+    assert {(e.path, e.mode) for e in files.entries} >= {("usr/bin/e", 0o755), ("t/a", 0o644), ("t/d/b", 0o755)}
+    assert not [e.path for e in files.entries if e.path.startswith("out")]
+    assert files.created_by == "COPY --link --from=script /out/ /"
+
+
+def test_a_stage_with_wheels_and_files_is_refused(context: Path) -> None:
+    both = WITH_FILES.replace('["install-wheels"]', '["install-wheels", "torch==2.6.0"]')
+    with pytest.raises(DockerfileError, match="script has wheels and files") as caught:
+        plan(f"{both}COPY --link --from=script /out/ /\n", context)
+    assert "a stage of its own" in str(caught.value.hint)
+
+
 def test_a_build_argument_chooses_the_base(context: Path) -> None:
     assert plan(HEAD, context).base == "base"
     assert plan(HEAD, context, build_args={"BASE": "base-devel"}).base == "base-devel"
