@@ -118,10 +118,10 @@ def assemble(root: Path, repeat: int) -> str:
     return section("Assemble", rows, FLOOR)
 
 
-def beside_docker(root: Path) -> str:
+def beside_docker(root: Path, repeat: int) -> str:
     import plain  # noqa: PLC0415 - needs a Docker Engine, which the other part does not
 
-    rows, notes = plain.measure(root)
+    rows, notes = plain.measure(root, repeat)
     return section("Beside Docker", rows, notes)
 
 
@@ -136,7 +136,7 @@ def main() -> None:
         if "assemble" in parts:
             update(arguments.output, assemble(root, arguments.repeat))
         if "docker" in parts:
-            update(arguments.output, beside_docker(root))
+            update(arguments.output, beside_docker(root, arguments.repeat))
     print(arguments.output.read_text())
 
 

@@ -180,8 +180,14 @@ def bases_under(cells: Iterable[Cell]) -> list[Cell]:
 
 def _make(planned: Sequence[_Planned], store: Store, compression: Compression, jobs: int | None) -> dict[str, Made]:
     recipes = list({r.key: r for p in planned for r in p.recipes}.values())
+    fresh = [p for p in planned if any(store.layer(r.key) is None for r in p.recipe.layers)]
+
+    def check() -> None:
+        for p in {tuple(p.locks): p for p in fresh}.values():  # flavours share their wheels
+            refuse_conflicts(p.recipe, store)
+
     with open_progress("made") as progress:
-        return make_layers(recipes, store=store, compression=compression, jobs=jobs, progress=progress)
+        return make_layers(recipes, store=store, compression=compression, jobs=jobs, progress=progress, meanwhile=check)
 
 
 def load_images(
@@ -268,9 +274,6 @@ def _fetch(project: Project, planned: Sequence[_Planned], store: Store, *, every
     with open_progress("fetched") as progress:
         _fetch_debs(project, planned, missing, store, progress)
         fetch_wheels(_wanted_locks(planned, wanted), store=store, progress=progress)
-    fresh = [p for p in planned if any(r.key in missing for r in p.recipe.layers)]
-    for p in {tuple(p.locks): p for p in fresh}.values():  # flavours share their wheels
-        refuse_conflicts(p.recipe, store)
     for compiling in {p.compiling for p in planned}:
         compiling.prepare(store)  # once, here, before the workers need it
 

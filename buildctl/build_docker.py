@@ -61,7 +61,7 @@ def docker_images(
                 context=context,
                 secrets=user_secrets(Path(secrets), environment, index=index),
             )
-            targets = [with_fixed_times(target_of(cell, context=project.images, layout=layout.root)) for cell in some]
+            targets = [_target(cell, context=project.images, layout=layout.root) for cell in some]
             found = build_with_docker(targets, options, layout=layout)
         seconds = (time.perf_counter() - start) / len(some)
         for name, descriptor in found.items():
@@ -99,6 +99,12 @@ def target_of(cell: Cell, *, context: Path, layout: Path) -> Target:
         contexts={"base": where, UV: f"oci-layout://{layout}:{UV}"},
         tags=(f"pytorch:{cell.id}",),
     )
+
+
+def _target(cell: Cell, *, context: Path, layout: Path) -> Target:
+    target = target_of(cell, context=context, layout=layout)
+    # somebody else's base may be compressed in another way, which is taken for a reason to export once more
+    return with_fixed_times(target) if isinstance(cell.base, DebianBase) else target
 
 
 def with_fixed_times(target: Target) -> Target:

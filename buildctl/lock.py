@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import requests
 from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
@@ -123,6 +122,8 @@ def _size_of(url: str, what: str) -> int:
     """From the server, for indexes whose pages do not say (PEP 503)."""
     if url.startswith("file:"):
         return Path(unquote(urlsplit(url).path)).stat().st_size
+    import requests  # noqa: PLC0415 - the other commands need no network
+
     try:
         answer = requests.head(url, allow_redirects=True, timeout=60, headers={"Accept-Encoding": "identity"})
         answer.raise_for_status()

@@ -109,6 +109,7 @@ class Published:
     images: tuple[Pushed, ...]
     tags: tuple[TagState, ...]
     dry_run: bool
+    signed: bool
     candidates: tuple[Candidate, ...] = ()
 
     @property
@@ -120,6 +121,7 @@ class Published:
         return {
             "repository": self.repository,
             "dryRun": self.dry_run,
+            "signed": self.signed,
             "images": [image.to_json() for image in self.images],
             "tags": [tag.to_json() for tag in self.tags],
             "notRun": {c.cell.id: list(c.not_run) for c in self.candidates if c.not_run},
@@ -146,7 +148,8 @@ class Published:
             parts.append("\n".join(["NOT RUN, and allowed to be:", *lines]))
         total = size(sum(p.sent for p in self.images))
         verb = "would be sent" if self.dry_run else "sent"
-        return "\n\n".join([*parts, f"{self.repository}: {total} {verb}"])
+        signed = ", images and indexes are signed" if self.signed else ""
+        return "\n\n".join([*parts, f"{self.repository}: {total} {verb}{signed}"])
 
 
 def tags_text(tags: Sequence[TagState]) -> str:
@@ -217,6 +220,7 @@ def _published(
         images=tuple(pushed),
         tags=tuple(tags),
         dry_run=options.dry_run,
+        signed=options.signer is not None and not options.dry_run,
         candidates=tuple(candidates),
     )
 

@@ -10,12 +10,14 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import yaml
 
 from buildctl.errors import ProblemsError
+
+if TYPE_CHECKING:
+    import jsonschema  # the processes that make layers import this module and validate nothing
 
 Path = tuple[str | int, ...]
 
@@ -157,6 +159,8 @@ class _Reader:
 
 def validate(document: Document, schema: Mapping[str, Any]) -> None:
     """Note what breaks the JSON schema, in words; a pattern is explained by the `title` beside it."""
+    import jsonschema  # noqa: PLC0415 - see TYPE_CHECKING
+
     validator = jsonschema.Draft202012Validator(dict(schema))
     for error in validator.iter_errors(document.value):
         for path, text in _explain(error):

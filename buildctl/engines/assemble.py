@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -117,10 +117,12 @@ def make_layers(
     compression: Compression,
     jobs: int | None = None,
     progress: Progress,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> dict[str, Made]:
     """Make what the store lacks, the heaviest first, in `jobs` processes (one per core by default).
 
-    Returns what was made or found, by key. The first failure stops the others; whole layers stay.
+    Returns what was made or found, by key. The first failure stops the others, also one of `meanwhile`, which is called
+    here while processes work; whole layers stay.
     """
     done: dict[str, Made] = {}
     missing: dict[str, Recipe] = {}
@@ -136,11 +138,13 @@ def make_layers(
             _Task(recipe=r, store=store, compression=compression)
             for r in sorted(missing.values(), key=lambda r: (-r.weight, r.key))
         ]
-        done |= _in_processes(tasks, min(jobs or os.cpu_count() or 1, len(tasks)), progress)
+        done |= _in_processes(tasks, min(jobs or os.cpu_count() or 1, len(tasks)), progress, meanwhile)
     return done
 
 
-def _in_processes(tasks: Sequence[_Task], jobs: int, progress: Progress) -> dict[str, Made]:
+def _in_processes(
+    tasks: Sequence[_Task], jobs: int, progress: Progress, meanwhile: Callable[[], None]
+) -> dict[str, Made]:
     context = get_context("spawn")  # a forked child would inherit the locks of our progress thread
     queue = context.SimpleQueue()
     bars = {task.recipe.key: progress.add(task.recipe.label, 0) for task in tasks}
@@ -148,6 +152,7 @@ def _in_processes(tasks: Sequence[_Task], jobs: int, progress: Progress) -> dict
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(queue,))
     try:
         futures: dict[Future[Made], Recipe] = {pool.submit(_make, t): t.recipe for t in tasks}
+        meanwhile()
         waiting = set(futures)
         while waiting:
             finished, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)

@@ -109,20 +109,40 @@ def build_with_docker(targets: Sequence[Target], options: DockerOptions, *, layo
     layout.create()
     check_buildx(options)
     with _scratch(layout.root) as scratch:
-        definition = bake_definition(targets)
-        for number, target in enumerate(targets):
-            entry = definition["target"][bake_name(target.name)]
-            entry["output"] = [_output(scratch / f"{number}", options, rewrite=not target.fixed_times)]
-            entry["args"] = {**entry.get("args", {}), **_proxies(), "SOURCE_DATE_EPOCH": str(options.epoch)}
-            entry["secret"] = [{"id": k, "src": str(v.absolute())} for k, v in sorted(options.secrets.items())]
-            if options.attest:
-                del entry["attest"]
-            if options.network:
-                entry["network"] = options.network
-        file = scratch / "docker-bake.json"
+        places = {target.name: scratch / str(number) for number, target in enumerate(targets)}
+        _export(targets, places, options)
+        # where BuildKit has a layer in its cache as another export compressed it, that is what it gives
+        mixed = [t for t in targets if t.fixed_times and not _compressed_as_asked(places[t.name], options)]
+        if mixed:
+            _export([replace(t, fixed_times=False) for t in mixed], places, replace(options, cache=True))
+        return {target.name: _take(layout, places[target.name], target) for target in targets}
+
+
+def _export(targets: Sequence[Target], places: Mapping[str, Path], options: DockerOptions) -> None:
+    """Bake each target into a layout at its place."""
+    definition = bake_definition(targets)
+    for target in targets:
+        place = places[target.name]
+        shutil.rmtree(place, ignore_errors=True)
+        entry = definition["target"][bake_name(target.name)]
+        entry["output"] = [_output(place, options, rewrite=not target.fixed_times)]
+        entry["args"] = {**entry.get("args", {}), **_proxies(), "SOURCE_DATE_EPOCH": str(options.epoch)}
+        entry["secret"] = [{"id": k, "src": str(v.absolute())} for k, v in sorted(options.secrets.items())]
+        if options.attest:
+            del entry["attest"]
+        if options.network:
+            entry["network"] = options.network
+    with tempfile.TemporaryDirectory(dir=next(iter(places.values())).parent) as folder:
+        file = Path(folder) / "docker-bake.json"
         file.write_text(json.dumps(definition))
         _bake(file, options)
-        return {t.name: _take(layout, scratch / f"{n}", t) for n, t in enumerate(targets)}
+
+
+def _compressed_as_asked(built: Path, options: DockerOptions) -> bool:
+    """Of the base's layers, too, which BuildKit keeps as they are; it only costs a second export."""
+    layout = Layout(built)
+    images = [m for m in layout.read_index().manifests if m.media_type == MediaType.MANIFEST]
+    return {layer.media_type for m in images for layer in layout.manifest(m).layers} <= {options.compression.media_type}
 
 
 def user_secrets(folder: Path, environment: Mapping[str, str], *, index: str | None = None) -> dict[str, Path]:

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import docker
@@ -96,6 +97,17 @@ def test_layers_are_compressed_as_asked(tmp_path: Path, base: Layout, compressio
     assert layout.manifest(built["x-amd64"]).layers[-1].media_type == kind
 
 
+@pytest.mark.usefixtures("docker_client")
+def test_layers_that_another_build_has_compressed_are_compressed_as_asked(tmp_path: Path, base: Layout) -> None:
+    cell = target(tmp_path, base, "FROM base\nRUN echo other > /other\n")
+    layout = Layout(tmp_path / "dist")
+    for compression in (Compression.GZIP, Compression.ZSTD):
+        options = DockerOptions(epoch=EPOCH, compression=compression)
+        made = build_with_docker([replace(cell, fixed_times=True)], options, layout=layout)["x-amd64"]
+        assert layout.manifest(made).layers[-1].media_type == compression.media_type
+    assert check_image(layout, made) == []
+
+
 def test_several_cells_are_built_at_once_and_run(
     docker_client: docker.DockerClient, tmp_path: Path, base: Layout
 ) -> None:
@@ -178,8 +190,6 @@ def test_both_engines_make_the_same_image(
     name, _, arch = cell.rpartition("-")
     ours, theirs = Layout(built), Layout(built.parent / f"buildkit-{tmp_path.name}")  # on the disk, not in /tmp
     request.addfinalizer(lambda: shutil.rmtree(theirs.root))
-    if docker_engine.own:  # 11 GB of build cache
-        request.addfinalizer(lambda: subprocess.run(["docker", "buildx", "prune", "-af"], check=True))
     put_tool(theirs)
     contexts = {"base": f"oci-layout://{built}:base-debian13", "uv": f"oci-layout://{theirs.root}:uv"}
     wanted = Target(
@@ -187,6 +197,8 @@ def test_both_engines_make_the_same_image(
     )
     with source(cell, tmp_path) as options:
         made = build_with_docker([with_fixed_times(wanted)], options, layout=theirs)[cell]
+    if docker_engine.own:  # 11 GB of build cache
+        subprocess.run(["docker", "buildx", "prune", "-af"], check=True, capture_output=True)
     assert check_image(theirs, made) == []
     descriptor = ours.resolve(cell, arch)
     files = tree(ours, descriptor)

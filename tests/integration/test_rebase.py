@@ -70,7 +70,8 @@ def test_a_rebase_reads_no_byte_of_a_wheel_layer_and_names_each_base(project: Pa
     layout = Layout(project / "dist")
     both = [{d.digest: d.size for d in layout.manifest(layout.resolve(f"{name}-amd64")).layers} for name in names]
     assert sum(size for digest, size in both[0].items() if digest in both[1]) > 2_000_000_000
-    wheels = {digest.hex: layout.blob_path(digest).stat().st_ino for digest in both[0].keys() & both[1].keys()}
+    above = list(both[0])[1:]  # the base may be looked into, for its packages
+    wheels = {digest.hex: layout.blob_path(digest).stat().st_ino for digest in above if digest in both[1]}
     drop_netbase(project)
     opened = tmp_path / "opened"
     argv: list[str | Path] = [sys.executable, "-c", WATCHED, opened, "rebase", *names, "--locked", "--json"]

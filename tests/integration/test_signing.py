@@ -581,6 +581,7 @@ def test_the_command_line_signs_and_verifies(old_place: str, project: Small, cos
     assert opened(old_place).tags() == ()
     plain = buildctl("publish", *images, cwd=root)
     assert plain.returncode == 0, plain.stderr
+    assert "signed" not in plain.stdout
     unsigned = buildctl("verify", f"{old_place}:2.6", "--key", public, cwd=root)
     assert unsigned.returncode == 1
     assert "not signed" in unsigned.stdout
@@ -593,4 +594,5 @@ def test_the_command_line_signs_and_verifies(old_place: str, project: Small, cos
     assert cosign.accepts(f"{old_place}:2.6")
     done = buildctl("publish", *images, cwd=root, env={**env, "BUILDCTL_SIGN_KEY": secret})
     assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("images and indexes are signed")
     assert cosign.accepts(f"{old_place}:cuda-2.6")
