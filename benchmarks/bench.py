@@ -107,7 +107,7 @@ def import_rows() -> list[Row]:
 
 FLOOR = """\
 The goal for the second row is 1.5 times the floor. The floor starts with running processes and makes no bytecode; the
-row includes the start of the command (about 1 s) and the bytecode of 5,900 files (about 8 s of CPU). `import torch`
+row includes the start of the command (about 0.6 s) and the bytecode of 5,900 files (about 9 s of CPU). `import torch`
 varies by 0.1 s from run to run."""
 
 

@@ -129,7 +129,13 @@ def image_times(bench: Bench, name: str, arch: str, repeat: int) -> dict[str, fl
     """Seconds by row; the rows take turns, so that a slow minute of the machine meets all of them."""
     wheels = read_wheel_lock(Project.find(ROOT).wheel_lock(name, arch)).wheels
     store = Store.default()
-    warm([path for wheel in wheels if (path := store.artifact(wheel.digest))])
+    paths = [path for wheel in wheels if (path := store.artifact(wheel.digest))]
+
+    def timed(way: Callable[[], float]) -> float:
+        os.sync()  # what the row before has written is not this row's to wait for
+        warm(paths)
+        return way()
+
     with wheelhouse(wheels, store) as index:
         pip_base = pip_image(bench, wheels, arch)
         versions = {wheel.name: wheel.version for wheel in wheels}
@@ -142,7 +148,7 @@ def image_times(bench: Bench, name: str, arch: str, repeat: int) -> dict[str, fl
             BUILDKIT: lambda: ours(bench, name, arch, index),
             ASSEMBLE: lambda: assemble(bench, name),
         }
-        turns = [{what: way() for what, way in ways.items()} for _ in range(repeat)]
+        turns = [{what: timed(way) for what, way in ways.items()} for _ in range(repeat)]
     return {what: min(turn[what] for turn in turns) for what in ways}
 
 
