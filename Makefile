@@ -23,7 +23,8 @@ render: venv ## write images/*/Dockerfile from the templates
 
 test: venv tools ## all tests: units, then real images of both architectures and a real Docker Engine
 	@.venv/bin/python -m pytest tests/unit -q -n auto
-	@.venv/bin/python -m pytest tests/integration -q
+	@.venv/bin/python -m pytest tests/integration -q -m "not images" -n 2 --dist loadfile
+	@.venv/bin/python -m pytest tests/integration -q -m images
 
 unit: venv ## the unit tests alone, in seconds
 	@.venv/bin/python -m pytest tests/unit -q -n auto

@@ -7,10 +7,12 @@ What is here makes layers in parallel processes and writes images from them: blo
 from __future__ import annotations
 
 import os
+import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -151,7 +153,8 @@ def _in_processes(
     made: dict[str, Made] = {}
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(queue,))
     try:
-        futures: dict[Future[Made], Recipe] = {pool.submit(_make, t): t.recipe for t in tasks}
+        with _without_interrupts():
+            futures: dict[Future[Made], Recipe] = {pool.submit(_make, t): t.recipe for t in tasks}
         meanwhile()
         waiting = set(futures)
         while waiting:
@@ -174,6 +177,18 @@ def _in_processes(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return made
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """For processes that are started here: Ctrl-C goes to the whole group, and they are not to answer it, not even
+    while they start; who started them ends them. An interrupt of this process waits until the block is left.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:

@@ -14,6 +14,16 @@ from tests.engine import Engine, Unavailable, engine
 from tests.projects import Small, small
 from tests.registry import Proxy, docker_registry, proxy
 
+EXPENSIVE = {"built", "built_store", "docker_engine", "docker_client"}  # fixtures, to be made once
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the real images or Docker, for which there is one process; the others can share the cores."""
+    for item in items:
+        if EXPENSIVE & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("docker"):
+            item.add_marker("images")
+
+
 ROOM = 30 << 30  # bytes; what both engines' cuda-2.6, on the disk and in Docker, need at once
 OWN = pytest.StashKey[Engine | None]()
 

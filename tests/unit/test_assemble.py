@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,24 @@ def test_what_is_found_out_meanwhile_stops_everything(tmp_path: Path) -> None:
             [recipe("a")], store=Store(tmp_path), compression=Compression.ZSTD, progress=progress, meanwhile=refuse
         )
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name == "layers"]
+
+
+@dataclass(frozen=True)
+class Masked:
+    """What the worker is deaf to."""
+
+    def entries(self, store: Store) -> Iterable[Entry]:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        yield file_entry("a", f"{sorted(s.name for s in blocked if isinstance(s, signal.Signals))}".encode())
+
+
+def test_ctrl_c_is_answered_by_the_parent_alone(tmp_path: Path) -> None:
+    with open_progress("made") as progress:
+        given = {"store": Store(tmp_path), "compression": Compression.ZSTD, "progress": progress}
+        masked = Recipe(key="m" * 64, label="m", weight=1, source=Masked())
+        made = make_layers([masked, replace(recipe("s"), source=Text("['SIGINT']"))], **given)  # type: ignore[arg-type]
+    assert len({layer.layer.diff_id for layer in made.values()}) == 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_nothing_is_looked_at_when_every_layer_is_there(tmp_path: Path) -> None:
