@@ -15,6 +15,8 @@ from tests.projects import Small, small
 from tests.registry import Proxy, docker_registry, proxy
 
 EXPENSIVE = {"built", "built_store", "docker_engine", "docker_client"}  # fixtures, to be made once
+ROOM = 30 << 30  # bytes; what both engines' cuda-2.6, on the disk and in Docker, need at once
+OWN = pytest.StashKey[Engine | None]()  # our own engine, once it runs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,10 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if EXPENSIVE & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("docker"):
             item.add_marker("images")
-
-
-ROOM = 30 << 30  # bytes; what both engines' cuda-2.6, on the disk and in Docker, need at once
-OWN = pytest.StashKey[Engine | None]()
 
 
 @pytest.fixture(scope="module", autouse=True)
