@@ -29,8 +29,8 @@ from buildctl.oci.entry import EPOCH
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
 from buildctl.store import Store
-from tests.engine import engine
-from tests.wheelhouse import wheelhouse
+from tests.support.engine import engine
+from tests.support.wheelhouse import wheelhouse
 
 CELLS = (("cuda-2.6", "amd64"), ("cpu-2.6", "arm64"))
 DEFAULT, TUNED = "`pip install` in a plain Dockerfile", "the same, `--no-cache-dir`, zstd as ours"

@@ -10,9 +10,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.engine import Engine, Unavailable, engine
-from tests.projects import Small, small
-from tests.registry import Proxy, docker_registry, proxy
+from tests.support.engine import Engine, Unavailable, engine
+from tests.support.projects import Small, small
+from tests.support.registry import Proxy, docker_registry, proxy
 
 EXPENSIVE = {"built", "built_store", "docker_engine", "docker_client"}  # fixtures, to be made once
 ROOM = 30 << 30  # bytes; what both engines' cuda-2.6, on the disk and in Docker, need at once

@@ -16,8 +16,8 @@ from buildctl.runtimes.api import ImageRef
 from buildctl.runtimes.sandbox import SandboxRuntime
 from buildctl.store import Store
 from tests.conftest import ROOT, buildctl
-from tests.engine import Engine
-from tests.sameness import tree
+from tests.support.engine import Engine
+from tests.support.sameness import tree
 
 NAME = "cuda-2.6"
 ARCH = "amd64"

@@ -16,8 +16,8 @@ from buildctl.engines.docker import user_secrets
 from buildctl.index import uv_environment
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT, buildctl
-from tests.engine import Engine
-from tests.sameness import configuration_differences, file_differences, raw_configuration, tree
+from tests.support.engine import Engine
+from tests.support.sameness import configuration_differences, file_differences, raw_configuration, tree
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 CELL, TARGET, TAG = "cpu-2.6-arm64", "cpu-2_6-arm64", "pytorch:cpu-2.6-arm64"

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT, Ran, buildctl
 
-HOSTS = ROOT / "tests" / "hosts"
+HOSTS = ROOT / "tests" / "support" / "hosts"
 
 
 def answer(done: Ran, code: int = 0) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 
 from tests.conftest import buildctl
-from tests.engine import Engine
-from tests.wheels import wheel_contents, zipped
+from tests.support.engine import Engine
+from tests.support.wheels import wheel_contents, zipped
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 ARM64 = "linux/arm64"

@@ -31,11 +31,11 @@ from buildctl.runtimes.api import EMULATION_ENV
 from buildctl.runtimes.sandbox_emulation import native_arch
 from buildctl.store import Store
 from tests.conftest import ROOT
-from tests.engine import Engine
-from tests.images import image, tar
-from tests.programs import programs
-from tests.sameness import configuration_differences, file_differences, raw_configuration, tree
-from tests.wheelhouse import wheelhouse
+from tests.support.engine import Engine
+from tests.support.images import image, tar
+from tests.support.programs import programs
+from tests.support.sameness import configuration_differences, file_differences, raw_configuration, tree
+from tests.support.wheelhouse import wheelhouse
 
 pytestmark = pytest.mark.docker
 

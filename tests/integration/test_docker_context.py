@@ -27,9 +27,9 @@ from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef
 from buildctl.runtimes.docker import LABEL, NO_GPU, DockerRuntime
 from tests.conftest import buildctl
-from tests.engine import Engine, Unavailable, daemon, remote
-from tests.images import Blobs, config_of, file, image, put, tar
-from tests.programs import programs
+from tests.support.engine import Engine, Unavailable, daemon, remote
+from tests.support.images import Blobs, config_of, file, image, put, tar
+from tests.support.programs import programs
 
 pytestmark = pytest.mark.docker
 NAME = f"s{os.getpid()}"

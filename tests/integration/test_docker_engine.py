@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import Unavailable, daemon, rootfs
+from tests.support.engine import Unavailable, daemon, rootfs
 
 pytestmark = pytest.mark.docker
 NAME = f"t{os.getpid()}"
-HOLD = "import sys, time; from tests.engine import daemon\n"
+HOLD = "import sys, time; from tests.support.engine import daemon\n"
 HOLD += "with daemon.leased(sys.argv[1], network=False, grace=1): print('up', flush=True); time.sleep(600)"
 
 

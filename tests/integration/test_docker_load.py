@@ -15,9 +15,9 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
 from buildctl.oci.layout import Layout
 from tests.conftest import buildctl
-from tests.engine import Engine
-from tests.images import Blobs, file, image, put, tar
-from tests.programs import programs
+from tests.support.engine import Engine
+from tests.support.images import Blobs, file, image, put, tar
+from tests.support.programs import programs
 
 TAG = "buildctl-test-load:x"
 ARCH = {"cuda": "amd64", "cpu": "arm64"}

@@ -12,8 +12,8 @@ from buildctl.oci.image import History, ImageConfig, Platform
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef, Session
 from buildctl.runtimes.docker import LABEL, DockerRuntime
-from tests.images import ARM64_ELF, Blobs, file, image, tar
-from tests.programs import programs
+from tests.support.images import ARM64_ELF, Blobs, file, image, tar
+from tests.support.programs import programs
 
 pytestmark = pytest.mark.docker
 PROGRAMS = ("sh", "cat", "sleep", "id", "touch", "ls", "true", "env")

@@ -24,7 +24,7 @@ from buildctl.index import pip_settings
 from buildctl.load import load
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT
-from tests.engine import Engine
+from tests.support.engine import Engine
 
 EXAMPLES = ROOT / "docs" / "examples"
 PRINTED = re.compile(r"torch 2\.6\.0\S* on cpu: loss \d+\.\d{4}")

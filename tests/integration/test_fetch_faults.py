@@ -26,7 +26,7 @@ from buildctl.oci.digest import Digest
 from buildctl.progress import Silent, Task
 from buildctl.store import Store
 from buildctl.transfer import Patience
-from tests.servers import Fault, Site, site
+from tests.support.servers import Fault, Site, site
 
 PART = 64 << 10
 QUICK = Patience(connect=2, read=0.5, attempts=4, backoff=0.01, longest_wait=5)

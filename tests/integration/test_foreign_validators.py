@@ -21,8 +21,8 @@ from buildctl.oci.image import Descriptor, MediaType
 from buildctl.oci.layout import Layout
 from buildctl.oci.unpack import unpack_image
 from buildctl.run import Completed, run, which
-from tests.engine import Unavailable, program
-from tests.images import AMD64_ELF, Blobs, Member, file, folder, hard_link, image, put, symlink, tar
+from tests.support.engine import Unavailable, program
+from tests.support.images import AMD64_ELF, Blobs, Member, file, folder, hard_link, image, put, symlink, tar
 
 TYPES = [MediaType.LAYER_GZIP, MediaType.LAYER_ZSTD, MediaType.LAYER_TAR]
 LOWER = tar(

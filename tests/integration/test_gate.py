@@ -25,10 +25,10 @@ from buildctl.registry.transport import Transport
 from buildctl.report import Status
 from buildctl.verdict import Kind
 from tests.conftest import buildctl
-from tests.projects import Small, small
-from tests.registry import Proxy
+from tests.support.projects import Small, small
+from tests.support.registry import Proxy
 
-HOSTS = Path(__file__).parents[1] / "hosts"
+HOSTS = Path(__file__).parents[1] / "support" / "hosts"
 LABELS = {
     "dev.buildctl.torch": "2.6.0",
     "dev.buildctl.python": "3.13",

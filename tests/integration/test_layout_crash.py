@@ -27,7 +27,7 @@ from buildctl.oci.image import Layer
 from buildctl.oci.layout import Layout
 from buildctl.oci.unpack import unpack_image
 from buildctl.run import run, which
-from tests.images import Blobs, file, image, put, tar
+from tests.support.images import Blobs, file, image, put, tar
 
 REFUSED = 3  # exit status of the program below when it printed one clear error
 STEPS = {

@@ -22,7 +22,7 @@ from buildctl.progress import Silent
 from buildctl.resolve import NoSolutionError
 from buildctl.store import Store
 from buildctl.transfer import Patience
-from tests.servers import Fault, Site, site, wheel
+from tests.support.servers import Fault, Site, site, wheel
 
 TORCH = "torch-2.6.0-cp313-cp313-manylinux1_x86_64.whl"
 VISION = "torchvision-0.21.0-cp313-cp313-manylinux1_x86_64.whl"

@@ -21,7 +21,7 @@ from buildctl.project import Project
 from buildctl.report import Finding, Status
 from buildctl.runtimes.sandbox_emulation import native_arch
 from tests.conftest import ROOT
-from tests.native import environment_of
+from tests.support.native import environment_of
 
 PASSED, FAILED, NOT_RUN = Status.PASSED, Status.FAILED, Status.NOT_RUN
 ON_MPS = ("mps available", "matmul on mps", "convolution on mps", "autograd on mps", "mps fallback")

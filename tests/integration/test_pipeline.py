@@ -18,7 +18,7 @@ from buildctl.oci.image import Index
 from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.reference import Reference
 from tests.conftest import ROOT
-from tests.registry import docker_registry
+from tests.support.registry import docker_registry
 
 REVISION = "r1"
 

@@ -25,9 +25,9 @@ from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import document, referrers
 from buildctl.registry.transport import Transport
 from buildctl.report import Report, Status
-from tests.projects import Small, small
-from tests.publishing import PATIENCE, outcomes, platforms, push, repository, skopeo
-from tests.registry import Fault, Proxy
+from tests.support.projects import Small, small
+from tests.support.publishing import PATIENCE, outcomes, platforms, push, repository, skopeo
+from tests.support.registry import Fault, Proxy
 
 
 def test_tags_of_both_architectures_and_the_universal_one(

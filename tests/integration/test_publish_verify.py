@@ -25,9 +25,9 @@ from buildctl.report import Status
 from buildctl.sbom import SBOM_KIND, bill
 from buildctl.verifying import Verified, verify
 from tests.conftest import buildctl
-from tests.images import config_of, file, tar
-from tests.projects import Small
-from tests.registry import Fault, Proxy
+from tests.support.images import config_of, file, tar
+from tests.support.projects import Small
+from tests.support.registry import Fault, Proxy
 
 CELL = "cpu-2.6-arm64"
 SITE = "usr/local/lib/python3.13/dist-packages"

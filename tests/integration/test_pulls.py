@@ -27,9 +27,9 @@ from buildctl.runtimes.sandbox import SandboxRuntime
 from buildctl.store import Store
 from buildctl.tags import tags_of
 from tests.conftest import ROOT, buildctl
-from tests.engine import Engine, Unavailable, program
-from tests.publishing import skopeo
-from tests.registry import docker_registry
+from tests.support.engine import Engine, Unavailable, program
+from tests.support.publishing import skopeo
+from tests.support.registry import docker_registry
 
 pytestmark = pytest.mark.network
 

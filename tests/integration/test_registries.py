@@ -28,12 +28,12 @@ from buildctl.registry.transport import Transport
 from buildctl.report import Report, Status
 from buildctl.verifying import verify
 from tests.conftest import Ran, buildctl
-from tests.engine import Unavailable, program
-from tests.images import file, put, tar
-from tests.projects import Small, small
-from tests.publishing import PATIENCE, outcomes, platforms, push, repository
-from tests.registry import PASSWORD, USER, Fault, Proxy, crane_registry, docker_registry, proxy
-from tests.tls import Authority, authority
+from tests.support.engine import Unavailable, program
+from tests.support.images import file, put, tar
+from tests.support.projects import Small, small
+from tests.support.publishing import PATIENCE, outcomes, platforms, push, repository
+from tests.support.registry import PASSWORD, USER, Fault, Proxy, crane_registry, docker_registry, proxy
+from tests.support.tls import Authority, authority
 
 REGISTRIES = {"docker-registry": docker_registry, "crane": crane_registry}
 

@@ -16,8 +16,8 @@ from buildctl.report import Finding, Report, Status
 from buildctl.runtimes.sandbox import SandboxRuntime
 from buildctl.runtimes.sandbox_emulation import native_arch
 from buildctl.store import Store
-from tests.images import file, tar
-from tests.pythons import Python, base_python, put_image, python_members, torch_layer
+from tests.support.images import file, tar
+from tests.support.pythons import Python, base_python, put_image, python_members, torch_layer
 
 FAILED, PASSED = Status.FAILED, Status.PASSED
 

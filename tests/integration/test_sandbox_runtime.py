@@ -19,8 +19,8 @@ from buildctl.runtimes.api import ImageRef, Session
 from buildctl.runtimes.sandbox import SandboxRuntime, SandboxSession
 from buildctl.runtimes.sandbox_emulation import native_arch
 from buildctl.store import Store
-from tests.images import file, tar
-from tests.pythons import base_python, put_image, python_config, python_members
+from tests.support.images import file, tar
+from tests.support.pythons import base_python, put_image, python_config, python_members
 
 # `write(1, "emulated\n", 9); exit(42)` for Linux on arm64, a whole static program
 ARM64_PROGRAM = (

@@ -18,7 +18,7 @@ from buildctl.lock_debian import read_base_lock
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
 from tests.conftest import ROOT, buildctl
-from tests.cyclonedx import problems
+from tests.support.cyclonedx import problems
 
 
 def syft_program() -> Path:

@@ -38,10 +38,10 @@ from buildctl.sbom import SBOM_KIND, bill
 from buildctl.signing import BUNDLE_KIND, KeylessSigner, KeySigner, sign_reference
 from buildctl.verifying import verify
 from tests.conftest import buildctl
-from tests.engine import Unavailable, program
-from tests.images import config_of, file, tar
-from tests.projects import Small, small
-from tests.registry import crane_registry, docker_registry
+from tests.support.engine import Unavailable, program
+from tests.support.images import config_of, file, tar
+from tests.support.projects import Small, small
+from tests.support.registry import crane_registry, docker_registry
 
 PASSWORD = "correct horse"
 SITE = "usr/local/lib/python3.13/dist-packages"

@@ -22,7 +22,7 @@ from buildctl.provenance import statement
 from buildctl.rendering import render_images
 from buildctl.sbom import locked_hashes
 from tests.conftest import ROOT
-from tests.debs import deb, package
+from tests.support.debs import deb, package
 from tests.unit.test_provenance import BUILDER, IMAGE
 
 LESS = package(deb("less"), "less")

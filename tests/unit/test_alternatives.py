@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.debs import Tree, made, text, tiny_base
+from tests.support.debs import Tree, made, text, tiny_base
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from buildctl.bases import apt_sources, base_entries, left_out, python_version, 
 from buildctl.deb import Control, Deb
 from buildctl.errors import ArtifactError
 from buildctl.oci.entry import Kind, file_entry
-from tests.debs import (
+from tests.support.debs import (
     SOURCES,
     Compiled,
     Tree,
@@ -27,7 +27,7 @@ from tests.debs import (
     tiny_base,
     write_all,
 )
-from tests.images import Member
+from tests.support.images import Member
 
 
 @pytest.fixture

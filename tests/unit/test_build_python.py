@@ -14,7 +14,7 @@ from buildctl.build_python import build_arch, build_python, prepare_python, pyth
 from buildctl.errors import ArtifactError, EngineError, LockError
 from buildctl.lock_debian import BaseLock
 from buildctl.store import Store
-from tests.debs import deb, file, link, lock_of, package
+from tests.support.debs import deb, file, link, lock_of, package
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 

@@ -17,9 +17,9 @@ from buildctl.errors import LayoutError, MatrixError
 from buildctl.oci.layout import Layout
 from buildctl.verdict import Kind, Verdict
 from tests.conftest import ROOT
-from tests.images import Blobs, config_of, file, tar
+from tests.support.images import Blobs, config_of, file, tar
 
-HOSTS = Path(__file__).parents[1] / "hosts"
+HOSTS = Path(__file__).parents[1] / "support" / "hosts"
 CUDA = ROOT / "images" / "cuda-2.6" / "claims.amd64.json"
 OURS = claim_labels([read_claims(CUDA)])
 THEIRS = {"CUDA_VERSION": "12.4.1", "PYTORCH_VERSION": "2.6.0"}

@@ -37,7 +37,7 @@ from buildctl.probes.testing import finding_of
 from buildctl.project import Project
 from buildctl.report import Status
 from tests.conftest import ROOT
-from tests.wheels import make_wheel
+from tests.support.wheels import make_wheel
 
 FILES = sorted((ROOT / "images").glob("*/claims.*.json"))
 VERSION = """from typing import Optional

@@ -33,7 +33,7 @@ from buildctl.testing import image_ref, with_labels
 from buildctl.transfer import Patience
 from buildctl.verifying import verify
 from tests.conftest import ROOT
-from tests.projects import Small, small
+from tests.support.projects import Small, small
 
 CELL = "cuda-2.6-amd64"
 

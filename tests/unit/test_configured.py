@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.oci.entry import Kind
-from tests.debs import Tree, facts, made, text, tiny_base
+from tests.support.debs import Tree, facts, made, text, tiny_base
 
 
 @pytest.fixture

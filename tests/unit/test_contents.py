@@ -7,8 +7,8 @@ from buildctl.diffing import Seen, difference
 from buildctl.oci.image import ImageConfig, Platform, canonical_json
 from buildctl.sbom import bill, packages_in_bill
 from buildctl.store import Store
-from tests.cyclonedx import problems
-from tests.images import file, image, symlink, tar
+from tests.support.cyclonedx import problems
+from tests.support.images import file, image, symlink, tar
 
 STATUS = b"""\
 Package: libc6

@@ -14,9 +14,9 @@ from buildctl.deb import Deb, open_deb, parse_stanzas, read_control
 from buildctl.errors import ArtifactError
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Kind
-from tests import debs
-from tests.debs import ar, deb, file, folder, link, tar
-from tests.images import Member
+from tests.support import debs
+from tests.support.debs import ar, deb, file, folder, link, tar
+from tests.support.images import Member
 
 PLAIN = [file("usr/bin/thing", "#!/bin/sh\n", 0o4755), link("usr/bin/other", "thing"), folder("var/thing", 0o1777)]
 

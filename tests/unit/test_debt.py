@@ -18,7 +18,7 @@ from buildctl.overview import overview
 from buildctl.project import Project
 from buildctl.report import Finding, Report, Status
 from buildctl.reports import bring, built_digest, keep
-from tests.projects import Small, small
+from tests.support.projects import Small, small
 
 P, F, N = Status.PASSED, Status.FAILED, Status.NOT_RUN
 DAY = "2026-11-{:02}T12:00:00Z"

@@ -14,7 +14,7 @@ from buildctl.host import Host, read_host
 from buildctl.project import Project
 from tests.conftest import ROOT
 
-HOSTS = Path(__file__).parents[1] / "hosts"
+HOSTS = Path(__file__).parents[1] / "support" / "hosts"
 
 
 def seen(host: str) -> Examination:

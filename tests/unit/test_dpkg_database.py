@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.bases import merged
-from tests.debs import Tree, facts, made, text, tiny_base
+from tests.support.debs import Tree, facts, made, text, tiny_base
 
 
 def md5(data: bytes) -> str:

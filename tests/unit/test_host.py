@@ -21,7 +21,7 @@ from buildctl.host import (
     translation,
 )
 
-HOSTS = sorted((Path(__file__).parents[1] / "hosts").glob("*.json"))
+HOSTS = sorted((Path(__file__).parents[1] / "support" / "hosts").glob("*.json"))
 
 
 @pytest.mark.parametrize("path", HOSTS, ids=lambda p: p.stem)

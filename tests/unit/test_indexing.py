@@ -9,7 +9,7 @@ from buildctl.indexing import claimed, index_of, write_indexes
 from buildctl.oci.check import check_layout
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, MediaType, Platform
-from tests.projects import small
+from tests.support.projects import small
 
 BOTH = {"dev.buildctl.torch": "2.6.0", "dev.buildctl.python": "3.13"}
 OWN = {"dev.buildctl.ptx.amd64": "compute_90", "dev.buildctl.ptx.arm64": "compute_80"}

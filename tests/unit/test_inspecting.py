@@ -17,7 +17,7 @@ from buildctl.project import Project
 from buildctl.report import Finding, Report, Status
 from buildctl.targets import BASE, in_layout
 from tests.conftest import ROOT
-from tests.images import Blobs, config_of, file, tar
+from tests.support.images import Blobs, config_of, file, tar
 
 LABELS = {
     "dev.buildctl.cuda": "13.2",

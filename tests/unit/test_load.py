@@ -13,7 +13,7 @@ from buildctl.load import _full_name, archive, differences
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from tests.images import file, image, tar
+from tests.support.images import file, image, tar
 
 
 @pytest.fixture

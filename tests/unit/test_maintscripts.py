@@ -9,7 +9,7 @@ import pytest
 
 from buildctl.bases import check_scripts
 from buildctl.errors import ArtifactError
-from tests.debs import Compiled, Tree, deb, facts, file, folder, link, lock_of, made, text, tiny_base, write_all
+from tests.support.debs import Compiled, Tree, deb, facts, file, folder, link, lock_of, made, text, tiny_base, write_all
 
 UPGRADE_ONLY = """\
 #!/bin/sh

@@ -19,7 +19,7 @@ from buildctl.report import Status
 from buildctl.testing import TestResult
 from tests.conftest import ROOT, buildctl
 
-HOSTS = Path(__file__).parents[1] / "hosts"
+HOSTS = Path(__file__).parents[1] / "support" / "hosts"
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from buildctl.oci.check import check_image, check_layout
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType, Platform, canonical_json
 from buildctl.oci.layout import Layout
-from tests.images import (
+from tests.support.images import (
     AMD64_ELF,
     ARM64_ELF,
     Blobs,

@@ -20,7 +20,7 @@ from buildctl.oci.check import check_layout
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import REF_NAME, Descriptor, History, MediaType, Platform
 from buildctl.oci.layout import JSON_LIMIT, Layout
-from tests.images import Blobs, config_of, file, image, put, tar
+from tests.support.images import Blobs, config_of, file, image, put, tar
 
 DATA = tar(file("a"))
 

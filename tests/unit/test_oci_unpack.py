@@ -17,7 +17,7 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.image import MediaType
 from buildctl.oci.scan import scan_layer
 from buildctl.oci.unpack import unpack_image, unpack_layer, unpack_layers
-from tests.images import Member, compress, file, folder, hard_link, image, symlink, tar
+from tests.support.images import Member, compress, file, folder, hard_link, image, symlink, tar
 
 TYPES = [MediaType.LAYER_ZSTD, MediaType.LAYER_GZIP, MediaType.LAYER_TAR]
 

@@ -10,8 +10,8 @@ from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.rebase import _above, _rebase
-from tests.images import Blobs, config_of, file, put, tar
-from tests.projects import Small, small
+from tests.support.images import Blobs, config_of, file, put, tar
+from tests.support.projects import Small, small
 
 
 class Bases:

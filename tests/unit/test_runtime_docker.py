@@ -11,7 +11,7 @@ from buildctl.daemon import connect
 from buildctl.errors import RuntimeUnavailableError
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.docker import NO_GPU, DockerRuntime, _as_signal, gpu_request
-from tests.images import file, image, tar
+from tests.support.images import file, image, tar
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.images import Member, file, image, symlink, tar
-from tests.sameness import ONLY_BUILDKIT, configuration_differences, file_differences, raw_configuration, tree
+from tests.support.images import Member, file, image, symlink, tar
+from tests.support.sameness import ONLY_BUILDKIT, configuration_differences, file_differences, raw_configuration, tree
 
 PIP = [file(path) for path in ONLY_BUILDKIT]
 INFO = "a-1.dist-info"

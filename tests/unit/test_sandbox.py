@@ -257,7 +257,7 @@ def test_the_first_emulator_that_the_kernel_takes_is_used(tmp_path: Path, monkey
 def test_only_linux_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from buildctl.runtimes.api import ImageRef
     from buildctl.store import Store
-    from tests.images import image, tar
+    from tests.support.images import image, tar
 
     layout, descriptor = image(tmp_path, tar())
     ref = ImageRef(layout=layout.root, descriptor=descriptor, name="a", arch="arm64", config=config())

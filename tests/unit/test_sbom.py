@@ -12,7 +12,7 @@ from buildctl.contents import Package
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, MediaType, Platform, canonical_json
 from buildctl.sbom import bill, packages_in_bill
-from tests.cyclonedx import problems
+from tests.support.cyclonedx import problems
 
 IMAGE = Descriptor(media_type=MediaType.MANIFEST, digest=Digest("a" * 64), size=1)
 CONFIG = ImageConfig(platform=Platform(architecture="arm64"), created="1980-01-01T00:00:00Z")

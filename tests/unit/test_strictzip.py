@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from buildctl.errors import ArtifactError
 from buildctl.strictzip import read_zip
 from buildctl.zipmember import Member
-from tests.wheels import zipped
+from tests.support.wheels import zipped
 
 LABEL = "demo-1.0-py3-none-any.whl"
 GOOD = {"a/": b"", "a/one.txt": b"one " * 500, "b.bin": bytes(range(256)) * 20, "empty": b""}

@@ -9,7 +9,7 @@ from buildctl.claims import Claims, claims_of
 from buildctl.errors import BuildctlError
 from buildctl.matrix import parse_matrix
 from buildctl.tags import Kind, Tag, tags_of
-from tests.projects import wheel_lock
+from tests.support.projects import wheel_lock
 
 MATRIX = """\
 python: "3.13"

@@ -15,7 +15,7 @@ from buildctl.host import Gpu, read_host
 from buildctl.verdict import Kind, Subject, Verdict, catalogue, covers, decide
 from tests.conftest import ROOT
 
-HOSTS = Path(__file__).parents[1] / "hosts"
+HOSTS = Path(__file__).parents[1] / "support" / "hosts"
 G, C, E, N = Kind.GPU, Kind.CPU, Kind.EMULATED, Kind.NOT
 ORDER = ("cuda-2.6", "cuda-2.10", "cuda-2.15", "cpu-2.6", "cpu-2.10", "mps-2.6", "mps-2.10", "mps-2.15")
 WANTED: Mapping[str, tuple[Kind, ...]] = {

@@ -20,7 +20,7 @@ from buildctl.errors import ArtifactError
 from buildctl.oci.entry import DeflatedBody, Entry, Kind
 from buildctl.oci.layer import Compression, write_layer
 from buildctl.wheel import Site, WheelFile, estimated_work, group_entries, refuse_overlaps, wheel_entries
-from tests.wheels import make_wheel, record_line, saved, wheel_contents, zipped
+from tests.support.wheels import make_wheel, record_line, saved, wheel_contents, zipped
 
 SITE = Site()
 PURE = SITE.purelib

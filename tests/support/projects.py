@@ -15,7 +15,7 @@ from buildctl.oci.image import Descriptor, Layer
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
 from buildctl.report import Finding, Report, Status
-from tests.images import Blobs, config_of, file, tar
+from tests.support.images import Blobs, config_of, file, tar
 
 MATRIX = """\
 python: "3.13"

@@ -24,8 +24,8 @@ import docker
 from docker.errors import DockerException
 
 from buildctl.run import run
-from tests.engine import rootfs
-from tests.engine.rootfs import Unavailable
+from tests.support.engine import rootfs
+from tests.support.engine.rootfs import Unavailable
 
 LIFETIME = 2 * 3600.0
 GRACE = 10.0
@@ -205,11 +205,11 @@ def _binfmt(root: Path) -> str:
 
 def _spawn(name: str, root: Path, *, network: bool, grace: float) -> None:
     state = state_folder(name)
-    argv = [sys.executable, "-m", "tests.engine", "serve", "--name", name, "--root", str(root)]
+    argv = [sys.executable, "-m", "tests.support.engine", "serve", "--name", name, "--root", str(root)]
     argv += ["--grace", str(grace), "--network" if network else "--no-network"]
     supervisor = subprocess.Popen(
         argv,
-        cwd=HERE.parents[1],
+        cwd=HERE.parents[2],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=(state / "supervisor.log").open("wb"),

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl.run import run, which
-from tests.engine import daemon
-from tests.engine.rootfs import Unavailable, program
+from tests.support.engine import daemon
+from tests.support.engine.rootfs import Unavailable, program
 
 SSHD_CONFIG = """\
 HostKey /run/engine/ssh/host

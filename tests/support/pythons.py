@@ -13,8 +13,8 @@ from buildctl.oci.image import History, ImageConfig, Platform
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef
 from buildctl.runtimes.sandbox_emulation import native_arch
-from tests.images import Blobs, Member, file, folder, symlink, tar
-from tests.programs import programs
+from tests.support.images import Blobs, Member, file, folder, symlink, tar
+from tests.support.programs import programs
 
 LEFT_OUT = {"test", "idlelib", "tkinter", "lib2to3", "ensurepip", "site-packages", "dist-packages", "__pycache__"}
 FACTS = """

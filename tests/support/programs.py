@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from buildctl.run import which
-from tests.images import Member, file, folder, symlink
+from tests.support.images import Member, file, folder, symlink
 
 
 def programs(*names: str) -> list[Member]:

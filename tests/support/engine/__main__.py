@@ -1,4 +1,4 @@
-"""`python -m tests.engine start|stop|env`: the tests' Docker Engine by hand."""
+"""`python -m tests.support.engine start|stop|env`: the tests' Docker Engine by hand."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from tests.engine import daemon
-from tests.engine.rootfs import Unavailable
+from tests.support.engine import daemon
+from tests.support.engine.rootfs import Unavailable
 
 
 @click.group()
@@ -19,7 +19,7 @@ def main() -> None:
 @click.option("--name", default="default")
 @click.option("--minutes", default=60, show_default=True, help="It ends by itself after this time.")
 def start(name: str, minutes: int) -> None:
-    """Start it and print what a shell needs: eval "$(python -m tests.engine start)"."""
+    """Start it and print what a shell needs: eval "$(python -m tests.support.engine start)"."""
     try:
         found = daemon.start(name, keep=minutes * 60)
     except Unavailable as reason:
@@ -32,7 +32,7 @@ def start(name: str, minutes: int) -> None:
 def env(name: str) -> None:
     """Print what a shell needs to reach the one that is running."""
     if not daemon.running(name):
-        raise click.ClickException("it is not running; start it with: python -m tests.engine start")
+        raise click.ClickException("it is not running; start it with: python -m tests.support.engine start")
     click.echo(daemon.describe(daemon.start(name)))
 
 

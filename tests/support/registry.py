@@ -21,9 +21,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests import engine
-from tests.servers import Closing, serving
-from tests.tls import Authority
+from tests.support import engine
+from tests.support.servers import Closing, serving
+from tests.support.tls import Authority
 
 USER, PASSWORD = "me", "secret"
 _HTPASSWD = f"{USER}:$2b$05$m1qx/9KF6AQSB5xKQxtK8.GG8I3PwkkXtnenvGf2LYzOv0Mnkul6.\n"  # PASSWORD, as bcrypt

@@ -18,7 +18,7 @@ from buildctl.bytecode import Compilation
 from buildctl.lock_debian import BaseLock, DebPackage
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry, Kind
-from tests.images import Member
+from tests.support.images import Member
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,

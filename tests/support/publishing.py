@@ -14,8 +14,8 @@ from buildctl.publish import Published, PublishOptions, publish
 from buildctl.registry.client import Repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.transport import Patience, Transport
-from tests.projects import Small
-from tests.registry import Proxy
+from tests.support.projects import Small
+from tests.support.registry import Proxy
 
 PATIENCE = Patience(connect=5, read=5, attempts=4, backoff=0.01, longest_wait=3)
 
