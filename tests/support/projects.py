@@ -1,9 +1,10 @@
-"""A small project that can be published: a matrix, locks, images of a few kilobytes and reports about them."""
+"""Projects to work in: copies of this one, and a small one whose images of a few kilobytes can be published."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from buildctl.oci.image import Descriptor, Layer
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
 from buildctl.report import Finding, Report, Status
+from tests.conftest import ROOT
 from tests.support.images import Blobs, config_of, file, tar
 
 MATRIX = """\
@@ -72,6 +74,16 @@ class Small:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report.to_json()))
         return report
+
+
+def copy_project(target: Path) -> Path:
+    """What render and build read of this project, in a folder that is made."""
+    target.mkdir(parents=True)
+    for name in ("images", "templates"):
+        shutil.copytree(ROOT / name, target / name)
+    for name in ("matrix.yaml", "docker-bake.json"):
+        shutil.copy(ROOT / name, target / name)
+    return target
 
 
 def small(root: Path, *, cuda_on_arm: bool = False, shared: bytes = b"", also: str = "") -> Small:

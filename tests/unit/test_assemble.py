@@ -1,4 +1,4 @@
-"""Layers made in processes; whole images: tests/integration/test_build.py."""
+"""Layers made in processes; whole images: tests/integration/build/test_build.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the docker engine tells buildx; with a real one: tests/integration/test_docker_build.py."""
+"""What the docker engine tells buildx; with a real one: tests/integration/docker/test_docker_build.py."""
 
 from __future__ import annotations
 

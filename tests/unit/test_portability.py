@@ -1,5 +1,5 @@
 """Portability: what is promised, what counts as the same numbers, and sessions that answer anything. Real images:
-tests/integration/test_portability.py.
+tests/integration/testing/test_portability.py.
 """
 
 from __future__ import annotations

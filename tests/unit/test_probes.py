@@ -1,4 +1,4 @@
-"""What is asked is asked of real images in tests/integration/test_sandbox_probes.py; here: reading and judging."""
+"""What images answer: tests/integration/testing/test_sandbox_probes.py; here: reading and judging."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The docker runtime where there is no daemon; with one: tests/integration/test_docker_runtime.py."""
+"""The docker runtime where there is no daemon; with one: tests/integration/docker/test_docker_runtime.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of the sandbox that need no sandbox; the rest: tests/integration/test_sandbox_runtime.py."""
+"""The parts of the sandbox that need no sandbox; the rest: tests/integration/testing/test_sandbox_runtime.py."""
 
 from __future__ import annotations
 

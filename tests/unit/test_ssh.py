@@ -1,4 +1,4 @@
-"""The tunnel with a program in place of ssh; with a real server: tests/integration/test_docker_context.py."""
+"""The tunnel with a program in place of ssh; with a real server: tests/integration/docker/test_docker_context.py."""
 
 from __future__ import annotations
 

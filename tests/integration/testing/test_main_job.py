@@ -12,7 +12,8 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.conftest import ROOT, buildctl
+from tests.conftest import buildctl
+from tests.support.projects import copy_project
 
 pytestmark = pytest.mark.network
 NAMES = ["cuda-2.6", "cpu-2.6"]
@@ -80,10 +81,7 @@ def test_torch_compile_works_in_devel(tested: dict[str, dict[str, str]]) -> None
 def test_an_image_that_is_not_what_its_lock_says_fails_and_names_both(
     built: Path, built_store: dict[str, str], tmp_path: Path
 ) -> None:
-    project = tmp_path / "project"
-    for name in ("images", "templates"):
-        shutil.copytree(ROOT / name, project / name)
-    shutil.copy(ROOT / "matrix.yaml", project)
+    project = copy_project(tmp_path / "project")
     lock = project / "images/cuda-2.6/requirements.amd64.txt"
     text = lock.read_text()
     lock.write_text(text.replace("numpy==", "numpy==1!").replace("# numpy-", "# numpy-1!"))

@@ -23,10 +23,10 @@ from buildctl.lock_added import BaseMovedError, Wanted, inputs_of, resolve_added
 from buildctl.lock_added import is_stale as is_stale_on_top
 from buildctl.lock_debian import BaseLock, DebPackage, changes, is_stale, read_base_lock, resolve_base, write_base_lock
 from buildctl.matrix import DebianBase, Flavour, load_matrix, parse_matrix
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(not shutil.which("apt-get") or not shutil.which("gpg"), reason="needs apt and gpg")
 
-ROOT = Path(__file__).parents[2]
 BASE = DebianBase(name="tiny", suite="trixie", packages=("app",), devel=("cc",))
 
 

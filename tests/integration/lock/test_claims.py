@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, Ran, buildctl
+from tests.support.projects import copy_project
 
 HOSTS = ROOT / "tests" / "support" / "hosts"
 
@@ -27,10 +27,7 @@ def answer(done: Ran, code: int = 0) -> dict[str, Any]:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The project's own matrix, templates and locks, to lie in."""
-    for name in ("images", "templates"):
-        shutil.copytree(ROOT / name, tmp_path / "project" / name)
-    shutil.copy(ROOT / "matrix.yaml", tmp_path / "project")
-    return tmp_path / "project"
+    return copy_project(tmp_path / "project")
 
 
 def alter(project: Path, old: str, new: str) -> None:

@@ -24,11 +24,11 @@ from buildctl.registry.reference import Reference
 from buildctl.registry.transport import Transport
 from buildctl.report import Status
 from buildctl.verdict import Kind
-from tests.conftest import buildctl
+from tests.conftest import ROOT, buildctl
 from tests.support.projects import Small, small
 from tests.support.registry import Proxy
 
-HOSTS = Path(__file__).parents[1] / "support" / "hosts"
+HOSTS = ROOT / "tests" / "support" / "hosts"
 LABELS = {
     "dev.buildctl.torch": "2.6.0",
     "dev.buildctl.python": "3.13",

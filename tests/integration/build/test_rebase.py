@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from buildctl.oci.digest import Digest
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT, buildctl
+from tests.support.projects import copy_project
 
 pytestmark = pytest.mark.network
 
@@ -31,11 +31,7 @@ main()
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of this project."""
-    folder = tmp_path / "project"
-    for name in ("images", "templates"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "matrix.yaml", folder)
-    return folder
+    return copy_project(tmp_path / "project")
 
 
 def drop_netbase(project: Path) -> None:

@@ -21,8 +21,8 @@ from buildctl.registry.client import open_repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.upload import Blob, Upload
 from tests.conftest import ROOT, buildctl
-from tests.integration.test_build import copy_project
 from tests.support.images import file, image, tar
+from tests.support.projects import copy_project
 from tests.support.registry import docker_registry
 
 NAMED = "registry.invalid/team/base"  # nobody answers there

@@ -15,11 +15,10 @@ from buildctl.lock_debian import read_base_lock
 from buildctl.matrix import DebianBase, Flavour, load_matrix
 from buildctl.progress import Silent
 from buildctl.store import Store
+from tests.conftest import ROOT
 from tests.unit.test_bytecode import TRAPS, Source, compiled
 
 pytestmark = pytest.mark.network
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -17,17 +17,9 @@ from buildctl.oci.check import check_layout
 from buildctl.oci.layout import Layout
 from buildctl.store import Store
 from tests.conftest import ROOT, buildctl
+from tests.support.projects import copy_project
 
 pytestmark = pytest.mark.network
-
-
-def copy_project(target: Path) -> Path:
-    """A clone's worth of the project: what render and build read, nothing else."""
-    target.mkdir(parents=True)
-    for name in ("images", "templates"):
-        shutil.copytree(ROOT / name, target / name)
-    shutil.copy(ROOT / "matrix.yaml", target)
-    return target
 
 
 def digests(layout: Path) -> dict[str, str]:

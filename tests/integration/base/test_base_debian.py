@@ -27,10 +27,10 @@ from buildctl.progress import Silent
 from buildctl.runtimes.api import ImageRef, Outcome, Session
 from buildctl.runtimes.sandbox import SandboxRuntime
 from buildctl.store import Store
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.network
 
-ROOT = Path(__file__).parents[2]
 ARCHES = ("amd64", "arm64")
 Locks = Mapping[tuple[Flavour, str], BaseLock]
 ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive"}

@@ -15,8 +15,9 @@ from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef
 from buildctl.runtimes.sandbox import SandboxRuntime
 from buildctl.store import Store
-from tests.conftest import ROOT, buildctl
+from tests.conftest import buildctl
 from tests.support.engine import Engine
+from tests.support.projects import copy_project
 from tests.support.sameness import tree
 
 NAME = "cuda-2.6"
@@ -26,12 +27,7 @@ ARCH = "amd64"
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project of one's own with this one's matrix, templates and locks."""
-    root = tmp_path / "project"
-    shutil.copytree(ROOT / "images", root / "images")
-    shutil.copytree(ROOT / "templates", root / "templates")
-    for name in ("matrix.yaml", "docker-bake.json"):
-        shutil.copy(ROOT / name, root / name)
-    return root
+    return copy_project(tmp_path / "project")
 
 
 def add(project: Path, text: str) -> None:
