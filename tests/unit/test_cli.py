@@ -75,6 +75,7 @@ def test_the_known_findings_and_revisions_are_taken(monkeypatch: pytest.MonkeyPa
     assert run(monkeypatch, *nothing, "tags", "cpu-2.6", "--allow-not-run", "entrypoint", "--revision", "1.1-a_b") == 0
 
 
+@pytest.mark.usefixtures("without_docker")
 def test_a_folder_that_is_not_there_is_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,6 +117,7 @@ def test_names_of_images_and_globs_are_no_native_environments(project: Project) 
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="NOT RUN: it may exist on a Mac")
+@pytest.mark.usefixtures("without_docker")
 def test_the_command_line_reports_it(tmp_path: Path) -> None:
     done = buildctl("--layout", tmp_path / "dist", "test", "mps-2.6", "--junit", tmp_path / "junit.xml")
     assert done.returncode == 3, done.stderr

@@ -41,9 +41,11 @@ def test_an_unknown_context_is_named(no_daemon: str) -> None:
         connect("gpu-box")
 
 
-@pytest.mark.parametrize("host", ["garbage", "unix://", "tcp://"])
-def test_a_malformed_host_is_no_traceback(monkeypatch: pytest.MonkeyPatch, no_daemon: str, host: str) -> None:
-    monkeypatch.setenv("DOCKER_HOST", host)
+@pytest.mark.parametrize("host", ["garbage", "unix://{none}", "tcp://"])
+def test_a_malformed_host_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, no_daemon: str, host: str, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", host.format(none=tmp_path / "none"))
     monkeypatch.setattr("buildctl.daemon.CONNECT", 0.1)
     with pytest.raises(RuntimeUnavailableError):
         connect()

@@ -1,0 +1,41 @@
+"""Unit tests open no socket, start no Docker and ask no package index: one that tries has failed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from tests.support.guard import guarded
+
+REFUSED = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with guarded() as refused:
+        item.stash[REFUSED] = refused
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """What a fixture or the test tried, even where the error was caught."""
+    yield
+    if tried := item.stash[REFUSED].read_text().splitlines():
+        pytest.fail(f"a unit test must not {tried[0]}: such a test belongs in tests/integration", pytrace=False)
+
+
+@pytest.fixture
+def without_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No daemon answers here. The folder in front of PATH has a `docker` and a `podman` that say so."""
+    folder = tmp_path / "without-docker"
+    folder.mkdir()
+    for name in ("docker", "podman"):
+        (folder / name).write_text("#!/bin/sh\necho no daemon >&2\nexit 1\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{folder}/no.sock")
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    return folder
