@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,10 +67,14 @@ def stores() -> Iterator[Path]:
 def fresh_store(target: Path) -> dict[str, str]:
     """The environment of a store in `target` (below `stores`) that has the user's downloads and no layer yet."""
     target.mkdir(parents=True)
+    link_downloads(target)
+    return {"BUILDCTL_CACHE": str(target)}
+
+
+def link_downloads(target: Path) -> None:
     artifacts = Store.default().root / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["cp", "-al", artifacts, target / "artifacts"], check=True)
-    return {"BUILDCTL_CACHE": str(target)}
+    subprocess.run(["cp", "-alf", artifacts, target], check=True)
 
 
 @pytest.fixture
@@ -81,22 +85,49 @@ def store(stores: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-BUILT = ("cuda-2.6", "cuda-2.6-devel", "cpu-2.6", "cpu-2.6-devel")
+SMALL = ("cpu-2.6",)  # 130 MB to download
+LARGE = ("cpu-2.6-devel", "cuda-2.6", "cuda-2.6-devel")  # 3 GB
 
 
 @pytest.fixture(scope="session")
 def built_store(stores: Path) -> dict[str, str]:
-    """The environment of the store that `built` is made in."""
-    # downloads go to the user's store, so that they are made once per machine; layers are made by the code under test
-    done = buildctl("fetch", *BUILT)
-    assert done.returncode == 0, done.stderr
+    """The environment of the store that `built` and `everything` are made in."""
+    fetched(SMALL)
     return fresh_store(stores / "built")
 
 
 @pytest.fixture(scope="session")
 def built(stores: Path, built_store: dict[str, str]) -> Path:
-    """An OCI layout with cuda-2.6/amd64 and cpu-2.6/arm64, runtime and devel."""
-    layout = stores / "dist"
-    done = buildctl("--layout", layout, "build", *BUILT, "--no-load", "--locked", env=built_store)
+    """An OCI layout with cpu-2.6 for arm64: the smallest image with a real torch."""
+    return made(stores / "dist", SMALL, built_store)
+
+
+@pytest.fixture(scope="session")
+def everything(built: Path, built_store: dict[str, str]) -> Path:
+    """The same layout with cuda-2.6 for amd64 as well, runtime and devel of both. Who asks for it is `big`."""
+    fetched(LARGE)
+    link_downloads(Path(built_store["BUILDCTL_CACHE"]))
+    return made(built, LARGE, built_store)
+
+
+@pytest.fixture(scope="session")
+def layouts(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """The layout that holds an image or cell of that name: `built`, or `everything` for a test that is marked `big`."""
+
+    def holding(name: str) -> Path:
+        found: Path = request.getfixturevalue("built" if name.removesuffix("-arm64") in SMALL else "everything")
+        return found
+
+    return holding
+
+
+def fetched(names: Sequence[str]) -> None:
+    """Downloads go to the user's store, once a machine; layers are made by the code under test."""
+    done = buildctl("fetch", *names)
+    assert done.returncode == 0, done.stderr
+
+
+def made(layout: Path, names: Sequence[str], store: Mapping[str, str]) -> Path:
+    done = buildctl("--layout", layout, "build", *names, "--no-load", "--locked", env=store)
     assert done.returncode == 0, done.stderr
     return layout

@@ -14,16 +14,26 @@ from tests.support.engine import Engine, Unavailable, engine
 from tests.support.projects import Small, small
 from tests.support.registry import Proxy, docker_registry, proxy
 
-EXPENSIVE = {"built", "built_store", "docker_engine", "docker_client"}  # fixtures, to be made once
+ONCE = {
+    "built",
+    "built_store",
+    "everything",
+    "layouts",
+    "docker_engine",
+    "docker_client",
+}  # fixtures that one process makes
 ROOM = 30 << 30  # bytes; what both engines' cuda-2.6, on the disk and in Docker, need at once
 OWN = pytest.StashKey[Engine | None]()  # our own engine, once it runs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the real images or Docker, for which there is one process; the others can share the cores."""
+    """Mark what needs real images or Docker, for which there is one process, and what takes gigabytes."""
     for item in items:
-        if EXPENSIVE & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("docker"):
+        wanted = set(getattr(item, "fixturenames", ()))
+        if ONCE & wanted or item.get_closest_marker("docker"):
             item.add_marker("images")
+        if "everything" in wanted:
+            item.add_marker("big")
 
 
 @pytest.fixture(scope="module", autouse=True)

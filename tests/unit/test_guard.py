@@ -36,8 +36,19 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         body = "".join(f"        {line}\n" for line in code.splitlines())
         tests.append(f"def test_{name}():\n    try:\n{body}    except Exception:\n        pass\n")
     (folder / "test_x.py").write_text("\n".join(tests))
-    argv = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", folder]
-    said = subprocess.run([*argv, folder], capture_output=True, text=True, timeout=100, check=False).stdout
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-rA",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "/dev/null",
+        "--rootdir",
+        str(folder),
+    ]
+    said = subprocess.run([*argv, str(folder)], capture_output=True, text=True, timeout=100, check=False).stdout
     return {name: text for text, name in re.findall(r"^(\w+) \S*test_x.py::test_(\w+)", said, re.MULTILINE)}
 
 

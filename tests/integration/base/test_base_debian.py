@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from buildctl.alternatives import ALTERNATIVES
 from buildctl.apt_sources import apt_mirrors
@@ -32,39 +33,60 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.network
 
 ARCHES = ("amd64", "arm64")
-Locks = Mapping[tuple[Flavour, str], BaseLock]
+NATIVE = build_arch()
+Kind = tuple[Flavour, str]
+
+
+def kinds(big: Callable[[Flavour, str], bool]) -> list[ParameterSet]:
+    """Every flavour and architecture; which of them take long is for the test to say."""
+    every = [(flavour, arch) for arch in ARCHES for flavour in Flavour]
+    return [pytest.param(k, id=f"{k[0]}-{k[1]}", marks=[pytest.mark.big] if big(*k) else []) for k in every]
+
+
+# the compilers of the other architecture are 70 MB
+KINDS = kinds(big=lambda flavour, arch: flavour is Flavour.DEVEL and arch != NATIVE)
+# what takes minutes under emulation, and shows nothing new there
+OF_THIS_MACHINE = pytest.mark.parametrize("reference", kinds(big=lambda _, arch: arch != NATIVE), indirect=True)
 ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive"}
+
+
+class Locks(dict[Kind, BaseLock]):
+    """The committed locks, with their packages in `store` from when they are asked for; resolved anew where some are
+    gone from the archive.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.store = store
+        matrix = load_matrix(ROOT / "matrix.yaml")
+        self.base = next(b for b in matrix.bases if isinstance(b, DebianBase))
+        self.mirrors = apt_mirrors(matrix.debian_mirror)
+
+    def __missing__(self, key: Kind) -> BaseLock:
+        flavour, arch = key
+        lock = read_base_lock(ROOT / "images" / "bases" / self.base.name / f"{flavour}.{arch}.packages")
+        try:
+            self._fetch(lock)
+        except FetchError as error:
+            if not error.vanished:
+                raise
+            lock = resolve_base(self.base, arch, mirrors=self.mirrors)[flavour]
+            self._fetch(lock)
+        self[key] = lock
+        return lock
+
+    def _fetch(self, lock: BaseLock) -> None:
+        fetch_debs(lock.packages, store=self.store, mirrors=self.mirrors, progress=Silent())
 
 
 @pytest.fixture(scope="module")
 def store() -> Store:
-    return Store(Path.home() / ".cache" / "buildctl-tests" / "store")
+    return Store.default()
 
 
 @pytest.fixture(scope="module")
 def locks(store: Store) -> Locks:
-    """The committed locks with their packages in the store; resolved anew where the archive has dropped one."""
-    matrix = load_matrix(ROOT / "matrix.yaml")
-    base = next(b for b in matrix.bases if isinstance(b, DebianBase))
-    folder = ROOT / "images" / "bases" / base.name
-    out: dict[tuple[Flavour, str], BaseLock] = {}
-    mirrors = apt_mirrors(matrix.debian_mirror)
-    for arch in ARCHES:
-        found = {f: read_base_lock(folder / f"{f}.{arch}.packages") for f in Flavour}
-        try:
-            fetch(store, found, mirrors)
-        except FetchError as error:
-            if not error.vanished:
-                raise
-            found = resolve_base(base, arch, mirrors=mirrors)
-            fetch(store, found, mirrors)
-        out |= {(flavour, arch): lock for flavour, lock in found.items()}
-    return out
-
-
-def fetch(store: Store, locks: Mapping[Flavour, BaseLock], mirrors: Mapping[str, tuple[str, ...]]) -> None:
-    packages = [p for lock in locks.values() for p in lock.packages]
-    fetch_debs(packages, store=store, mirrors=mirrors, progress=Silent())
+    return Locks(store)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +132,7 @@ def image(made: list[Layer], arch: str, root: Path) -> ImageRef:
     return ImageRef(layout=layout.root, descriptor=descriptor, name=f"base-{arch}", arch=arch, config=config)
 
 
-@pytest.fixture(scope="module", params=[(f, a) for a in ARCHES for f in Flavour], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(scope="module", params=KINDS)
 def reference(
     request: pytest.FixtureRequest,
     locks: Locks,
@@ -229,6 +251,7 @@ def test_ldconfig_agrees_with_the_cache_we_wrote(session: Session) -> None:
     assert "libstdc++.so.6" in sh(session, "ldconfig -p").stdout
 
 
+@OF_THIS_MACHINE
 def test_openssl_and_update_ca_certificates_agree_with_ours(session: Session) -> None:
     listing = "find . -type l -printf '%f %l\\n' | sort"
     script = (
@@ -275,22 +298,29 @@ extern "C" int sum() {
 """
 
 
-def test_apt_get_install_on_top(session: Session, reference: ImageRef) -> None:
+WANTED = {
+    "a tool": "--no-install-recommends git && git --version",
+    "a desktop": "git libgl1 ffmpeg && git --version && ffmpeg -version | head -1",  # 300 packages
+}
+
+
+@OF_THIS_MACHINE
+@pytest.mark.parametrize("wanted", ["a tool", pytest.param("a desktop", marks=pytest.mark.big)])
+def test_apt_get_install_on_top(wanted: str, session: Session, reference: ImageRef) -> None:
     """What people install; and dpkg is as content afterwards, also with packages of the base installed once more."""
     if not session.ownership:
         pytest.skip("apt needs more than one user id")
     if devel(reference):
         pytest.skip("runtime shows it, and takes a minute")
-    # 300 packages take 15 minutes under emulation
-    wanted, shown = "git libgl1 ffmpeg", "ffmpeg -version | head -1"
-    if session.emulated:
-        wanted, shown = "--no-install-recommends git", "true"
+    if session.emulated and wanted != "a tool":
+        pytest.skip("15 minutes under emulation")
     again = (
         "python3.13-minimal libpython3.13-stdlib python3.13 python3-minimal ca-certificates base-files libc-bin dash"
     )
+    if wanted == "a tool":
+        again = "libpython3.13-stdlib base-files"
     script = (
-        f"apt-get update -q; apt-get install -q -y {wanted}; git --version; {shown};"
-        f"apt-get install -q -y --reinstall {again};"
+        f"apt-get update -q; apt-get install -q -y {WANTED[wanted]}; apt-get install -q -y --reinstall {again};"
         "echo ----; dpkg --audit; dpkg -V; python -c 'import ssl, asyncio'"
     )
     done = sh(session, script, timeout=2400)
@@ -298,6 +328,7 @@ def test_apt_get_install_on_top(session: Session, reference: ImageRef) -> None:
     assert done.stdout.rpartition("----\n")[2] == ""
 
 
+@OF_THIS_MACHINE
 def test_the_same_bytes_again(
     reference: ImageRef,
     locks: Locks,
@@ -322,21 +353,22 @@ def test_what_has_to_be_fetched_for_the_build_python_is_little(locks: Locks) -> 
     assert sum(p.size for p in python_packages(locks[Flavour.RUNTIME, build_arch()])) < 12_000_000
 
 
-def test_every_alternative_and_account_of_the_packages_is_known(locks: Locks, store: Store) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_alternative_and_account_of_the_packages_is_known(kind: Kind, locks: Locks, store: Store) -> None:
     """What their scripts would do is data here; a script that starts to do more must be noticed."""
     alternatives: set[tuple[str, str]] = set()
     accounts: set[str] = set()
-    for lock in locks.values():
-        for package in lock.packages:
-            control = read_control(deb(store, package))
-            for script in (control.files.get(name, b"").decode() for name in ("preinst", "postinst")):
-                text = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*$", "", script, flags=re.MULTILINE))
-                alternatives |= {(package.name, name) for name in re.findall(r"--install\s+\S+\s+(\S+)", text)}
-                if re.search(r"^\s*(adduser|addgroup|useradd|groupadd|systemd-sysusers)\b", text, re.MULTILINE):
-                    accounts.add(package.name)
-    assert alternatives == {(a.package, a.name) for a in ALTERNATIVES} & alternatives
-    assert ("mawk", "awk") in alternatives
-    assert accounts == {"apt", "passwd"}  # _apt and shadow, which base-passwd lists
+    for package in locks[kind].packages:
+        control = read_control(deb(store, package))
+        for script in (control.files.get(name, b"").decode() for name in ("preinst", "postinst")):
+            text = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*$", "", script, flags=re.MULTILINE))
+            alternatives |= {(package.name, name) for name in re.findall(r"--install\s+\S+\s+(\S+)", text)}
+            if re.search(r"^\s*(adduser|addgroup|useradd|groupadd|systemd-sysusers)\b", text, re.MULTILINE):
+                accounts.add(package.name)
+    assert alternatives <= {(a.package, a.name) for a in ALTERNATIVES}
+    if kind[0] is Flavour.RUNTIME:
+        assert ("mawk", "awk") in alternatives
+        assert accounts == {"apt", "passwd"}  # _apt and shadow, which base-passwd lists
 
 
 def test_setuid_programs_are_the_ones_we_know(reference: ImageRef, session: Session) -> None:

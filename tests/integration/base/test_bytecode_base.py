@@ -23,7 +23,7 @@ pytestmark = pytest.mark.network
 
 @pytest.fixture(scope="module")
 def python() -> BuildPython:
-    store = Store(Path.home() / ".cache" / "buildctl-tests" / "store")
+    store = Store.default()
     matrix = load_matrix(ROOT / "matrix.yaml")
     base = next(b for b in matrix.bases if isinstance(b, DebianBase))
     lock = read_base_lock(ROOT / "images" / "bases" / base.name / f"{Flavour.RUNTIME}.{build_arch()}.packages")

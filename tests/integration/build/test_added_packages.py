@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef
 from buildctl.runtimes.sandbox import SandboxRuntime
 from buildctl.store import Store
-from tests.conftest import buildctl
+from tests.conftest import buildctl, fresh_store
 from tests.support.engine import Engine
 from tests.support.projects import copy_project
 from tests.support.sameness import tree
@@ -35,14 +36,23 @@ def add(project: Path, text: str) -> None:
         file.write(f"\n{text}\n")
 
 
-@pytest.fixture
-def with_less(project: Path, store: dict[str, str]) -> tuple[Path, dict[str, str]]:
+@pytest.fixture(scope="module")
+def locked(stores: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
     if not shutil.which("apt-get"):
         pytest.skip("NOT RUN: locking Debian packages needs apt")
+    project, folder = copy_project(tmp_path_factory.mktemp("locked") / "project"), stores / "added-packages"
+    store = fresh_store(folder)
     add(project, "images: {cuda-2.6: {apt: [less, libopenblas0]}}")
     done = buildctl("lock", NAME, f"{NAME}-devel", cwd=project, env=store)
     assert done.returncode == 0, done.stderr
-    return project, store
+    yield project, store
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def with_less(locked: tuple[Path, dict[str, str]], tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A project of the test's own, locked already."""
+    return shutil.copytree(locked[0], tmp_path / "project"), locked[1]
 
 
 @pytest.mark.network

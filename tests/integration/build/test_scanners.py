@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,11 @@ def scan(built: Path, cell_id: str, folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("cell_id", ["cpu-2.6-arm64", pytest.param("cuda-2.6-amd64", marks=pytest.mark.heavy)])
-def test_syft_finds_exactly_what_the_locks_pin_and_the_bill_lists(cell_id: str, built: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cell_id", ["cpu-2.6-arm64", pytest.param("cuda-2.6-amd64", marks=pytest.mark.big)])
+def test_syft_finds_exactly_what_the_locks_pin_and_the_bill_lists(
+    cell_id: str, tmp_path: Path, layouts: Callable[[str], Path]
+) -> None:
+    built = layouts(cell_id)
     project = Project.find(ROOT)
     cell = next(c for c in project.matrix.cells if c.id == cell_id)
     found = scan(built, cell_id, tmp_path)

@@ -101,7 +101,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     return start
 
 
-@pytest.mark.parametrize("image", ["assembled", "by_buildkit"])
+@pytest.mark.parametrize("image", ["assembled", pytest.param("by_buildkit", marks=pytest.mark.big)])
 def test_both_engines_images_say_their_version(run: Run, image: str, request: pytest.FixtureRequest) -> None:
     ended = run(request.getfixturevalue(image), "python", "-c", VERSION)
     assert (ended.status, ended.stdout.strip()) == (0, "2.6.0+cpu"), ended.stderr

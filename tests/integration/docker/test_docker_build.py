@@ -173,7 +173,13 @@ def own_store(cell: str, folder: Path) -> Iterator[DockerOptions]:
 
 @pytest.mark.network
 @pytest.mark.parametrize(
-    ("cell", "source"), [("cpu-2.6-arm64", own_index), ("cuda-2.6-amd64", own_store)], ids=["cpu-2.6", "cuda-2.6"]
+    ("cell", "source"),
+    [
+        ("cpu-2.6-arm64", own_store),
+        pytest.param("cuda-2.6-amd64", own_store, marks=pytest.mark.big),
+        pytest.param("cpu-2.6-arm64", own_index, marks=pytest.mark.big),
+    ],
+    ids=["cpu-2.6", "cuda-2.6", "cpu-2.6 from the index"],
 )
 def test_both_engines_make_the_same_image(
     cell: str,
@@ -182,11 +188,12 @@ def test_both_engines_make_the_same_image(
     docker_client: docker.DockerClient,
     tmp_path: Path,
     request: pytest.FixtureRequest,
+    layouts: Callable[[str], Path],
 ) -> None:
     with loopback_port(docker_client, 1) as port:
         if source is own_store and port != 1:
             pytest.skip("NOT RUN: this Docker Engine is on another machine, and the index on this one's loopback")
-    built: Path = request.getfixturevalue("built")  # expensive, so only when the test is to run
+    built = layouts(cell)
     name, _, arch = cell.rpartition("-")
     ours, theirs = Layout(built), Layout(built.parent / f"buildkit-{tmp_path.name}")  # on the disk, not in /tmp
     request.addfinalizer(lambda: shutil.rmtree(theirs.root))

@@ -87,17 +87,18 @@ def test_only_layers_that_the_daemon_lacks_are_moved(docker_client: docker.Docke
     [(("cuda-2.6", "cuda-2.6-devel"), "all but the base"), (("cpu-2.6", "cpu-2.10"), "the base and the entrypoint")],
     ids=["flavour", "version"],
 )
+@pytest.mark.big
 def test_a_second_image_moves_only_the_layers_that_the_first_has_not(
     names: tuple[str, str],
     shared: str,
     docker_engine: Engine,
     docker_client: docker.DockerClient,
-    built: Path,
+    everything: Path,
     built_store: dict[str, str],
 ) -> None:
     """Gigabytes of cuda-2.10 beside cuda-2.6 are a row of the benchmark."""
     skip_where_loopback_is_elsewhere(docker_client)
-    layout = Layout(built.parent / "two-images")
+    layout = Layout(everything.parent / "two-images")
     done = buildctl("--layout", layout.root, "build", *names, "--no-load", "--locked", env=built_store)
     assert done.returncode == 0, done.stderr
     images = [layout.resolve(name, ARCH[name.partition("-")[0]]) for name in names]

@@ -10,7 +10,8 @@ import shutil
 import ssl
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import docker
@@ -23,6 +24,8 @@ from buildctl.apt_sources import apt_mirrors
 from buildctl.index import pip_settings
 from buildctl.load import load
 from buildctl.oci.layout import Layout
+from buildctl.runtimes.api import EMULATION_ENV
+from buildctl.runtimes.sandbox_emulation import native_arch
 from tests.conftest import ROOT
 from tests.support.engine import Engine
 
@@ -31,22 +34,33 @@ PRINTED = re.compile(r"torch 2\.6\.0\S* on cpu: loss \d+\.\d{4}")
 pytestmark = pytest.mark.docker
 
 
-@pytest.fixture
-def images(built: Path, docker_client: docker.DockerClient) -> dict[str, str]:
-    """Names in Docker of the images that the examples name."""
-    layout, names = Layout(built), {"cuda-2.6": "cuda-2.6-amd64", "cpu-2.6": "cpu-2.6-arm64"}
-    for short, cell in names.items():
-        load(layout, layout.resolve(cell), f"pytorch:{short}", client=docker_client)
-    return {short: f"pytorch:{short}" for short in names}
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The image that the examples run on, its platform, and what it needs in its environment on this machine."""
+
+    tag: str
+    platform: str
+    environment: dict[str, str]
+
+
+@pytest.fixture(params=["cpu-2.6", pytest.param("cuda-2.6", marks=pytest.mark.big)])
+def stock(docker_client: docker.DockerClient, layouts: Callable[[str], Path], request: pytest.FixtureRequest) -> Image:
+    """cpu-2.6, under emulation where it has to be; and cuda-2.6, which most examples name."""
+    name = str(request.param)
+    layout = Layout(layouts(name))
+    arch = "arm64" if name == "cpu-2.6" else "amd64"
+    load(layout, layout.resolve(f"{name}-{arch}"), f"pytorch:{name}", client=docker_client)
+    environment = dict(EMULATION_ENV[arch]) if arch != native_arch() else {}
+    return Image(f"pytorch:{name}", f"linux/{arch}", environment)
 
 
 @pytest.fixture
-def code(images: dict[str, str], docker_client: docker.DockerClient, tmp_path: Path) -> Iterator[str]:
+def code(stock: Image, docker_client: docker.DockerClient, tmp_path: Path) -> Iterator[str]:
     """A volume with the examples, in place of the folder that the files mount: this engine may not see our disk."""
     name = f"buildctl-test-examples-{tmp_path.parent.name}"
     docker_client.volumes.create(name)
     filler = docker_client.containers.create(
-        images["cuda-2.6"], ["true"], mounts=[Mount("/workspace", name, type="volume")]
+        stock.tag, ["true"], platform=stock.platform, mounts=[Mount("/workspace", name, type="volume")]
     )
     try:
         filler.put_archive("/workspace", archive(EXAMPLES))
@@ -67,16 +81,17 @@ def archive(folder: Path) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("name", ["gpu", "cpu"])
 def test_compose_services_run_with_their_own_settings(
-    name: str, images: dict[str, str], code: str, docker_client: docker.DockerClient
+    stock: Image, code: str, docker_client: docker.DockerClient
 ) -> None:
+    name = "cpu" if stock.tag == "pytorch:cpu-2.6" else "gpu"
     service = yaml.safe_load((EXAMPLES / "compose.yaml").read_text())["services"][name]
     repository, _, tag = service.pop("image").rpartition(":")
-    assert repository == "${IMAGE_REPOSITORY:-pytorch}"
+    assert (repository, f"pytorch:{tag}") == ("${IMAGE_REPOSITORY:-pytorch}", stock.tag)
     reserved = service.pop("deploy", None)
     options = {
-        "image": images[tag],
+        "image": stock.tag,
+        "environment": stock.environment,
         "platform": service.pop("platform"),
         "command": service.pop("command"),
         "working_dir": service.pop("working_dir"),
@@ -104,9 +119,7 @@ def test_docker_compose_itself_understands_the_file(docker_engine: Engine) -> No
     assert done.returncode == 0, done.stderr
 
 
-def test_the_pod_is_restricted_and_trains(
-    images: dict[str, str], code: str, docker_client: docker.DockerClient
-) -> None:
+def test_the_pod_is_restricted_and_trains(stock: Image, code: str, docker_client: docker.DockerClient) -> None:
     """Pod Security Standards, profile restricted; then a container with exactly these settings."""
     manifest = yaml.safe_load((EXAMPLES / "pod.yaml").read_text())
     kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
@@ -125,9 +138,11 @@ def test_the_pod_is_restricted_and_trains(
     }
     (mounted,) = [m for m in container["volumeMounts"] if "configMap" in kinds[m["name"]]]
     said = docker_client.containers.run(
-        images[container["image"].rpartition(":")[2]],
+        stock.tag,
         container["args"],
         remove=True,
+        platform=stock.platform,
+        environment=stock.environment,
         user=f"{pod['runAsUser']}:{pod['runAsGroup']}",
         read_only=inside["readOnlyRootFilesystem"],
         cap_drop=inside["capabilities"]["drop"],
@@ -143,7 +158,7 @@ def test_the_pod_is_restricted_and_trains(
 
 @pytest.fixture
 def configured(
-    images: dict[str, str], docker_engine: Engine, docker_client: docker.DockerClient, tmp_path: Path
+    stock: Image, docker_engine: Engine, docker_client: docker.DockerClient, tmp_path: Path
 ) -> Iterator[str]:
     """The image with this machine's package sources and certificates, which an office network needs as well."""
     context = tmp_path / "configured"
@@ -157,7 +172,7 @@ def configured(
     )
     index = pip_settings(os.environ).get("index-url", "")
     (context / "Dockerfile").write_text(
-        f"FROM {images['cuda-2.6']}\nCOPY --chmod=0644 ca.pem /etc/ca.pem\n"
+        f"FROM {stock.tag}\nCOPY --chmod=0644 ca.pem /etc/ca.pem\n"
         "COPY --chmod=0644 debian.sources /etc/apt/sources.list.d/debian.sources\n"
         f"ENV PIP_CERT=/etc/ca.pem{f' PIP_INDEX_URL={index}' if index else ''}\n"
     )
@@ -174,6 +189,8 @@ def build(engine: Engine, context: Path, tag: str, *options: str) -> None:
 
 
 @pytest.mark.network
+@pytest.mark.big  # apt-get and pip take minutes under emulation; on the base of this machine: test_base_debian
+@pytest.mark.parametrize("stock", ["cuda-2.6"], indirect=True)
 def test_a_dockerfile_on_one_of_our_images(
     configured: str, docker_engine: Engine, docker_client: docker.DockerClient
 ) -> None:
@@ -187,9 +204,7 @@ def test_a_dockerfile_on_one_of_our_images(
     docker_client.images.remove(tag, force=True)
 
 
-def test_the_devcontainer_has_what_an_editor_needs(
-    images: dict[str, str], code: str, docker_client: docker.DockerClient
-) -> None:
+def test_the_devcontainer_has_what_an_editor_needs(stock: Image, code: str, docker_client: docker.DockerClient) -> None:
     """As the devcontainer tools start it: their own entrypoint, the given user, the folder of the project."""
     text = (EXAMPLES / ".devcontainer" / "devcontainer.json").read_text()
     value = json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE))
@@ -198,8 +213,10 @@ def test_the_devcontainer_has_what_an_editor_needs(
     assert (source, kind) == ("${localWorkspaceFolder}", "bind")
     script = "set -e; id -un; cd && pwd; cd /workspace; command -v tar gzip sed ps; python train.py"
     said = docker_client.containers.run(
-        images["cuda-2.6"],
+        stock.tag,
         ["-c", script],
+        platform=stock.platform,
+        environment=stock.environment,
         entrypoint="/bin/sh",
         user=value["containerUser"],
         mounts=[Mount(target, code, type="volume")],
@@ -209,4 +226,5 @@ def test_the_devcontainer_has_what_an_editor_needs(
     assert said.splitlines()[:2] == ["torch", "/home/torch"], said
     assert PRINTED.search(said), said
     python = value["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
-    assert docker_client.containers.run(images["cuda-2.6"], [python, "--version"], remove=True).startswith(b"Python 3")
+    said = docker_client.containers.run(stock.tag, [python, "--version"], platform=stock.platform, remove=True).decode()
+    assert said.startswith("Python 3")

@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +31,43 @@ def copy(tmp_path: Path) -> Path:
     return copy_project(tmp_path / "project")
 
 
-def alter(project: Path, old: str, new: str) -> None:
-    path = project / "images" / "cuda-2.6" / "claims.amd64.json"
+def alter(project: Path, cell: str, old: str, new: str) -> None:
+    name, _, arch = cell.rpartition("-")
+    path = project / "images" / name / f"claims.{arch}.json"
     text = path.read_text()
     assert text.count(old) == 1
     path.write_text(text.replace(old, new))
 
 
 @pytest.mark.network
-def test_the_files_of_claims_are_what_the_wheels_say(built: Path) -> None:
-    done = buildctl("--layout", built, "claims", "--check", "cuda-2.6", "cpu-2.6")
-    assert (done.returncode, done.stdout) == (0, "2 files of claims agree with the wheels\n"), done.stderr
+@pytest.mark.parametrize("names", [["cpu-2.6"], pytest.param(["cuda-2.6", "cpu-2.6"], marks=pytest.mark.big)])
+def test_the_files_of_claims_are_what_the_wheels_say(names: list[str], layouts: Callable[[str], Path]) -> None:
+    built = layouts(names[0])
+    done = buildctl("--layout", built, "claims", "--check", *names)
+    said = f"{len(names)} files of claims agree with the wheels\n"
+    assert (done.returncode, done.stdout) == (0, said), done.stderr
 
 
 @pytest.mark.network
-def test_a_claim_that_the_wheel_does_not_make_is_refused_with_both_values(built: Path, copy: Path) -> None:
-    alter(copy, '"sm_90"', '"sm_91"')
-    done = buildctl("--project", copy, "claims", "--check", "cuda-2.6")
+@pytest.mark.parametrize(
+    ("cell", "true", "false"),
+    [
+        ("cpu-2.6-arm64", "2.6.0+cpu", "2.6.0+cpv"),
+        pytest.param("cuda-2.6-amd64", "sm_90", "sm_91", marks=pytest.mark.big),
+    ],
+)
+def test_a_claim_that_the_wheel_does_not_make_is_refused_with_both_values(
+    cell: str, true: str, false: str, copy: Path, layouts: Callable[[str], Path]
+) -> None:
+    name = cell.rpartition("-")[0]
+    layouts(name)
+    alter(copy, cell, f'"{true}"', f'"{false}"')
+    done = buildctl("--project", copy, "claims", "--check", name)
     assert done.returncode == 3
-    assert "sm_90" in done.stderr
-    assert "sm_91" in done.stderr
-    assert buildctl("--project", copy, "claims", "cuda-2.6").returncode == 0
-    assert buildctl("--project", copy, "claims", "--check", "cuda-2.6").returncode == 0
+    assert true in done.stderr
+    assert false in done.stderr
+    assert buildctl("--project", copy, "claims", name).returncode == 0
+    assert buildctl("--project", copy, "claims", "--check", name).returncode == 0
 
 
 @pytest.mark.network
@@ -67,11 +83,11 @@ def test_pieces_at_the_index_say_the_same_as_the_whole_wheel(built: Path, copy: 
 
 @pytest.mark.network
 def test_one_digit_makes_the_test_of_the_image_fail_with_both_values(
-    built: Path, built_store: dict[str, str], copy: Path
+    everything: Path, built_store: dict[str, str], copy: Path
 ) -> None:
-    alter(copy, '"nccl": "2.21.5"', '"nccl": "2.21.6"')
+    alter(copy, "cuda-2.6-amd64", '"nccl": "2.21.5"', '"nccl": "2.21.6"')
     test = ("test", "cuda-2.6", "--runtime", "sandbox", "--json")
-    done = buildctl("--project", copy, "--layout", built, *test, env=built_store)
+    done = buildctl("--project", copy, "--layout", everything, *test, env=built_store)
     (report,) = answer(done, 1)["reports"]
     failed = {f["name"]: f["detail"] for f in report["findings"] if f["status"] == "FAILED"}
     assert failed.pop("nccl version") == "expected NCCL 2.21.6, image reports 2.21.5"
@@ -80,14 +96,17 @@ def test_one_digit_makes_the_test_of_the_image_fail_with_both_values(
 
 
 @pytest.mark.network
-def test_inspect_shows_the_claims_of_what_is_built(built: Path) -> None:
-    (seen,) = answer(buildctl("--layout", built, "inspect", "cuda-2.6", "--json"))["images"]
-    claims = json.loads((ROOT / "images" / "cuda-2.6" / "claims.amd64.json").read_bytes())
+@pytest.mark.parametrize("cell", ["cpu-2.6-arm64", pytest.param("cuda-2.6-amd64", marks=pytest.mark.big)])
+def test_inspect_shows_the_claims_of_what_is_built(cell: str, layouts: Callable[[str], Path]) -> None:
+    name, _, arch = cell.rpartition("-")
+    built = layouts(name)
+    (seen,) = answer(buildctl("--layout", built, "inspect", name, "--json"))["images"]
+    claims = json.loads((ROOT / "images" / name / f"claims.{arch}.json").read_bytes())
     assert seen["source"] == "labels"
     assert seen["digest"].startswith("sha256:")
     for name in ("torch", "torchvision", "torchaudio", "cuda", "cudnn", "nccl", "glibc", "python"):
         assert seen["claims"][name] == claims[name]
-    by_path = answer(buildctl("inspect", f"{built}:cuda-2.6", "--json"))["images"]
+    by_path = answer(buildctl("inspect", f"{built}:{name}", "--json"))["images"]
     assert by_path[0]["digest"] == seen["digest"]
 
 

@@ -64,20 +64,45 @@ def registry(stores: Path) -> Iterator[str]:
         yield netloc
 
 
-@pytest.mark.network
-def test_from_a_clean_checkout_to_promoted_tags(
-    registry: str, built: Path, built_store: dict[str, str], tmp_path: Path
-) -> None:
-    """`built` has made the layers; everything else happens here, as on a fresh runner."""
-    folder = checkout(tmp_path / "clone")
-    repository = f"{registry}/team/pytorch"
+@pytest.fixture
+def signing(tmp_path: Path) -> dict[str, str]:
+    """A fresh pair of keys, as the environment names them."""
     private = generate_private_key(SECP256R1())
     keys = tmp_path / "private.pem", tmp_path / "public.pem"
     encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     keys[0].write_bytes(private.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain))
     public = private.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
     keys[1].write_bytes(public)
-    signing = {"BUILDCTL_SIGN_KEY": str(keys[0]), "BUILDCTL_VERIFY_KEY": str(keys[1])}
+    return {"BUILDCTL_SIGN_KEY": str(keys[0]), "BUILDCTL_VERIFY_KEY": str(keys[1])}
+
+
+@pytest.mark.network
+def test_the_jobs_of_one_image_end_in_promoted_tags(
+    registry: str, built: Path, built_store: dict[str, str], signing: dict[str, str], tmp_path: Path
+) -> None:
+    """cpu-2.6 from its locks to signed tags, with the environment of this checkout; linters and units have their own."""
+    folder = checkout(tmp_path / "clone")
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    repository = f"{registry}/team/one"
+    env = {**built_store, **signing, "REGISTRY": repository, "REVISION": REVISION}
+    for words in (["image", "arm64", "cpu-2.6"], ["promote", "cpu-2.6"], ["verify", "cpu-2.6"]):
+        done = call(folder, "scripts/pipeline", *words, env=env)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    to = open_repository(Reference.parse_repository(repository))
+    cpu = single(to, f"2.6.0-cpu-py3.13-arm64-{REVISION}")
+    assert pointed_at(to, "cpu-2.6") == {"linux/arm64": cpu}
+    assert re.findall(r"^ +(PASSED|FAILED|NOT RUN) +signature ", done.stdout, flags=re.MULTILINE) == ["PASSED"]
+    assert {path.name for path in (folder / "dist" / "junit").iterdir()} == {"cpu-2.6-arm64.xml"}
+    assert git(folder, "status", "--porcelain").replace("?? .venv", "") == ""
+
+
+@pytest.mark.network
+def test_from_a_clean_checkout_to_promoted_tags(
+    registry: str, everything: Path, built_store: dict[str, str], signing: dict[str, str], tmp_path: Path
+) -> None:
+    """`everything` has made the layers; everything else happens here, as on a fresh runner."""
+    folder = checkout(tmp_path / "clone")
+    repository = f"{registry}/team/pytorch"
     env = {**built_store, **signing, "REGISTRY": repository, "REVISION": REVISION}
     done = call(folder, "scripts/pipeline", "all", "cuda-2.6", "cpu-2.6", env=env)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

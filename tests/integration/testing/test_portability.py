@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,25 +19,40 @@ from buildctl.store import Store
 from buildctl.testing import image_ref
 from tests.conftest import ROOT, buildctl
 
-CELLS = ("cuda-2.6-amd64", "cpu-2.6-arm64")
+CPU, CUDA = "cpu-2.6-arm64", "cuda-2.6-amd64"
 
 
-@pytest.fixture(scope="module")
-def answer(built: Path, built_store: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+@pytest.fixture(scope="module", params=[[CPU], pytest.param([CUDA, CPU], marks=pytest.mark.big)], ids=len)
+def answer(
+    built_store: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    layouts: Callable[[str], Path],
+    request: pytest.FixtureRequest,
+) -> dict[str, Any]:
+    cells: list[str] = request.param
+    built = layouts(cells[0])
     folder = tmp_path_factory.mktemp("models")
-    argv = ["portability", "cuda-2.6", "cpu-2.6", "--runtime", "sandbox", "--output", str(folder), "--json"]
+    argv = [
+        "portability",
+        *(c.rpartition("-")[0] for c in cells),
+        "--runtime",
+        "sandbox",
+        "--output",
+        str(folder),
+        "--json",
+    ]
     done = buildctl("--layout", built, *argv, env=built_store)
     value = json.loads(done.stdout)
     if value["unasked"]:
         pytest.skip(f"NOT RUN: {value['unasked']}")
     assert done.returncode == 0, done.stdout
-    return {**value, "folder": folder}
+    return {**value, "folder": folder, "cells": cells}
 
 
-def test_torchscript_and_export_give_the_same_numbers_both_ways(answer: dict[str, list[dict[str, object]]]) -> None:
+def test_torchscript_and_export_give_the_same_numbers_both_ways(answer: dict[str, Any]) -> None:
     found = {(m["from"], m["to"], m["format"]): m for m in answer["moves"]}
-    for source in CELLS:
-        for target in CELLS:
+    for source in answer["cells"]:
+        for target in answer["cells"]:
             for name in ("torchscript", "export"):
                 move = found[source, target, name]
                 assert move["result"] == "PASSED", move
@@ -45,9 +62,9 @@ def test_torchscript_and_export_give_the_same_numbers_both_ways(answer: dict[str
                 assert move["size"] > 1000
 
 
-def test_an_altered_expectation_fails(answer: dict[str, Path], built: Path, built_store: dict[str, str]) -> None:
-    """With the file that arm64 exported, in the amd64 image: the numbers decide, not that it loads."""
-    folder = answer["folder"] / "cpu-2.6-arm64"
+def test_an_altered_expectation_fails(answer: dict[str, Any], built: Path, built_store: dict[str, str]) -> None:
+    """What arm64 exported, in the amd64 image where that is built: the numbers decide, not that it loads."""
+    folder = answer["folder"] / CPU
     true = Sample.from_json(json.loads((folder / "sample.json").read_text()))
     largest = max(range(len(true.outputs)), key=lambda n: abs(true.outputs[n]))
     outputs = [value * (1.001 if n == largest else 1) for n, value in enumerate(true.outputs)]
@@ -56,7 +73,7 @@ def test_an_altered_expectation_fails(answer: dict[str, Path], built: Path, buil
     data = (folder / "model.pt2").read_bytes()
     models = {name: Model(format="export", data=data, sample=sample) for name, sample in (("as", true), ("-x", other))}
     models["not a model"] = Model(format="export", data=data[:2000], sample=true)
-    cell = next(iter(Project.find(ROOT).matrix.select(["cuda-2.6"])))
+    cell = next(iter(Project.find(ROOT).matrix.select([answer["cells"][0].rpartition("-")[0]])))
     runtime = SandboxRuntime(Store(Path(built_store["BUILDCTL_CACHE"])))
     with runtime.start(image_ref(Layout(built), cell)) as session:
         computed = load_in(session, models)
