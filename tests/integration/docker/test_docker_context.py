@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -238,39 +238,48 @@ def test_a_build_there_is_the_same_as_here(
     assert there.digest == here.digest
 
 
-@pytest.mark.network
-def test_both_engines_and_the_probes_work_over_ssh(
-    docker_engine: Engine,
-    docker_client: docker.DockerClient,
-    built: Path,
-    built_store: dict[str, str],
-    stores: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """cpu-2.6 on arm64, through BuildKit here and there, and assembled here and asked there."""
+@pytest.fixture
+def there(docker_engine: Engine, docker_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The engine of this machine, as ssh reaches it."""
     if not docker_engine.own:
         pytest.skip("NOT RUN: no ssh server leads to the Docker of this machine")
+    with over_ssh(monkeypatch, "default") as host:
+        yield host
+    for tag in ("cpu-2.6", "cpu-2.6-arm64"):
+        with suppress(docker.errors.ImageNotFound):
+            docker_client.images.remove(f"pytorch:{tag}", force=True)
+
+
+@pytest.mark.network
+def test_an_image_is_loaded_and_asked_over_ssh(
+    there: str, docker_client: docker.DockerClient, built: Path, built_store: dict[str, str]
+) -> None:
+    """cpu-2.6 on arm64, assembled here: the probes of the docker runtime on a real image."""
+    done = buildctl("--layout", built, "build", "cpu-2.6", "--locked", "--context", there, env=built_store)
+    assert "in Docker: pytorch:cpu-2.6" in done.stdout, done.stderr
+    done = buildctl("--layout", built, "test", "cpu-2.6", "--context", there, "--json", env=built_store)
+    (report,) = json.loads(done.stdout)["reports"]
+    assert (done.returncode, report["verdict"]) == (0, "PASSED"), done.stdout
+    assert report["runtime"] == f"docker on {docker_client.info()['Name']}"
+
+
+@pytest.mark.network
+@pytest.mark.big  # small: test_a_build_there_is_the_same_as_here
+def test_the_docker_engine_builds_the_same_over_ssh(
+    there: str, built_store: dict[str, str], stores: Path, tmp_path: Path
+) -> None:
+    """cpu-2.6, through BuildKit here and there."""
     digests, layouts = [], [stores / f"{tmp_path.name}-{n}" for n in ("here", "there")]
     argv = ("build", "cpu-2.6", "--engine", "docker", "--no-load", "--locked", "--json")
     try:
-        with over_ssh(monkeypatch, "default") as host:
-            for layout, where in zip(layouts, ((), ("--context", host)), strict=True):
-                done = buildctl("--layout", layout, *argv, *where, env=built_store)
-                assert done.returncode == 0, done.stderr
-                digests.append(json.loads(done.stdout)["images"][0]["digest"])
-            assert digests[0] == digests[1]
-            done = buildctl("--layout", built, "build", "cpu-2.6", "--locked", "--context", host, env=built_store)
-            assert "in Docker: pytorch:cpu-2.6" in done.stdout, done.stderr
-            done = buildctl("--layout", built, "test", "cpu-2.6", "--context", host, "--json", env=built_store)
-        (report,) = json.loads(done.stdout)["reports"]
-        assert (done.returncode, report["verdict"]) == (0, "PASSED"), done.stdout
-        assert report["runtime"] == f"docker on {docker_client.info()['Name']}"
+        for layout, where in zip(layouts, ((), ("--context", there)), strict=True):
+            done = buildctl("--layout", layout, *argv, *where, env=built_store)
+            assert done.returncode == 0, done.stderr
+            digests.append(json.loads(done.stdout)["images"][0]["digest"])
     finally:
         for layout in layouts:
             shutil.rmtree(layout, ignore_errors=True)
-        for tag in ("cpu-2.6", "cpu-2.6-arm64"):
-            docker_client.images.remove(f"pytorch:{tag}", force=True)
+    assert digests[0] == digests[1]
 
 
 @contextmanager

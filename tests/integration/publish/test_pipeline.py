@@ -80,7 +80,7 @@ def signing(tmp_path: Path) -> dict[str, str]:
 def test_the_jobs_of_one_image_end_in_promoted_tags(
     registry: str, built: Path, built_store: dict[str, str], signing: dict[str, str], tmp_path: Path
 ) -> None:
-    """cpu-2.6 from its locks to signed tags, with the environment of this checkout; linters and units have their own."""
+    """cpu-2.6 from its locks to signed tags, in the environment of this checkout; linters and units aside."""
     folder = checkout(tmp_path / "clone")
     (folder / ".venv").symlink_to(ROOT / ".venv")
     repository = f"{registry}/team/one"
