@@ -1,13 +1,18 @@
 # Every target does its own set-up: a fresh Debian or Ubuntu machine with git, make and Python 3.11 needs nothing else.
 BUILDCTL := .venv/bin/buildctl
 .DEFAULT_GOAL := help
-.PHONY: help venv tools images lock render requirements test unit check format bench clean
+.PHONY: help venv dev tools images lock render requirements test test-all unit check format bench clean
+
+PYTEST := .venv/bin/python -m pytest -q
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 venv:
 	@scripts/setup venv
+
+dev:
+	@scripts/setup dev
 
 tools:
 	@scripts/setup tools
@@ -21,15 +26,20 @@ lock: venv ## resolve again what matrix.yaml asks for (UPGRADE=1: newest version
 render: venv ## write images/*/Dockerfile from the templates
 	@$(BUILDCTL) render $(NAMES)
 
-test: venv tools ## all tests: units, then real images of both architectures and a real Docker Engine
-	@.venv/bin/python -m pytest tests/unit -q -n auto
-	@.venv/bin/python -m pytest tests/integration -q -m "not images" -n 2 --dist loadfile
-	@.venv/bin/python -m pytest tests/integration -q -m images
+test: dev tools ## units, small real images, a real registry and Docker Engine: minutes, 12 GB of disk
+	@$(PYTEST) tests/unit -n auto
+	@$(PYTEST) tests/integration -m "not images and not big" -n 2 --dist loadfile
+	@$(PYTEST) tests/integration -m "images and not big"
 
-unit: venv ## the unit tests alone, in seconds
-	@.venv/bin/python -m pytest tests/unit -q -n auto
+test-all: dev tools ## the same, and what needs CUDA images or many minutes: an hour, 30 GB
+	@$(PYTEST) tests/unit -n auto
+	@$(PYTEST) tests/integration -m "not images" -n 2 --dist loadfile
+	@$(PYTEST) tests/integration -m images
 
-check: venv ## what CI checks before it builds: linters of every language here, drift of locks and Dockerfiles
+unit: dev ## the unit tests alone, in seconds
+	@$(PYTEST) tests/unit -n auto
+
+check: dev ## what CI checks before it builds: linters of every language here, drift of locks and Dockerfiles
 	@.venv/bin/ruff check buildctl tests benchmarks
 	@.venv/bin/ruff format --check buildctl tests benchmarks
 	@.venv/bin/mypy
@@ -43,16 +53,19 @@ check: venv ## what CI checks before it builds: linters of every language here, 
 	@$(BUILDCTL) claims --check
 	@$(BUILDCTL) render --check
 
-format: venv ## format the code
+format: dev ## format the code
 	@.venv/bin/ruff format buildctl tests benchmarks
 	@.venv/bin/ruff check --fix buildctl tests benchmarks
 
-bench: venv ## measure, and write docs/benchmarks.md
+bench: dev ## measure, and write docs/benchmarks.md
 	@.venv/bin/python benchmarks/bench.py
 
 clean: ## remove what was built here; the store in ~/.cache/buildctl stays
 	rm -rf dist build
 
-requirements: venv ## pin the development environment again (names, versions and hashes; no host)
-	@.venv/bin/uv pip compile -q --universal --python-version 3.11 --extra dev pyproject.toml --generate-hashes --no-annotate \
-	    --custom-compile-command "make requirements" --upgrade -o requirements-dev.txt
+COMPILE := .venv/bin/uv pip compile -q --universal --python-version 3.11 pyproject.toml --generate-hashes --no-annotate \
+    --custom-compile-command "make requirements"
+
+requirements: dev ## pin the Python environment again (names, versions and hashes; no host)
+	@$(COMPILE) --extra build --extra dev --upgrade -o requirements-dev.txt
+	@$(COMPILE) --extra build --constraints requirements-dev.txt -o requirements.txt
