@@ -6,7 +6,7 @@ BUILDCTL := .venv/bin/buildctl
 PYTEST := .venv/bin/python -m pytest -q
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
 
 venv:
 	@scripts/setup venv

@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from buildctl.store import Store
 
 ROOT = Path(__file__).parents[1]
+
+# how fast a machine is at the moment says nothing about the code
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # A shell that starts the tests in the background has told them to ignore Ctrl-C, and so what they start; some tests
 # press it.
