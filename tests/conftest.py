@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,15 @@ settings.load_profile("untimed")
 # press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that cannot run here is NOT RUN, with the reason; any other skip has failed."""
+    report = yield
+    if report.skipped and "NOT RUN: " not in str(report.longrepr):
+        report.outcome, report.longrepr = "failed", f"skipped without `NOT RUN: reason`: {report.longrepr}"
+    return report
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,9 +37,9 @@ NATIVE = build_arch()
 Kind = tuple[Flavour, str]
 
 
-def kinds(big: Callable[[Flavour, str], bool]) -> list[ParameterSet]:
-    """Every flavour and architecture; which of them take long is for the test to say."""
-    every = [(flavour, arch) for arch in ARCHES for flavour in Flavour]
+def kinds(big: Callable[[Flavour, str], bool], flavours: Sequence[Flavour] = tuple(Flavour)) -> list[ParameterSet]:
+    """The flavours on every architecture; which of them take long is for the test to say."""
+    every = [(flavour, arch) for arch in ARCHES for flavour in flavours]
     return [pytest.param(k, id=f"{k[0]}-{k[1]}", marks=[pytest.mark.big] if big(*k) else []) for k in every]
 
 
@@ -151,7 +151,7 @@ def session(reference: ImageRef, tmp_path_factory: pytest.TempPathFactory) -> It
         with SandboxRuntime(Store(tmp_path_factory.mktemp("sandbox"))).start(reference) as session:
             yield session
     except RuntimeUnavailableError as error:
-        pytest.skip(f"{error.message} ({error.hint})")
+        pytest.skip(f"NOT RUN: {error.message} ({error.hint})")
 
 
 def sh(session: Session, script: str, *, timeout: float = 120, user: str = "0") -> Outcome:
@@ -216,7 +216,7 @@ def test_pip_and_uv_may_write_into_the_system_python(session: Session) -> None:
 
 def test_the_user_and_the_folders(session: Session) -> None:
     if not session.ownership:
-        pytest.skip("without root a sandbox has one owner for all files")
+        pytest.skip("NOT RUN: without root a sandbox has one owner for all files")
     paths = "/tmp /var/tmp /home/torch /workspace /etc/shadow /usr/bin/su"
     done = sh(session, f"stat -c '%a %u:%g %n' {paths}; id torch; getent shadow torch")
     assert done.stdout.splitlines() == [
@@ -233,7 +233,7 @@ def test_the_user_and_the_folders(session: Session) -> None:
 
 def test_accounts_alternatives_and_logins_work_as_if_installed(session: Session) -> None:
     if not session.ownership:
-        pytest.skip("needs more than one user id")
+        pytest.skip("NOT RUN: needs more than one user id")
     done = sh(
         session,
         "useradd -m ada; su ada -c 'id -un'; awk 'BEGIN {print 1}'; which which; "
@@ -304,16 +304,14 @@ WANTED = {
 }
 
 
-@OF_THIS_MACHINE
+@pytest.mark.parametrize("reference", kinds(lambda _, arch: arch != NATIVE, [Flavour.RUNTIME]), indirect=True)
 @pytest.mark.parametrize("wanted", ["a tool", pytest.param("a desktop", marks=pytest.mark.big)])
-def test_apt_get_install_on_top(wanted: str, session: Session, reference: ImageRef) -> None:
+def test_apt_get_install_on_top(wanted: str, session: Session) -> None:
     """What people install; and dpkg is as content afterwards, also with packages of the base installed once more."""
     if not session.ownership:
-        pytest.skip("apt needs more than one user id")
-    if devel(reference):
-        pytest.skip("runtime shows it, and takes a minute")
+        pytest.skip("NOT RUN: apt needs more than one user id")
     if session.emulated and wanted != "a tool":
-        pytest.skip("15 minutes under emulation")
+        pytest.skip("NOT RUN: 15 minutes under emulation")
     again = (
         "python3.13-minimal libpython3.13-stdlib python3.13 python3-minimal ca-certificates base-files libc-bin dash"
     )

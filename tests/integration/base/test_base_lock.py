@@ -25,7 +25,9 @@ from buildctl.lock_debian import BaseLock, DebPackage, changes, is_stale, read_b
 from buildctl.matrix import DebianBase, Flavour, load_matrix, parse_matrix
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.skipif(not shutil.which("apt-get") or not shutil.which("gpg"), reason="needs apt and gpg")
+pytestmark = pytest.mark.skipif(
+    not shutil.which("apt-get") or not shutil.which("gpg"), reason="NOT RUN: needs apt and gpg"
+)
 
 BASE = DebianBase(name="tiny", suite="trixie", packages=("app",), devel=("cc",))
 

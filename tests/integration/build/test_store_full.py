@@ -33,7 +33,7 @@ print(again == (small, False))
 
 def test_a_full_disk_is_an_error_and_what_was_whole_stays(tmp_path: Path) -> None:
     if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("no user namespaces here")
+        pytest.skip("NOT RUN: no user namespaces here")
     inside = 'mount -t tmpfs -o size=2m none "$1" && exec "$2" -c "$3" "$1"'
     argv = [*NAMESPACE, "sh", "-c", inside, "sh", str(tmp_path), sys.executable, FILL]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)

@@ -141,7 +141,7 @@ def test_doctor_finds_that_this_machine_can_build() -> None:
     assert {s["for"] for s in found["symptoms"]} >= {"build", "lock", "test", "run"}
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="there it can be made")
+@pytest.mark.skipif(sys.platform == "darwin", reason="NOT RUN: on a Mac it can be made")
 def test_native_says_why_not_here() -> None:
     done = buildctl("native", "mps-2.6")
     assert done.returncode == 10

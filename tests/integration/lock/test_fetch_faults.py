@@ -492,14 +492,14 @@ def test_too_little_space_is_said_before_anything_is_fetched(
     assert server.seen == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs, which takes root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: mounting a small tmpfs needs root")
 def test_a_disk_that_fills_up_is_an_error_with_the_path(
     server: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", small], check=False).returncode:
-        pytest.skip("mount is not allowed here")
+        pytest.skip("NOT RUN: mount is not allowed here")
     try:
         monkeypatch.setattr(download_module, "prepare", lambda store, needed: partial.folder(store).mkdir())
         with pytest.raises(EngineError, match=f"no space left for downloads: {small}/partial") as caught:
