@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,18 +66,33 @@ def buildctl(
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
+def stores_of(pid: int) -> Path:
+    """Next to the user's store, so that downloads can be linked."""
+    return Store.default().root.parent / f"buildctl-tests-{pid}"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        shutil.rmtree(stores_of(os.getpid()), ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
-def stores() -> Iterator[Path]:
-    """A folder for stores of the tests, beside the user's, so that downloads can be linked; removed at the end."""
-    home = Store.default().root.parent
-    home.mkdir(parents=True, exist_ok=True)
-    for left in home.glob("buildctl-tests-*"):  # of a run that was killed
+def stores(pytestconfig: pytest.Config) -> Path:
+    """A folder for stores of the tests, which the workers of one run share; removed at the end of the run."""
+    folder = stores_of(os.getppid() if hasattr(pytestconfig, "workerinput") else os.getpid())
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob("buildctl-tests-*"):  # of a run that was killed
         if not Path(f"/proc/{left.name.rpartition('-')[2]}").exists():
             shutil.rmtree(left, ignore_errors=True)
-    folder = home / f"buildctl-tests-{os.getpid()}"
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def one_at_a_time(stores: Path) -> Iterator[None]:
+    """Among the workers of one run: the first makes what the others find made."""
+    with (stores / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def fresh_store(target: Path) -> dict[str, str]:
@@ -106,22 +123,27 @@ LARGE = ("cpu-2.6-devel", "cuda-2.6", "cuda-2.6-devel")  # 3 GB
 @pytest.fixture(scope="session")
 def built_store(stores: Path) -> dict[str, str]:
     """The environment of the store that `built` and `everything` are made in."""
-    fetched(SMALL)
-    return fresh_store(stores / "built")
+    with one_at_a_time(stores):
+        if (stores / "built").exists():
+            return {"BUILDCTL_CACHE": str(stores / "built")}
+        fetched(SMALL)
+        return fresh_store(stores / "built")
 
 
 @pytest.fixture(scope="session")
 def built(stores: Path, built_store: dict[str, str]) -> Path:
     """An OCI layout with cpu-2.6 for arm64: the smallest image with a real torch."""
-    return made(stores / "dist", SMALL, built_store)
+    with one_at_a_time(stores):
+        return made(stores / "dist", SMALL, built_store)
 
 
 @pytest.fixture(scope="session")
-def everything(built: Path, built_store: dict[str, str]) -> Path:
+def everything(stores: Path, built: Path, built_store: dict[str, str]) -> Path:
     """The same layout with cuda-2.6 for amd64 as well, runtime and devel of both. Who asks for it is `big`."""
-    fetched(LARGE)
-    link_downloads(Path(built_store["BUILDCTL_CACHE"]))
-    return made(built, LARGE, built_store)
+    with one_at_a_time(stores):
+        fetched(LARGE)
+        link_downloads(Path(built_store["BUILDCTL_CACHE"]))
+        return made(built, LARGE, built_store)
 
 
 @pytest.fixture(scope="session")

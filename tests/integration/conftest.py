@@ -14,24 +14,21 @@ from tests.support.engine import Engine, Unavailable, engine
 from tests.support.projects import Small, small
 from tests.support.registry import Proxy, docker_registry, proxy
 
-ONCE = {
-    "built",
-    "built_store",
-    "everything",
-    "layouts",
-    "docker_engine",
-    "docker_client",
-}  # fixtures that one process makes
+DOCKER = {"docker_engine", "docker_client"}
+IMAGES = {"built", "built_store", "everything", "layouts"}
 ROOM = 6 << 30  # bytes that must be free before a module; cpu-2.6, on the disk and in Docker, needs half of it
 ROOM_BIG = 30 << 30  # the same with both engines' cuda-2.6
 OWN = pytest.StashKey[Engine | None]()  # our own engine, once it runs
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs real images or Docker, for which there is one process, and what takes gigabytes."""
+    """Mark what needs real images, what takes gigabytes, and who shares a worker: all that use Docker, and a module."""
     for item in items:
         wanted = set(getattr(item, "fixturenames", ()))
-        if ONCE & wanted or item.get_closest_marker("docker"):
+        docker = bool(DOCKER & wanted) or item.get_closest_marker("docker") is not None
+        item.add_marker(pytest.mark.xdist_group("docker" if docker else item.path.stem))
+        if docker or IMAGES & wanted:
             item.add_marker("images")
         if "everything" in wanted:
             item.add_marker("big")
@@ -48,6 +45,8 @@ def _give_back_room(request: pytest.FixtureRequest, stores: Path) -> Iterator[No
     if own is not None:
         for what in (["image", "prune", "-af"], ["buildx", "prune", "-af"]):
             subprocess.run(["docker", *what], env=own.env, check=True, capture_output=True, timeout=300)
+    if hasattr(request.config, "workerinput"):
+        return  # another worker may be in there
     for folder in ("unpacked", "unpacked-images"):
         shutil.rmtree(stores / "built" / folder, ignore_errors=True)
 

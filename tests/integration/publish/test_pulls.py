@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -74,7 +75,7 @@ def publishing(built: Path, stores: Path, cells: Mapping[str, str]) -> Iterator[
     """Images under the tags of the rule. What may move a tag is another test's question."""
     project, layout = Project.find(ROOT, layout=built), Layout(built)
     names = [cell.rpartition("-")[0] for cell in cells.values()]
-    folder = stores / f"registry-{len(names)}"  # next to the store: 3 GB are too much for some /tmp
+    folder = stores / f"registry-{len(names)}-{os.getpid()}"  # next to the store: 3 GB are too much for some /tmp
     try:
         with docker_registry(folder) as netloc:
             place = f"{netloc}/pytorch"
