@@ -326,7 +326,7 @@ def test_apt_get_install_on_top(wanted: str, session: Session) -> None:
     assert done.stdout.rpartition("----\n")[2] == ""
 
 
-@OF_THIS_MACHINE
+@pytest.mark.parametrize("reference", kinds(lambda *k: k != (Flavour.RUNTIME, NATIVE)), indirect=True)
 def test_the_same_bytes_again(
     reference: ImageRef,
     locks: Locks,

@@ -43,8 +43,7 @@ def locked(stores: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     project, folder = copy_project(tmp_path_factory.mktemp("locked") / "project"), stores / "added-packages"
     store = fresh_store(folder)
     add(project, "images: {cuda-2.6: {apt: [less, libopenblas0]}}")
-    done = buildctl("lock", NAME, f"{NAME}-devel", cwd=project, env=store)
-    assert done.returncode == 0, done.stderr
+    lock(project, store, NAME)
     yield project, store
     shutil.rmtree(folder)
 
@@ -55,28 +54,37 @@ def with_less(locked: tuple[Path, dict[str, str]], tmp_path: Path) -> tuple[Path
     return shutil.copytree(locked[0], tmp_path / "project"), locked[1]
 
 
+def lock(project: Path, store: dict[str, str], *names: str) -> None:
+    done = buildctl("lock", *names, cwd=project, env=store)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.network
-def test_an_image_with_debian_packages_of_its_own(with_less: tuple[Path, dict[str, str]]) -> None:
+@pytest.mark.parametrize("flavours", [["runtime"], pytest.param(["runtime", "devel"], marks=pytest.mark.big)], ids=len)
+def test_an_image_with_debian_packages_of_its_own(flavours: list[str], with_less: tuple[Path, dict[str, str]]) -> None:
     project, store = with_less
-    for flavour in ("runtime", "devel"):
-        lock = (project / "images" / NAME / f"{flavour}.{ARCH}.packages").read_text()
-        assert "# base: debian13_cuda-2.6\n" in lock
-        assert "\nPackage: less\n" in lock
-        assert "\nPackage: libc6\n" not in lock
-    assert buildctl("lock", "--check", NAME, f"{NAME}-devel", cwd=project, env=store).returncode == 0
+    wanted = [NAME, f"{NAME}-devel"][: len(flavours)]
+    if len(flavours) > 1:
+        lock(project, store, *wanted)
+    for flavour in flavours:
+        text = (project / "images" / NAME / f"{flavour}.{ARCH}.packages").read_text()
+        assert "# base: debian13_cuda-2.6\n" in text
+        assert "\nPackage: less\n" in text
+        assert "\nPackage: libc6\n" not in text
+    assert buildctl("lock", "--check", *wanted, cwd=project, env=store).returncode == 0
     assert buildctl("render", NAME, cwd=project, env=store).returncode == 0
     assert "base-debian13_cuda-2.6" in (project / "images" / NAME / "Dockerfile").read_text()
     assert f"dist:base-debian13_{NAME}-devel" in (project / "docker-bake.json").read_text()
-    for names in ((NAME, f"{NAME}-devel"), ("cuda-2.10",)):
+    for names in (wanted, ["cuda-2.10"]):
         done = buildctl("bases", *names, cwd=project, env=store)
         assert done.returncode == 0, done.stderr
     layout = Layout(project / "dist")
-    own, devel, plain = (
+    plain, *own = (
         layout.manifest(layout.resolve(f"base-debian13{name}-{ARCH}")).layers
-        for name in (f"_{NAME}", f"_{NAME}-devel", "")
+        for name in ("", *(f"_{name}" for name in wanted))
     )
-    assert own[: len(plain)] == devel[: len(plain)] == plain  # the base's layer is shared
-    assert (len(own), len(devel)) == (len(plain) + 1, len(plain) + 2)
+    assert all(layers[: len(plain)] == plain for layers in own)  # the base's layer is shared
+    assert [len(layers) for layers in own] == [len(plain) + n + 1 for n, _ in enumerate(own)]
     assert check_layout(layout.root, None) == []
     if build_arch() != ARCH:
         return
@@ -99,13 +107,12 @@ def test_an_image_with_debian_packages_of_its_own(with_less: tuple[Path, dict[st
 
 @pytest.mark.network
 def test_a_base_for_the_machine_that_builds_where_the_image_is_for_another(
-    project: Path, store: dict[str, str]
+    project: Path, built: Path, built_store: dict[str, str]
 ) -> None:
     """Install stages run on the build platform, for which an image need not exist: its base is the plain one there."""
     add(project, "images: {cpu-2.6: {apt: [less]}}")
-    done = buildctl("lock", "cpu-2.6", cwd=project, env=store)
-    assert done.returncode == 0, done.stderr
-    done = buildctl("bases", "cpu-2.6", cwd=project, env=store)
+    lock(project, built_store, "cpu-2.6")
+    done = buildctl("bases", "cpu-2.6", cwd=project, env=built_store)
     assert done.returncode == 0, done.stderr
     layout = Layout(project / "dist")
     name = "base-debian13_cpu-2.6"
@@ -125,8 +132,8 @@ def test_stale_and_impossible_locks_are_refused_by_name(with_less: tuple[Path, d
     assert f"images/{NAME}/runtime.{ARCH}.packages: matrix.yaml (apt) or the lock of the base changed" in done.stderr
     done = buildctl("build", NAME, "--locked", "--no-load", cwd=project, env=store)
     assert (done.returncode, "with --locked, 1 locks would have to change" in done.stderr) == (3, True)
-    lock = project / "images" / NAME / f"runtime.{ARCH}.packages"
-    before = lock.read_bytes()
+    path = project / "images" / NAME / f"runtime.{ARCH}.packages"
+    before = path.read_bytes()
     for package, message in (
         ("iproute2", "iproute2 .*: its postinst script does more than is done here"),
         ("no-such-package-at-all", "[Uu]nable to locate package no-such-package-at-all"),
@@ -136,7 +143,7 @@ def test_stale_and_impossible_locks_are_refused_by_name(with_less: tuple[Path, d
         assert done.returncode == 3
         assert 'images["cuda-2.6"].apt (cuda-2.6, amd64)' in done.stderr
         assert re.search(message, done.stderr), done.stderr
-        assert lock.read_bytes() == before
+        assert path.read_bytes() == before
 
 
 @pytest.mark.network
