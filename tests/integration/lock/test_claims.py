@@ -104,8 +104,8 @@ def test_inspect_shows_the_claims_of_what_is_built(cell: str, layouts: Callable[
     claims = json.loads((ROOT / "images" / name / f"claims.{arch}.json").read_bytes())
     assert seen["source"] == "labels"
     assert seen["digest"].startswith("sha256:")
-    for name in ("torch", "torchvision", "torchaudio", "cuda", "cudnn", "nccl", "glibc", "python"):
-        assert seen["claims"][name] == claims[name]
+    for key in ("torch", "torchvision", "torchaudio", "cuda", "cudnn", "nccl", "glibc", "python"):
+        assert seen["claims"].get(key) == claims[key]
     by_path = answer(buildctl("inspect", f"{built}:{name}", "--json"))["images"]
     assert by_path[0]["digest"] == seen["digest"]
 
