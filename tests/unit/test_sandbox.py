@@ -196,7 +196,7 @@ def session(tmp_path: Path, **change: object) -> SandboxSession:
         "stage": tmp_path,
         "emulator": None,
         "gpu": Passthrough(reason="none"),
-        "identity": False,
+        "ids": None,
     }
     return SandboxSession(**{**fields, **change})  # type: ignore[arg-type]
 
