@@ -79,7 +79,9 @@ def open_session(
     wants_gpus = any(name == "NVIDIA_VISIBLE_DEVICES" for name, _ in config.env)
     gpu = Passthrough(reason="not an image for GPUs")
     if wants_gpus:
-        gpu = find_gpus(arch) if arch == native_arch() else Passthrough(reason="no GPU reaches an emulated image")
+        gpu = Passthrough(reason="no GPU reaches an emulated image")
+        if arch == native_arch():
+            gpu = find_gpus(arch, as_others=ids is not None)
     if gpu.available and tree.merged:
         gpu = Passthrough(reason="GPUs need overlayfs in the sandbox")
     session = SandboxSession(tree=tree, config=config, stage=stage, emulator=None, gpu=gpu, ids=ids)

@@ -114,6 +114,24 @@ def test_the_user_can_be_any(either: SandboxSession, user: str) -> None:
     assert (int(answer.split()[3], 16) == 0) == (uid != "0")
 
 
+SCRIPT = """
+from pathlib import Path
+from buildctl.oci.layout import Layout
+from buildctl.runtimes.api import ImageRef
+from buildctl.runtimes.sandbox import SandboxRuntime
+from buildctl.store import Store
+layout = Layout(Path({layout!r}))
+d = layout.resolve({name!r})
+ref = ImageRef(layout=layout.root, descriptor=d, name="x", arch={arch!r}, config=layout.config(d))
+with SandboxRuntime(Store(Path({store!r}))).start(ref) as session:
+"""
+
+
+def script_for(image: ImageRef, store: Store) -> str:
+    """A program that starts a session, without its end."""
+    return SCRIPT.format(layout=str(image.layout), name=image.name, arch=image.arch, store=str(store.root))
+
+
 OPENS_FOR_WRITING = """
 import os
 opened = []
@@ -132,6 +150,25 @@ print(opened)
 @pytest.mark.parametrize("user", ["0", "1000"])
 def test_the_kernel_s_files_are_read_only(either: SandboxSession, user: str) -> None:
     assert python(either, OPENS_FOR_WRITING, user=user) == "[]"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: not root")
+@pytest.mark.parametrize("network", [False, True])
+def test_a_container_s_own_proc_and_sys_are_closed_with_all_in_them(
+    image: ImageRef, store: Store, tmp_path: Path, network: bool
+) -> None:
+    """Where a container hides parts of /proc, no other can be mounted, and with the host's network no other /sys."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        script_for(image, store)
+        + f"""
+    print(session.run(["python", "-c", {OPENS_FOR_WRITING!r}], timeout=60, user="0", network={network}))
+"""
+    )
+    hide = 'mount --make-rprivate / && mount -t tmpfs none /proc/irq && exec "$@"'
+    argv = ["unshare", "--mount", "sh", "-c", hide, "sh", sys.executable, str(script)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert "returncode=0, stdout='[]\\n'" in done.stdout, done
 
 
 # a user namespace in the sandbox gives back CAP_SYS_ADMIN, there
@@ -292,19 +329,9 @@ def test_nothing_outlives_buildctl(
     marker = f"marker-{time.monotonic_ns()}"
     mounts = Path("/proc/self/mounts").read_text()
     script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from buildctl.oci.layout import Layout\n"
-        "from buildctl.runtimes.api import ImageRef\n"
-        "from buildctl.runtimes.sandbox import SandboxRuntime\n"
-        "from buildctl.store import Store\n"
-        f"layout = Layout(Path({str(image.layout)!r}))\n"
-        f"d = layout.resolve({image.name!r})\n"
-        f"ref = ImageRef(layout=layout.root, descriptor=d, name='x', arch={image.arch!r}, config=layout.config(d))\n"
-        f"with SandboxRuntime(Store(Path({str(store.root)!r}))).start(ref) as session:\n"
-        f"    session.run(['python', '-c', {STUBBORN!r}, {marker!r}], timeout=300)\n"
-    )
+    script.write_text(f"""{script_for(image, store)}
+    session.run(["python", "-c", {STUBBORN!r}, {marker!r}], timeout=300)
+""")
     running = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 30
@@ -369,6 +396,7 @@ def test_a_foreign_program_and_foreign_children_run(
         assert (outcome.returncode, outcome.stdout) == (42, "emulated\n")
         child = "import subprocess; print(subprocess.run(['foreign'], capture_output=True).stdout)"
         assert python(session, child) == "b'emulated\\n'"
+        assert python(session, OPENS_FOR_WRITING, user="0") == "[]"  # its own binfmt_misc among them
         assert not session.gpus
     after = Path("/proc/sys/fs/binfmt_misc").exists() and sorted(os.listdir("/proc/sys/fs/binfmt_misc"))  # noqa: PTH208
     assert before == after
