@@ -30,8 +30,7 @@ from typing import Any, NoReturn
 _libc = ctypes.CDLL(None, use_errno=True)
 # linux/sched.h, sys/mount.h, linux/prctl.h
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
-RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
-DETACH = 2
+RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE, DETACH = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18, 2
 SET_PDEATHSIG, CAPBSET_DROP, SET_NO_NEW_PRIVS = 1, 24, 38
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 Spec = dict[str, Any]
@@ -220,10 +219,7 @@ def build_root(spec: Spec) -> None:
         with step("loopback interface"):
             loopback_up()
     call("sethostname", b"sandbox", 7)
-    if spec["ids"]:
-        with step("mount propagation"):  # the copy follows the launcher's
-            mount("none", "/", None, REC | PRIVATE)
-    else:
+    if not spec["ids"]:
         open_stage(spec)
     if spec["binfmt"]:
         with step("binfmt_misc"):
@@ -261,9 +257,9 @@ def shield(policy: dict[str, list[str]]) -> None:
 
 
 def mounts_in(path: str) -> list[str]:
-    points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    plain = {point.encode().decode("unicode_escape") for point in points}
-    return sorted(point for point in plain if point == path or point.startswith(f"{path}/"))
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = {line.split()[4].encode().decode("unicode_escape") for line in lines}  # a space is \\040
+    return sorted(point for point in points if f"{point}/".startswith(f"{path}/"))
 
 
 def kept_flags(path: str) -> int:
@@ -273,9 +269,8 @@ def kept_flags(path: str) -> int:
 
 
 def register_emulator(rule: str) -> None:
-    """A binfmt_misc of this user namespace's own (Linux 6.7): the host's is neither used nor changed.
-
-    What is registered goes when the last mount of it does, so `mount_system` keeps it where every system has it.
+    """A binfmt_misc of this user namespace's own (Linux 6.7): the host's is neither used nor changed. What is registered
+    goes when the last mount of it does, so `mount_system` keeps it where every system has it.
     """
     os.mkdir("binfmt")
     mount("binfmt_misc", "binfmt", "binfmt_misc")
