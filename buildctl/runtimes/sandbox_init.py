@@ -258,7 +258,7 @@ def shield(policy: dict[str, list[str]]) -> None:
 
 def mounts_in(path: str) -> list[str]:
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = {line.split()[4].encode().decode("unicode_escape") for line in lines}  # a space is \\040
+    points = {line.split()[4].encode().decode("unicode_escape") for line in lines}  # a space is \040
     return sorted(point for point in points if f"{point}/".startswith(f"{path}/"))
 
 
@@ -269,8 +269,8 @@ def kept_flags(path: str) -> int:
 
 
 def register_emulator(rule: str) -> None:
-    """A binfmt_misc of this user namespace's own (Linux 6.7): the host's is neither used nor changed. What is registered
-    goes when the last mount of it does, so `mount_system` keeps it where every system has it.
+    """A binfmt_misc of this user namespace's own (Linux 6.7): the host's is neither used nor changed. What it
+    registers goes when the last mount of it does, so `mount_system` keeps it where every system has it.
     """
     os.mkdir("binfmt")
     mount("binfmt_misc", "binfmt", "binfmt_misc")
