@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from buildctl import __version__
+from buildctl import __version__, interrupts
 from buildctl.errors import BuildctlError
 
 # Modules are imported where they are used: `buildctl --help` and completion answer in a tenth of a second.
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from buildctl.project import Project
     from buildctl.registry.reference import Reference
     from buildctl.registry.referrers import Signer
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +35,7 @@ class Options:
 
 def main() -> None:
     """Run the command line; every error becomes a message, a hint and an exit code here and nowhere else."""
+    interrupts.listen()
     try:
         status = cli.main(standalone_mode=False)
     except BuildctlError as error:
@@ -47,7 +46,7 @@ def main() -> None:
         status = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; what was whole is kept, run the command again to continue", err=True)
-        status = INTERRUPTED
+        status = interrupts.exit_code()
     except BrokenPipeError:  # `buildctl matrix | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl.errors import ToolError
+from buildctl.reaper import reaped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ def run(
     missing_hint: str | None = None,
     on_line: Callable[[str], object] | None = None,
 ) -> Completed:
-    """Run `argv` to its end or to `timeout` seconds, then SIGKILL its whole process group.
+    """Run `argv` to its end or to `timeout` seconds, then SIGKILL its whole process group; also when this process dies.
 
     `env` replaces the environment when given. With `check`, a non-zero exit or a missed deadline raises ToolError with
     the end of its stderr. A program that does not exist always raises ToolError, with `missing_hint`. `on_line` gets
@@ -65,16 +66,17 @@ def run(
         raise ToolError(f"program cannot be executed: {args[0]}: {error.strerror}") from error
     timed_out = False
     listening = _Listening(process, on_line) if on_line else None
-    try:
-        stdout, stderr = process.communicate(stdin, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        timed_out = True
-        kill_group(process)
-        stdout, stderr = process.communicate()
-    except BaseException:
-        kill_group(process)
-        process.wait()
-        raise
+    with reaped(process.pid):
+        try:
+            stdout, stderr = process.communicate(stdin, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+            kill_group(process)
+            stdout, stderr = process.communicate()
+        except BaseException:
+            kill_group(process)
+            process.wait()
+            raise
     stderr = listening.all() if listening else stderr
     done = Completed(argv=args, returncode=process.returncode, stdout=stdout, stderr=stderr, timed_out=timed_out)
     if check and (timed_out or done.returncode != 0):

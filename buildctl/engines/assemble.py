@@ -7,12 +7,10 @@ What is here makes layers in parallel processes and writes images from them: blo
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -20,10 +18,12 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol
 
 from buildctl.errors import EngineError
+from buildctl.interrupts import without_interrupts
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import Descriptor, History, ImageConfig, Layer
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
+from buildctl.parent import end_with_parent
 from buildctl.progress import Progress
 from buildctl.store import Store
 
@@ -93,6 +93,7 @@ _queue: Any = None
 def _start_worker(queue: Any) -> None:
     global _queue  # noqa: PLW0603 - a worker process has one queue to its parent
     _queue = queue
+    end_with_parent()
 
 
 def _make(task: _Task) -> Made:
@@ -148,12 +149,13 @@ def _in_processes(
     tasks: Sequence[_Task], jobs: int, progress: Progress, meanwhile: Callable[[], None]
 ) -> dict[str, Made]:
     context = get_context("spawn")  # a forked child would inherit the locks of our progress thread
-    queue = context.SimpleQueue()
+    with without_interrupts():  # multiprocessing starts a process for this; it takes the mask off at the end
+        queue = context.SimpleQueue()
     bars = {task.recipe.key: progress.add(task.recipe.label, 0) for task in tasks}
     made: dict[str, Made] = {}
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(queue,))
     try:
-        with _without_interrupts():
+        with without_interrupts():
             futures: dict[Future[Made], Recipe] = {pool.submit(_make, t): t.recipe for t in tasks}
         meanwhile()
         waiting = set(futures)
@@ -177,18 +179,6 @@ def _in_processes(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return made
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """For processes that are started here: Ctrl-C goes to the whole group, and they are not to answer it, not even
-    while they start; who started them ends them. An interrupt of this process waits until the block is left.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:

@@ -13,7 +13,7 @@ import shutil
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -32,28 +32,40 @@ _OPAQUE = ".wh..wh..opq"
 _MAX_LINKS = 40  # as many symlinks as Linux follows in one path
 _FILES = {tarfile.REGTYPE, tarfile.AREGTYPE}
 
+Owner = Callable[[int], int]  # an id of the image -> the id here that gets the file
+
+
+def as_given(number: int) -> int:
+    return number
+
 
 def unpack_layer(
-    blob: Path, media_type: str, target: Path, *, diff_id: Digest | None = None, stack: bool = False
+    blob: Path,
+    media_type: str,
+    target: Path,
+    *,
+    diff_id: Digest | None = None,
+    stack: bool = False,
+    owner: Owner | None = as_given,
 ) -> bool:
     """Unpack one layer into the new directory `target`; False when it is there already, which means it is whole.
 
     With `stack` the directory is meant to lie in an overlay on those of lower layers, so whiteouts raise LayoutError,
     as does anything else that cannot be unpacked: names that escape, device nodes, a broken blob, another `diff_id`.
-    Modes are exact whatever the umask. Owners are set when running as root; otherwise files belong to the caller and
-    lose setuid and setgid. Extended attributes are left out.
+    Modes are exact whatever the umask. As root, users and groups of files are what `owner` makes of the image's; for
+    others, and with None, files belong to the caller and lose setuid and setgid. Extended attributes are left out.
     """
     if target.exists():
         return False
     with _appearing(target) as folder:
-        tree = _Tree(folder, stack=stack)
+        tree = _Tree(folder, stack=stack, owner=owner)
         with blob.open("rb", buffering=0) as file:
             _apply(tree, file, media_type, f"layer {blob.name[:12]}", diff_id)
         tree.finish()
     return True
 
 
-def unpack_image(layout: Layout, descriptor: Descriptor, target: Path) -> None:
+def unpack_image(layout: Layout, descriptor: Descriptor, target: Path, *, owner: Owner | None = as_given) -> None:
     """Unpack all layers of an image into one directory, whiteouts applied, diff ids verified.
 
     `target` must not exist or be empty. See `unpack_layer` for what is refused.
@@ -62,14 +74,16 @@ def unpack_image(layout: Layout, descriptor: Descriptor, target: Path) -> None:
         raise LayoutError(f"cannot unpack into {target}: it is not empty")
     pairs = _layers(layout, descriptor)
     with _appearing(target) as folder:
-        tree = _Tree(folder, stack=False)
+        tree = _Tree(folder, stack=False, owner=owner)
         for layer, diff_id in pairs:
             with layout.blob_path(layer.digest).open("rb", buffering=0) as file:
                 _apply(tree, file, layer.media_type, f"layer {layer.digest.short}", diff_id)
         tree.finish()
 
 
-def unpack_layers(layout: Layout, descriptor: Descriptor, cache: Path) -> tuple[Path, ...]:
+def unpack_layers(
+    layout: Layout, descriptor: Descriptor, cache: Path, *, owner: Owner | None = as_given
+) -> tuple[Path, ...]:
     """Unpack each layer of an image into its own directory in `cache`, named by diff id; lowest layer first.
 
     Directories that are there are used as they are. Raises LayoutError when the layers cannot be stacked.
@@ -78,7 +92,8 @@ def unpack_layers(layout: Layout, descriptor: Descriptor, cache: Path) -> tuple[
     def one(pair: tuple[Descriptor, Digest]) -> Path:
         layer, diff_id = pair
         target = cache / diff_id.hex
-        unpack_layer(layout.blob_path(layer.digest), layer.media_type, target, diff_id=diff_id, stack=True)
+        blob = layout.blob_path(layer.digest)
+        unpack_layer(blob, layer.media_type, target, diff_id=diff_id, stack=True, owner=owner)
         return target
 
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
@@ -111,10 +126,10 @@ def _apply(tree: _Tree, blob: BinaryIO, media_type: str, where: str, diff_id: Di
 class _Tree:
     """A directory that takes the entries of layers, one after the other."""
 
-    def __init__(self, root: Path, *, stack: bool) -> None:
+    def __init__(self, root: Path, *, stack: bool, owner: Owner | None) -> None:
         self.root = root
         self.stack = stack
-        self.owners = os.geteuid() == 0
+        self.owner = owner if os.geteuid() == 0 else None
         self.directories: dict[str, tarfile.TarInfo] = {}  # their modes and times come last: they may forbid writing
         self.real: dict[str, str] = {"": ""}  # directories that were looked at: path as given -> path without symlinks
         self.added: set[str] = set()  # by this layer, with all directories on the way; whiteouts spare these
@@ -147,7 +162,7 @@ class _Tree:
             self.write(full, info, reader)
         elif info.issym():
             full.symlink_to(info.linkname)
-            if self.owners:
+            if self.owner:
                 self.chown(full, info)
             os.utime(full, (info.mtime, info.mtime), follow_symlinks=False)
         elif info.islnk():
@@ -162,7 +177,7 @@ class _Tree:
                 view = memoryview(chunk)
                 while view:
                     view = view[file.write(view) :]
-            if self.owners:
+            if self.owner:
                 self.chown(file.fileno(), info)
             os.fchmod(file.fileno(), self.mode(info))
             os.utime(file.fileno(), (info.mtime, info.mtime))
@@ -258,24 +273,25 @@ class _Tree:
         self.directories.setdefault("", _plain_directory(""))
         for path, info in sorted(self.directories.items(), reverse=True):
             full = self.at(path)
-            if self.owners:
+            if self.owner:
                 self.chown(full, info)
             full.chmod(info.mode & 0o7777)
             os.utime(full, (info.mtime, info.mtime))
 
     def chown(self, file: Path | int, info: tarfile.TarInfo) -> None:
+        owner = self.owner or as_given
         try:
             if isinstance(file, int):
-                os.fchown(file, info.uid, info.gid)
+                os.fchown(file, owner(info.uid), owner(info.gid))
             else:
-                os.chown(file, info.uid, info.gid, follow_symlinks=False)
+                os.chown(file, owner(info.uid), owner(info.gid), follow_symlinks=False)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EINVAL):  # root of a user namespace that lacks this id
                 raise
 
     def mode(self, info: tarfile.TarInfo) -> int:
         """A setuid file that belongs to the caller would let others run as the caller."""
-        return info.mode & (0o7777 if self.owners else 0o1777)
+        return info.mode & (0o7777 if self.owner else 0o1777)
 
 
 @contextmanager

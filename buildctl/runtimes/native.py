@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl.errors import RuntimeUnavailableError, ToolError
+from buildctl.reaper import reaped
 from buildctl.run import kill_group
 from buildctl.runtimes.api import Outcome
 from buildctl.runtimes.tail import Tail
@@ -112,13 +113,14 @@ def _run(argv: list[str], *, env: dict[str, str], cwd: str, stdin: str, timeout:
     assert process.stderr is not None  # noqa: S101
     tails = [Tail(process.stdout), Tail(process.stderr)]
     timed_out = False
-    try:
-        process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        timed_out = True
-    finally:
-        kill_group(process)  # its children, too, when it ended by itself or by Ctrl-C
-        process.wait()
+    with reaped(process.pid):
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+        finally:
+            kill_group(process)  # its children, too, when it ended by itself or by Ctrl-C
+            process.wait()
     seconds = time.monotonic() - started
     stdout, stderr = (tail.text(LAST_WORDS) for tail in tails)
     returncode = None if timed_out else process.returncode

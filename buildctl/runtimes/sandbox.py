@@ -12,9 +12,11 @@ from pathlib import Path
 from buildctl.errors import RuntimeUnavailableError, ToolError
 from buildctl.oci.image import ImageConfig
 from buildctl.runtimes.api import ImageRef, Outcome
-from buildctl.runtimes.sandbox_emulation import HINT, Emulator, find_emulators, native_arch
+from buildctl.runtimes.sandbox_emulation import HINT, Emulator, find_emulators, kernel_files, native_arch
 from buildctl.runtimes.sandbox_gpu import Passthrough, find_gpus
+from buildctl.runtimes.sandbox_ids import Ids, find_ids, own_map
 from buildctl.runtimes.sandbox_process import Launched, launch
+from buildctl.runtimes.sandbox_shield import POLICY
 from buildctl.runtimes.sandbox_tree import Tree, merged, stacked
 from buildctl.runtimes.sandbox_user import User, find_user
 from buildctl.store import Store
@@ -25,7 +27,9 @@ HOSTS = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n"
 
 
 class SandboxRuntime:
-    """Keeps unpacked layers in the store, `unpacked/DIFF-ID`, so that images share them."""
+    """Keeps unpacked layers in the store, `unpacked/DIFF-ID`, so that images share them; root's have a folder in there,
+    since their files belong to other ids.
+    """
 
     name = "sandbox"
 
@@ -38,16 +42,17 @@ class SandboxRuntime:
         if sys.platform != "linux":
             raise RuntimeUnavailableError(f"a sandbox needs Linux, not {sys.platform}", hint="start Docker")
         emulators = emulators_for(image.arch)
-        stage = self.store.root / "mnt"
-        tree = stacked(image, self.store.root / "unpacked")
+        stage, ids = self.store.root / "mnt", find_ids()
+        owner, whose = (ids.owner, f"ids-{ids.first}") if ids else (None, "")
+        tree = stacked(image, self.store.root / "unpacked" / whose, owner=owner)
         if tree is not None:
             try:
-                yield open_session(tree, image.config, arch=image.arch, stage=stage, emulators=emulators)
+                yield open_session(tree, image.config, arch=image.arch, stage=stage, emulators=emulators, ids=ids)
                 return
             except OverlayRefusedError:
                 pass
-        tree = merged(image, self.store.root / "unpacked-images")
-        yield open_session(tree, image.config, arch=image.arch, stage=stage, emulators=emulators)
+        tree = merged(image, self.store.root / "unpacked-images" / whose, owner=owner)
+        yield open_session(tree, image.config, arch=image.arch, stage=stage, emulators=emulators, ids=ids)
 
 
 class OverlayRefusedError(RuntimeUnavailableError):
@@ -59,17 +64,27 @@ def emulators_for(arch: str) -> tuple[Emulator | None, ...]:
 
 
 def open_session(
-    tree: Tree, config: ImageConfig, *, arch: str, stage: Path, emulators: Sequence[Emulator | None]
+    tree: Tree,
+    config: ImageConfig,
+    *,
+    arch: str,
+    stage: Path,
+    emulators: Sequence[Emulator | None],
+    ids: Ids | None = None,
 ) -> SandboxSession:
-    """A session on an unpacked image, with the first emulator that this kernel takes. `stage` is an empty folder."""
+    """A session on an unpacked image, with the first emulator that this kernel takes. `stage` is an empty folder, `ids`
+    those that the files of `tree` belong to, None when all belong to the caller.
+    """
     stage.mkdir(parents=True, exist_ok=True)
     wants_gpus = any(name == "NVIDIA_VISIBLE_DEVICES" for name, _ in config.env)
     gpu = Passthrough(reason="not an image for GPUs")
     if wants_gpus:
-        gpu = find_gpus(arch) if arch == native_arch() else Passthrough(reason="no GPU reaches an emulated image")
+        gpu = Passthrough(reason="no GPU reaches an emulated image")
+        if arch == native_arch():
+            gpu = find_gpus(arch, as_others=ids is not None)
     if gpu.available and tree.merged:
         gpu = Passthrough(reason="GPUs need overlayfs in the sandbox")
-    session = SandboxSession(tree=tree, config=config, stage=stage, emulator=None, gpu=gpu, identity=os.geteuid() == 0)
+    session = SandboxSession(tree=tree, config=config, stage=stage, emulator=None, gpu=gpu, ids=ids)
     for emulator in emulators:
         attempt = replace(session, emulator=emulator)
         refused = attempt.refusal()
@@ -110,7 +125,7 @@ class SandboxSession:
     stage: Path
     emulator: Emulator | None
     gpu: Passthrough
-    identity: bool
+    ids: Ids | None
 
     @property
     def emulated(self) -> str | None:
@@ -126,7 +141,7 @@ class SandboxSession:
 
     @property
     def ownership(self) -> bool:
-        return self.identity
+        return self.ids is not None
 
     def run(
         self,
@@ -179,10 +194,10 @@ class SandboxSession:
             "uid": who.uid,
             "gid": who.gid,
             "groups": list(who.groups),
-            "identity": self.identity,
+            "ids": self._maps(who),
             "stage": str(self.stage),
-            "layers": [] if self.tree.merged else [str(p) for p in self.tree.layers],
-            "rootfs": str(self.tree.layers[0]),
+            "layers": [str(p) for p in self.tree.layers],
+            "merged": self.tree.merged,
             "read_only": read_only or self.tree.merged,
             "network": network,
             "files": files,
@@ -190,7 +205,15 @@ class SandboxSession:
             "scratch": scratch,
             "binds": [list(b) for b in self.gpu.binds],
             "binfmt": self.emulator.rule if self.emulator else "",
+            "kernel_files": kernel_files(self.emulator.rule) if self.emulator else {},
+            "shield": POLICY,
         }
+
+    def _maps(self, who: User) -> dict[str, object] | None:
+        if self.ids is None:
+            return None
+        maps = {"uid_map": self.ids.mapping([who.uid]), "gid_map": self.ids.mapping([who.gid, *who.groups])}
+        return {"first": self.ids.first, "maps": maps, "own": {name: own_map(name) for name in maps}}
 
 
 def _resolv_conf() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import struct
 from dataclasses import dataclass
@@ -69,6 +70,19 @@ def processor(arch: str, program: Path) -> tuple[tuple[str, str], ...]:
     if model is not None and model not in run([program, "-cpu", "help"], timeout=10, check=False).stdout.split():
         return ()
     return tuple(wanted.items())
+
+
+def kernel_files(rule: str) -> dict[str, dict[str, str]]:
+    """What an arm64 kernel says of its cores, by folder. The oneDNN in torch 2.15 reads MIDR_EL1 there and ends the
+    process where there is none; QEMU shows the files of the host, an amd64. The value is that of a Neoverse N1 (Linux,
+    cputype.h).
+    """
+    if "aarch64" not in rule:
+        return {}
+    cores = os.cpu_count() or 1
+    files = dict.fromkeys(("present", "possible", "online"), f"0-{cores - 1}\n")
+    registers = {f"cpu{core}/regs/identification/midr_el1": "0x00000000414fd0c1\n" for core in range(cores)}
+    return {"sys/devices/system/cpu": files | registers}
 
 
 HINT = "sudo apt-get install qemu-user-static"

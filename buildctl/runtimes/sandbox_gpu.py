@@ -30,8 +30,12 @@ class Passthrough:
         return bool(self.binds)
 
 
-def find_gpus(arch: str, *, dev: Path = Path("/dev"), libraries: Iterable[Path] | None = None) -> Passthrough:
-    """The host's GPUs as binds, all or nothing: a device without its driver library would only fail in odd ways."""
+def find_gpus(
+    arch: str, *, dev: Path = Path("/dev"), libraries: Iterable[Path] | None = None, as_others: bool = False
+) -> Passthrough:
+    """The host's GPUs as binds, all or nothing: a device without its driver library would only fail in odd ways. So
+    would one that the ids of the sandbox may not open, which are nobody's here with `as_others`.
+    """
     nodes = sorted(p for p in dev.glob("nvidia*") if re.fullmatch(r"nvidia(\d+|ctl|-uvm|-uvm-tools|-modeset)", p.name))
     nodes = [p for p in nodes if stat.S_ISCHR(p.stat().st_mode)]
     if not any(re.fullmatch(r"nvidia\d+", p.name) for p in nodes):
@@ -40,6 +44,8 @@ def find_gpus(arch: str, *, dev: Path = Path("/dev"), libraries: Iterable[Path] 
     missing = sorted({"nvidiactl", "nvidia-uvm"} - names)
     if missing:
         return Passthrough(reason=f"/dev/{missing[0]} is missing on this host (run `nvidia-modprobe -u`)")
+    if as_others and (closed := [p for p in nodes if p.stat().st_mode & 0o6 != 0o6]):
+        return Passthrough(reason=f"{closed[0]} is not open to everybody, and root in a sandbox is not root here")
     found = {
         p.name: p for p in (_host_libraries(arch) if libraries is None else libraries) if _LIBRARY.fullmatch(p.name)
     }

@@ -1,10 +1,11 @@
-# ruff: noqa: PTH102, PTH103, PTH120, PTH211  (os is the better fit for a file that makes system calls in a row)
+# ruff: noqa: PTH102, PTH103, PTH110, PTH112, PTH120, PTH211  (os is the better fit for a file that makes system calls in a row)
 """The process that becomes the sandbox. Runs alone (`python -I -S THIS FD`), so it imports the standard library only.
 
-Three processes: the launcher makes the user namespace; its child is process 1 of the pid namespace, builds the mounts
-and reaps; its grandchild drops privileges and becomes the command. Each dies by SIGKILL with its parent, and the mounts
-with the last of them, so nothing needs to be cleaned up whatever happens. System calls are made directly: mount(8)
-goes through an interface that cuts long overlayfs options, and no version of any tool has to be present.
+Three processes: the launcher makes the user namespace, in which root is not root outside; its child is process 1 of the
+pid namespace, builds the mounts and reaps; its grandchild drops privileges and becomes the command. Each dies by
+SIGKILL with its parent, and the mounts with the last of them, so nothing needs to be cleaned up whatever happens.
+System calls are made directly: mount(8) goes through an interface that cuts long overlayfs options, and no version of
+any tool has to be present.
 
 The outcome is one JSON object on the file descriptor `status_fd`: {"exit": N}, {"signal": N}, or
 {"error": TEXT, "step": NAME} when the sandbox could not be made.
@@ -29,15 +30,9 @@ from typing import Any, NoReturn
 _libc = ctypes.CDLL(None, use_errno=True)
 # linux/sched.h, sys/mount.h, linux/prctl.h
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
-RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
-DETACH = 2
+RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE, DETACH = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18, 2
 SET_PDEATHSIG, CAPBSET_DROP, SET_NO_NEW_PRIVS = 1, 24, 38
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
-# What Docker leaves to root: CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW
-# SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP
-ROOT_CAPABILITIES = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31})
-DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 Spec = dict[str, Any]
 
 
@@ -73,19 +68,18 @@ def mount(source: str, target: str, kind: str | None, flags: int = 0, options: s
     )
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None = None) -> None:
     call("prctl", SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+    if parent is not None and os.getppid() != parent:  # it died before we asked to be told
+        os._exit(1)
 
 
 def main() -> NoReturn:
     with open(int(sys.argv[1]), "rb") as file:  # noqa: PTH123
         spec: Spec = json.load(file)
-    die_with_parent()
-    if os.getppid() != spec["parent"]:  # it died before we asked to be told
-        os._exit(1)
+    die_with_parent(spec["parent"])
     try:
-        with step("user namespace"):
-            enter_user_namespace(spec)
+        enter_user_namespace(spec)
         with step("namespaces"):
             call("unshare", NEWNS | NEWPID | NEWIPC | NEWUTS | (0 if spec["network"] else NEWNET))
         alive, held = os.pipe()
@@ -110,12 +104,31 @@ def report(spec: Spec, outcome: dict[str, Any]) -> None:
 
 
 def enter_user_namespace(spec: Spec) -> None:
-    """With `identity` (root only) all ids as they are, else the caller's as root, which is all that is allowed."""
-    me = os.getpid()
-    if not spec["identity"]:
-        become(0, 0)
+    """With `ids` (root only) one whose ids are those, else the caller's as root, which is all that is allowed.
+
+    Those ids see no more of the machine than anybody, so root opens the way to the layers before it becomes them.
+    """
+    if spec["ids"] is None:
+        with step("user namespace"):
+            become(0, 0)
         return
-    maps = {name: identity_map(f"/proc/self/{name}") for name in ("uid_map", "gid_map")}
+    with step("mount namespace"):
+        try:
+            call("unshare", NEWNS)
+        except PermissionError:  # root of a container without CAP_SYS_ADMIN: first where it has it
+            new_user_namespace(spec["ids"]["own"])
+            call("unshare", NEWNS)
+    open_stage(spec)
+    with step("user namespace"):
+        new_user_namespace(spec["ids"]["maps"])
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    die_with_parent(spec["parent"])  # the kernel forgets it with a change of ids
+
+
+def new_user_namespace(maps: dict[str, str]) -> None:
+    me = os.getpid()
     ready, go = os.pipe()
     writer = os.fork()  # a map of more than one id takes a process that stayed in the parent's namespace
     if writer == 0:
@@ -135,6 +148,26 @@ def enter_user_namespace(spec: Spec) -> None:
         raise OSError(0, "the id maps were refused")
 
 
+def open_stage(spec: Spec) -> None:
+    """The folder that everything is put together in, as the working directory: no path needs to lead there."""
+    with step("mount propagation"):
+        mount("none", "/", None, REC | PRIVATE)
+    stage, ids = spec["stage"], spec["ids"]
+    with step(f"tmpfs on {stage}"):
+        owner = f",uid={ids['first']},gid={ids['first']}" if ids else ""
+        mount("tmpfs", stage, "tmpfs", NOSUID | NODEV, f"mode=755{owner}")
+    os.chdir(stage)
+    os.mkdir("l")
+    for number, layer in enumerate(spec["layers"]):
+        with step(f"bind of {layer}"):
+            if not ids:
+                os.symlink(layer, f"l/{number}")
+                continue
+            os.mkdir(f"l/{number}")
+            mount(layer, f"l/{number}", None, BIND)
+            mount("none", f"l/{number}", None, REMOUNT | BIND | RDONLY | NODEV | kept_flags(f"l/{number}"))
+
+
 def become(uid: int, gid: int) -> None:
     """In a new user namespace that has these two ids, which stand for the ones we have."""
     maps = {"uid_map": f"{uid} {os.geteuid()} 1", "gid_map": f"{gid} {os.getegid()} 1"}
@@ -142,11 +175,6 @@ def become(uid: int, gid: int) -> None:
     write("/proc/self/setgroups", "deny")
     for name, text in maps.items():
         write(f"/proc/self/{name}", text)
-
-
-def identity_map(path: str) -> str:
-    rows = (line.split() for line in Path(path).read_text().splitlines())
-    return "".join(f"{inside} {inside} {count}\n" for inside, _, count in rows)
 
 
 def write(path: str, text: str) -> None:
@@ -187,16 +215,12 @@ def become_init(spec: Spec, alive: int) -> NoReturn:
 
 
 def build_root(spec: Spec) -> None:
-    with step("mount propagation"):
-        mount("none", "/", None, REC | PRIVATE)
     if not spec["network"]:
         with step("loopback interface"):
             loopback_up()
     call("sethostname", b"sandbox", 7)
-    stage = spec["stage"]
-    with step(f"tmpfs on {stage}"):
-        mount("tmpfs", stage, "tmpfs", NOSUID | NODEV, "mode=755")
-    os.chdir(stage)
+    if not spec["ids"]:
+        open_stage(spec)
     if spec["binfmt"]:
         with step("binfmt_misc"):
             register_emulator(spec["binfmt"])
@@ -211,9 +235,31 @@ def build_root(spec: Spec) -> None:
         call("pivot_root", b".", b".")
         call("umount2", b".", DETACH)
         os.chdir("/")
+    shield(spec["shield"])
     if spec["read_only"]:
         with step("read-only root"):
             mount("none", "/", None, REMOUNT | BIND | RDONLY | kept_flags("/"))
+
+
+def shield(policy: dict[str, list[str]]) -> None:
+    """Hide and close the kernel's own files. A user namespace made in here cannot undo it: its mounts are locked."""
+    for path in policy["masked"]:
+        with step(f"mask of {path}"):
+            if os.path.isdir(path):
+                mount("tmpfs", path, "tmpfs", RDONLY | NOSUID | NODEV | NOEXEC, "mode=555")
+            elif os.path.exists(path):
+                mount("/dev/null", path, None, BIND)
+    for path in filter(os.path.exists, policy["read_only"]):
+        with step(f"read-only {path}"):
+            mount(path, path, None, BIND | REC)
+            for point in mounts_in(path):
+                mount("none", point, None, REMOUNT | BIND | RDONLY | kept_flags(point))
+
+
+def mounts_in(path: str) -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = {line.split()[4].encode().decode("unicode_escape") for line in lines}  # a space is \040
+    return sorted(point for point in points if f"{point}/".startswith(f"{path}/"))
 
 
 def kept_flags(path: str) -> int:
@@ -223,9 +269,8 @@ def kept_flags(path: str) -> int:
 
 
 def register_emulator(rule: str) -> None:
-    """A binfmt_misc of this user namespace's own (Linux 6.7): the host's is neither used nor changed.
-
-    What is registered goes when the last mount of it does, so `mount_system` keeps it where every system has it.
+    """A binfmt_misc of this user namespace's own (Linux 6.7): the host's is neither used nor changed. What it
+    registers goes when the last mount of it does, so `mount_system` keeps it where every system has it.
     """
     os.mkdir("binfmt")
     mount("binfmt_misc", "binfmt", "binfmt_misc")
@@ -234,9 +279,9 @@ def register_emulator(rule: str) -> None:
 
 def mount_tree(spec: Spec) -> None:
     """The layers stacked by overlayfs, by short names (all options must fit in one page), or one whole directory."""
-    if not spec["layers"]:
+    if spec["merged"]:
         with step("root directory"):
-            mount(spec["rootfs"], "root", None, BIND)
+            mount("l/0", "root", None, BIND)
         return
     os.mkdir("glue", 0o755)
     for name, text in spec["files"].items():
@@ -244,9 +289,6 @@ def mount_tree(spec: Spec) -> None:
         Path(f"glue/{name}").write_text(text)
     for name in spec["directories"]:
         os.makedirs(f"glue/{name}", mode=0o755, exist_ok=True)
-    os.mkdir("l")
-    for number, layer in enumerate(spec["layers"]):
-        os.symlink(layer, f"l/{number}")
     options = "lowerdir=" + ":".join(["glue", *(f"l/{n}" for n in range(len(spec["layers"])))])
     if not spec["read_only"]:
         os.mkdir("upper", 0o755)
@@ -270,33 +312,26 @@ def mount_system(spec: Spec) -> None:
             mount("sysfs", "sys", "sysfs", RDONLY | NOSUID | NODEV | NOEXEC)
         except OSError:
             mount("/sys", "sys", None, BIND | REC)
-    if "aarch64" in spec["binfmt"]:
+    for path, files in spec["kernel_files"].items():
         with contextlib.suppress(OSError):
-            mount_arm_cores("sys/devices/system/cpu")
+            mount_files(path, files)
     with step("/dev"):
-        mount_dev()
+        mount_dev(spec["shield"]["devices"])
     for path in spec["scratch"]:
         with step(path):
             mount("tmpfs", path.lstrip("/"), "tmpfs", NOSUID | NODEV, "mode=1777")
 
 
-def mount_arm_cores(target: str) -> None:
-    """What an arm64 kernel says of its cores. The oneDNN in torch 2.15 reads MIDR_EL1 there and ends the process where
-    there is none; QEMU shows the files of the host, an amd64. The value is that of a Neoverse N1 (Linux, cputype.h).
-    """
-    cores = os.cpu_count() or 1
+def mount_files(target: str, files: dict[str, str]) -> None:
     mount("tmpfs", target, "tmpfs", NOSUID | NODEV | NOEXEC, "mode=755")
-    for name in ("present", "possible", "online"):
-        Path(f"{target}/{name}").write_text(f"0-{cores - 1}\n")
-    for core in range(cores):
-        folder = Path(f"{target}/cpu{core}/regs/identification")
-        folder.mkdir(parents=True)
-        (folder / "midr_el1").write_text("0x00000000414fd0c1\n")
+    for name, text in files.items():
+        Path(f"{target}/{name}").parent.mkdir(parents=True, exist_ok=True)
+        Path(f"{target}/{name}").write_text(text)
 
 
-def mount_dev() -> None:
+def mount_dev(devices: list[str]) -> None:
     mount("tmpfs", "dev", "tmpfs", NOSUID, "mode=755")
-    for name in DEVICES:
+    for name in devices:
         Path(f"dev/{name}").touch()
         mount(f"/dev/{name}", f"dev/{name}", None, BIND)
     for name, target in {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}.items():
@@ -322,9 +357,7 @@ def bind(source: str, target: str, *, read_only: bool) -> None:
 
 def loopback_up() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        request = struct.pack("16sh22x", b"lo", 0)
-        name, flags = struct.unpack("16sh22x", fcntl.ioctl(sock, SIOCGIFFLAGS, request))
-        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh22x", name, flags | IFF_UP))
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
 
 
 def become_command(spec: Spec) -> NoReturn:
@@ -347,14 +380,14 @@ def become_command(spec: Spec) -> NoReturn:
 
 def drop_privileges(spec: Spec) -> None:
     uid, gid = spec["uid"], spec["gid"]
-    if spec["identity"]:
+    if spec["ids"]:
         os.setgroups(spec["groups"])
     elif (uid, gid) != (0, 0):
         become(uid, gid)
     for capability in range(64):
-        if uid != 0 or capability not in ROOT_CAPABILITIES:
+        if uid != 0 or capability not in spec["shield"]["root_capabilities"]:
             _libc.prctl(CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)  # fails beyond the last one, that is all
-    if spec["identity"]:
+    if spec["ids"]:
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     if uid != 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from buildctl.errors import LayoutError
 from buildctl.oci.layout import Layout
-from buildctl.oci.unpack import unpack_image, unpack_layers
+from buildctl.oci.unpack import Owner, unpack_image, unpack_layers
 from buildctl.runtimes.api import ImageRef
 
 SMALL = 1 << 20  # bytes of /etc/passwd that are read
@@ -34,20 +34,20 @@ class Tree:
         return ""
 
 
-def stacked(image: ImageRef, folder: Path) -> Tree | None:
+def stacked(image: ImageRef, folder: Path, *, owner: Owner | None) -> Tree | None:
     """The image's layers, each unpacked to `folder`/DIFF-ID unless it is there; None when they cannot be stacked."""
     try:
-        layers = unpack_layers(Layout(image.layout), image.descriptor, folder)
+        layers = unpack_layers(Layout(image.layout), image.descriptor, folder, owner=owner)
     except LayoutError:  # a layer that deletes from others; what else may be wrong, `merged` finds as well
         return None
     return Tree(layers=tuple(reversed(layers)))
 
 
-def merged(image: ImageRef, folder: Path) -> Tree:
+def merged(image: ImageRef, folder: Path, *, owner: Owner | None) -> Tree:
     """The whole image unpacked to `folder`/MANIFEST-DIGEST; raises LayoutError for an image that is broken."""
     target = folder / image.descriptor.digest.hex
     if not target.exists():
-        unpack_image(Layout(image.layout), image.descriptor, target)
+        unpack_image(Layout(image.layout), image.descriptor, target, owner=owner)
     for name in ("proc", "sys", "dev", "tmp"):
         (target / name).mkdir(exist_ok=True)
     return Tree(layers=(target,), merged=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 import sys
 from pathlib import Path
@@ -183,6 +185,20 @@ def test_half_a_gpu_is_none_and_the_reason_says_which_half(
     assert says in found.reason
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: only root makes devices")
+def test_a_gpu_that_the_sandbox_s_ids_may_not_open_is_none(tmp_path: Path) -> None:
+    for minor, name in enumerate(WHOLE):
+        try:
+            os.mknod(tmp_path / name, 0o660 | stat.S_IFCHR, os.makedev(1, 3))  # /dev/null
+        except PermissionError:
+            pytest.skip("NOT RUN: no devices can be made in this container")
+        (tmp_path / name).chmod(0o666 if minor else 0o660)
+    given = {"dev": tmp_path, "libraries": libraries(tmp_path / "lib", *LIBRARIES)}
+    assert find_gpus("amd64", **given).available  # type: ignore[arg-type]
+    found = find_gpus("amd64", **given, as_others=True)  # type: ignore[arg-type]
+    assert found.reason.startswith(f"{tmp_path}/nvidia0 is not open to everybody")
+
+
 def config(*env: tuple[str, str]) -> ImageConfig:
     return ImageConfig(
         platform=Platform(architecture=native_arch()), user="5:6", env=(("PATH", "/b"), *env), working_dir="/w"
@@ -196,7 +212,7 @@ def session(tmp_path: Path, **change: object) -> SandboxSession:
         "stage": tmp_path,
         "emulator": None,
         "gpu": Passthrough(reason="none"),
-        "identity": False,
+        "ids": None,
     }
     return SandboxSession(**{**fields, **change})  # type: ignore[arg-type]
 

@@ -102,7 +102,10 @@ def test_a_killed_build_continues_from_what_is_whole(built: Path, store: dict[st
     assert not list((Path(store["BUILDCTL_CACHE"]) / "tmp").iterdir()), "what the killed process left is swept away"
 
 
-def test_interrupting_a_build_leaves_nothing_half_written(store: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_interrupting_a_build_leaves_nothing_half_written(
+    store: dict[str, str], tmp_path: Path, number: signal.Signals, status: int
+) -> None:
     layout = tmp_path / "dist"
     argv = [sys.executable, "-m", "buildctl", "--layout", str(layout), "build", "cpu-2.6", "--no-load"]
     process = subprocess.Popen(
@@ -117,11 +120,12 @@ def test_interrupting_a_build_leaves_nothing_half_written(store: dict[str, str],
     deadline = time.monotonic() + 120
     while not (temporary.is_dir() and any(temporary.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does: the whole group gets it
+    os.killpg(process.pid, number)  # what Ctrl-C does: the whole group gets it
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert "Traceback" not in stderr
     assert "interrupted" in stderr
+    assert not list(temporary.iterdir())
     assert not layout.exists() or check_layout(layout) == []
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from buildctl.errors import RuntimeUnavailableError
-from buildctl.runtimes import sandbox_emulation
+from buildctl.runtimes import sandbox, sandbox_emulation
 from buildctl.runtimes.api import ImageRef, Session
 from buildctl.runtimes.sandbox import SandboxRuntime, SandboxSession
 from buildctl.runtimes.sandbox_emulation import native_arch
+from buildctl.runtimes.sandbox_shield import MASKED
 from buildctl.store import Store
 from tests.support.images import file, tar
 from tests.support.pythons import base_python, put_image, python_config, python_members
@@ -66,9 +67,13 @@ def session(image: ImageRef, store: Store) -> Iterator[SandboxSession]:
 
 
 @pytest.fixture(params=["as we are", "without root"])
-def either(request: pytest.FixtureRequest, session: SandboxSession) -> SandboxSession:
+def either(
+    request: pytest.FixtureRequest, image: ImageRef, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SandboxSession]:
     """The way of root, and the one with a single user id that everybody else has to take."""
-    return session if request.param == "as we are" else replace(session, identity=False)
+    if request.param == "without root":
+        monkeypatch.setattr(sandbox, "find_ids", lambda: None)
+    yield from opened(image, store)
 
 
 def python(session: Session, code: str, *, timeout: float = 30, user: str | None = None, read_only: bool = True) -> str:
@@ -107,6 +112,111 @@ def test_the_user_can_be_any(either: SandboxSession, user: str) -> None:
     answer = python(either, code, user=user)
     assert answer.startswith(f"{uid} {uid} {gid}")
     assert (int(answer.split()[3], 16) == 0) == (uid != "0")
+
+
+SCRIPT = """
+from pathlib import Path
+from buildctl.oci.layout import Layout
+from buildctl.runtimes.api import ImageRef
+from buildctl.runtimes.sandbox import SandboxRuntime
+from buildctl.store import Store
+layout = Layout(Path({layout!r}))
+d = layout.resolve({name!r})
+ref = ImageRef(layout=layout.root, descriptor=d, name="x", arch={arch!r}, config=layout.config(d))
+with SandboxRuntime(Store(Path({store!r}))).start(ref) as session:
+"""
+
+
+def script_for(image: ImageRef, store: Store) -> str:
+    """A program that starts a session, without its end."""
+    return SCRIPT.format(layout=str(image.layout), name=image.name, arch=image.arch, store=str(store.root))
+
+
+OPENS_FOR_WRITING = """
+import os
+opened = []
+for top in ("/proc/sys", "/proc/irq", "/proc/bus", "/proc/fs", "/sys"):
+    for folder, _, files in os.walk(top):
+        for name in files:
+            path = os.path.join(folder, name)
+            try: os.close(os.open(path, os.O_WRONLY)); opened.append(path)
+            except OSError: pass
+try: os.close(os.open("/proc/sysrq-trigger", os.O_WRONLY)); opened.append("sysrq")
+except OSError: pass
+print(opened)
+"""
+
+
+@pytest.mark.parametrize("user", ["0", "1000"])
+def test_the_kernel_s_files_are_read_only(either: SandboxSession, user: str) -> None:
+    assert python(either, OPENS_FOR_WRITING, user=user) == "[]"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: not root")
+@pytest.mark.parametrize("network", [False, True])
+def test_a_container_s_own_proc_and_sys_are_closed_with_all_in_them(
+    image: ImageRef, store: Store, tmp_path: Path, network: bool
+) -> None:
+    """Where a container hides parts of /proc, no other can be mounted, and with the host's network no other /sys."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        script_for(image, store)
+        + f"""
+    print(session.run(["python", "-c", {OPENS_FOR_WRITING!r}], timeout=60, user="0", network={network}))
+"""
+    )
+    hide = 'mount --make-rprivate / && mount -t tmpfs none /proc/irq && exec "$@"'
+    argv = ["unshare", "--mount", "sh", "-c", hide, "sh", sys.executable, str(script)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert "returncode=0, stdout='[]\\n'" in done.stdout, done
+
+
+# a user namespace in the sandbox gives back CAP_SYS_ADMIN, there
+UNDO = """
+import ctypes, os
+libc, answers = ctypes.CDLL(None, use_errno=True), []
+try: uid, gid = os.getuid(), os.getgid()
+finally: libc.unshare(0x10000000 | 0x20000)
+for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+    open(f"/proc/self/{name}", "w").write(text)
+for path in (b"/proc/sys", b"/sys", b"/sys/firmware"):
+    answers += [libc.mount(b"none", path, None, 32 | 4096, None), libc.umount2(path, 2)]
+print(answers)
+"""
+
+
+def test_a_namespace_inside_cannot_open_them_again(either: SandboxSession) -> None:
+    assert python(either, UNDO) == "[-1, -1, -1, -1, -1, -1]"
+
+
+def test_what_tells_about_the_host_is_empty(either: SandboxSession) -> None:
+    code = """
+import os
+for path in %r:
+    if os.path.isdir(path): print(*os.listdir(path))
+    elif os.path.exists(path): print(open(path).read())
+"""
+    assert python(either, code % (MASKED,), user="0") == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: not root")
+@pytest.mark.parametrize("user", ["0", "1000", "1000660000:1000660000"])
+def test_root_inside_is_not_root_here_and_owners_are_the_image_s(
+    base: bytes, tmp_path: Path, store: Store, user: str
+) -> None:
+    owned = [replace(file(f"usr/of-{uid}", mode=0o600), uid=uid, gid=uid) for uid in (0, 1000)]
+    code = """
+import os
+rows = [[int(word) for word in line.split()] for line in open("/proc/self/uid_map")]
+print(min(outside for _, outside, _ in rows) > 0, [os.stat(f"/usr/of-{n}").st_uid for n in (0, 1000)])
+open("/home/user/new", "w")
+print(os.getuid(), os.stat("/home/user/new").st_uid, *(os.access(f"/usr/of-{n}", os.R_OK) for n in (0, 1000)))
+"""
+    number = int(user.partition(":")[0])
+    reads = {0: "True True", 1000: "False True"}.get(number, "False False")
+    for session in opened(put_image(tmp_path, base, tar(*owned)), store):
+        assert session.ownership
+        assert python(session, code, user=user, read_only=False) == f"True [0, 1000]\n{number} {number} {reads}"
 
 
 def test_the_root_is_read_only_and_tmp_is_not(either: SandboxSession) -> None:
@@ -219,19 +329,9 @@ def test_nothing_outlives_buildctl(
     marker = f"marker-{time.monotonic_ns()}"
     mounts = Path("/proc/self/mounts").read_text()
     script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from buildctl.oci.layout import Layout\n"
-        "from buildctl.runtimes.api import ImageRef\n"
-        "from buildctl.runtimes.sandbox import SandboxRuntime\n"
-        "from buildctl.store import Store\n"
-        f"layout = Layout(Path({str(image.layout)!r}))\n"
-        f"d = layout.resolve({image.name!r})\n"
-        f"ref = ImageRef(layout=layout.root, descriptor=d, name='x', arch={image.arch!r}, config=layout.config(d))\n"
-        f"with SandboxRuntime(Store(Path({str(store.root)!r}))).start(ref) as session:\n"
-        f"    session.run(['python', '-c', {STUBBORN!r}, {marker!r}], timeout=300)\n"
-    )
+    script.write_text(f"""{script_for(image, store)}
+    session.run(["python", "-c", {STUBBORN!r}, {marker!r}], timeout=300)
+""")
     running = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 30
@@ -283,16 +383,20 @@ def emulating(base: bytes, tmp_path: Path, store: Store) -> Iterator[SandboxSess
     yield from opened(put_image(tmp_path, base, layer, config=python_config("arm64")), store)
 
 
-@pytest.mark.parametrize("identity", [True, False])
-def test_a_foreign_program_and_foreign_children_run(base: bytes, tmp_path: Path, store: Store, identity: bool) -> None:
+@pytest.mark.parametrize("as_root", [True, False])
+def test_a_foreign_program_and_foreign_children_run(
+    base: bytes, tmp_path: Path, store: Store, as_root: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not as_root:
+        monkeypatch.setattr(sandbox, "find_ids", lambda: None)
     before = Path("/proc/sys/fs/binfmt_misc").exists() and sorted(os.listdir("/proc/sys/fs/binfmt_misc"))  # noqa: PTH208
-    for found in emulating(base, tmp_path, store):
-        session = found if identity else replace(found, identity=False)
+    for session in emulating(base, tmp_path, store):
         assert session.emulated is not None
         outcome = session.run(["foreign"], timeout=30)
         assert (outcome.returncode, outcome.stdout) == (42, "emulated\n")
         child = "import subprocess; print(subprocess.run(['foreign'], capture_output=True).stdout)"
         assert python(session, child) == "b'emulated\\n'"
+        assert python(session, OPENS_FOR_WRITING, user="0") == "[]"  # its own binfmt_misc among them
         assert not session.gpus
     after = Path("/proc/sys/fs/binfmt_misc").exists() and sorted(os.listdir("/proc/sys/fs/binfmt_misc"))  # noqa: PTH208
     assert before == after

@@ -1,0 +1,29 @@
+"""What a sandbox shows of the kernel and leaves to root in it. `sandbox_init` carries it out, whoever started it.
+
+The lists are those of runc and Docker (moby, oci/defaults.go). A name that this kernel lacks is passed over.
+"""
+
+from __future__ import annotations
+
+# What Docker leaves to root: CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW
+# SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP
+ROOT_CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31)
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+# With all that is mounted below: /proc/sys holds the sandbox's own binfmt_misc.
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/sys")
+# Empty: what tells about the host's hardware and other processes, or is read by memory address.
+MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
+POLICY = {"masked": MASKED, "read_only": READ_ONLY, "devices": DEVICES, "root_capabilities": ROOT_CAPABILITIES}
