@@ -62,7 +62,7 @@ def environment(built: Path, built_store: dict[str, str], stores: Path) -> Itera
 def expected() -> Expected:
     project = Project.find(ROOT)
     cell = next(c for c in project.matrix.select([CELLS[native_arch()]]) if c.arch == native_arch())
-    return dataclasses.replace(expected_of(project, cell), native=True)
+    return dataclasses.replace(expected_of(project, cell), native=True, accelerator="mps")
 
 
 def asked(environment: Path, expected: Expected, customized: str = "") -> Mapping[str, Finding]:
