@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from buildctl.probes import checks, judging_environment, judging_mps
+from buildctl.probes import checks, judging, judging_environment, judging_mps
 from buildctl.probes.checks import Check, Run
 from buildctl.probes.expected import Expected
 
@@ -67,7 +67,7 @@ def _adapted(check: Check) -> Check | None:
     return None
 
 
-def _mps(name: str, question: str, judge: checks.judging.Judge) -> Check:
+def _mps(name: str, question: str, judge: judging.Judge) -> Check:
     return Check(name=name, run="mps", questions=tuple(dict.fromkeys(["mps", question])), judge=judge, applies=is_mps)
 
 
