@@ -8,7 +8,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,13 @@ QUERY = "--query-gpu=name,driver_version,compute_cap"
 _CDI = (Path("/etc/cdi"), Path("/var/run/cdi"))
 _WSL_SMI = Path("/usr/lib/wsl/lib/nvidia-smi")
 _ELF_MACHINES = {"amd64": 62, "arm64": 183}
+# nvidia-smi's driver 610 adds a remark: "610.47 [Deprecated; ...]"
+_DRIVER = re.compile(r"(\d+(?:\.\d+)*)(?:\s.*)?")
+_CAPABILITY = re.compile(r"\d+\.\d+")
+_VERSION = re.compile(r"\d+(\.\d+)*")
+# what nvidia-smi puts in a cell of a GPU that does not answer any more
+_LOST = re.compile(r"unknown error|gpu is lost|err!|gpu requires reset", re.IGNORECASE)
+_PLAIN: Mapping[str, tuple[type, ...]] = {"str": (str,), "str | None": (str, type(None)), "bool": (bool,)}
 _PATIENCE = 10.0  # seconds; a driver that hangs must not hang us
 
 
@@ -79,15 +86,20 @@ class Host:
     def from_json(cls, value: Any, source: str) -> Self:
         """The inverse of `to_json`. Raises BuildctlError, naming `source`, for anything else."""
         try:
+            if not isinstance(value, dict):
+                raise TypeError(f"{value!r:.40} is not an object")
             if value["schema"] != SCHEMA:
                 raise BuildctlError(f"{source}: schema {value['schema']!r}, not {SCHEMA}")
             known = {f.name for f in dataclasses.fields(cls)}
             if unknown := sorted(value.keys() - known - {"schema"}):
                 raise BuildctlError(f"{source}: unknown {', '.join(unknown)}")
             fields = {key: item for key, item in value.items() if key in known}
-            fields["gpus"] = tuple(Gpu(**gpu) for gpu in value.get("gpus", ()))
-            fields["emulates"] = tuple(value.get("emulates", ()))
-            fields["engine"] = Engine(**value["engine"]) if value.get("engine") else None
+            fields["gpus"] = tuple(_gpu(gpu) for gpu in _listed(value, "gpus"))
+            fields["emulates"] = tuple(map(str, _listed(value, "emulates")))
+            fields["engine"] = Engine(**_plain(Engine, value["engine"])) if value.get("engine") else None
+            fields["driver"] = driver_version(_plain(cls, value).get("driver") or "")
+            if fields.get("macos") is not None and not _VERSION.fullmatch(fields["macos"]):
+                raise TypeError(f"macos: {fields['macos']!r} is not a version")
             host = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise BuildctlError(
@@ -108,12 +120,37 @@ class Host:
         gpus = ", ".join(dict.fromkeys(gpu.name for gpu in self.gpus))
         parts = [
             f"{system} on {self.chip or self.arch}",
-            f"{gpus} (driver {self.driver})" if gpus else self.gpu_problem or "no NVIDIA GPU",
+            f"{gpus} (driver {self.driver or 'of unknown version'})" if gpus else self.gpu_problem or "no NVIDIA GPU",
             f"{self.engine.name} {self.engine.version}" if self.engine else "no container engine",
         ]
         if self.translated:
             parts.append(f"this Python runs under {self.translated}")
         return ", ".join(parts)
+
+
+def _plain(cls: type, value: Any) -> Mapping[str, Any]:
+    """`value`, when its texts and flags have the types of the dataclass's fields. Raises TypeError."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{cls.__name__.lower()}: {value!r}")
+    for field in dataclasses.fields(cls):
+        kinds = _PLAIN.get(str(field.type))
+        if kinds and field.name in value and not isinstance(value[field.name], kinds):
+            raise TypeError(f"{field.name}: {value[field.name]!r}")
+    return value
+
+
+def _listed(value: Mapping[str, Any], key: str) -> Sequence[Any]:
+    found = value.get(key, [])
+    if not isinstance(found, list | tuple):
+        raise TypeError(f"{key}: {found!r} is not a list")
+    return found
+
+
+def _gpu(value: Any) -> Gpu:
+    gpu = Gpu(**_plain(Gpu, value))
+    if gpu.capability is not None and not _CAPABILITY.fullmatch(gpu.capability):
+        raise TypeError(f"capability: {gpu.capability!r} is not MAJOR.MINOR")
+    return gpu
 
 
 def read_host(path: Path) -> Host:
@@ -202,12 +239,24 @@ def nvidia_gpus() -> tuple[str | None, tuple[Gpu, ...], str]:
 
 
 def parse_gpus(text: str) -> tuple[str | None, tuple[Gpu, ...], str]:
+    """A GPU that does not answer any more is left out, with the reason, also where others still do."""
     rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if len(row) >= 2]
+    lost = [row for row in rows if any(_LOST.search(cell) for cell in row[1:])]
+    good = [row for row in rows if row not in lost]
     gpus = tuple(
-        Gpu(name=row[0], capability=row[2] if len(row) > 2 and re.fullmatch(r"\d+\.\d+", row[2]) else None)
-        for row in rows
+        Gpu(name=row[0], capability=row[2] if len(row) > 2 and _CAPABILITY.fullmatch(row[2]) else None) for row in good
     )
-    return (rows[0][1] if rows else None), gpus, "" if gpus else "nvidia-smi finds no GPU"
+    driver = next(filter(None, (driver_version(row[1]) for row in [*good, *lost])), None)
+    if not rows:
+        return None, (), "nvidia-smi finds no GPU"
+    said = "; ".join(f"nvidia-smi says {next(filter(_LOST.search, row[1:]))} of {row[0]}" for row in lost)
+    return driver, gpus, said
+
+
+def driver_version(text: str) -> str | None:
+    """None for what is no version: nvidia-smi answers N/A (Jetson), [N/A], [Not Supported], too."""
+    found = _DRIVER.fullmatch(text.strip())
+    return found[1] if found else None
 
 
 def container_toolkit(folders: Iterable[Path] = _CDI) -> str | None:

@@ -156,6 +156,9 @@ def _cuda(subject: Subject, claims: Claims, host: Host, others: Sequence[Subject
             _uncovered(claims, host.gpus),
             f"use {other}" if other else "no image of this matrix has code for it; add a newer PyTorch version",
         )
+    if host.driver is None:
+        step = "look at what nvidia-smi says, and reload or reinstall the NVIDIA driver"
+        return on_cpu("the driver's version is unknown: nvidia-smi does not give it", step)
     if reason := _requirement(subject, host) if subject.requires else driver_refusal(claims, host):
         other = _covered_elsewhere(subject, host, others)
         where = " in Windows" if host.wsl else ""
@@ -166,6 +169,7 @@ def _cuda(subject: Subject, claims: Claims, host: Host, others: Sequence[Subject
     rest = [gpu for gpu in host.gpus if gpu not in covered]
     names = ", ".join(dict.fromkeys(f"{gpu.name} ({_capability(gpu)})" for gpu in covered))
     but = f"; but {_uncovered(claims, rest)}" if rest else ""
+    but += f"; but {host.gpu_problem}" if host.gpu_problem else ""
     flag = "--device nvidia.com/gpu=all" if host.engine and host.engine.name == "podman" else "--gpus all"
     step = _run(subject, flag)
     step = step.replace("docker run", "podman run") if host.engine and host.engine.name == "podman" else step
@@ -264,10 +268,12 @@ def _native(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
         return _verdict(
             subject, Kind.NOT, reason, f"use {images[0]} in Docker, on the CPU" if images else "another machine"
         )
-    version, floor = Version(host.macos or "0"), Version(claims.macos or "11.0")
+    make = f"buildctl native {subject.name}"
+    if host.macos is None:
+        return _verdict(subject, Kind.NOT, "the version of macOS is unknown", f"sw_vers shows it; or try {make}")
+    version, floor = Version(host.macos), Version(claims.macos or "11.0")
     if version < floor:
         return _verdict(subject, Kind.NOT, f"its wheels need macOS {floor}, this is {version}", "update macOS")
-    make = f"buildctl native {subject.name}"
     if host.translated:
         reason = f"this Python runs under {host.translated}, which sees no MPS"
         return _verdict(subject, Kind.NOT, reason, f"start a Python for arm64 (`arch -arm64 zsh`), then {make}")

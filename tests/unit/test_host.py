@@ -13,6 +13,7 @@ from buildctl.host import (
     Gpu,
     Host,
     container_toolkit,
+    driver_version,
     parse_docker,
     parse_gpus,
     parse_podman,
@@ -21,6 +22,7 @@ from buildctl.host import (
     translation,
 )
 
+PLAIN = Host(system="linux", arch="amd64", kernel="6.1").to_json()
 HOSTS = sorted((Path(__file__).parents[1] / "hosts").glob("*.json"))
 
 
@@ -47,6 +49,31 @@ def test_an_old_driver_does_not_tell_the_capability() -> None:
 
 def test_a_driver_without_gpus_says_so() -> None:
     assert parse_gpus("") == (None, (), "nvidia-smi finds no GPU")
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("580.159.03", "580.159.03"),
+        ("610.47 [Deprecated; use the KMD version]", "610.47"),
+        ("N/A", None),
+        ("[N/A]", None),
+        ("[Not Supported]", None),
+        ("", None),
+    ],
+)
+def test_a_driver_is_a_version_or_unknown(text: str, version: str | None) -> None:
+    assert driver_version(text) == version
+    assert parse_gpus(f"NVIDIA H100, {text}, 9.0\n")[0] == version
+    assert Host.from_json({**PLAIN, "driver": text}, "x").driver == version
+
+
+def test_of_two_gpus_one_of_which_is_lost_the_good_one_counts() -> None:
+    text = "NVIDIA A100, [Unknown Error], [Unknown Error]\nNVIDIA H100, 580.95.05, 9.0\n"
+    driver, gpus, problem = parse_gpus(text)
+    assert (driver, [gpu.name for gpu in gpus]) == ("580.95.05", ["NVIDIA H100"])
+    assert problem == "nvidia-smi says [Unknown Error] of NVIDIA A100"
+    assert parse_gpus("NVIDIA A100, 580.95.05, [GPU is lost]\n")[:2] == ("580.95.05", ())
 
 
 def docker(**changes: object) -> dict[str, object]:
@@ -102,6 +129,15 @@ def test_a_cdi_specification_counts_as_toolkit(tmp_path: Path) -> None:
         ({"gpus": [{"name": "x"}]}, "no file of host facts"),
         ({"colour": "red"}, "unknown colour"),
         ({"arch": "riscv64"}, "riscv64 is no machine"),
+        ({"driver": 580}, "driver: 580"),
+        ({"kernel": None}, "kernel: None"),
+        ({"gpus": None}, "gpus: None is not a list"),
+        ({"gpus": [{"name": "NVIDIA L4", "capability": "sm_89"}]}, "'sm_89' is not MAJOR.MINOR"),
+        ({"gpus": [{"name": "NVIDIA L4", "capability": "8"}]}, "'8' is not MAJOR.MINOR"),
+        ({"engine": "docker"}, "engine: 'docker'"),
+        ({"toolkit": ["nvidia-ctk"]}, r"toolkit: \['nvidia-ctk'\]"),
+        ({"macos": "Tahoe"}, "'Tahoe' is not a version"),
+        ({"wsl": "no"}, "wsl: 'no'"),
     ],
 )
 def test_a_malformed_file_is_refused_with_its_name(change: dict[str, object], words: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from buildctl.checking import check_images
 from buildctl.claims import WheelFacts
 from buildctl.errors import MatrixError
-from buildctl.host import Gpu, read_host
+from buildctl.host import Gpu, Host, read_host
 from buildctl.verdict import Kind, Subject, Verdict, catalogue, covers, decide
 from tests.conftest import ROOT
 
@@ -113,6 +113,33 @@ def test_which_code_runs_on_which_gpu(
     claims = subjects[-1].claims[0]
     facts = WheelFacts(wheel="", torch="", cuda=None, gpu_architectures=architectures, ptx=ptx, mps=False)
     assert covers(dataclasses.replace(claims, facts=facts), Gpu(name="x", capability=capability)) is covered
+
+
+def changed(host: str, **changes: object) -> Host:
+    return dataclasses.replace(read_host(HOSTS / f"{host}.json"), **changes)  # type: ignore[arg-type]
+
+
+def named(subjects: list[Subject], name: str) -> Subject:
+    return next(s for s in subjects if s.name == name)
+
+
+def test_a_driver_of_unknown_version_is_no_driver_that_is_new_enough(subjects: list[Subject]) -> None:
+    verdict = decide(named(subjects, "cuda-2.6"), changed("h200", driver=None), subjects)
+    assert verdict.kind is Kind.CPU
+    assert "driver's version is unknown" in verdict.reason
+    assert "reload or reinstall" in verdict.next_step
+
+
+def test_a_lost_gpu_is_told_and_the_good_one_counts(subjects: list[Subject]) -> None:
+    said = "nvidia-smi says [Unknown Error] of NVIDIA A100"
+    verdict = decide(named(subjects, "cuda-2.6"), changed("h200", gpu_problem=said), subjects)
+    assert verdict.kind is Kind.GPU
+    assert verdict.reason.endswith(f"; but {said}")
+
+
+def test_a_mac_of_unknown_version_gets_an_answer(subjects: list[Subject]) -> None:
+    verdict = decide(named(subjects, "mps-2.6"), changed("m3-docker-desktop", macos=None), subjects)
+    assert (verdict.kind, verdict.reason) == (Kind.NOT, "the version of macOS is unknown")
 
 
 def test_what_is_not_built_says_how_to_build_it(subjects: list[Subject]) -> None:
