@@ -18,6 +18,7 @@ from buildctl.run import run, which
 
 SCHEMA = 1
 ARCHES: Mapping[str, str] = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+PUBLISHED = ("amd64", "arm64")  # what PyTorch has wheels for, and so what images can be for
 QUERY = "--query-gpu=name,driver_version,compute_cap"
 _CDI = (Path("/etc/cdi"), Path("/var/run/cdi"))
 _WSL_SMI = Path("/usr/lib/wsl/lib/nvidia-smi")
@@ -43,7 +44,8 @@ class Gpu:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """A container engine that answers. `desktop`: Linux in a virtual machine (Docker Desktop and its likes), which
-    emulates the other architecture; `gpus`: it knows NVIDIA's runtime or CDI devices.
+    emulates the other architecture; `gpus`: it knows NVIDIA's runtime or CDI devices; `cdi`: only the latter, so that
+    `--gpus all` is refused.
     """
 
     name: str
@@ -51,11 +53,13 @@ class Engine:
     arch: str
     desktop: bool
     gpus: bool
+    cdi: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """`system` is linux, macos or windows; `arch` Docker's word for the real processor, whatever we run as.
+    """`system` is linux, macos or windows; `arch` Docker's word for the real processor, whatever we run as (the
+    kernel's word where it is neither amd64 nor arm64: armv7l, riscv64, ppc64le).
 
     `translated` is what translates this very process (rosetta, qemu). `driver` is NVIDIA's, of the host (in WSL2 of
     Windows); `gpu_problem` says why a device that is there cannot be asked. `toolkit` is how containers get a GPU:
@@ -78,6 +82,18 @@ class Host:
     engine_problem: str = ""
     emulates: tuple[str, ...] = ()
     note: str = ""
+
+    @property
+    def tegra(self) -> bool:
+        """NVIDIA's Jetson and its likes, by the kernel's name: the GPU is part of the processor."""
+        return self.kernel.endswith("-tegra")
+
+    @property
+    def virtual_engine(self) -> bool:
+        """Whether containers run in a virtual machine that emulates; on macOS every engine does (colima, OrbStack,
+        Rancher Desktop, podman machine), whatever it says of itself.
+        """
+        return self.engine is not None and (self.engine.desktop or self.system == "macos")
 
     def to_json(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
@@ -105,8 +121,8 @@ class Host:
             raise BuildctlError(
                 f"{source} is no file of host facts ({error})", hint="`buildctl check --save FILE` writes one"
             ) from error
-        if host.system not in {"linux", "macos", "windows"} or host.arch not in {"amd64", "arm64"}:
-            raise BuildctlError(f"{source}: {host.system} on {host.arch} is no machine that is known here")
+        if host.system not in {"linux", "macos", "windows"}:
+            raise BuildctlError(f"{source}: {host.system} is not a system that is known here: linux, macos, windows")
         return host
 
     def summary(self) -> str:
@@ -166,7 +182,7 @@ def read_host(path: Path) -> Host:
 def this_host() -> Host:
     """Ask this machine: small files of the kernel, nvidia-smi and docker where they are. Never raises."""
     system = {"linux": "linux", "darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
-    machine = ARCHES.get(platform.machine().lower(), "amd64")
+    machine = ARCHES.get(platform.machine().lower(), platform.machine().lower() or "unknown")
     return _mac(machine) if system == "macos" else _linux(machine, system)
 
 
@@ -294,12 +310,22 @@ def parse_docker(info: Mapping[str, Any]) -> Engine:
         raise BuildctlError("; ".join(info.get("ServerErrors") or ["no server"]))
     machine = str(info.get("Architecture", ""))
     devices = [str(d.get("ID", "")) for d in info.get("DiscoveredDevices") or () if isinstance(d, dict)]
+    cdi = any(d.startswith("nvidia.com/gpu") for d in devices)
+    runtime = "nvidia" in (info.get("Runtimes") or {})
+    machines = (
+        "Desktop",
+        "OrbStack",
+        "linuxkit",
+        "orbstack",
+    )  # what such a virtual machine calls its system and kernel
+    system = f"{info.get('OperatingSystem', '')} {info.get('KernelVersion', '')}"
     return Engine(
         name="Docker",
         version=str(info["ServerVersion"]),
         arch=ARCHES.get(machine, machine),
-        desktop="Desktop" in str(info.get("OperatingSystem", "")) or "linuxkit" in str(info.get("KernelVersion", "")),
-        gpus="nvidia" in (info.get("Runtimes") or {}) or any(d.startswith("nvidia.com/gpu") for d in devices),
+        desktop=any(word in system for word in machines),
+        gpus=runtime or cdi,
+        cdi=cdi and not runtime,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,8 +12,11 @@ from packaging.version import Version
 
 from buildctl.claims import Claims, read_claims, runs_on
 from buildctl.errors import LayoutError, MatrixError
-from buildctl.host import Gpu, Host
+from buildctl.host import PUBLISHED, Gpu, Host
 
+# NVIDIA's Linux for Jetson: kernel 5.10 is JetPack 5, 5.15 is JetPack 6 (L4T R36), 6.8 is JetPack 7 (R38, R39), the
+# first whose driver runs code that is built for arm64 servers
+JETPACK7_KERNEL = Version("6")
 MPS_MACOS = Version("14")  # PyTorch's MPS backend needs macOS 14
 _REPOSITORY = "pytorch"
 
@@ -60,6 +64,9 @@ class Verdict:
 
 def decide(subject: Subject, host: Host, others: Sequence[Subject] = ()) -> Verdict:
     """`others` are what may be proposed instead."""
+    if host.arch not in PUBLISHED:
+        reason = f"PyTorch publishes no wheels for {host.arch}, so no image is for it"
+        return _verdict(subject, Kind.NOT, reason, f"use a machine with {' or '.join(PUBLISHED)}")
     if subject.native:
         return _native(subject, host, others)
     if host.system == "windows":
@@ -108,7 +115,7 @@ def _foreign(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict
     arch = subject.claims[0].arch
     only = f"only for {arch}, this is {host.engine.arch}"
     better = _native_alternative(subject, host, others)
-    if host.engine.desktop or arch in host.emulates:
+    if host.virtual_engine or arch in host.emulates:
         how = "Rosetta or QEMU" if host.system == "macos" and host.arch == "arm64" else "QEMU"
         gpu = ", which reaches no GPU" if subject.claims[0].cuda else ""
         step = better or _run(subject, f"--platform linux/{arch}")
@@ -156,27 +163,41 @@ def _cuda(subject: Subject, claims: Claims, host: Host, others: Sequence[Subject
             _uncovered(claims, host.gpus),
             f"use {other}" if other else "no image of this matrix has code for it; add a newer PyTorch version",
         )
-    if host.driver is None:
+    if host.tegra and _kernel(host) < JETPACK7_KERNEL:
+        reason = f"JetPack 6 or older (kernel {host.kernel}) runs NVIDIA's own builds for Jetson, not those for servers"
+        return on_cpu(reason, "update to JetPack 7, or use an image of NVIDIA's for Jetson")
+    if host.driver is None and not host.tegra:
         step = "look at what nvidia-smi says, and reload or reinstall the NVIDIA driver"
         return on_cpu("the driver's version is unknown: nvidia-smi does not give it", step)
     if reason := _requirement(subject, host) if subject.requires else driver_refusal(claims, host):
         other = _covered_elsewhere(subject, host, others)
         where = " in Windows" if host.wsl else ""
         step = f"update the driver{where} to {_new_enough(subject, claims)}{f', or use {other}' if other else ''}"
-        return on_cpu(reason, f"{step}; with --gpus it would not start")
+        return on_cpu(reason, f"{step}; with {gpu_option(host)} it would not start")
     if reason := toolkit_refusal(host):
         return on_cpu(reason, toolkit_step(host))
     rest = [gpu for gpu in host.gpus if gpu not in covered]
     names = ", ".join(dict.fromkeys(f"{gpu.name} ({_capability(gpu)})" for gpu in covered))
     but = f"; but {_uncovered(claims, rest)}" if rest else ""
     but += f"; but {host.gpu_problem}" if host.gpu_problem else ""
-    flag = "--device nvidia.com/gpu=all" if host.engine and host.engine.name == "podman" else "--gpus all"
-    step = _run(subject, flag)
+    step = _run(subject, gpu_option(host))
     step = step.replace("docker run", "podman run") if host.engine and host.engine.name == "podman" else step
     floor = f" >= {claims.driver_floor}" if claims.driver_floor else ""
     unknown = "" if claims.facts else "; it does not say which GPUs its torch is compiled for"
-    reason = f"{names}, driver {host.driver}{floor}{but}{unknown}"
+    reason = f"{names}, driver {host.driver or 'of unknown version'}{floor if host.driver else ''}{but}{unknown}"
     return _verdict(subject, Kind.GPU, reason, step)
+
+
+def gpu_option(host: Host) -> str:
+    """The option of `docker run` or `podman run` that passes the GPU on there."""
+    if host.engine and (host.engine.name == "podman" or host.engine.cdi):
+        return "--device nvidia.com/gpu=all"
+    return "--runtime=nvidia" if host.tegra else "--gpus all"
+
+
+def _kernel(host: Host) -> Version:
+    found = re.match(r"\d+(\.\d+)*", host.kernel)
+    return Version(found[0] if found else "0")
 
 
 def driver_refusal(claims: Claims, host: Host) -> str:

@@ -85,7 +85,11 @@ def test_docker_tells_platform_and_gpus() -> None:
     plain = Engine(name="Docker", version="28.5.2", arch="amd64", desktop=False, gpus=False)
     assert parse_docker(docker()) == plain
     assert parse_docker(docker(Runtimes={"runc": {}, "nvidia": {}})).gpus
-    assert parse_docker(docker(DiscoveredDevices=[{"Source": "cdi", "ID": "nvidia.com/gpu=all"}])).gpus
+    devices = [{"Source": "cdi", "ID": "nvidia.com/gpu=all"}]
+    only = parse_docker(docker(DiscoveredDevices=devices))
+    assert (only.gpus, only.cdi) == (True, True)
+    assert not parse_docker(docker(DiscoveredDevices=devices, Runtimes={"nvidia": {}})).cdi
+    assert parse_docker(docker(OperatingSystem="OrbStack", KernelVersion="6.17.8-orbstack-00308")).desktop
     assert parse_docker(docker(OperatingSystem="Docker Desktop", Architecture="aarch64")).desktop
 
 
@@ -128,7 +132,7 @@ def test_a_cdi_specification_counts_as_toolkit(tmp_path: Path) -> None:
         ({"schema": 9}, "schema 9, not 1"),
         ({"gpus": [{"name": "x"}]}, "no file of host facts"),
         ({"colour": "red"}, "unknown colour"),
-        ({"arch": "riscv64"}, "riscv64 is no machine"),
+        ({"system": "plan9"}, "plan9 is not a system"),
         ({"driver": 580}, "driver: 580"),
         ({"kernel": None}, "kernel: None"),
         ({"gpus": None}, "gpus: None is not a list"),
@@ -145,6 +149,15 @@ def test_a_malformed_file_is_refused_with_its_name(change: dict[str, object], wo
     with pytest.raises(BuildctlError, match=words) as caught:
         Host.from_json({**value, **change}, "server.json")
     assert "server.json" in caught.value.message
+
+
+@pytest.mark.parametrize("machine", ["armv7l", "riscv64", "ppc64le"])
+def test_another_architecture_keeps_its_name(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    host = this_host()
+    assert host.arch == machine
+    assert f"on {machine}, " in host.summary()
+    assert Host.from_json(json.loads(json.dumps(host.to_json())), "x") == host
 
 
 def test_this_host_answers_whatever_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -119,6 +119,12 @@ def changed(host: str, **changes: object) -> Host:
     return dataclasses.replace(read_host(HOSTS / f"{host}.json"), **changes)  # type: ignore[arg-type]
 
 
+def with_engine(host: str, **changes: bool) -> Host:
+    engine = read_host(HOSTS / f"{host}.json").engine
+    assert engine
+    return changed(host, engine=dataclasses.replace(engine, **changes))  # type: ignore[arg-type]
+
+
 def named(subjects: list[Subject], name: str) -> Subject:
     return next(s for s in subjects if s.name == name)
 
@@ -140,6 +146,44 @@ def test_a_lost_gpu_is_told_and_the_good_one_counts(subjects: list[Subject]) -> 
 def test_a_mac_of_unknown_version_gets_an_answer(subjects: list[Subject]) -> None:
     verdict = decide(named(subjects, "mps-2.6"), changed("m3-docker-desktop", macos=None), subjects)
     assert (verdict.kind, verdict.reason) == (Kind.NOT, "the version of macOS is unknown")
+
+
+def test_docker_that_knows_gpus_by_cdi_only_is_told_so(subjects: list[Subject]) -> None:
+    verdict = decide(named(subjects, "cuda-2.6"), with_engine("h200", cdi=True), subjects)
+    assert verdict.kind is Kind.GPU
+    assert "docker run -it --rm --device nvidia.com/gpu=all " in verdict.next_step
+
+
+@pytest.mark.parametrize(
+    ("kernel", "driver", "gpu", "kind", "reason", "step"),
+    [
+        ("6.8.12-tegra", "580.00", "11.0", G, "driver 580.00 >= 580", "docker run -it --rm --runtime=nvidia "),
+        ("6.8.12-tegra", None, "8.7", G, "driver of unknown version", "--runtime=nvidia"),
+        ("5.15.148-tegra", None, "8.7", C, "JetPack 6 or older", "update to JetPack 7"),
+    ],
+)
+def test_jetson(
+    subjects: list[Subject], kernel: str, driver: str | None, gpu: str, kind: Kind, reason: str, step: str
+) -> None:
+    gpus = (Gpu(name="NVIDIA Jetson", capability=gpu),)
+    verdict = decide(named(subjects, "cuda-2.15"), changed("gh200", kernel=kernel, driver=driver, gpus=gpus), subjects)
+    assert verdict.kind is kind
+    assert reason in verdict.reason
+    assert step in verdict.next_step
+
+
+def test_every_engine_on_a_mac_is_a_virtual_machine_that_emulates(subjects: list[Subject]) -> None:
+    verdict = decide(named(subjects, "cuda-2.6"), with_engine("m3-docker-desktop", desktop=False), subjects)
+    assert verdict.kind is Kind.EMULATED
+    assert "apt-get" not in verdict.next_step
+
+
+@pytest.mark.parametrize("arch", ["armv7l", "riscv64", "ppc64le"])
+@pytest.mark.parametrize("name", ["cuda-2.6", "cpu-2.6", "mps-2.6"])
+def test_other_architectures_are_told_apart(subjects: list[Subject], arch: str, name: str) -> None:
+    verdict = decide(named(subjects, name), changed("no-gpu", arch=arch), subjects)
+    assert (verdict.kind, verdict.next_step) == (Kind.NOT, "use a machine with amd64 or arm64")
+    assert f"no wheels for {arch}" in verdict.reason
 
 
 def test_what_is_not_built_says_how_to_build_it(subjects: list[Subject]) -> None:
