@@ -21,7 +21,8 @@ ARCHES: Mapping[str, str] = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "ar
 PUBLISHED = ("amd64", "arm64")  # what PyTorch has wheels for, and so what images can be for
 QUERY = "--query-gpu=name,driver_version,compute_cap"
 _CDI = (Path("/etc/cdi"), Path("/var/run/cdi"))
-_WSL_SMI = Path("/usr/lib/wsl/lib/nvidia-smi")
+# where it is although PATH does not say so: in WSL2, and where a cluster mounts the driver
+_SMI = (Path("/usr/lib/wsl/lib/nvidia-smi"), Path("/usr/local/nvidia/bin/nvidia-smi"))
 _ELF_MACHINES = {"amd64": 62, "arm64": 183}
 # nvidia-smi's driver 610 adds a remark: "610.47 [Deprecated; ...]"
 _DRIVER = re.compile(r"(\d+(?:\.\d+)*)(?:\s.*)?")
@@ -238,7 +239,7 @@ def translation(machine: str, cpuinfo: str) -> tuple[str | None, str]:
 
 def nvidia_gpus() -> tuple[str | None, tuple[Gpu, ...], str]:
     """(driver, GPUs, why they cannot be asked). The CSV queries are stable; the table for people is not."""
-    program = which("nvidia-smi") or (_WSL_SMI if _WSL_SMI.exists() else None)
+    program = which("nvidia-smi") or next((path for path in _SMI if path.exists()), None)
     if program is None:
         device = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
         return None, (), "an NVIDIA device without nvidia-smi" if device and not Path("/dev/dxg").exists() else ""
