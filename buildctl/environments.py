@@ -90,16 +90,18 @@ def expected_of_environment(interpreter: Interpreter, installed: Installed) -> E
         system=interpreter.system,
         native=True,
         environment=True,
-        unclaimed=_unclaimed(installed, rocm=bool(rocm)),
+        unclaimed=_unclaimed(installed, rocm=bool(rocm), mac=interpreter.system == "Darwin"),
     )
 
 
-def _unclaimed(installed: Installed, *, rocm: bool) -> dict[str, str]:
+def _unclaimed(installed: Installed, *, rocm: bool, mac: bool) -> dict[str, str]:
     reasons: dict[str, str] = {}
     if "numpy" not in installed.distributions:
         reasons["numpy"] = _NOT_INSTALLED
     if installed.facts is None:
         reasons["gpu architectures"] = installed.unread
+        if mac:  # then nothing says whether it is built for MPS
+            reasons |= dict.fromkeys(("backends", "devices"), installed.unread)
     if rocm:
         reasons["cuda version"] = "a ROCm build"
     if installed.said.get("cuda") or rocm:

@@ -52,7 +52,7 @@ def read_installed(interpreter: Interpreter) -> Installed:
             f"{interpreter.torch} is not an installed torch: {VERSION} gives no __version__",
             hint="install torch again, or name another environment",
         )
-    facts, unread = _facts(site)
+    facts, unread = _facts(site, interpreter.prefix)
     torch = found.get("torch")
     return Installed(
         torch=_field(torch, "Version") if torch else str(said["__version__"]),
@@ -65,10 +65,13 @@ def read_installed(interpreter: Interpreter) -> Installed:
     )
 
 
-def _facts(site: Path) -> tuple[WheelFacts | None, str]:
-    names = {f"torch/lib/{p.name}" for p in (site / "torch" / "lib").glob("libtorch_*")} | {VERSION}
+def _facts(site: Path, prefix: Path) -> tuple[WheelFacts | None, str]:
+    """Conda's packages have torch's libraries in the lib of the environment."""
+    paths = {VERSION: site / VERSION}
+    for folder in (prefix / "lib", site / "torch" / "lib"):
+        paths |= {f"torch/lib/{path.name}": path for path in folder.glob("libtorch_*")}
     try:
-        return torch_facts(str(site / "torch"), names, lambda name: _chunks(site / name)), ""
+        return torch_facts(str(site / "torch"), paths, lambda name: _chunks(paths[name])), ""
     except (ArtifactError, OSError) as error:
         return None, str(error)
 

@@ -201,6 +201,26 @@ def test_a_list_of_architectures_that_cannot_be_read_is_not_claimed(folder: Path
     assert "0 lists of GPU architectures" in expected.unclaimed["gpu architectures"]
 
 
+def test_condas_libraries_are_in_the_lib_of_the_environment(folder: Path) -> None:
+    put_torch(folder, cuda="13.0")
+    library = site(folder) / "torch" / "lib" / "libtorch_python.so"
+    library.rename(folder / "lib" / library.name)
+    installed, expected = read(folder)
+    assert (installed.unread, expected.gpu_architectures) == ("", ("sm_80", "sm_90", "compute_90"))
+
+
+def test_a_mac_whose_torch_does_not_say_whether_it_is_built_for_mps_is_not_judged_by_it(folder: Path) -> None:
+    put_torch(folder)
+    (site(folder) / "torch" / "lib" / "libtorch_python.so").unlink()
+    interpreter = dataclasses.replace(find_interpreter(str(folder)), system="Darwin")
+    unclaimed = expected_of_environment(interpreter, read_installed(interpreter)).unclaimed
+    assert {name for name, why in unclaimed.items() if "has no libtorch_python" in why} == {
+        "gpu architectures",
+        "backends",
+        "devices",
+    }
+
+
 def test_the_digest_changes_with_what_is_installed(folder: Path) -> None:
     put_torch(folder)
     before, again = read(folder)[0].digest, read(folder)[0].digest
