@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -63,7 +63,15 @@ class Verdict:
 
 
 def decide(subject: Subject, host: Host, others: Sequence[Subject] = ()) -> Verdict:
-    """`others` are what may be proposed instead."""
+    """`others` are what may be proposed instead. Commands are those of the host's own engine."""
+    verdict = _decided(subject, host, others)
+    if host.engine is None or host.engine.name != "podman":
+        return verdict
+    step = verdict.next_step.replace("docker run", "podman run").replace("docker-daemon:", "containers-storage:")
+    return replace(verdict, next_step=step)
+
+
+def _decided(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
     if host.arch not in PUBLISHED:
         reason = f"PyTorch publishes no wheels for {host.arch}, so no image is for it"
         return _verdict(subject, Kind.NOT, reason, f"use a machine with {' or '.join(PUBLISHED)}")
@@ -181,7 +189,6 @@ def _cuda(subject: Subject, claims: Claims, host: Host, others: Sequence[Subject
     but = f"; but {_uncovered(claims, rest)}" if rest else ""
     but += f"; but {host.gpu_problem}" if host.gpu_problem else ""
     step = _run(subject, gpu_option(host))
-    step = step.replace("docker run", "podman run") if host.engine and host.engine.name == "podman" else step
     floor = f" >= {claims.driver_floor}" if claims.driver_floor else ""
     unknown = "" if claims.facts else "; it does not say which GPUs its torch is compiled for"
     reason = f"{names}, driver {host.driver or 'of unknown version'}{floor if host.driver else ''}{but}{unknown}"
@@ -255,9 +262,9 @@ def _capability(gpu: Gpu) -> str:
 
 
 def _covered_elsewhere(subject: Subject, host: Host, others: Sequence[Subject]) -> str:
-    """The first other cuda image that this host's driver and GPU can run."""
+    """The newest other cuda image that this host's driver and GPU can run."""
     arch = host.engine.arch if host.engine else host.arch
-    for other in others:
+    for other in sorted(others, key=_newest, reverse=True):
         claims = other.of(arch)
         if other.name == subject.name or other.native or claims is None or not claims.cuda:
             continue
@@ -319,6 +326,10 @@ def catalogue(start: Path, layout: Path | None) -> list[Subject]:
         Subject(name=name, claims=tuple(c), built=name in names)
         for name, c in sorted(found.items(), key=lambda item: _order(item[1][0]))
     ]
+
+
+def _newest(subject: Subject) -> Version:
+    return Version(subject.claims[0].torch or "0")
 
 
 def _order(claims: Claims) -> tuple[str, Version]:

@@ -60,9 +60,9 @@ def test_recorded_host(subjects: list[Subject], host: str) -> None:
 @pytest.mark.parametrize(
     ("host", "name", "reason", "step"),
     [
-        ("rtx5090", "cuda-2.6", "RTX 5090 (sm_120) is compiled in: it has sm_50 sm_60", "use cuda-2.10"),
+        ("rtx5090", "cuda-2.6", "RTX 5090 (sm_120) is compiled in: it has sm_50 sm_60", "use cuda-2.15"),
         ("old-driver", "cuda-2.6", "driver 470.223.02 is older than 525, which CUDA 12.4 needs", "to >= 525"),
-        ("driver-550", "cuda-2.15", "older than 580, which CUDA 13.2 needs", ">= 580, or use cuda-2.6"),
+        ("driver-550", "cuda-2.15", "older than 580, which CUDA 13.2 needs", ">= 580, or use cuda-2.10"),
         ("no-toolkit", "cuda-2.6", "no NVIDIA container toolkit", "sudo nvidia-ctk runtime configure"),
         ("broken-driver", "cuda-2.6", "couldn't communicate", "NVIDIA driver (>= 525)"),
         ("gh200", "cuda-2.6", "only for amd64, this is arm64", "use cpu-2.6"),
@@ -78,6 +78,7 @@ def test_recorded_host(subjects: list[Subject], host: str) -> None:
         ("no-gpu", "cuda-2.6", "no NVIDIA GPU here", "docker run -it --rm pytorch:cuda-2.6"),
         ("mixed-gpus", "cuda-2.6", "RTX 3090 (sm_86), driver 580.95.05 >= 525; but no code for", "--gpus all"),
         ("podman-cdi", "cuda-2.6", "NVIDIA L4 (sm_89)", "podman run -it --rm --device nvidia.com/gpu=all"),
+        ("podman-cdi", "cuda-2.15", "older than 580", "until then: buildctl build cuda-2.15, then podman run -it --rm"),
     ],
 )
 def test_reason_and_next_step(subjects: list[Subject], host: str, name: str, reason: str, step: str) -> None:
