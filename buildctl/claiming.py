@@ -41,19 +41,24 @@ Read = Callable[[str], Iterator[bytes]]
 
 def wheel_facts(wheel: LockedWheel, names: Iterable[str], read: Read) -> WheelFacts:
     """From the members of torch's wheel. Raises ArtifactError when they are not there or say nothing."""
+    return torch_facts(wheel.filename, names, read, wheel=str(wheel.digest))
+
+
+def torch_facts(label: str, names: Iterable[str], read: Read, *, wheel: str = "") -> WheelFacts:
+    """The same from files under these names, relative to where torch is installed; `label` says where in errors."""
     names = set(names)
     if VERSION not in names:
-        raise ArtifactError(f"{wheel.filename} has no {VERSION}")
+        raise ArtifactError(f"{label} has no {VERSION}")
     said = assignments(b"".join(read(VERSION)).decode("utf-8", "replace"))
     if not said.get("__version__"):
-        raise ArtifactError(f"{wheel.filename}: {VERSION} gives no __version__")
+        raise ArtifactError(f"{label}: {VERSION} gives no __version__")
     library = next((name for name in sorted(names) if PYTHON_LIBRARY.fullmatch(name)), None)
     if library is None:
-        raise ArtifactError(f"{wheel.filename} has no libtorch_python")
+        raise ArtifactError(f"{label} has no libtorch_python")
     cuda = said.get("cuda")
-    flags = architectures(read(library), f"{wheel.filename}: {library}") if cuda else ()
+    flags = architectures(read(library), f"{label}: {library}") if cuda else ()
     return WheelFacts(
-        wheel=str(wheel.digest),
+        wheel=wheel,
         torch=str(said["__version__"]),
         cuda=cuda,
         gpu_architectures=tuple(f for f in flags if f.startswith("sm_")),

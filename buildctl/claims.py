@@ -124,8 +124,8 @@ def claims_of(cell: Cell, lock: WheelLock, facts: WheelFacts | None = None) -> C
         torchvision=versions.get("torchvision"),
         torchaudio=versions.get("torchaudio"),
         cuda=cuda,
-        cudnn=_nvidia(versions, "nvidia-cudnn"),
-        nccl=_nvidia(versions, "nvidia-nccl"),
+        cudnn=nvidia_version(versions, "nvidia-cudnn"),
+        nccl=nvidia_version(versions, "nvidia-nccl"),
         glibc=None if cell.native else glibc_floor(files),
         macos=macos_floor(files) if cell.native else None,
         python=cell.python,
@@ -178,11 +178,11 @@ def check_facts(claims: Claims, facts: WheelFacts) -> None:
 
 def _cuda_version(versions: Mapping[str, str]) -> str | None:
     """The CUDA runtime's distribution is `nvidia-cuda-runtime-cu12` up to CUDA 12, `nvidia-cuda-runtime` from 13."""
-    found = _nvidia(versions, "nvidia-cuda-runtime")
+    found = nvidia_version(versions, "nvidia-cuda-runtime")
     return ".".join(map(str, Version(found).release[:2])) if found else None
 
 
-def _nvidia(versions: Mapping[str, str], stem: str) -> str | None:
+def nvidia_version(versions: Mapping[str, str], stem: str) -> str | None:
     return next((v for n, v in sorted(versions.items()) if re.fullmatch(rf"{stem}(-cu\d+)?", n)), None)
 
 

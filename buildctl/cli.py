@@ -311,8 +311,9 @@ def test(
 ) -> None:
     """Run the probes inside the images and compare what torch reports with what the tag says.
 
-    NAMES are those of the matrix, references to a registry, or PATH:NAME of an OCI layout; the last two need no
-    project, and what such an image does not claim is NOT RUN.
+    NAMES are those of the matrix, references to a registry, PATH:NAME of an OCI layout, or env:PATH, an environment on
+    this machine: a Python, a virtual environment or a conda environment. All but the first need no project, and what
+    such an image or environment does not claim is NOT RUN.
 
     A native environment that is named (mps-2.6) is asked without a container, on a Mac. A finding is PASSED, FAILED, or
     NOT RUN with the reason; NOT RUN is never PASSED. Exit code 1: something FAILED; 3: one could not be asked anything.
@@ -324,18 +325,26 @@ def test(
       buildctl test cuda-2.6 --context gpu-box     on that machine; what it lacks of the image is moved there
       buildctl test mps-2.6              what `buildctl native mps-2.6` made
       buildctl test registry.example/pytorch:cuda-2.6 --attach     on a server with a GPU, before `promote`
+      buildctl test env:~/miniforge3/envs/torch --json > report.json      without a container, by what it claims
     """
+    from buildctl.environments import names_environment, test_environments
     from buildctl.matrix import parse_arch
     from buildctl.targets import points_elsewhere
-    from buildctl.testing import TestResult, test_images
+    from buildctl.testing import TestResult, heard, test_images
 
-    elsewhere = [name for name in names if points_elsewhere(name)]
-    ours = [name for name in names if name not in elsewhere]
+    environments = [name for name in names if names_environment(name)]
+    elsewhere = [name for name in names if name not in environments and points_elsewhere(name)]
+    ours = [name for name in names if name not in elsewhere and name not in environments]
+    if environments and (arch or context or runtime != "auto"):
+        raise click.UsageError("env:PATH runs here as it is: without --arch, --context and --runtime")
     if attach and (ours or not elsewhere):
         raise click.UsageError("--attach is for references: publish attaches the reports on images of the layout")
     result = TestResult(reports=())
     if ours or not names:
         result = test_images(options.open(), ours, arch=arch, runtime=runtime, context=context, path=path)
+    if environments:
+        asked = test_environments(environments, on_finding=heard())
+        result = TestResult(reports=(*result.reports, *asked))
     if elsewhere:
         from buildctl.pulled import test_targets
 

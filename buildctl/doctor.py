@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.errors import BuildctlError, RuntimeUnavailableError, ToolError
-from buildctl.host import Host, this_host
+from buildctl.host import PUBLISHED, Host, this_host
 from buildctl.project import Project
 from buildctl.run import run, which
 from buildctl.store import Store
@@ -92,7 +92,10 @@ def _bad(purpose: str, what: str, detail: str, mend: str, *, state: State = Stat
 
 
 def _build(open_project: Callable[[], Project], host: Host) -> Iterator[Symptom]:
-    if host.system == "linux" and host.translated is None:
+    if host.arch not in PUBLISHED:
+        where = " or ".join(PUBLISHED)
+        yield _bad("build", "system", f"{host.arch}: bytecode is made by a Python for {where}", f"build on {where}")
+    elif host.system == "linux" and host.translated is None:
         yield _good("build", "system", f"Linux on {host.arch}")
     elif host.translated:
         yield _bad("build", "system", f"this Python runs under {host.translated}", f"start a Python for {host.arch}")
@@ -162,6 +165,8 @@ def _test(host: Host) -> Iterator[Symptom]:
             if problem
             else _good("test", "sandbox", "namespaces are open: images are tested without Docker")
         )
+    if host.arch not in PUBLISHED:
+        return
     foreign = "arm64" if host.arch == "amd64" else "amd64"
     how = emulator(host, foreign)
     if how:
@@ -173,7 +178,7 @@ def _test(host: Host) -> Iterator[Symptom]:
 
 def emulator(host: Host, arch: str) -> str:
     """What would run images of `arch` here, empty when nothing would."""
-    if host.engine and host.engine.desktop:
+    if host.engine and host.virtual_engine:
         return f"{host.engine.name}'s virtual machine"
     if host.system != "linux":
         return ""

@@ -8,7 +8,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,10 +18,19 @@ from buildctl.run import run, which
 
 SCHEMA = 1
 ARCHES: Mapping[str, str] = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+PUBLISHED = ("amd64", "arm64")  # what PyTorch has wheels for, and so what images can be for
 QUERY = "--query-gpu=name,driver_version,compute_cap"
 _CDI = (Path("/etc/cdi"), Path("/var/run/cdi"))
-_WSL_SMI = Path("/usr/lib/wsl/lib/nvidia-smi")
+# where it is although PATH does not say so: in WSL2, and where a cluster mounts the driver
+_SMI = (Path("/usr/lib/wsl/lib/nvidia-smi"), Path("/usr/local/nvidia/bin/nvidia-smi"))
 _ELF_MACHINES = {"amd64": 62, "arm64": 183}
+# nvidia-smi's driver 610 adds a remark: "610.47 [Deprecated; ...]"
+_DRIVER = re.compile(r"(\d+(?:\.\d+)*)(?:\s.*)?")
+_CAPABILITY = re.compile(r"\d+\.\d+")
+_VERSION = re.compile(r"\d+(\.\d+)*")
+# what nvidia-smi puts in a cell of a GPU that does not answer any more
+_LOST = re.compile(r"unknown error|gpu is lost|err!|gpu requires reset", re.IGNORECASE)
+_PLAIN: Mapping[str, tuple[type, ...]] = {"str": (str,), "str | None": (str, type(None)), "bool": (bool,)}
 _PATIENCE = 10.0  # seconds; a driver that hangs must not hang us
 
 
@@ -36,7 +45,8 @@ class Gpu:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """A container engine that answers. `desktop`: Linux in a virtual machine (Docker Desktop and its likes), which
-    emulates the other architecture; `gpus`: it knows NVIDIA's runtime or CDI devices.
+    emulates the other architecture; `gpus`: it knows NVIDIA's runtime or CDI devices; `cdi`: only the latter, so that
+    `--gpus all` is refused.
     """
 
     name: str
@@ -44,11 +54,13 @@ class Engine:
     arch: str
     desktop: bool
     gpus: bool
+    cdi: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """`system` is linux, macos or windows; `arch` Docker's word for the real processor, whatever we run as.
+    """`system` is linux, macos or windows; `arch` Docker's word for the real processor, whatever we run as (the
+    kernel's word where it is neither amd64 nor arm64: armv7l, riscv64, ppc64le).
 
     `translated` is what translates this very process (rosetta, qemu). `driver` is NVIDIA's, of the host (in WSL2 of
     Windows); `gpu_problem` says why a device that is there cannot be asked. `toolkit` is how containers get a GPU:
@@ -72,6 +84,18 @@ class Host:
     emulates: tuple[str, ...] = ()
     note: str = ""
 
+    @property
+    def tegra(self) -> bool:
+        """NVIDIA's Jetson and its likes, by the kernel's name: the GPU is part of the processor."""
+        return self.kernel.endswith("-tegra")
+
+    @property
+    def virtual_engine(self) -> bool:
+        """Whether containers run in a virtual machine that emulates; on macOS every engine does (colima, OrbStack,
+        Rancher Desktop, podman machine), whatever it says of itself.
+        """
+        return self.engine is not None and (self.engine.desktop or self.system == "macos")
+
     def to_json(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
 
@@ -79,22 +103,27 @@ class Host:
     def from_json(cls, value: Any, source: str) -> Self:
         """The inverse of `to_json`. Raises BuildctlError, naming `source`, for anything else."""
         try:
+            if not isinstance(value, dict):
+                raise TypeError(f"{value!r:.40} is not an object")
             if value["schema"] != SCHEMA:
                 raise BuildctlError(f"{source}: schema {value['schema']!r}, not {SCHEMA}")
             known = {f.name for f in dataclasses.fields(cls)}
             if unknown := sorted(value.keys() - known - {"schema"}):
                 raise BuildctlError(f"{source}: unknown {', '.join(unknown)}")
             fields = {key: item for key, item in value.items() if key in known}
-            fields["gpus"] = tuple(Gpu(**gpu) for gpu in value.get("gpus", ()))
-            fields["emulates"] = tuple(value.get("emulates", ()))
-            fields["engine"] = Engine(**value["engine"]) if value.get("engine") else None
+            fields["gpus"] = tuple(_gpu(gpu) for gpu in _listed(value, "gpus"))
+            fields["emulates"] = tuple(map(str, _listed(value, "emulates")))
+            fields["engine"] = Engine(**_plain(Engine, value["engine"])) if value.get("engine") else None
+            fields["driver"] = driver_version(_plain(cls, value).get("driver") or "")
+            if fields.get("macos") is not None and not _VERSION.fullmatch(fields["macos"]):
+                raise TypeError(f"macos: {fields['macos']!r} is not a version")
             host = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise BuildctlError(
                 f"{source} is no file of host facts ({error})", hint="`buildctl check --save FILE` writes one"
             ) from error
-        if host.system not in {"linux", "macos", "windows"} or host.arch not in {"amd64", "arm64"}:
-            raise BuildctlError(f"{source}: {host.system} on {host.arch} is no machine that is known here")
+        if host.system not in {"linux", "macos", "windows"}:
+            raise BuildctlError(f"{source}: {host.system} is not a system that is known here: linux, macos, windows")
         return host
 
     def summary(self) -> str:
@@ -108,12 +137,37 @@ class Host:
         gpus = ", ".join(dict.fromkeys(gpu.name for gpu in self.gpus))
         parts = [
             f"{system} on {self.chip or self.arch}",
-            f"{gpus} (driver {self.driver})" if gpus else self.gpu_problem or "no NVIDIA GPU",
+            f"{gpus} (driver {self.driver or 'of unknown version'})" if gpus else self.gpu_problem or "no NVIDIA GPU",
             f"{self.engine.name} {self.engine.version}" if self.engine else "no container engine",
         ]
         if self.translated:
             parts.append(f"this Python runs under {self.translated}")
         return ", ".join(parts)
+
+
+def _plain(cls: type, value: Any) -> Mapping[str, Any]:
+    """`value`, when its texts and flags have the types of the dataclass's fields. Raises TypeError."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{cls.__name__.lower()}: {value!r}")
+    for field in dataclasses.fields(cls):
+        kinds = _PLAIN.get(str(field.type))
+        if kinds and field.name in value and not isinstance(value[field.name], kinds):
+            raise TypeError(f"{field.name}: {value[field.name]!r}")
+    return value
+
+
+def _listed(value: Mapping[str, Any], key: str) -> Sequence[Any]:
+    found = value.get(key, [])
+    if not isinstance(found, list | tuple):
+        raise TypeError(f"{key}: {found!r} is not a list")
+    return found
+
+
+def _gpu(value: Any) -> Gpu:
+    gpu = Gpu(**_plain(Gpu, value))
+    if gpu.capability is not None and not _CAPABILITY.fullmatch(gpu.capability):
+        raise TypeError(f"capability: {gpu.capability!r} is not MAJOR.MINOR")
+    return gpu
 
 
 def read_host(path: Path) -> Host:
@@ -129,7 +183,7 @@ def read_host(path: Path) -> Host:
 def this_host() -> Host:
     """Ask this machine: small files of the kernel, nvidia-smi and docker where they are. Never raises."""
     system = {"linux": "linux", "darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
-    machine = ARCHES.get(platform.machine().lower(), "amd64")
+    machine = ARCHES.get(platform.machine().lower(), platform.machine().lower() or "unknown")
     return _mac(machine) if system == "macos" else _linux(machine, system)
 
 
@@ -185,7 +239,7 @@ def translation(machine: str, cpuinfo: str) -> tuple[str | None, str]:
 
 def nvidia_gpus() -> tuple[str | None, tuple[Gpu, ...], str]:
     """(driver, GPUs, why they cannot be asked). The CSV queries are stable; the table for people is not."""
-    program = which("nvidia-smi") or (_WSL_SMI if _WSL_SMI.exists() else None)
+    program = which("nvidia-smi") or next((path for path in _SMI if path.exists()), None)
     if program is None:
         device = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
         return None, (), "an NVIDIA device without nvidia-smi" if device and not Path("/dev/dxg").exists() else ""
@@ -202,12 +256,24 @@ def nvidia_gpus() -> tuple[str | None, tuple[Gpu, ...], str]:
 
 
 def parse_gpus(text: str) -> tuple[str | None, tuple[Gpu, ...], str]:
+    """A GPU that does not answer any more is left out, with the reason, also where others still do."""
     rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if len(row) >= 2]
+    lost = [row for row in rows if any(_LOST.search(cell) for cell in row[1:])]
+    good = [row for row in rows if row not in lost]
     gpus = tuple(
-        Gpu(name=row[0], capability=row[2] if len(row) > 2 and re.fullmatch(r"\d+\.\d+", row[2]) else None)
-        for row in rows
+        Gpu(name=row[0], capability=row[2] if len(row) > 2 and _CAPABILITY.fullmatch(row[2]) else None) for row in good
     )
-    return (rows[0][1] if rows else None), gpus, "" if gpus else "nvidia-smi finds no GPU"
+    driver = next(filter(None, (driver_version(row[1]) for row in [*good, *lost])), None)
+    if not rows:
+        return None, (), "nvidia-smi finds no GPU"
+    said = "; ".join(f"nvidia-smi says {next(filter(_LOST.search, row[1:]))} of {row[0]}" for row in lost)
+    return driver, gpus, said
+
+
+def driver_version(text: str) -> str | None:
+    """None for what is no version: nvidia-smi answers N/A (Jetson), [N/A], [Not Supported], too."""
+    found = _DRIVER.fullmatch(text.strip())
+    return found[1] if found else None
 
 
 def container_toolkit(folders: Iterable[Path] = _CDI) -> str | None:
@@ -245,12 +311,22 @@ def parse_docker(info: Mapping[str, Any]) -> Engine:
         raise BuildctlError("; ".join(info.get("ServerErrors") or ["no server"]))
     machine = str(info.get("Architecture", ""))
     devices = [str(d.get("ID", "")) for d in info.get("DiscoveredDevices") or () if isinstance(d, dict)]
+    cdi = any(d.startswith("nvidia.com/gpu") for d in devices)
+    runtime = "nvidia" in (info.get("Runtimes") or {})
+    machines = (
+        "Desktop",
+        "OrbStack",
+        "linuxkit",
+        "orbstack",
+    )  # what such a virtual machine calls its system and kernel
+    system = f"{info.get('OperatingSystem', '')} {info.get('KernelVersion', '')}"
     return Engine(
         name="Docker",
         version=str(info["ServerVersion"]),
         arch=ARCHES.get(machine, machine),
-        desktop="Desktop" in str(info.get("OperatingSystem", "")) or "linuxkit" in str(info.get("KernelVersion", "")),
-        gpus="nvidia" in (info.get("Runtimes") or {}) or any(d.startswith("nvidia.com/gpu") for d in devices),
+        desktop=any(word in system for word in machines),
+        gpus=runtime or cdi,
+        cdi=cdi and not runtime,
     )
 
 

@@ -85,7 +85,7 @@ def test_images(
     for cell in cells:
         say(f"testing {cell.id}")
         if cell.native:
-            report = native_report(project, cell, path, on_finding=_heard())
+            report = native_report(project, cell, path, on_finding=heard())
         else:
             image, expected = image_ref(layout, cell), expected_of(project, cell)
             report = with_labels(ask_image(image, expected, candidates), image, expected)
@@ -157,14 +157,14 @@ def ask_image(image: ImageRef, expected: Expected, candidates: Sequence[Runtime]
     """In the first runtime that can run it at all."""
     report: Report | None = None
     for runtime in candidates:
-        report = test_image(image, expected, runtime, on_finding=_heard())
+        report = test_image(image, expected, runtime, on_finding=heard())
         if report.verdict is not Status.NOT_RUN:
             return report
     assert report is not None  # noqa: S101 - there is always a candidate
     return report
 
 
-def _heard() -> Callable[[Finding], None] | None:
+def heard() -> Callable[[Finding], None] | None:
     return _story if console.is_terminal else None
 
 

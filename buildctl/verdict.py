@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from packaging.version import Version
 
 from buildctl.claims import Claims, read_claims, runs_on
 from buildctl.errors import LayoutError, MatrixError
-from buildctl.host import Gpu, Host
+from buildctl.host import PUBLISHED, Gpu, Host
 
+# NVIDIA's Linux for Jetson: kernel 5.10 is JetPack 5, 5.15 is JetPack 6 (L4T R36), 6.8 is JetPack 7 (R38, R39), the
+# first whose driver runs code that is built for arm64 servers
+JETPACK7_KERNEL = Version("6")
 MPS_MACOS = Version("14")  # PyTorch's MPS backend needs macOS 14
 _REPOSITORY = "pytorch"
 
@@ -59,7 +63,18 @@ class Verdict:
 
 
 def decide(subject: Subject, host: Host, others: Sequence[Subject] = ()) -> Verdict:
-    """`others` are what may be proposed instead."""
+    """`others` are what may be proposed instead. Commands are those of the host's own engine."""
+    verdict = _decided(subject, host, others)
+    if host.engine is None or host.engine.name != "podman":
+        return verdict
+    step = verdict.next_step.replace("docker run", "podman run").replace("docker-daemon:", "containers-storage:")
+    return replace(verdict, next_step=step)
+
+
+def _decided(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
+    if host.arch not in PUBLISHED:
+        reason = f"PyTorch publishes no wheels for {host.arch}, so no image is for it"
+        return _verdict(subject, Kind.NOT, reason, f"use a machine with {' or '.join(PUBLISHED)}")
     if subject.native:
         return _native(subject, host, others)
     if host.system == "windows":
@@ -108,7 +123,7 @@ def _foreign(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict
     arch = subject.claims[0].arch
     only = f"only for {arch}, this is {host.engine.arch}"
     better = _native_alternative(subject, host, others)
-    if host.engine.desktop or arch in host.emulates:
+    if host.virtual_engine or arch in host.emulates:
         how = "Rosetta or QEMU" if host.system == "macos" and host.arch == "arm64" else "QEMU"
         gpu = ", which reaches no GPU" if subject.claims[0].cuda else ""
         step = better or _run(subject, f"--platform linux/{arch}")
@@ -156,23 +171,40 @@ def _cuda(subject: Subject, claims: Claims, host: Host, others: Sequence[Subject
             _uncovered(claims, host.gpus),
             f"use {other}" if other else "no image of this matrix has code for it; add a newer PyTorch version",
         )
+    if host.tegra and _kernel(host) < JETPACK7_KERNEL:
+        reason = f"JetPack 6 or older (kernel {host.kernel}) runs NVIDIA's own builds for Jetson, not those for servers"
+        return on_cpu(reason, "update to JetPack 7, or use an image of NVIDIA's for Jetson")
+    if host.driver is None and not host.tegra:
+        step = "look at what nvidia-smi says, and reload or reinstall the NVIDIA driver"
+        return on_cpu("the driver's version is unknown: nvidia-smi does not give it", step)
     if reason := _requirement(subject, host) if subject.requires else driver_refusal(claims, host):
         other = _covered_elsewhere(subject, host, others)
         where = " in Windows" if host.wsl else ""
         step = f"update the driver{where} to {_new_enough(subject, claims)}{f', or use {other}' if other else ''}"
-        return on_cpu(reason, f"{step}; with --gpus it would not start")
+        return on_cpu(reason, f"{step}; with {gpu_option(host)} it would not start")
     if reason := toolkit_refusal(host):
         return on_cpu(reason, toolkit_step(host))
     rest = [gpu for gpu in host.gpus if gpu not in covered]
     names = ", ".join(dict.fromkeys(f"{gpu.name} ({_capability(gpu)})" for gpu in covered))
     but = f"; but {_uncovered(claims, rest)}" if rest else ""
-    flag = "--device nvidia.com/gpu=all" if host.engine and host.engine.name == "podman" else "--gpus all"
-    step = _run(subject, flag)
-    step = step.replace("docker run", "podman run") if host.engine and host.engine.name == "podman" else step
+    but += f"; but {host.gpu_problem}" if host.gpu_problem else ""
+    step = _run(subject, gpu_option(host))
     floor = f" >= {claims.driver_floor}" if claims.driver_floor else ""
     unknown = "" if claims.facts else "; it does not say which GPUs its torch is compiled for"
-    reason = f"{names}, driver {host.driver}{floor}{but}{unknown}"
+    reason = f"{names}, driver {host.driver or 'of unknown version'}{floor if host.driver else ''}{but}{unknown}"
     return _verdict(subject, Kind.GPU, reason, step)
+
+
+def gpu_option(host: Host) -> str:
+    """The option of `docker run` or `podman run` that passes the GPU on there."""
+    if host.engine and (host.engine.name == "podman" or host.engine.cdi):
+        return "--device nvidia.com/gpu=all"
+    return "--runtime=nvidia" if host.tegra else "--gpus all"
+
+
+def _kernel(host: Host) -> Version:
+    found = re.match(r"\d+(\.\d+)*", host.kernel)
+    return Version(found[0] if found else "0")
 
 
 def driver_refusal(claims: Claims, host: Host) -> str:
@@ -230,9 +262,9 @@ def _capability(gpu: Gpu) -> str:
 
 
 def _covered_elsewhere(subject: Subject, host: Host, others: Sequence[Subject]) -> str:
-    """The first other cuda image that this host's driver and GPU can run."""
+    """The newest other cuda image that this host's driver and GPU can run."""
     arch = host.engine.arch if host.engine else host.arch
-    for other in others:
+    for other in sorted(others, key=_newest, reverse=True):
         claims = other.of(arch)
         if other.name == subject.name or other.native or claims is None or not claims.cuda:
             continue
@@ -264,10 +296,12 @@ def _native(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
         return _verdict(
             subject, Kind.NOT, reason, f"use {images[0]} in Docker, on the CPU" if images else "another machine"
         )
-    version, floor = Version(host.macos or "0"), Version(claims.macos or "11.0")
+    make = f"buildctl native {subject.name}"
+    if host.macos is None:
+        return _verdict(subject, Kind.NOT, "the version of macOS is unknown", f"sw_vers shows it; or try {make}")
+    version, floor = Version(host.macos), Version(claims.macos or "11.0")
     if version < floor:
         return _verdict(subject, Kind.NOT, f"its wheels need macOS {floor}, this is {version}", "update macOS")
-    make = f"buildctl native {subject.name}"
     if host.translated:
         reason = f"this Python runs under {host.translated}, which sees no MPS"
         return _verdict(subject, Kind.NOT, reason, f"start a Python for arm64 (`arch -arm64 zsh`), then {make}")
@@ -292,6 +326,10 @@ def catalogue(start: Path, layout: Path | None) -> list[Subject]:
         Subject(name=name, claims=tuple(c), built=name in names)
         for name, c in sorted(found.items(), key=lambda item: _order(item[1][0]))
     ]
+
+
+def _newest(subject: Subject) -> Version:
+    return Version(subject.claims[0].torch or "0")
 
 
 def _order(claims: Claims) -> tuple[str, Version]:

@@ -15,7 +15,8 @@ class Expected:
     every installed distribution's normalized name (PEP 503) to its version. `gpu_architectures` (sm_.., compute_..) is
     None when nothing is claimed, and so are `build` (what torch calls itself), `cudnn`, `nccl` and `glibc` (lowest).
     `labels` are the claims in the image's labels, by name. `system` is what Python's `platform` calls it, and `native`
-    says that this is an environment on the machine itself. `files` maps distributions to their locked wheels' names.
+    says that this is an environment on the machine itself; with `environment` it is anybody's, not made from a lock,
+    and what it claims was read from its files. `files` maps distributions to their locked wheels' names.
     `extras` are the matrix's, `apt` the image's own Debian packages, which may bring Python packages of Debian's.
     `unclaimed` are findings about which an image of others claims nothing, with the reason: they are NOT RUN.
     """
@@ -39,6 +40,7 @@ class Expected:
     labels: Mapping[str, str] = field(default_factory=dict)
     system: str = "Linux"
     native: bool = False
+    environment: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
     extras: tuple[str, ...] = ()
     apt: tuple[str, ...] = ()

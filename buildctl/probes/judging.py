@@ -18,7 +18,12 @@ from buildctl.report import Status
 Verdict = tuple[Status, str]
 Judge = Callable[[Expected, Any], Verdict]
 # what the kernel calls the machine (uname -m)
-MACHINES = {("Linux", "amd64"): "x86_64", ("Linux", "arm64"): "aarch64", ("Darwin", "arm64"): "arm64"}
+MACHINES = {
+    ("Linux", "amd64"): "x86_64",
+    ("Linux", "arm64"): "aarch64",
+    ("Darwin", "arm64"): "arm64",
+    ("Darwin", "amd64"): "x86_64",
+}
 # float32 against float64 on the sizes asked for; TF32 in convolutions on GPUs is worth 1e-3
 TOLERANCE = 5e-3
 # where Debian packages put distributions; wheels go below /usr/local
@@ -38,7 +43,7 @@ def differs(what: str, expected: object, reported: object) -> Verdict:
 
 
 def platform(expected: Expected, value: Any) -> Verdict:
-    machine = MACHINES[expected.system, expected.arch]
+    machine = MACHINES.get((expected.system, expected.arch), expected.arch)
     if (value["system"], value["machine"], value["bits"]) != (expected.system, machine, 64):
         return differs("platform", f"{expected.system} {machine}", f"{value['system']} {value['machine']}")
     return passed(f"{expected.system} {machine}")
@@ -245,7 +250,8 @@ def gpu(_: Expected, value: Any) -> Verdict:
     """`value` holds the answers to devices, matmul, convolution, autograd, gpu_architectures and gpus."""
     found = [name for name in value["matmul"] if name.startswith("cuda:")]
     if not found:
-        return failed("expected the host's GPU to appear, image reports no CUDA device")
+        why = value["devices"].get("cuda", {}).get("problem")
+        return failed("expected the host's GPU to appear, image reports no CUDA device" + (f"\n  {why}" if why else ""))
     for device in found:
         for verdict in (
             _errors(value["matmul"], device),

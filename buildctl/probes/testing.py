@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.errors import LayoutError, RuntimeUnavailableError, ToolError
+from buildctl.interpreter import Interpreter
 from buildctl.oci.digest import Digest
 from buildctl.probes import native_checks
 from buildctl.probes.asking import Answers, UnansweredError, ask
@@ -66,6 +67,22 @@ def test_native(
     """The same for the native environment in `folder`, made from a lock of the digest `lock`."""
     runtime = NativeRuntime()
     subject = Subject(cell=cell, digest=lock, arch=expected.arch, runtime=runtime, start=lambda: runtime.start(folder))
+    return test_subject(subject, expected, on_finding=on_finding)
+
+
+def test_environment(
+    interpreter: Interpreter,
+    expected: Expected,
+    *,
+    name: str,
+    digest: Digest,
+    on_finding: Callable[[Finding], None] | None = None,
+) -> Report:
+    """The same for the environment of that Python; `digest` is of what is installed in it."""
+    runtime = NativeRuntime()
+    subject = Subject(
+        cell=name, digest=digest, arch=expected.arch, runtime=runtime, start=lambda: runtime.enter(interpreter)
+    )
     return test_subject(subject, expected, on_finding=on_finding)
 
 

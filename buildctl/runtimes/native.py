@@ -1,4 +1,6 @@
-"""Running commands in a native environment (`buildctl native`): a clean surrounding and a deadline, no container."""
+"""Running commands in an environment on this machine, one of ours (`buildctl native`) or anybody's (`buildctl test
+env:PATH`): a clean surrounding and a deadline, no container.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,24 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from buildctl.errors import RuntimeUnavailableError, ToolError
+from buildctl.interpreter import Interpreter
 from buildctl.reaper import reaped
 from buildctl.run import kill_group
 from buildctl.runtimes.api import Outcome
+from buildctl.runtimes.sandbox_gpu import NO_DEVICE
 from buildctl.runtimes.tail import Tail
 
 SYSTEM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 # What changes how MPS works is kept from the probes, and told to them in SHELL, which states it.
 SHELL_VARIABLES = ("PYTORCH_ENABLE_MPS_FALLBACK", "PYTORCH_MPS_")
 SHELL = "BUILDCTL_SHELL"
+# What a driver's libraries, a scheduler's choice of GPUs and NCCL's network are told by, on clusters above all: an
+# environment that is not ours needs them to work as it does for its user.
+PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_", "NVIDIA_", "NCCL_", "ROCR_", "HIP_", "HSA_", "ZE_", "ONEAPI_")
 LAST_WORDS = 5.0  # seconds that output may still come after the end, from what left the process group
 
 
@@ -38,14 +45,48 @@ class NativeRuntime:
         python = folder / "bin" / "python"
         if not os.access(python, os.X_OK):
             raise RuntimeUnavailableError(f"no environment in {folder}: {python} cannot be run")
-        yield NativeSession(folder=folder.absolute())
+        folder = folder.absolute()
+        yield NativeSession(folder=folder, python=folder / "bin" / "python", scripts=(folder / "bin",))
+
+    @contextmanager
+    def enter(self, interpreter: Interpreter) -> Iterator[NativeSession]:
+        """An environment that is not ours, with the GPUs that its user would see."""
+        passed = {name: value for name, value in sorted(os.environ.items()) if name.startswith(PASSED_ON)}
+        if interpreter.user_base:
+            passed["PYTHONUSERBASE"] = str(interpreter.user_base)
+        if interpreter.conda:
+            passed["CONDA_PREFIX"] = str(interpreter.prefix)
+        reason = no_gpus(os.environ)
+        yield NativeSession(
+            folder=interpreter.prefix,
+            python=interpreter.python,
+            scripts=interpreter.scripts,
+            passed=passed,
+            gpus=not reason,
+            gpus_reason=reason,
+        )
+
+
+def no_gpus(environ: Mapping[str, str], dev: Path = Path("/dev")) -> str:
+    """Why a process here sees no NVIDIA GPU; empty where the driver's device files are there."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in {"", "-1", "NoDevFiles"}:
+        return f"CUDA_VISIBLE_DEVICES={visible} hides every GPU"
+    return "" if any(dev.glob("nvidia[0-9]*")) or (dev / "dxg").exists() else NO_DEVICE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NativeSession:
-    """Its commands run as whoever runs buildctl, see the whole machine and its network, and may write to it."""
+    """Its commands run as whoever runs buildctl, see the whole machine and its network, and may write to it.
+
+    `python` is what the command `python` starts, `scripts` are the folders before the system's on PATH, `passed` are
+    variables besides those that every session has.
+    """
 
     folder: Path
+    python: Path
+    scripts: tuple[Path, ...]
+    passed: Mapping[str, str] = field(default_factory=dict)
     emulated: str | None = None
     gpus: bool = False
     gpus_reason: str = "NVIDIA GPUs are for images"
@@ -72,13 +113,15 @@ class NativeSession:
         # a short name: sockets of torch's workers lie in here, and macOS takes paths of 104 bytes
         with tempfile.TemporaryDirectory(prefix="b-", ignore_cleanup_errors=True) as scratch:
             surroundings = {**self._environment(scratch), **(env or {})}
-            return _run(list(argv), env=surroundings, cwd=scratch, stdin=stdin, timeout=timeout)
+            command = [str(self.python), *argv[1:]] if argv[0] == "python" else list(argv)
+            return _run(command, env=surroundings, cwd=scratch, stdin=stdin, timeout=timeout)
 
     def _environment(self, scratch: str) -> dict[str, str]:
         user = getpass.getuser()
         shell = {name: value for name, value in sorted(os.environ.items()) if name.startswith(SHELL_VARIABLES)}
         return {
-            "PATH": f"{self.folder}/bin:{SYSTEM_PATH}",
+            **self.passed,
+            "PATH": ":".join([*map(str, self.scripts), SYSTEM_PATH]),
             "VIRTUAL_ENV": str(self.folder),
             "HOME": scratch,
             "TMPDIR": scratch,

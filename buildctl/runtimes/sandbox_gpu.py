@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 _LIBRARY = re.compile(
     r"lib(cuda|cudadebugger|nvidia-(ml|ptxjitcompiler|nvvm|gpucomp|opencl|cfg|sandboxutils))\.so\.\d[\d.]*"
 )
+# Clusters that bring the driver into a machine as a mount put it here and tell it by LD_LIBRARY_PATH.
+_MOUNTED = ("/usr/local/nvidia/lib64", "/usr/local/nvidia/lib")
 NO_DEVICE = "no NVIDIA device on this host"
 
 
@@ -60,10 +63,12 @@ def find_gpus(
 
 
 def _host_libraries(arch: str) -> list[Path]:
-    """Every library the host's loader knows, by soname, of this machine's own architecture."""
+    """Every library the host's loader knows, by soname, of this machine's own architecture; what is named last wins."""
     ldconfig = which("ldconfig")
     lines = run([ldconfig, "-p"], timeout=20, check=False).stdout.splitlines() if ldconfig else []
     known = [Path(line.rpartition("=> ")[2]) for line in lines if "=> " in line]
+    told = [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
     folders = [Path("/usr/lib") / TRIPLETS[arch], Path("/usr/lib64"), Path("/usr/lib/wsl/lib")]
+    folders += [*map(Path, _MOUNTED), *told]
     known += [p for folder in folders if folder.is_dir() for p in sorted(folder.glob("lib*.so.*"))]
     return [p for p in known if p.exists()]

@@ -89,7 +89,7 @@ def test_the_next_step_starts_that_very_image(tmp_path: Path) -> None:
     target = put(tmp_path, "x", labels=OURS)
     step = verdict("h200", target).next_step
     assert step.endswith("docker-daemon:x:latest && docker run -it --rm --gpus all x:latest")
-    assert verdict("rtx5090", target).next_step.startswith("use cuda-2.10; until then: ")
+    assert verdict("rtx5090", target).next_step.startswith("use cuda-2.15; until then: ")
 
 
 def test_a_layout_without_a_name_is_all_that_is_in_it_and_needs_no_project(tmp_path: Path) -> None:

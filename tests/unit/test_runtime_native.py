@@ -13,7 +13,7 @@ import pytest
 
 from buildctl.errors import RuntimeUnavailableError, ToolError
 from buildctl.runtimes.api import Session
-from buildctl.runtimes.native import SHELL, NativeRuntime, NativeSession
+from buildctl.runtimes.native import SHELL, NativeRuntime
 
 ENVIRONMENT = "import json, os, sys; print(json.dumps([dict(os.environ), os.getcwd(), sys.prefix]))"
 
@@ -27,7 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def session(folder: Path) -> Session:
-    return NativeSession(folder=folder)
+    with NativeRuntime().start(folder) as session:
+        return session
 
 
 def test_commands_are_the_environments_and_see_nothing_of_our_shell(

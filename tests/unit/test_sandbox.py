@@ -170,6 +170,16 @@ def test_a_gpu_is_passed_with_its_driver_and_nothing_more(tmp_path: Path, monkey
     }
 
 
+def test_a_driver_that_a_cluster_mounts_is_found_where_the_loader_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libraries(tmp_path / "driver", *LIBRARIES)
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"/nowhere:{tmp_path}/driver")
+    found = find_gpus("amd64", dev=devices(tmp_path / "dev", *WHOLE))
+    sources = {target: source for source, target, _ in found.binds}
+    assert sources["usr/lib/x86_64-linux-gnu/libcuda.so.1"] == f"{tmp_path}/driver/libcuda.so.1"
+
+
 @pytest.mark.parametrize(
     ("nodes", "names", "says"),
     [

@@ -11,7 +11,7 @@ import pytest
 from buildctl.checking import check_images
 from buildctl.claims import WheelFacts
 from buildctl.errors import MatrixError
-from buildctl.host import Gpu, read_host
+from buildctl.host import Gpu, Host, read_host
 from buildctl.verdict import Kind, Subject, Verdict, catalogue, covers, decide
 from tests.conftest import ROOT
 
@@ -60,9 +60,9 @@ def test_recorded_host(subjects: list[Subject], host: str) -> None:
 @pytest.mark.parametrize(
     ("host", "name", "reason", "step"),
     [
-        ("rtx5090", "cuda-2.6", "RTX 5090 (sm_120) is compiled in: it has sm_50 sm_60", "use cuda-2.10"),
+        ("rtx5090", "cuda-2.6", "RTX 5090 (sm_120) is compiled in: it has sm_50 sm_60", "use cuda-2.15"),
         ("old-driver", "cuda-2.6", "driver 470.223.02 is older than 525, which CUDA 12.4 needs", "to >= 525"),
-        ("driver-550", "cuda-2.15", "older than 580, which CUDA 13.2 needs", ">= 580, or use cuda-2.6"),
+        ("driver-550", "cuda-2.15", "older than 580, which CUDA 13.2 needs", ">= 580, or use cuda-2.10"),
         ("no-toolkit", "cuda-2.6", "no NVIDIA container toolkit", "sudo nvidia-ctk runtime configure"),
         ("broken-driver", "cuda-2.6", "couldn't communicate", "NVIDIA driver (>= 525)"),
         ("gh200", "cuda-2.6", "only for amd64, this is arm64", "use cpu-2.6"),
@@ -78,6 +78,7 @@ def test_recorded_host(subjects: list[Subject], host: str) -> None:
         ("no-gpu", "cuda-2.6", "no NVIDIA GPU here", "docker run -it --rm pytorch:cuda-2.6"),
         ("mixed-gpus", "cuda-2.6", "RTX 3090 (sm_86), driver 580.95.05 >= 525; but no code for", "--gpus all"),
         ("podman-cdi", "cuda-2.6", "NVIDIA L4 (sm_89)", "podman run -it --rm --device nvidia.com/gpu=all"),
+        ("podman-cdi", "cuda-2.15", "older than 580", "until then: buildctl build cuda-2.15, then podman run -it --rm"),
     ],
 )
 def test_reason_and_next_step(subjects: list[Subject], host: str, name: str, reason: str, step: str) -> None:
@@ -113,6 +114,77 @@ def test_which_code_runs_on_which_gpu(
     claims = subjects[-1].claims[0]
     facts = WheelFacts(wheel="", torch="", cuda=None, gpu_architectures=architectures, ptx=ptx, mps=False)
     assert covers(dataclasses.replace(claims, facts=facts), Gpu(name="x", capability=capability)) is covered
+
+
+def changed(host: str, **changes: object) -> Host:
+    return dataclasses.replace(read_host(HOSTS / f"{host}.json"), **changes)  # type: ignore[arg-type]
+
+
+def with_engine(host: str, **changes: bool) -> Host:
+    engine = read_host(HOSTS / f"{host}.json").engine
+    assert engine
+    return changed(host, engine=dataclasses.replace(engine, **changes))  # type: ignore[arg-type]
+
+
+def named(subjects: list[Subject], name: str) -> Subject:
+    return next(s for s in subjects if s.name == name)
+
+
+def test_a_driver_of_unknown_version_is_no_driver_that_is_new_enough(subjects: list[Subject]) -> None:
+    verdict = decide(named(subjects, "cuda-2.6"), changed("h200", driver=None), subjects)
+    assert verdict.kind is Kind.CPU
+    assert "driver's version is unknown" in verdict.reason
+    assert "reload or reinstall" in verdict.next_step
+
+
+def test_a_lost_gpu_is_told_and_the_good_one_counts(subjects: list[Subject]) -> None:
+    said = "nvidia-smi says [Unknown Error] of NVIDIA A100"
+    verdict = decide(named(subjects, "cuda-2.6"), changed("h200", gpu_problem=said), subjects)
+    assert verdict.kind is Kind.GPU
+    assert verdict.reason.endswith(f"; but {said}")
+
+
+def test_a_mac_of_unknown_version_gets_an_answer(subjects: list[Subject]) -> None:
+    verdict = decide(named(subjects, "mps-2.6"), changed("m3-docker-desktop", macos=None), subjects)
+    assert (verdict.kind, verdict.reason) == (Kind.NOT, "the version of macOS is unknown")
+
+
+def test_docker_that_knows_gpus_by_cdi_only_is_told_so(subjects: list[Subject]) -> None:
+    verdict = decide(named(subjects, "cuda-2.6"), with_engine("h200", cdi=True), subjects)
+    assert verdict.kind is Kind.GPU
+    assert "docker run -it --rm --device nvidia.com/gpu=all " in verdict.next_step
+
+
+@pytest.mark.parametrize(
+    ("kernel", "driver", "gpu", "kind", "reason", "step"),
+    [
+        ("6.8.12-tegra", "580.00", "11.0", G, "driver 580.00 >= 580", "docker run -it --rm --runtime=nvidia "),
+        ("6.8.12-tegra", None, "8.7", G, "driver of unknown version", "--runtime=nvidia"),
+        ("5.15.148-tegra", None, "8.7", C, "JetPack 6 or older", "update to JetPack 7"),
+    ],
+)
+def test_jetson(
+    subjects: list[Subject], kernel: str, driver: str | None, gpu: str, kind: Kind, reason: str, step: str
+) -> None:
+    gpus = (Gpu(name="NVIDIA Jetson", capability=gpu),)
+    verdict = decide(named(subjects, "cuda-2.15"), changed("gh200", kernel=kernel, driver=driver, gpus=gpus), subjects)
+    assert verdict.kind is kind
+    assert reason in verdict.reason
+    assert step in verdict.next_step
+
+
+def test_every_engine_on_a_mac_is_a_virtual_machine_that_emulates(subjects: list[Subject]) -> None:
+    verdict = decide(named(subjects, "cuda-2.6"), with_engine("m3-docker-desktop", desktop=False), subjects)
+    assert verdict.kind is Kind.EMULATED
+    assert "apt-get" not in verdict.next_step
+
+
+@pytest.mark.parametrize("arch", ["armv7l", "riscv64", "ppc64le"])
+@pytest.mark.parametrize("name", ["cuda-2.6", "cpu-2.6", "mps-2.6"])
+def test_other_architectures_are_told_apart(subjects: list[Subject], arch: str, name: str) -> None:
+    verdict = decide(named(subjects, name), changed("no-gpu", arch=arch), subjects)
+    assert (verdict.kind, verdict.next_step) == (Kind.NOT, "use a machine with amd64 or arm64")
+    assert f"no wheels for {arch}" in verdict.reason
 
 
 def test_what_is_not_built_says_how_to_build_it(subjects: list[Subject]) -> None:

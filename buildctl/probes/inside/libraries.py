@@ -7,7 +7,9 @@ import mmap
 import os
 import struct
 import subprocess
+import sys
 
+OWN = os.path.join(sys.base_prefix, "lib")
 # Given by the host's driver when a GPU is passed in, never by an image.
 DRIVER = ("libcuda.so", "libnvidia-", "libnvcuvid.so", "libnvoptix.so", "libcudadebugger.so")
 # Plug-ins that their library loads only where such hardware or software is: RDMA adapters, MPI, the sox program.
@@ -60,7 +62,9 @@ def known():
     """Names that the loader finds by itself: its cache and its folders."""
     listed = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=False).stdout
     names = {line.split(" (")[0].strip() for line in listed.splitlines() if "=>" in line}
-    for folder in ("/lib", "/usr/lib", "/lib64", "/usr/lib64", *glob.glob("/usr/lib/*-linux-gnu")):
+    told = [folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
+    # a Python of conda's looks in its own lib for all that it loads
+    for folder in ("/lib", "/usr/lib", "/lib64", "/usr/lib64", *glob.glob("/usr/lib/*-linux-gnu"), OWN, *told):
         if os.path.isdir(folder):
             names.update(os.listdir(folder))
     return names

@@ -100,11 +100,26 @@ def devices():
     found = {"cpu": {"available": True, "names": [platform.machine()]}}
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     found["cuda"] = {"available": count > 0, "names": [torch.cuda.get_device_name(n) for n in range(count)]}
+    if not count:
+        found["cuda"]["problem"] = cuda_problem()
     if count:
         found["cuda"]["capabilities"] = [".".join(map(str, torch.cuda.get_device_capability(n))) for n in range(count)]
     for name in ("mps", "xpu"):
         found[name] = {"available": available(name), "names": []}
     return found
+
+
+def cuda_problem():
+    """Why CUDA does not start, in torch's words; None in a build without it."""
+    import torch
+
+    if torch.version.cuda is None:
+        return None
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().splitlines()[0]
+    return None
 
 
 def available(name):

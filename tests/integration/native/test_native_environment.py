@@ -7,6 +7,7 @@ then computed, compared and refused is real.
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from buildctl.probes.expected import Expected
 from buildctl.project import Project
 from buildctl.report import Finding, Status
 from buildctl.runtimes.sandbox_emulation import native_arch
-from tests.conftest import ROOT
+from tests.conftest import ROOT, buildctl
 from tests.support.native import environment_of
 
 PASSED, FAILED, NOT_RUN = Status.PASSED, Status.FAILED, Status.NOT_RUN
@@ -64,7 +65,7 @@ def environment(built_store: dict[str, str], stores: Path, layouts: Callable[[st
 def expected() -> Expected:
     project = Project.find(ROOT)
     cell = next(c for c in project.matrix.select([CELLS[native_arch()]]) if c.arch == native_arch())
-    return dataclasses.replace(expected_of(project, cell), native=True)
+    return dataclasses.replace(expected_of(project, cell), native=True, accelerator="mps")
 
 
 def asked(environment: Path, expected: Expected, customized: str = "") -> Mapping[str, Finding]:
@@ -120,3 +121,17 @@ def test_what_is_installed_beside_the_lock_is_found(environment: Path, expected:
     shutil.rmtree(stray)
     assert found["distributions"].status is FAILED
     assert "stray: expected not to be there" in found["distributions"].detail
+
+
+def test_as_somebodys_environment_it_is_judged_by_its_own_files(environment: Path, expected: Expected) -> None:
+    done = buildctl("test", f"env:{environment}", "--json")
+    assert done.returncode == 0, done.stderr + done.stdout
+    (report,) = json.loads(done.stdout)["reports"]
+    found = {finding["name"]: finding for finding in report["findings"]}
+    assert (report["cell"], report["runtime"]) == (f"env:{environment}", "native")
+    assert found["torch build"]["detail"] == expected.build
+    if expected.cuda:
+        assert found["cuda version"]["detail"] == f"built for CUDA {expected.cuda}"
+        assert sorted(found["gpu architectures"]["detail"].split()) == sorted(expected.gpu_architectures or ())
+        assert {found[name]["status"] for name in ("cudnn version", "nccl version")} == {"PASSED"}
+    assert found["distributions"]["detail"].startswith(f"{len(expected.distributions)} distributions")

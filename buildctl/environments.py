@@ -1,0 +1,125 @@
+"""`buildctl test env:PATH`: an environment that somebody made, asked without a container by the probes of images.
+
+What is expected is what its torch claims of itself, read from its files; what it does not claim is NOT RUN.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from buildctl.claims import glibc_floor, nvidia_version
+from buildctl.errors import RuntimeUnavailableError
+from buildctl.host import ARCHES
+from buildctl.installed import Installed, read_installed
+from buildctl.interpreter import Interpreter, find_interpreter
+from buildctl.log import say
+from buildctl.probes.expected import Expected
+from buildctl.probes.testing import test_environment
+from buildctl.report import Finding, Report, following
+from buildctl.reports import now
+from buildctl.runtimes.native import NativeRuntime
+
+PREFIX = "env:"
+_IMPORT = 300.0  # seconds; a cold network file system is slow
+_PYTHON = re.compile(r"cp(\d)(\d+)-cp\1\2")
+_NOT_INSTALLED = "not installed in this environment"
+
+
+def names_environment(text: str) -> bool:
+    return text.startswith(PREFIX)
+
+
+def test_environments(
+    texts: Sequence[str], *, on_finding: Callable[[Finding], None] | None = None
+) -> tuple[Report, ...]:
+    """Ask each environment (env:PATH). Reports are not kept: they are about none of the matrix's cells.
+
+    Raises RuntimeUnavailableError, before anything is asked, for a path that is not there, not a Python, or a Python
+    whose torch is not there or does not import.
+    """
+    found = [(text, find_interpreter(text.removeprefix(PREFIX))) for text in texts]
+    known = [(text, interpreter, read_installed(interpreter)) for text, interpreter in found]
+    for _, interpreter, _ in known:
+        _refuse_broken(interpreter)
+    reports = []
+    for text, interpreter, installed in known:
+        say(f"testing {text}")
+        expected = expected_of_environment(interpreter, installed)
+        report = test_environment(interpreter, expected, name=text, digest=installed.digest, on_finding=on_finding)
+        reports.append(following(report, None, now()))
+    return tuple(reports)
+
+
+def _refuse_broken(interpreter: Interpreter) -> None:
+    """Every finding would say the same."""
+    with NativeRuntime().enter(interpreter) as session:
+        done = session.run(["python", "-c", "import torch"], timeout=_IMPORT)
+    if done.returncode == 0:
+        return
+    said = "it does not end" if done.timed_out else (done.stderr.strip() or f"exit code {done.returncode}")
+    raise RuntimeUnavailableError(
+        f"torch in {interpreter.torch} does not import: {said.splitlines()[-1][:400]}",
+        hint=f"{interpreter.python} -c 'import torch' shows all of it",
+    )
+
+
+def expected_of_environment(interpreter: Interpreter, installed: Installed) -> Expected:
+    """`unclaimed` are findings that this torch says nothing about."""
+    said, versions = installed.said, installed.distributions
+    cuda, rocm = said.get("cuda"), said.get("hip")
+    mps = bool(installed.facts and installed.facts.mps)
+    accelerator = "cuda" if cuda else "rocm" if rocm else "mps" if mps else "cpu"
+    glibc = glibc_floor(installed.tags)
+    return Expected(
+        torch=installed.torch,
+        torchvision=versions.get("torchvision"),
+        torchaudio=versions.get("torchaudio"),
+        python=_python(interpreter, installed.tags),
+        arch=_arch(interpreter, installed.tags),
+        accelerator=accelerator,
+        cuda=cuda,
+        built=("cuda", "rocm") if rocm else (accelerator,) if accelerator in {"cuda", "mps"} else (),
+        never=("cuda",) if accelerator in {"cpu", "mps"} else (),
+        distributions=versions,
+        gpu_architectures=(*installed.facts.gpu_architectures, *installed.facts.ptx) if installed.facts else None,
+        build=said["__version__"],
+        cudnn=nvidia_version(versions, "nvidia-cudnn"),
+        nccl=nvidia_version(versions, "nvidia-nccl"),
+        glibc=glibc if interpreter.system == "Linux" else None,
+        system=interpreter.system,
+        native=True,
+        environment=True,
+        unclaimed=_unclaimed(installed, rocm=bool(rocm), mac=interpreter.system == "Darwin"),
+    )
+
+
+def _unclaimed(installed: Installed, *, rocm: bool, mac: bool) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    if "numpy" not in installed.distributions:
+        reasons["numpy"] = _NOT_INSTALLED
+    if installed.facts is None:
+        reasons["gpu architectures"] = installed.unread
+        if mac:  # then nothing says whether it is built for MPS
+            reasons |= dict.fromkeys(("backends", "devices"), installed.unread)
+    if rocm:
+        reasons["cuda version"] = "a ROCm build"
+    if installed.said.get("cuda") or rocm:
+        for name, stem in (("cudnn version", "nvidia-cudnn"), ("nccl version", "nvidia-nccl")):
+            if nvidia_version(installed.distributions, stem) is None:
+                reasons[name] = f"no distribution {stem} says a version: the library came another way"
+    return reasons
+
+
+def _python(interpreter: Interpreter, tags: Sequence[str]) -> str:
+    """The Python that torch's wheel is for; the one that runs where no tag says."""
+    for tag in tags:
+        if found := _PYTHON.match(tag):
+            return f"{found[1]}.{found[2]}"
+    return f"{interpreter.version[0]}.{interpreter.version[1]}"
+
+
+def _arch(interpreter: Interpreter, tags: Sequence[str]) -> str:
+    machines = [machine for tag in tags for machine in ARCHES if tag.endswith(f"_{machine}")]
+    machine = machines[0] if machines else interpreter.machine
+    return ARCHES.get(machine, machine)
