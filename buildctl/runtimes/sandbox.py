@@ -12,8 +12,9 @@ from pathlib import Path
 from buildctl.errors import RuntimeUnavailableError, ToolError
 from buildctl.oci.image import ImageConfig
 from buildctl.runtimes.api import ImageRef, Outcome
+from buildctl.runtimes.gpu_files import kind_of_image
 from buildctl.runtimes.sandbox_emulation import HINT, Emulator, find_emulators, native_arch
-from buildctl.runtimes.sandbox_gpu import Passthrough, find_gpus
+from buildctl.runtimes.sandbox_gpu import Passthrough, passthrough
 from buildctl.runtimes.sandbox_process import Launched, launch
 from buildctl.runtimes.sandbox_tree import Tree, merged, stacked
 from buildctl.runtimes.sandbox_user import User, find_user
@@ -63,10 +64,7 @@ def open_session(
 ) -> SandboxSession:
     """A session on an unpacked image, with the first emulator that this kernel takes. `stage` is an empty folder."""
     stage.mkdir(parents=True, exist_ok=True)
-    wants_gpus = any(name == "NVIDIA_VISIBLE_DEVICES" for name, _ in config.env)
-    gpu = Passthrough(reason="not an image for GPUs")
-    if wants_gpus:
-        gpu = find_gpus(arch) if arch == native_arch() else Passthrough(reason="no GPU reaches an emulated image")
+    gpu = passthrough(kind_of_image(config), arch, emulated=arch != native_arch())
     if gpu.available and tree.merged:
         gpu = Passthrough(reason="GPUs need overlayfs in the sandbox")
     session = SandboxSession(tree=tree, config=config, stage=stage, emulator=None, gpu=gpu, identity=os.geteuid() == 0)

@@ -1,4 +1,6 @@
-"""What the NVIDIA container toolkit would put into a container: device nodes, the driver's libraries, nvidia-smi."""
+"""What a container engine would put into a container for a GPU. For NVIDIA's, as its container toolkit does: device
+nodes, the driver's libraries and nvidia-smi; for ROCm and XPU the device files.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from buildctl.accelerators import Kind
 from buildctl.run import run, which
+from buildctl.runtimes.gpu_files import EMULATED, NOT_FOR_GPUS, files_here
 
 TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 # The driver's side of CUDA (NVIDIA_DRIVER_CAPABILITIES=compute,utility); everything else comes with the image.
@@ -28,6 +32,18 @@ class Passthrough:
     @property
     def available(self) -> bool:
         return bool(self.binds)
+
+
+def passthrough(kind: Kind, arch: str, *, emulated: bool) -> Passthrough:
+    """The GPUs of this host that an image of that kind can use."""
+    if not kind.gpu:
+        return Passthrough(reason=NOT_FOR_GPUS)
+    if emulated:
+        return Passthrough(reason=EMULATED)
+    if kind.files is None:
+        return find_gpus(arch)
+    files, reason = files_here(kind)
+    return Passthrough(binds=tuple((path, path.lstrip("/"), True) for path in files), reason=reason)
 
 
 def find_gpus(arch: str, *, dev: Path = Path("/dev"), libraries: Iterable[Path] | None = None) -> Passthrough:
