@@ -109,7 +109,7 @@ class Claims:
         return (*self.facts.gpu_architectures, *self.facts.ptx) if self.facts else None
 
     def to_json(self) -> dict[str, Any]:
-        """Flat, in a fixed order; `build` is what torch calls itself, `driver_floor` follows from `cuda`."""
+        """Flat, in a fixed order; `build` is what torch calls itself, `driver_floor` follows from what it is built for."""
         value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "facts"}
         inside = {
             "wheel": self.facts.wheel if self.facts else None,
@@ -248,7 +248,8 @@ def parse_claims(value: Any, source: str) -> Claims:
         claims = Claims(**fields, facts=_facts(inside, fields["cuda"]))
         if value["driver_floor"] != claims.driver_floor:
             raise LockError(
-                f"{source}: driver_floor is {value['driver_floor']}, CUDA {claims.cuda} asks for {claims.driver_floor}",
+                f"{source}: driver_floor is {value['driver_floor']}, {claims.kind.titled(claims.built_for)} asks for "
+                f"{claims.driver_floor}",
                 hint="run `buildctl claims`",
             )
     except (KeyError, TypeError, AttributeError, ValueError) as error:

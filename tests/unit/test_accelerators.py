@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,11 @@ from buildctl.accelerators import (
     claim_in_name,
     kind_in_image,
 )
-from buildctl.claims import LABEL, Claims
-from buildctl.errors import MatrixError, ProblemsError
+from buildctl.claims import LABEL, Claims, claims_of
+from buildctl.errors import LockError, MatrixError, ProblemsError
+from buildctl.lock import LockedWheel, WheelLock, inputs_of
 from buildctl.matrix import Matrix, Os, parse_matrix, schema
+from buildctl.oci.digest import Digest
 from buildctl.tags import variant
 from tests.conftest import ROOT
 
@@ -219,11 +222,39 @@ def test_the_kind_of_an_image_is_in_its_configuration(
     ],
 )
 def test_a_kind_behaves_as_the_table_says(
-    claims: dict[str, str], kind: Kind, title: str, tag: str, floor: str | None
+    claims: dict[str, Any], kind: Kind, title: str, tag: str, floor: str | None
 ) -> None:
     found = Claims(torch="2.10.0", python="3.13", arch="amd64", accelerator="stable", **claims)
     assert (found.kind, variant(found), found.driver_floor) == (kind, tag, floor)
     assert found.kind.titled(found.built_for) == title
+
+
+def locked(name: str, version: str, rest: str = "", **others: str) -> Claims:
+    """What the lock alone says, before anybody has looked into the wheel."""
+    (cell,) = parse(name, rest).cells
+    wheels = [
+        LockedWheel(name=n.replace("_", "-"), version=v, filename="x.whl", size=1, digest=Digest.of(n.encode()))
+        for n, v in {"torch": version, **others}.items()
+    ]
+    lock = WheelLock(
+        name=cell.name, platform=cell.platform, python="3.13", inputs=inputs_of(cell), wheels=tuple(wheels)
+    )
+    return claims_of(cell, lock)
+
+
+def test_where_nothing_says_the_kind_the_key_is_asked_for() -> None:
+    with pytest.raises(LockError, match=r"accelerators\.new \(matrix\.yaml line 7\) claims nothing") as caught:
+        locked("new", "2.10.0")
+    assert "`kind:`" in str(caught.value.hint)
+    assert locked("new", "2.10.0", ", kind: cpu").kind == CPU
+    assert locked("new", "2.10.0+cu126").cuda == "12.6"
+
+
+@pytest.mark.parametrize("name", ["xpu", "cuda"])
+def test_where_nothing_says_the_version_the_wheel_must(name: str) -> None:
+    with pytest.raises(LockError, match="nothing says which"):
+        locked(name, {"xpu": "2.10.0+xpu", "cuda": "2.10.0"}[name], **{"cuda": {"nvidia_cublas": "1"}}.get(name, {}))
+    assert locked("xpu", "2.10.0+xpu", intel_sycl_rt="2025.1.1").xpu == "2025.1"
 
 
 def test_what_is_versioned_has_a_claim_of_its_name() -> None:
