@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
-from buildctl.accelerators import CPU, MPS, VERSIONED, Kind, kind_of, version_of
+from buildctl.accelerators import MPS, Kind, kind_of, version_of
 from buildctl.errors import LockError
-from buildctl.torch_build import build_of, check_build, unknown_build, unknown_version
+from buildctl.torch_build import certain_build
 
 # `buildctl check` reads claims and answers in a moment: what resolves and parses locks is not loaded for it
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Claims:
         return (*self.facts.gpu_architectures, *self.facts.ptx) if self.facts else None
 
     def to_json(self) -> dict[str, Any]:
-        """Flat, in a fixed order; `build` is what torch calls itself, `driver_floor` follows from what it is built for."""
+        """Flat, in a fixed order; `build` is what torch calls itself, `driver_floor` follows from the kind and version."""
         value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "facts"}
         inside = {
             "wheel": self.facts.wheel if self.facts else None,
@@ -130,15 +130,8 @@ def claims_of(cell: Cell, lock: WheelLock, facts: WheelFacts | None = None) -> C
     versions = {wheel.name: wheel.version for wheel in lock.wheels}
     if "torch" not in versions:
         raise LockError(f"{cell.id}: the lock holds no torch", hint=f"buildctl lock {cell.name}")
-    build = build_of(cell, versions, facts)
-    check_build(cell, versions, build)
-    if build is None and cell.accelerator.kind is None:
-        raise unknown_build(cell)
-    if build is not None and build.kind in VERSIONED and build.version is None:
-        raise unknown_version(cell, build)
-    kind = build.kind if build is not None else CPU
-    said = {kind.name: build.version} if build is not None and kind in VERSIONED else {}
-    own = kind.own_libraries
+    build = certain_build(cell, versions, facts)
+    kind, said, given = build.kind, {build.kind.name: build.version}, cell.accelerator
     files = [wheel.filename for wheel in lock.wheels]
     claims = Claims(
         name=cell.name,
@@ -150,22 +143,17 @@ def claims_of(cell: Cell, lock: WheelLock, facts: WheelFacts | None = None) -> C
         cuda=said.get("cuda"),
         rocm=said.get("rocm"),
         xpu=said.get("xpu"),
-        cudnn=_nvidia(versions, "nvidia-cudnn") if own else None,
-        nccl=_nvidia(versions, "nvidia-nccl") if own else None,
+        cudnn=_nvidia(versions, "nvidia-cudnn") if kind.own_libraries else None,
+        nccl=_nvidia(versions, "nvidia-nccl") if kind.own_libraries else None,
         glibc=None if cell.native else glibc_floor(files),
         macos=macos_floor(files) if cell.native else None,
         python=cell.python,
         arch=cell.arch,
-        accelerator=cell.accelerator.name,
-        built=cell.accelerator.built if cell.accelerator.built is not None else tuple(filter(None, [kind.backend])),
-        never=cell.accelerator.never if cell.accelerator.never is not None else kind.never,
+        accelerator=given.name,
+        built=given.built if given.built is not None else tuple(filter(None, [kind.backend])),
+        never=given.never if given.never is not None else kind.never,
         facts=facts,
     )
-    if kind.driver_floors is not None and claims.driver_floor is None:
-        raise LockError(
-            f"{cell.id}: the minimum driver of {kind.titled(claims.built_for)} is not known",
-            hint="add it to driver_floors in buildctl/accelerators.py",
-        )
     if facts is not None:
         check_facts(claims, facts)
     return claims

@@ -158,7 +158,25 @@ def _of(vendor: str, versions: Mapping[str, str]) -> list[str]:
     return sorted(name for name in versions if name.startswith(vendor))
 
 
-def unknown_build(cell: Cell) -> LockError:
+def certain_build(cell: Cell, versions: Mapping[str, str], facts: Inside | None = None) -> Build:
+    """As `build_of`, checked as `check_build` does, of a known kind and version. Raises LockError."""
+    build = build_of(cell, versions, facts)
+    check_build(cell, versions, build)
+    if build is None:
+        if cell.accelerator.kind is None:
+            raise _unknown_kind(cell)
+        return Build(kind=CPU, seen="the lock")
+    if build.kind in VERSIONED and build.version is None:
+        raise _unknown_version(cell, build)
+    if build.kind.driver_floors is not None and build.kind.driver_floor(build.version) is None:
+        raise LockError(
+            f"{cell.id}: the minimum driver of {build.kind.titled(build.version)} is not known",
+            hint="add it to driver_floors in buildctl/accelerators.py",
+        )
+    return build
+
+
+def _unknown_kind(cell: Cell) -> LockError:
     """For an accelerator whose name says nothing, over a wheel that says nothing while it cannot be looked into."""
     return LockError(
         f"{cell.name}-{cell.arch}: nothing says what the locked torch is built for: its wheel has not been looked "
@@ -167,7 +185,7 @@ def unknown_build(cell: Cell) -> LockError:
     )
 
 
-def unknown_version(cell: Cell, build: Build) -> LockError:
+def _unknown_version(cell: Cell, build: Build) -> LockError:
     return LockError(
         f"{cell.name}-{cell.arch}: nothing says which {build.kind.label} the locked torch is built for ({build.seen}): "
         "its wheel has not been looked into",

@@ -292,7 +292,7 @@ class Recorded:
         return self.outcome
 
 
-@pytest.mark.parametrize("expected", [CUDA, CPU, replace(CUDA, flavour="devel")])
+@pytest.mark.parametrize("expected", [CUDA, CPU, ROCM, XPU, replace(CUDA, flavour="devel")])
 def test_an_image_where_nothing_works_passes_nothing(expected: Expected) -> None:
     session = Recorded(outcome(code=127, stderr="python: not found"))
     findings = list(findings_of(session, expected))
@@ -300,7 +300,7 @@ def test_an_image_where_nothing_works_passes_nothing(expected: Expected) -> None
     statuses = {f.name: f.status for f in findings}
     assert Status.PASSED not in statuses.values()
     not_run = {name for name, status in statuses.items() if status is Status.NOT_RUN}
-    assert not_run == ({"works on the gpu"} if expected.cuda else set()) | (
+    assert not_run == ({"works on the gpu"} if expected.kind.gpu else set()) | (
         set() if expected.flavour == "devel" else {"torch.compile"}
     )
 
