@@ -157,11 +157,13 @@ class RangedFile(io.RawIOBase):
 def facts_from_index(cell: Cell, wheel: LockedWheel) -> WheelFacts:
     """By a few range requests. What is read so is checked by the zip's CRCs only; the build checks the wheel's hash.
 
-    Raises FetchError.
+    Once in a process: a lock is compared with the wheel before it is written, the claims are written after it. Raises
+    FetchError.
     """
     from buildctl.index import redact, with_credentials  # noqa: PLC0415
     from buildctl.resolve import index_of, locate  # noqa: PLC0415
 
+    say(f"looking into {wheel.filename} at the index")
     with index_of(cell.accelerator) as index:
         urls = locate([f"{wheel.name}=={wheel.version}"], python=cell.python, index=index)
     if wheel.digest not in urls:
@@ -216,7 +218,6 @@ def _facts(cell: Cell, wheel: LockedWheel, old: Claims | None, store: Store) -> 
         return facts_from_file(wheel, path), "the wheel in the store"
     if old is not None and old.facts is not None and old.facts.wheel == str(wheel.digest):
         return old.facts, "an earlier look into the same wheel"
-    say(f"looking into {wheel.filename} at the index")
     return facts_from_index(cell, wheel), "pieces of the wheel at the index"
 
 
