@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from buildctl.accelerators import Kind
 from buildctl.errors import MatrixError
 
 
@@ -51,21 +52,48 @@ Base = DebianBase | ImageBase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accelerator:
-    """`built` and `never` are torch's backends beside the CPU that must and must not be compiled in.
+class VersionClaim:
+    """Versions of which the locked torch must be one; `where` is what makes the claim, with line and key path."""
 
-    `base` is None exactly for native accelerators (`os` is macos). `index` serves torch, torchvision and torchaudio;
-    None stands for the index that the user has configured.
+    versions: tuple[str, ...]
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """`kind` is what the name or a key claims, None where neither does: then the locked torch alone says it.
+
+    `claims` are the versions that the name and the keys claim. `built` and `never` are torch's backends besides the CPU
+    that must and must not be compiled in, None where the matrix leaves that to the kind. `base` is None exactly for
+    native accelerators (`os` is macos). `index` serves torch, torchvision and torchaudio; None stands for the index
+    that the user has configured. `places` are lines of matrix.yaml by key, "" for the accelerator itself.
     """
 
     name: str
     os: Os
     arches: tuple[str, ...]
     base: Base | None
-    built: tuple[str, ...]
-    never: tuple[str, ...]
-    env: tuple[tuple[str, str], ...]
-    index: str | None
+    kind: Kind | None = None
+    claims: tuple[VersionClaim, ...] = ()
+    built: tuple[str, ...] | None = None
+    never: tuple[str, ...] | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    index: str | None = None
+    places: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+
+    def place(self, key: str = "") -> str:
+        """`accelerators.cu126.index (matrix.yaml line 12)`, of the accelerator itself where it has no such key."""
+        known = dict(self.places)
+        return known.get(key) or known.get("") or f"accelerators.{self.name}"
+
+    @property
+    def claimed_by(self) -> str:
+        """What says which kind it is: the first key that does, else the name."""
+        return next((self.place(key) for key in (*VERSION_KEYS, "kind") if key in dict(self.places)), self.place())
+
+
+# Keys of an accelerator that claim a version of that kind.
+VERSION_KEYS = ("cuda", "rocm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,16 +168,20 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exclusion:
-    accelerator: str
+    """About one accelerator by name, or all of a kind; exactly one of the two is given."""
+
+    accelerator: str | None
+    kind: Kind | None = None
     os: Os | None
     arch: str | None
     versions: SpecifierSet
     reason: str
     instead: str
 
-    def matches(self, combination: Combination) -> bool:
+    def matches(self, combination: Combination, accelerator: Accelerator) -> bool:
         return (
-            self.accelerator == combination.accelerator
+            self.accelerator in {None, combination.accelerator}
+            and (self.kind is None or self.kind == accelerator.kind)
             and self.os in {None, combination.os}
             and self.arch in {None, combination.arch}
             and self.versions.contains(combination.torch, prereleases=True)

@@ -11,6 +11,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ def torch_facts(label: str, names: Iterable[str], read: Read, *, wheel: str = ""
         gpu_architectures=tuple(f for f in flags if f.startswith("sm_")),
         ptx=tuple(f for f in flags if f.startswith("compute_")),
         mps=CPU_LIBRARY in names and links_to_metal(_start(read(CPU_LIBRARY))),
+        hip=said.get("hip"),
+        sycl=said.get("xpu"),
     )
 
 
@@ -155,15 +158,19 @@ class RangedFile(io.RawIOBase):
         return wanted
 
 
+@lru_cache(maxsize=64)
 def facts_from_index(cell: Cell, wheel: LockedWheel) -> WheelFacts:
     """By a few range requests. What is read so is checked by the zip's CRCs only; the build checks the wheel's hash.
 
-    Raises FetchError.
+    Once in a process: a lock is compared with the wheel before it is written, the claims are written after it. Raises
+    FetchError.
     """
     from buildctl.index import redact, with_credentials  # noqa: PLC0415
-    from buildctl.resolve import locate  # noqa: PLC0415
+    from buildctl.resolve import index_of, locate  # noqa: PLC0415
 
-    urls = locate([f"{wheel.name}=={wheel.version}"], python=cell.python, index=cell.accelerator.index)
+    say(f"looking into {wheel.filename} at the index")
+    with index_of(cell.accelerator) as index:
+        urls = locate([f"{wheel.name}=={wheel.version}"], python=cell.python, index=index)
     if wheel.digest not in urls:
         raise FetchError(f"the package index has no {wheel.filename} with this hash", hint="buildctl lock --upgrade")
     url = with_credentials(urls[wheel.digest], cell.accelerator.index)
@@ -192,11 +199,12 @@ class Derived:
     origin: str
 
 
-def derive(project: Project, cell: Cell, store: Store, *, again: bool = True) -> Derived:
-    """The claims of a cell as its lock has them now. Without `again`, a wheel that the file is about already is not
-    looked into, and one that the index does not give in pieces leaves what is inside it unclaimed.
+def derive(project: Project, cell: Cell, store: Store, *, again: bool = True, lock: WheelLock | None = None) -> Derived:
+    """The claims of a cell as its lock has them now, or `lock`, which is not written yet. Without `again`, a wheel that
+    the file is about already is not looked into, and one that the index does not give in pieces leaves what is inside
+    it unclaimed.
     """
-    lock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
+    lock = lock or read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
     path = claims_path(project.images, cell.name, cell.arch)
     old: Claims | None = None
     with contextlib.suppress(LockError):
@@ -215,7 +223,6 @@ def _facts(cell: Cell, wheel: LockedWheel, old: Claims | None, store: Store) -> 
         return facts_from_file(wheel, path), "the wheel in the store"
     if old is not None and old.facts is not None and old.facts.wheel == str(wheel.digest):
         return old.facts, "an earlier look into the same wheel"
-    say(f"looking into {wheel.filename} at the index")
     return facts_from_index(cell, wheel), "pieces of the wheel at the index"
 
 

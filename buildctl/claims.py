@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
+from buildctl.accelerators import MPS, Kind, kind_of, version_of
 from buildctl.errors import LockError
+from buildctl.torch_build import certain_build
 
 # `buildctl check` reads claims and answers in a moment: what resolves and parses locks is not loaded for it
 if TYPE_CHECKING:
@@ -23,10 +25,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 LABEL = "dev.buildctl."
-
-# NVIDIA's minor-version compatibility: any 12.x runs on a driver of at least 525, any 13.x on 580
-# (CUDA compatibility guide, table "minor version compatibility"). The floor is the major's, not the minor's.
-DRIVER_FLOORS: Mapping[int, str] = {12: "525", 13: "580"}
 
 # PEP 600: the names that came before manylinux_X_Y
 _MANYLINUX = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
@@ -38,6 +36,7 @@ _MACOS = re.compile(r"macosx_(\d+)_(\d+)_\w+")
 class WheelFacts:
     """Read from torch's wheel, whose SHA-256 is `wheel`.
 
+    `cuda`, `hip` and `sycl` are torch.version.cuda, .hip and .xpu as written there, of which at most one is not None.
     `gpu_architectures` (sm_..) and `ptx` (compute_..) are what its kernels are compiled for; `mps` is whether its
     libraries link to Apple's Metal.
     """
@@ -48,11 +47,14 @@ class WheelFacts:
     gpu_architectures: tuple[str, ...]
     ptx: tuple[str, ...]
     mps: bool
+    hip: str | None = None
+    sycl: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """Versions as in the distributions' metadata; `cuda` is MAJOR.MINOR, None where torch has no CUDA in it.
+    """Versions as in the distributions' metadata; `cuda`, `rocm` and `xpu` are MAJOR.MINOR of what torch is built for,
+    at most one of them, None for all others.
 
     `glibc` and `macos` are the lowest that all wheels allow. `built` and `never` are torch's backends that must and
     must not be compiled in, which is also which devices may and may not appear. `lock` is a digest of the locked
@@ -69,6 +71,8 @@ class Claims:
     torchvision: str | None = None
     torchaudio: str | None = None
     cuda: str | None = None
+    rocm: str | None = None
+    xpu: str | None = None
     cudnn: str | None = None
     nccl: str | None = None
     glibc: str | None = None
@@ -78,8 +82,18 @@ class Claims:
     facts: WheelFacts | None = None
 
     @property
+    def kind(self) -> Kind:
+        """By what torch is built for, not by the accelerator's name."""
+        return kind_of(self, native=self.platform.startswith("darwin/"))
+
+    @property
+    def built_for(self) -> str | None:
+        """MAJOR.MINOR of CUDA, ROCm or XPU; None for other kinds."""
+        return version_of(self.kind, self)
+
+    @property
     def driver_floor(self) -> str | None:
-        return DRIVER_FLOORS.get(Version(self.cuda).major) if self.cuda else None
+        return self.kind.driver_floor(self.built_for)
 
     @property
     def gpu_architectures(self) -> tuple[str, ...] | None:
@@ -95,7 +109,7 @@ class Claims:
         return (*self.facts.gpu_architectures, *self.facts.ptx) if self.facts else None
 
     def to_json(self) -> dict[str, Any]:
-        """Flat, in a fixed order; `build` is what torch calls itself, `driver_floor` follows from `cuda`."""
+        """Flat, in a fixed order; `build` is what torch calls itself, `driver_floor` follows from the kind."""
         value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "facts"}
         inside = {
             "wheel": self.facts.wheel if self.facts else None,
@@ -103,8 +117,11 @@ class Claims:
             "gpu_architectures": self.gpu_architectures,
             "ptx": self.ptx,
             "mps": self.facts.mps if self.facts else None,
+            "hip": self.facts.hip if self.facts else None,
+            "sycl": self.facts.sycl if self.facts else None,
         }
         plain = {**value, "driver_floor": self.driver_floor, **inside}
+        plain = {k: v for k, v in plain.items() if v is not None or k not in _LATER}
         return {"schema": SCHEMA} | {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
 
@@ -113,8 +130,8 @@ def claims_of(cell: Cell, lock: WheelLock, facts: WheelFacts | None = None) -> C
     versions = {wheel.name: wheel.version for wheel in lock.wheels}
     if "torch" not in versions:
         raise LockError(f"{cell.id}: the lock holds no torch", hint=f"buildctl lock {cell.name}")
-    cuda = _cuda_version(versions)
-    _refuse_another_build(cell, versions, cuda)
+    build = certain_build(cell, versions, facts)
+    kind, said, given = build.kind, {build.kind.name: build.version}, cell.accelerator
     files = [wheel.filename for wheel in lock.wheels]
     claims = Claims(
         name=cell.name,
@@ -123,16 +140,18 @@ def claims_of(cell: Cell, lock: WheelLock, facts: WheelFacts | None = None) -> C
         torch=versions["torch"],
         torchvision=versions.get("torchvision"),
         torchaudio=versions.get("torchaudio"),
-        cuda=cuda,
-        cudnn=nvidia_version(versions, "nvidia-cudnn"),
-        nccl=nvidia_version(versions, "nvidia-nccl"),
+        cuda=said.get("cuda"),
+        rocm=said.get("rocm"),
+        xpu=said.get("xpu"),
+        cudnn=nvidia_version(versions, "nvidia-cudnn") if kind.own_libraries else None,
+        nccl=nvidia_version(versions, "nvidia-nccl") if kind.own_libraries else None,
         glibc=None if cell.native else glibc_floor(files),
         macos=macos_floor(files) if cell.native else None,
         python=cell.python,
         arch=cell.arch,
-        accelerator=cell.accelerator.name,
-        built=cell.accelerator.built,
-        never=cell.accelerator.never,
+        accelerator=given.name,
+        built=given.built if given.built is not None else tuple(filter(None, [kind.backend])),
+        never=given.never if given.never is not None else kind.never,
         facts=facts,
     )
     if facts is not None:
@@ -146,40 +165,17 @@ def lock_digest(lock: WheelLock) -> str:
     return str(Digest.of("\n".join(str(wheel.digest) for wheel in lock.wheels).encode()))
 
 
-def _refuse_another_build(cell: Cell, versions: Mapping[str, str], cuda: str | None) -> None:
-    if cell.accelerator.name == "cuda" and cuda is None:
-        raise LockError(
-            f"{cell.id}: torch {versions['torch']} is locked without a CUDA runtime: this is a CPU build",
-            hint=f"this index has no CUDA build of torch for {cell.platform}; exclude the cell or set another index",
-        )
-    if cell.accelerator.name == "cpu" and (nvidia := sorted(n for n in versions if n.startswith("nvidia-"))):
-        raise LockError(
-            f"{cell.id}: a cpu image would hold {', '.join(nvidia[:3])}: this torch is a CUDA build",
-            hint=f"this index has no CPU build of torch for {cell.platform}; exclude the cell or set another index",
-        )
-    if cuda is not None and Version(cuda).major not in DRIVER_FLOORS:
-        raise LockError(f"{cell.id}: the minimum driver of CUDA {cuda} is not known", hint="add it to DRIVER_FLOORS")
-
-
 def check_facts(claims: Claims, facts: WheelFacts) -> None:
     """What is in torch's wheel against what the lock says: two independent sources. Raises LockError."""
     what = f"{claims.name}-{claims.arch}: torch's wheel"
     if Version(facts.torch).public != Version(claims.torch).public:
         raise LockError(f"{what} is torch {facts.torch} inside, the lock says {claims.torch}")
-    if facts.cuda != claims.cuda:
-        inside = f"built for CUDA {facts.cuda}" if facts.cuda else "built without CUDA"
-        raise LockError(f"{what} is {inside}, the lock holds a runtime of CUDA {claims.cuda or '(none)'}")
-    if facts.cuda and not facts.gpu_architectures:
-        raise LockError(f"{what} is a CUDA build that names no GPU architecture")
-    if facts.mps != ("mps" in claims.built) and ("mps" in claims.built or "mps" in claims.never):
+    if claims.kind.architectures and not facts.gpu_architectures:
+        raise LockError(f"{what} is {claims.kind.build} that names no GPU architecture")
+    wanted = MPS.backend in claims.built
+    if facts.mps != wanted and (wanted or MPS.backend in claims.never):
         inside = "links to Metal" if facts.mps else "does not link to Metal"
-        raise LockError(f"{what} {inside}, the matrix says {'built' if 'mps' in claims.built else 'never'}: mps")
-
-
-def _cuda_version(versions: Mapping[str, str]) -> str | None:
-    """The CUDA runtime's distribution is `nvidia-cuda-runtime-cu12` up to CUDA 12, `nvidia-cuda-runtime` from 13."""
-    found = nvidia_version(versions, "nvidia-cuda-runtime")
-    return ".".join(map(str, Version(found).release[:2])) if found else None
+        raise LockError(f"{what} {inside}, the matrix says {'built' if wanted else 'never'}: {MPS.backend}")
 
 
 def nvidia_version(versions: Mapping[str, str], stem: str) -> str | None:
@@ -233,24 +229,27 @@ def parse_claims(value: Any, source: str) -> Claims:
         if value["schema"] != SCHEMA:
             raise LockError(f"{source}: schema {value['schema']!r}, not {SCHEMA}", hint="run `buildctl claims`")
         own = [f.name for f in dataclasses.fields(Claims) if f.name != "facts"]
-        if wrong := sorted({"schema", "driver_floor", *_INSIDE, *own} ^ value.keys()):
+        if wrong := sorted(({"schema", "driver_floor", *_INSIDE, *own} ^ value.keys()) - (_LATER - value.keys())):
             raise TypeError(f"missing or unknown: {', '.join(wrong)}")
-        fields: dict[str, Any] = {name: _typed(name, value[name]) for name in (*own, *_INSIDE)}
+        fields: dict[str, Any] = {name: _typed(name, value.get(name)) for name in (*own, *_INSIDE)}
         inside = {name: fields.pop(name) for name in _INSIDE}
         claims = Claims(**fields, facts=_facts(inside, fields["cuda"]))
         if value["driver_floor"] != claims.driver_floor:
             raise LockError(
-                f"{source}: driver_floor is {value['driver_floor']}, CUDA {claims.cuda} asks for {claims.driver_floor}",
+                f"{source}: driver_floor is {value['driver_floor']}, {claims.kind.titled(claims.built_for)} asks for "
+                f"{claims.driver_floor}",
                 hint="run `buildctl claims`",
             )
-    except (KeyError, TypeError, AttributeError, InvalidVersion) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise LockError(f"{source}: malformed ({error})", hint="run `buildctl claims`") from error
     return claims
 
 
-_INSIDE = ("wheel", "build", "gpu_architectures", "ptx", "mps")
+_INSIDE = ("wheel", "build", "gpu_architectures", "ptx", "mps", "hip", "sycl")
+# Written only where they have a value: files from before there were these kinds stay as they are.
+_LATER = frozenset({"rocm", "xpu", "hip", "sycl"})
 _LISTS = frozenset({"built", "never", "gpu_architectures", "ptx"})
-_OPTIONAL = frozenset({"torchvision", "torchaudio", "cuda", "cudnn", "nccl", "glibc", "macos", *_INSIDE})
+_OPTIONAL = frozenset({"torchvision", "torchaudio", "cuda", "cudnn", "nccl", "glibc", "macos", *_LATER, *_INSIDE})
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -264,11 +263,11 @@ def _typed(name: str, value: Any) -> Any:
 
 
 def _facts(inside: Mapping[str, Any], cuda: str | None) -> WheelFacts | None:
-    given = [name for name in _INSIDE if inside[name] is not None]
-    if not given:
+    missing = [name for name in _INSIDE if inside[name] is None and name not in _LATER]
+    if len(missing) == len(_INSIDE) - len(_LATER & {*_INSIDE}):
         return None
-    if len(given) != len(_INSIDE):
-        raise TypeError(f"{', '.join(n for n in _INSIDE if n not in given)} without a value")
+    if missing:
+        raise TypeError(f"{', '.join(missing)} without a value")
     return WheelFacts(
         wheel=inside["wheel"],
         torch=inside["build"],
@@ -276,6 +275,8 @@ def _facts(inside: Mapping[str, Any], cuda: str | None) -> WheelFacts | None:
         gpu_architectures=inside["gpu_architectures"],
         ptx=inside["ptx"],
         mps=inside["mps"],
+        hip=inside["hip"],
+        sycl=inside["sycl"],
     )
 
 
@@ -291,6 +292,8 @@ def label_values(claims: Claims) -> dict[str, str]:
         "torchvision": claims.torchvision,
         "torchaudio": claims.torchaudio,
         "cuda": claims.cuda,
+        "rocm": claims.rocm,
+        "xpu": claims.xpu,
         "driver-floor": claims.driver_floor,
         "cudnn": claims.cudnn,
         "nccl": claims.nccl,
@@ -350,6 +353,8 @@ def claims_from_labels(labels: Mapping[str, str], arch: str, *, name: str = "", 
         torchvision=said.get("torchvision"),
         torchaudio=said.get("torchaudio"),
         cuda=said.get("cuda"),
+        rocm=said.get("rocm"),
+        xpu=said.get("xpu"),
         cudnn=said.get("cudnn"),
         nccl=said.get("nccl"),
         glibc=said.get("glibc"),

@@ -11,8 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from buildctl.accelerators import VERSIONED
 from buildctl.errors import BuildctlError, RuntimeUnavailableError, ToolError
-from buildctl.host import PUBLISHED, Host, this_host
+from buildctl.host import PUBLISHED, Host, device_files, this_host
 from buildctl.project import Project
 from buildctl.run import run, which
 from buildctl.store import Store
@@ -215,11 +216,14 @@ def _run(host: Host) -> Iterator[Symptom]:
         yield _bad("run", "container engine", host.engine_problem, f"{mend} (23 or newer), and start it")
     else:
         yield _good("run", "container engine", f"{host.engine.name} {host.engine.version} on {host.engine.arch}")
+    others = list(_other_gpus(host))
+    yield from others
     if not host.gpus and not host.gpu_problem:
         detail = (
             "no GPU reaches a container on macOS" if host.system == "macos" else "no NVIDIA GPU: images run on the CPU"
         )
-        yield _good("run", "GPU", detail)
+        if not others:
+            yield _good("run", "GPU", detail)
         return
     if host.gpu_problem:
         yield _bad("run", "GPU", host.gpu_problem, "sudo apt-get install nvidia-driver, then restart")
@@ -232,6 +236,19 @@ def _run(host: Host) -> Iterator[Symptom]:
         yield _bad("run", "GPU in containers", reason, toolkit_step(host))
     elif host.engine:
         yield _good("run", "GPU in containers", host.toolkit or f"{host.engine.name} passes it on")
+
+
+def _other_gpus(host: Host) -> Iterator[Symptom]:
+    """Of makers whose GPUs containers get as device files; a GPU that lacks one is worth a line."""
+    for kind in VERSIONED:
+        if kind.files is None or not any(node.vendor == kind.files.vendor for node in host.nodes):
+            continue
+        what, (found, reason) = f"{kind.files.maker} GPU", device_files(kind.files, host.nodes)
+        if found:
+            detail = f"{', '.join(found)}, for images built for {kind.label}; which driver they need is not known here"
+            yield _good("run", what, detail)
+        else:
+            yield _bad("run", what, reason, "load the kernel's driver for it", state=State.WORTH)
 
 
 def _native(host: Host) -> Iterator[Symptom]:

@@ -23,6 +23,8 @@ def expected_by(claims: Claims, distributions: Mapping[str, str]) -> Expected:
         arch=claims.arch,
         accelerator=claims.accelerator,
         cuda=claims.cuda,
+        rocm=claims.rocm,
+        xpu=claims.xpu,
         built=claims.built,
         distributions=distributions,
         gpu_architectures=claims.architectures,

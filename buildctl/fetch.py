@@ -13,7 +13,7 @@ from buildctl.lock_debian import DebPackage
 from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
 from buildctl.progress import Progress
-from buildctl.resolve import NoSolutionError, locate
+from buildctl.resolve import NoSolutionError, index_of, locate
 from buildctl.store import Store
 from buildctl.transfer import Patience
 
@@ -59,7 +59,8 @@ def _items(asked: tuple[Cell, list[LockedWheel]]) -> list[Download]:
 def _locate(cell: Cell, wheels: Sequence[LockedWheel]) -> dict[Digest, str]:
     pins = [f"{wheel.name}=={wheel.version}" for wheel in wheels]
     try:
-        return locate(pins, python=cell.python, index=cell.accelerator.index)
+        with index_of(cell.accelerator) as index:
+            return locate(pins, python=cell.python, index=index)
     except NoSolutionError as error:
         raise FetchError(
             f"{cell.id}: the package index no longer has what is locked\n{error.message}", hint=_AGAIN, vanished=True

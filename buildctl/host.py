@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from buildctl.accelerators import VERSIONED, DeviceFiles
 from buildctl.errors import BuildctlError, ToolError
 from buildctl.run import run, which
 
@@ -43,6 +44,14 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A device file of a GPU: `vendor` is the PCI id of who made it (0x1002), empty where nothing says it."""
+
+    path: str
+    vendor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """A container engine that answers. `desktop`: Linux in a virtual machine (Docker Desktop and its likes), which
     emulates the other architecture; `gpus`: it knows NVIDIA's runtime or CDI devices; `cdi`: only the latter, so that
@@ -64,7 +73,9 @@ class Host:
 
     `translated` is what translates this very process (rosetta, qemu). `driver` is NVIDIA's, of the host (in WSL2 of
     Windows); `gpu_problem` says why a device that is there cannot be asked. `toolkit` is how containers get a GPU:
-    NVIDIA's container toolkit or a CDI specification. `emulates` are other architectures that this kernel runs.
+    NVIDIA's container toolkit or a CDI specification. `nodes` are the device files that ROCm and XPU need; which driver
+    is behind them, and whether it is new enough, nobody here knows. `emulates` are other architectures that this kernel
+    runs.
     """
 
     system: str
@@ -79,6 +90,7 @@ class Host:
     gpus: tuple[Gpu, ...] = ()
     gpu_problem: str = ""
     toolkit: str | None = None
+    nodes: tuple[Node, ...] = ()
     engine: Engine | None = None
     engine_problem: str = ""
     emulates: tuple[str, ...] = ()
@@ -112,6 +124,7 @@ class Host:
                 raise BuildctlError(f"{source}: unknown {', '.join(unknown)}")
             fields = {key: item for key, item in value.items() if key in known}
             fields["gpus"] = tuple(_gpu(gpu) for gpu in _listed(value, "gpus"))
+            fields["nodes"] = tuple(Node(**_plain(Node, node)) for node in _listed(value, "nodes"))
             fields["emulates"] = tuple(map(str, _listed(value, "emulates")))
             fields["engine"] = Engine(**_plain(Engine, value["engine"])) if value.get("engine") else None
             fields["driver"] = driver_version(_plain(cls, value).get("driver") or "")
@@ -134,15 +147,26 @@ class Host:
             "macos": f"macOS {self.macos}",
             "windows": "Windows",
         }[self.system]
-        gpus = ", ".join(dict.fromkeys(gpu.name for gpu in self.gpus))
         parts = [
             f"{system} on {self.chip or self.arch}",
-            f"{gpus} (driver {self.driver or 'of unknown version'})" if gpus else self.gpu_problem or "no NVIDIA GPU",
+            *self._gpu_words(),
             f"{self.engine.name} {self.engine.version}" if self.engine else "no container engine",
         ]
         if self.translated:
             parts.append(f"this Python runs under {self.translated}")
         return ", ".join(parts)
+
+    def _gpu_words(self) -> tuple[str, ...]:
+        """`("NVIDIA H200 (driver 580.159.03)",)`; GPUs of others too, by the files that images for them need."""
+        names = ", ".join(dict.fromkeys(gpu.name for gpu in self.gpus))
+        others = tuple(
+            f"{kind.files.maker} GPU ({', '.join(found)})"
+            for kind in VERSIONED
+            if kind.files is not None and (found := device_files(kind.files, self.nodes)[0])
+        )
+        if names or self.gpu_problem or not others:
+            return (f"{names} (driver {self.driver})" if names else self.gpu_problem or "no NVIDIA GPU", *others)
+        return others
 
 
 def _plain(cls: type, value: Any) -> Mapping[str, Any]:
@@ -203,6 +227,7 @@ def _linux(machine: str, system: str) -> Host:
         gpus=gpus,
         gpu_problem=problem,
         toolkit=container_toolkit(),
+        nodes=gpu_nodes(),
         engine=engine,
         engine_problem=engine_problem,
         emulates=tuple(a for a, n in _ELF_MACHINES.items() if a != arch and _registered(n)),
@@ -274,6 +299,27 @@ def driver_version(text: str) -> str | None:
     """None for what is no version: nvidia-smi answers N/A (Jetson), [N/A], [Not Supported], too."""
     found = _DRIVER.fullmatch(text.strip())
     return found[1] if found else None
+
+
+def gpu_nodes(dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> tuple[Node, ...]:
+    """Device files of GPUs that containers get as files: compute (/dev/kfd) and render nodes, with who made the GPU."""
+    wanted = [Path(path) for kind in VERSIONED if kind.files for path in kind.files.needed]
+    found = [Node(path=str(path)) for path in wanted if (dev / path.relative_to("/dev")).exists()]
+    for path in sorted((dev / "dri").glob("renderD*")):
+        vendor = _text(sys / "class" / "drm" / path.name / "device" / "vendor", 64).strip()
+        found.append(Node(path=f"/dev/dri/{path.name}", vendor=vendor))
+    return tuple(found)
+
+
+def device_files(files: DeviceFiles, nodes: Iterable[Node]) -> tuple[tuple[str, ...], str]:
+    """(paths to pass to a container, why there are none): all of them or nothing."""
+    nodes = tuple(nodes)
+    renders = tuple(node.path for node in nodes if node.vendor == files.vendor)
+    if not renders:
+        return (), f"no {files.maker} GPU (no render node in /dev/dri that is {files.maker}'s)"
+    if missing := sorted(set(files.needed) - {node.path for node in nodes}):
+        return (), f"an {files.maker} GPU, but no {missing[0]}: the kernel driver for computing is not loaded"
+    return (*files.needed, *renders), ""
 
 
 def container_toolkit(folders: Iterable[Path] = _CDI) -> str | None:

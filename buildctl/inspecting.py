@@ -28,7 +28,8 @@ _ENVIRONMENT = {
     "NVIDIA_REQUIRE_CUDA": "nvidia-require-cuda",
 }
 _SHOWN = (
-    "torch", "torchvision", "torchaudio", "accelerator", "cuda", "cudnn", "nccl", "gpu-architectures", "ptx",
+    "torch", "torchvision", "torchaudio", "accelerator", "cuda", "rocm", "xpu", "cudnn", "nccl", "gpu-architectures",
+    "ptx",
     "driver-floor", "nvidia-require-cuda", "python", "glibc", "devices.built", "devices.never",
 )  # fmt: skip
 

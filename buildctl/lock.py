@@ -20,7 +20,8 @@ from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole
 from buildctl.oci.image import canonical_json
-from buildctl.resolve import Found, resolve
+from buildctl.resolve import Found, index_of, resolve
+from buildctl.torch_build import build_of, check_build
 
 _FORMAT = 1
 _TITLE = "# Written by `buildctl lock`. pip and uv read it as requirements with hashes; above each: its file and size."
@@ -98,15 +99,16 @@ def resolve_wheels(cell: Cell, *, keep: WheelLock | None = None) -> WheelLock:
 
     Raises LockError: no solution, an index that fails or gives no SHA-256, or wheels that are not what the name says.
     """
-    found = resolve(
-        cell.requirements,
-        python=cell.python,
-        platform=cell.platform,
-        index=cell.accelerator.index,
-        keep=[(wheel.name, wheel.version) for wheel in keep.wheels] if keep else (),
-    )
+    with index_of(cell.accelerator) as index:
+        found = resolve(
+            cell.requirements,
+            python=cell.python,
+            platform=cell.platform,
+            index=index,
+            keep=[(wheel.name, wheel.version) for wheel in keep.wheels] if keep else (),
+        )
     wheels = tuple(_locked(wheel) for wheel in found)
-    check_build(cell, wheels)
+    refuse_another_build(cell, wheels)
     return WheelLock(name=cell.name, platform=cell.platform, python=cell.python, inputs=inputs_of(cell), wheels=wheels)
 
 
@@ -132,28 +134,13 @@ def _size_of(url: str, what: str) -> int:
         raise LockError(f"{what}: its size cannot be learned: {redact(str(error))}") from error
 
 
-def check_build(cell: Cell, wheels: Iterable[LockedWheel]) -> None:
-    """A tag must be true: refuse a CPU build under a CUDA name and the reverse. Raises LockError."""
-    wheels = tuple(wheels)
-    torch = next((wheel for wheel in wheels if wheel.name == "torch"), None)
-    if torch is None:
+def refuse_another_build(cell: Cell, wheels: Iterable[LockedWheel]) -> None:
+    """What the lock alone says against what the accelerator claims. Raises LockError."""
+    versions = {wheel.name: wheel.version for wheel in wheels}
+    if "torch" not in versions:
         raise LockError(f"{cell.name}-{cell.arch}: no torch among the resolved wheels")
-    if cell.native:
-        return
-    local = Version(torch.version).local or ""
-    nvidia = sorted(wheel.name for wheel in wheels if wheel.name.startswith("nvidia-"))
-    cuda = local.startswith("cu") or (not local.startswith("cpu") and bool(nvidia))
-    if "cuda" in cell.accelerator.built and not cuda:
-        raise LockError(
-            f"{cell.name}-{cell.arch}: the index serves {torch.filename}, which is not a CUDA build",
-            hint="set `index` under the accelerator to one that has CUDA builds, or exclude the combination",
-        )
-    if "cuda" in cell.accelerator.never and (cuda or nvidia):
-        seen = f"it needs {nvidia[0]}" if nvidia else f"its version is {torch.version}"
-        raise LockError(
-            f"{cell.name}-{cell.arch}: the index serves {torch.filename}, which is a CUDA build ({seen})",
-            hint="set `index` under the accelerator to one that has CPU builds, or exclude the combination",
-        )
+    if (build := build_of(cell, versions)) is not None:
+        check_build(cell, versions, build)
 
 
 def format_wheel_lock(lock: WheelLock) -> str:

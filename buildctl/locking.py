@@ -9,7 +9,7 @@ from pathlib import Path
 from buildctl import lock_added, lock_debian
 from buildctl.additions import keys_of
 from buildctl.bases import check_scripts
-from buildctl.claiming import write_claims
+from buildctl.claiming import derive, write_claims
 from buildctl.deb import Control, read_control
 from buildctl.errors import ArtifactError, FetchError, LockError
 from buildctl.lock import changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
@@ -108,12 +108,16 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
         new = resolve_wheels(cell, keep=None if upgrade else old)
     except NoSolutionError as error:
         keys = keys_of(project.matrix.additions, cell.name, "packages", "extras")
+        keys += (cell.accelerator.place("index"),) if cell.accelerator.index else ()
         asked = f", {', '.join(keys)}" if keys else ""
         raise LockError(
             f"{cell.name} on {cell.platform}: what {project.matrix.path.name} asks for "
             f"(versions, packages{asked}) does not fit together: {error.message}",
             hint=error.hint,
         ) from error
+    derive(
+        project, cell, Store.default(), again=False, lock=new
+    )  # a torch that is not what it claims: nothing is written
     write_wheel_lock(path, new)
     yield f"{project.shown(path)}: {len(new.wheels)} wheels"
     yield from (f"  {line}" for line in changes(old, new) if old is not None)

@@ -17,6 +17,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from buildctl import yamlfile
+from buildctl.accelerator_keys import places, read_devices, read_kind
+from buildctl.accelerators import KINDS
 from buildctl.additions import Addition, added_to, check_additions
 from buildctl.cells import (
     Accelerator,
@@ -143,7 +145,7 @@ class Matrix:
 
     def _unknown(self, name: str) -> MatrixError:
         keys = [key for key, _ in self.versions]
-        for accelerator in self.accelerators:
+        for accelerator in sorted(self.accelerators, key=lambda a: len(a.name), reverse=True):
             rest = name.removeprefix(f"{accelerator.name}-")
             if rest != name and rest[:1].isdigit():
                 version = rest.split("-")[0]
@@ -268,19 +270,20 @@ class _Builder:
             wanted = value.get("base")
             if wanted is not None and wanted not in bases:
                 self.document.problem((*here, "base"), f"no base {wanted!r}{did_you_mean(wanted, bases)}")
-            devices = value.get("devices", {})
-            built, never = tuple(devices.get("built", ())), tuple(devices.get("never", ()))
-            for device in sorted(set(built) & set(never)):
-                self.document.problem((*here, "devices"), f"{device} is both under built and under never")
+            kind, claims = read_kind(self.document, name, value)
+            built, never = read_devices(self.document, name, value, kind)
             yield Accelerator(
                 name=name,
                 os=Os(value.get("native", "linux")),
                 arches=tuple(arch for arch in ARCHES if arch in value["arch"]),
                 base=bases.get(wanted) if wanted is not None else None,
+                kind=kind,
+                claims=claims,
                 built=built,
                 never=never,
                 env=tuple(value.get("env", {}).items()),
                 index=value.get("index"),
+                places=places(self.document, name, value),
             )
 
     def _additions(self) -> Iterator[Addition]:
@@ -337,12 +340,15 @@ class _Builder:
     def _exclusions(self, known: Sequence[str]) -> Iterator[Exclusion]:
         for number, value in enumerate(self.value.get("exclude", ())):
             here: yamlfile.Path = ("exclude", number)
-            accelerator = value["accelerator"]
-            if accelerator not in known:
+            accelerator, kind = value.get("accelerator"), value.get("kind")
+            if (accelerator is None) == (kind is None):
+                self.document.problem(here, "one of the keys 'accelerator' and 'kind' must be given, not both")
+            if accelerator is not None and accelerator not in known:
                 near = did_you_mean(accelerator, known)
                 self.document.problem((*here, "accelerator"), f"no accelerator {accelerator!r}{near}")
             yield Exclusion(
                 accelerator=accelerator,
+                kind=KINDS[kind] if kind is not None else None,
                 os=Os(value["os"]) if "os" in value else None,
                 arch=value.get("arch"),
                 versions=self._specifiers((*here, "versions"), value.get("versions", "")),
@@ -365,7 +371,7 @@ def _combinations(
 def _judged(point: Combination, accelerator: Accelerator, exclusions: Sequence[Exclusion]) -> Combination:
     """An exclusion answers first; what the accelerator does not list is closed even if nobody wrote down why."""
     for exclusion in exclusions:
-        if exclusion.matches(point):
+        if exclusion.matches(point, accelerator):
             reason, instead = exclusion.reason, exclusion.instead.replace("{version}", point.key)
             break
     else:

@@ -192,9 +192,10 @@ def verify_native(project: Project, name: str) -> Iterator[str]:
 
 def _check_hashes(cell: Cell, lock: WheelLock, shown: str) -> None:
     """Asked apart, because uv compares hashes only when it downloads."""
-    from buildctl.resolve import locate  # noqa: PLC0415 - as above
+    from buildctl.resolve import index_of, locate  # noqa: PLC0415 - as above
 
-    urls = locate([f"{w.name}=={w.version}" for w in lock.wheels], python=cell.python, index=cell.accelerator.index)
+    with index_of(cell.accelerator) as index:
+        urls = locate([f"{w.name}=={w.version}" for w in lock.wheels], python=cell.python, index=index)
     if lost := [wheel for wheel in lock.wheels if wheel.digest not in urls]:
         raise LockError(
             f"{shown}: the index has no {lost[0].filename} with {lost[0].digest}",

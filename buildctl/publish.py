@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from buildctl.accelerators import VERSIONED, version_of
 from buildctl.attached import attached_reports
-from buildctl.claims import Claims, claims_of
+from buildctl.claiming import kept_claims
+from buildctl.claims import Claims
 from buildctl.errors import BuildctlError, LayoutError
 from buildctl.gate import (
     REPORT_KIND,
@@ -165,9 +167,9 @@ def _not_run_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
 
 
 def claims_by_cell(project: Project, cells: Iterable[Cell]) -> dict[str, Claims]:
-    """From the locks, which say the same on every machine. Raises LockError."""
+    """As reviewed, else from the locks; both say the same on every machine. Raises LockError."""
     return {
-        cell.id: claims_of(cell, read_wheel_lock(project.wheel_lock(cell.name, cell.arch)))
+        cell.id: kept_claims(project, cell, read_wheel_lock(project.wheel_lock(cell.name, cell.arch)))
         for cell in cells
         if not cell.native
     }
@@ -356,7 +358,8 @@ def _local(
         raise LayoutError(f"{cell.id} is not built: {error.message}", hint=f"buildctl build {cell.image}") from error
     config = layout.config(found)
     descriptor, labels = claimed(found, config), config.labels
-    for key, value in {"torch": claims.torch, "cuda": claims.cuda, "python": claims.python}.items():
+    versions = {kind.name: version_of(kind, claims) for kind in VERSIONED}
+    for key, value in {"torch": claims.torch, **versions, "python": claims.python}.items():
         said = labels.get(f"dev.buildctl.{key}")
         if value is not None and said is not None and said.partition("+")[0] != value.partition("+")[0]:
             raise BuildctlError(

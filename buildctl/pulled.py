@@ -138,9 +138,7 @@ def _theirs(claims: Claims, distributions: Mapping[str, str] | None) -> Expected
     backed = {
         "torch": claims.torch,
         "python": claims.python,
-        "cuda version": claims.cuda,
-        "backends": claims.cuda,
-        "devices": claims.cuda,
+        **dict.fromkeys(("cuda version", "backends", "devices"), claims.built_for),
         "no cuda": None,
     }
     return replace(

@@ -8,7 +8,8 @@ import sys
 import tempfile
 import threading
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from packaging import tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
+from buildctl.cells import Accelerator
 from buildctl.errors import LockError, ToolError
 from buildctl.index import redact, several_indexes, uv_environment
 from buildctl.oci.digest import Digest
@@ -54,6 +56,33 @@ class Found:
 
 class NoSolutionError(LockError):
     """The index was asked and does not have it: a version or wheel that is not there, or versions that conflict."""
+
+
+class IndexFailedError(LockError):
+    """An index that does not answer, or does not let us in; `url` is what was asked, where uv says it."""
+
+    def __init__(self, message: str, *, hint: str | None = None, url: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.url = url
+
+
+@contextmanager
+def index_of(accelerator: Accelerator) -> Iterator[str | None]:
+    """The index of an accelerator. When it fails, the error names the key and line of matrix.yaml that chose it."""
+    try:
+        yield accelerator.index
+    except IndexFailedError as error:
+        if accelerator.index is None or (error.url and urlsplit(error.url).netloc != _host(accelerator.index)):
+            raise
+        raise IndexFailedError(
+            f"the index that {accelerator.place('index')} names fails, {redact(accelerator.index)}:\n{error.message}",
+            hint=f"correct {accelerator.place('index')}, or: {error.hint}",
+            url=error.url,
+        ) from error
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def resolve(
@@ -179,16 +208,18 @@ def _run_uv(root: Path, options: Sequence[str], env: Mapping[str, str]) -> Compl
 
 def _failure(done: Completed) -> LockError:
     if done.timed_out:
-        return LockError(f"uv did not answer within {_TIMEOUT:g} s", hint="is the package index reachable?")
+        return IndexFailedError(f"uv did not answer within {_TIMEOUT:g} s", hint="is the package index reachable?")
     story = redact(done.stderr.strip())
     if "No solution found" in story or "was not found in the package registry" in story:
         return NoSolutionError(f"uv finds no solution:\n{story}")
-    hint = None
     if re.search(r"[Ff]ailed to fetch|error sending request|dns error|network|timed out", story):
         hint = "is the package index reachable? uv's and pip's own configuration say which one is asked"
     elif re.search(r"401|403|[Uu]nauthorized|[Ff]orbidden", story):
         hint = "the package index asks for credentials: put them where uv or pip look for them (netrc, keyring, URL)"
-    return LockError(f"uv failed (exit {done.returncode}):\n{story}", hint=hint)
+    else:
+        return LockError(f"uv failed (exit {done.returncode}):\n{story}")
+    url = re.search(r"https?://[^\s`'\")]+", story)
+    return IndexFailedError(f"uv failed (exit {done.returncode}):\n{story}", hint=hint, url=url[0] if url else "")
 
 
 def _wheels(package: Mapping[str, Any], root: Path) -> list[Found]:

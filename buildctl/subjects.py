@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from packaging.version import InvalidVersion, Version
 
+from buildctl.accelerators import CPU, CUDA
 from buildctl.claims import LABEL, Claims, claims_from_labels
 from buildctl.errors import LayoutError
 from buildctl.requirement import asked_cuda
@@ -46,7 +47,7 @@ def subject_of(name: str, target: Target, images: Sequence[Image]) -> Subject:
         built=True,
         start=_start(target, images[0]),
         requires=requires,
-        says=any(c.accelerator or c.cuda for c in claims),
+        says=any(c.accelerator or c.built_for for c in claims),
     )
 
 
@@ -69,15 +70,16 @@ def claims_from_environment(image: Image, *, name: str = "", platform: str = "")
     env = dict(image.config.env)
     match = _CUDA.fullmatch(env.get("CUDA_VERSION", ""))
     cuda = match[1] if match else asked_cuda(env.get("NVIDIA_REQUIRE_CUDA", ""))
+    kind = CUDA if cuda else CPU
     return Claims(
         name=name,
         platform=platform,
         arch=image.arch,
         torch=_version(env.get("PYTORCH_VERSION", "")),
         python=".".join(_version(env.get("PYTHON_VERSION", "")).split(".")[:2]),
-        accelerator="cuda" if cuda else "",
+        accelerator=kind.name if cuda else "",
         cuda=cuda,
-        built=("cuda",) if cuda else (),
+        built=tuple(filter(None, [kind.backend])),
     )
 
 

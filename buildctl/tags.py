@@ -45,8 +45,8 @@ class Tag:
 
 
 def variant(claims: Claims) -> str:
-    """`cuda12.4`, or the accelerator's name where torch has no CUDA in it."""
-    return f"cuda{claims.cuda}" if claims.cuda else claims.accelerator
+    """`cuda12.4`, `rocm6.2`, `xpu`; the accelerator's name where torch is built for no GPU."""
+    return claims.kind.text(claims.kind.variant, claims.built_for, claims.accelerator)
 
 
 def tags_of(cells: Sequence[Cell], claims: Mapping[str, Claims], of: Iterable[str] | None = None) -> tuple[Tag, ...]:

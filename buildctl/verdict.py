@@ -10,9 +10,10 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from buildctl.accelerators import DeviceFiles
 from buildctl.claims import Claims, read_claims, runs_on
 from buildctl.errors import LayoutError, MatrixError
-from buildctl.host import PUBLISHED, Gpu, Host
+from buildctl.host import PUBLISHED, Gpu, Host, device_files
 
 # NVIDIA's Linux for Jetson: kernel 5.10 is JetPack 5, 5.15 is JetPack 6 (L4T R36), 6.8 is JetPack 7 (R38, R39), the
 # first whose driver runs code that is built for arm64 servers
@@ -87,10 +88,15 @@ def _decided(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict
     if not subject.says:
         reason = f"native on {claims.arch}; in labels and environment it says nothing about CUDA"
         return _verdict(subject, Kind.CPU, reason, f"{_run(subject)}; `buildctl test {subject.name}` asks it")
-    if not claims.cuda:
+    if not claims.kind.gpu:
         gpu = _instead_gpu(claims, host, others)
         return _verdict(subject, Kind.CPU, f"a CPU build, native on {claims.arch}{gpu}", _run(subject))
-    return _cuda(subject, claims, host, others)
+    if host.system == "macos":
+        reason = f"no container on macOS sees a GPU{_instead_gpu(claims, host, others)}"
+        return _verdict(subject, Kind.CPU, reason, _run(subject))
+    if claims.kind.files is not None:
+        return _device_files(subject, claims, claims.kind.files, host)
+    return _nvidia(subject, claims, host, others)
 
 
 def _verdict(subject: Subject, kind: Kind, reason: str, next_step: str) -> Verdict:
@@ -125,7 +131,7 @@ def _foreign(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict
     better = _native_alternative(subject, host, others)
     if host.virtual_engine or arch in host.emulates:
         how = "Rosetta or QEMU" if host.system == "macos" and host.arch == "arm64" else "QEMU"
-        gpu = ", which reaches no GPU" if subject.claims[0].cuda else ""
+        gpu = ", which reaches no GPU" if subject.claims[0].kind.gpu else ""
         step = better or _run(subject, f"--platform linux/{arch}")
         return _verdict(subject, Kind.EMULATED, f"{only}: {how} translates every instruction{gpu}", step)
     step = better or "sudo apt-get install qemu-user-static binfmt-support, then it runs slowly under emulation"
@@ -148,17 +154,39 @@ def _same_torch(subject: Subject, others: Sequence[Subject]) -> list[Subject]:
     return [o for o in others if o.name != subject.name and Version(o.claims[0].torch).public == wanted]
 
 
+# GPUs that a container gets as device files
+
+
+def _device_files(subject: Subject, claims: Claims, files: DeviceFiles, host: Host) -> Verdict:
+    found, reason = device_files(files, host.nodes)
+    if not found:
+        return _verdict(subject, Kind.CPU, f"{reason} here", _run(subject))
+    options = [f"--device {path}" for path in dict.fromkeys(_folder(path) for path in found)]
+    step = _run(subject, *options, *(f"--group-add {group}" for group in ("video", "render")))
+    if host.engine and host.engine.name == "podman":
+        step = step.replace("docker run", "podman run").replace(
+            "--group-add video --group-add render", "--group-add keep-groups"
+        )
+    reason = (
+        f"an {files.maker} GPU ({', '.join(found)}); which driver {claims.kind.titled(claims.built_for)} needs, and "
+        "whether torch has code for this GPU, is not known here"
+    )
+    return _verdict(subject, Kind.GPU, reason, step)
+
+
+def _folder(path: str) -> str:
+    return "/dev/dri" if path.startswith("/dev/dri/") else path
+
+
 # NVIDIA
 
 
-def _cuda(subject: Subject, claims: Claims, host: Host, others: Sequence[Subject]) -> Verdict:
+def _nvidia(subject: Subject, claims: Claims, host: Host, others: Sequence[Subject]) -> Verdict:
     cpu = _run(subject)
 
     def on_cpu(reason: str, step: str = "") -> Verdict:
         return _verdict(subject, Kind.CPU, reason, f"{step}; until then: {cpu}" if step else cpu)
 
-    if host.system == "macos":
-        return on_cpu(f"no container on macOS sees a GPU{_instead_gpu(claims, host, others)}")
     if not host.gpus:
         if not host.gpu_problem:
             return on_cpu("no NVIDIA GPU here")
@@ -210,7 +238,8 @@ def _kernel(host: Host) -> Version:
 def driver_refusal(claims: Claims, host: Host) -> str:
     if host.driver is None or claims.driver_floor is None or Version(host.driver) >= Version(claims.driver_floor):
         return ""
-    return f"driver {host.driver} is older than {claims.driver_floor}, which CUDA {claims.cuda} needs"
+    needs = claims.kind.titled(claims.built_for)
+    return f"driver {host.driver} is older than {claims.driver_floor}, which {needs} needs"
 
 
 def _requirement(subject: Subject, host: Host) -> str:
@@ -223,7 +252,7 @@ def _requirement(subject: Subject, host: Host) -> str:
 
 def _new_enough(subject: Subject, claims: Claims) -> str:
     floor = None if subject.requires else claims.driver_floor
-    return f">= {floor}" if floor else f"one for CUDA {claims.cuda}"
+    return f">= {floor}" if floor else f"one for {claims.kind.titled(claims.built_for)}"
 
 
 def toolkit_refusal(host: Host) -> str:
@@ -262,11 +291,11 @@ def _capability(gpu: Gpu) -> str:
 
 
 def _covered_elsewhere(subject: Subject, host: Host, others: Sequence[Subject]) -> str:
-    """The newest other cuda image that this host's driver and GPU can run."""
+    """The newest other image of the same kind that this host's driver and GPU can run."""
     arch = host.engine.arch if host.engine else host.arch
     for other in sorted(others, key=_newest, reverse=True):
         claims = other.of(arch)
-        if other.name == subject.name or other.native or claims is None or not claims.cuda:
+        if other.name == subject.name or other.native or claims is None or claims.kind != subject.claims[0].kind:
             continue
         if not driver_refusal(claims, host) and any(covers(claims, gpu) for gpu in host.gpus):
             return other.name
@@ -288,7 +317,7 @@ def _native(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
     claims = subject.claims[0]
     if host.system != "macos":
         names = [o.name for o in _same_torch(subject, others) if o.of(host.arch)]
-        where = " or ".join(names) or "a cuda or cpu image"
+        where = " or ".join(names) or "an image"
         return _verdict(subject, Kind.NOT, "a native environment for macOS on Apple silicon", f"use {where}")
     if host.arch != "arm64":
         images = [o.name for o in _same_torch(subject, others) if o.of(host.arch)]

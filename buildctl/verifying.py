@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from buildctl.accelerators import VERSIONED, kind_in_image
+from buildctl.claims import LABEL
 from buildctl.contents import Package, packages_of
 from buildctl.errors import BuildctlError
 from buildctl.gate import REPORT_KIND, merged, parse_report
@@ -152,9 +154,11 @@ class _Check:
             if found is None or found.partition("+")[0] != said.partition("+")[0]:
                 raise WrongError(f"the label says {name} {said}, the layers hold {found or 'none'}")
             checked.append(f"{name} {said}")
-        nvidia = sorted(name for name in there if name.startswith("nvidia-"))
-        if self.config.labels.get("dev.buildctl.accelerator") == "cpu" and nvidia:
-            raise WrongError(f"the label says cpu, the layers hold {nvidia[0]}")
+        said_kind = kind_in_image((), self.config.labels, LABEL)
+        for kind in VERSIONED:
+            foreign = sorted(n for n in there if kind != said_kind and kind.vendor and n.startswith(kind.vendor))
+            if checked and foreign:
+                raise WrongError(f"the labels say {said_kind.label}, the layers hold {foreign[0]}")
         if not checked:
             raise MissingError("no label of buildctl says what is inside")
         return ", ".join(checked)

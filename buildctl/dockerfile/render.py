@@ -131,12 +131,16 @@ def _check_agreement(name: str, claims: Sequence[Claims]) -> None:
     """One name is one PyTorch. Raises LockError."""
     first = claims[0]
     for other in claims[1:]:
-        if (other.torch.partition("+")[0], other.cuda) != (first.torch.partition("+")[0], first.cuda):
+        if _is(other) != _is(first):
             raise LockError(
-                f"{name}: its architectures disagree: torch {first.torch} with CUDA {first.cuda} on "
-                f"{first.arch}, torch {other.torch} with CUDA {other.cuda} on {other.arch}",
+                f"{name}: its architectures disagree: torch {_is(first)} on {first.arch}, torch {_is(other)} on "
+                f"{other.arch}",
                 hint=f"buildctl lock --upgrade {name}",
             )
+
+
+def _is(claims: Claims) -> str:
+    return f"{claims.torch.partition('+')[0]}, {claims.kind.titled(claims.built_for)}"
 
 
 def _environment(templates: Path) -> jinja2.Environment:
@@ -170,8 +174,7 @@ def _render(template: jinja2.Template, context: Mapping[str, Any]) -> str:
 
 def _context(cell: Cell, each: Sequence[Claims], steps: Sequence[Step], template: str) -> dict[str, Any]:
     claims = each[0]
-    built_for = f"CUDA {claims.cuda}" if claims.cuda else "CPU only"
-    title = f"{cell.name}: PyTorch {claims.torch.partition('+')[0]}, {built_for}, Python {claims.python}"
+    title = f"{cell.name}: PyTorch {_is(claims)}, Python {claims.python}"
     return {
         "image": {
             "name": cell.name,
@@ -195,9 +198,7 @@ def _image_env(cell: Cell, claims: Claims) -> dict[str, str]:
         "USER": "torch",
         "TORCHINDUCTOR_CACHE_DIR": "/tmp/torchinductor",  # noqa: S108 - a path inside the image
     }
-    if claims.cuda:
-        # the floor of the CUDA major, not the exact minor: a host that would work must not be refused
-        env["NVIDIA_REQUIRE_CUDA"] = f"cuda>={claims.cuda.partition('.')[0]}.0"
+    env |= claims.kind.variables(claims.built_for)
     if "onnx" in cell.extras:
         env["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime's wheels report to their makers unless told not to
     return env | dict(cell.accelerator.env)

@@ -62,12 +62,29 @@ class Check:
     blocked: Callable[[Expected, Session], str] = never_blocked
 
 
-def is_cuda(expected: Expected) -> bool:
-    return expected.cuda is not None
+def is_for_gpu(expected: Expected) -> bool:
+    return expected.kind.gpu
 
 
-def is_not_cuda(expected: Expected) -> bool:
-    return expected.cuda is None
+def has_vendors_libraries(expected: Expected) -> bool:
+    return expected.kind.own_libraries
+
+
+def has_no_vendors_libraries(expected: Expected) -> bool:
+    return not expected.kind.own_libraries
+
+
+def claims_architectures(expected: Expected) -> bool:
+    """Nothing is claimed of kernels that are not read from torch's wheel."""
+    return expected.kind.architectures or not expected.kind.gpu
+
+
+def claims_cudnn(expected: Expected) -> bool:
+    return expected.cudnn is not None or not expected.kind.bundled
+
+
+def claims_nccl(expected: Expected) -> bool:
+    return expected.nccl is not None or not expected.kind.bundled
 
 
 def no_gpu(_: Expected, session: Session) -> str:
@@ -104,10 +121,18 @@ CHECKS = (
     Check(name="torchaudio", run="torch", questions=("torchaudio",), judge=judging.torchaudio),
     Check(name="cuda version", run="torch", questions=("torch",), judge=judging.cuda_version),
     Check(name="backends", run="torch", questions=("backends",), judge=judging.backends),
-    Check(name="gpu architectures", run="torch", questions=("gpu_architectures",), judge=judging.gpu_architectures),
+    Check(
+        name="gpu architectures",
+        run="torch",
+        questions=("gpu_architectures",),
+        judge=judging.gpu_architectures,
+        applies=claims_architectures,
+    ),
     Check(name="torch build", run="torch", questions=("torch",), judge=judging.torch_build, applies=claims_build),
-    Check(name="cudnn version", run="torch", questions=("libraries",), judge=judging.cudnn_version),
-    Check(name="nccl version", run="torch", questions=("libraries",), judge=judging.nccl_version),
+    Check(
+        name="cudnn version", run="torch", questions=("libraries",), judge=judging.cudnn_version, applies=claims_cudnn
+    ),
+    Check(name="nccl version", run="torch", questions=("libraries",), judge=judging.nccl_version, applies=claims_nccl),
     Check(name="glibc", run="torch", questions=("libraries",), judge=judging.glibc, applies=claims_glibc),
     Check(name="devices", run="torch", questions=("devices",), judge=judging.devices),
     Check(name="matmul on cpu", run="torch", questions=("matmul",), judge=judging.matmul_cpu),
@@ -118,7 +143,7 @@ CHECKS = (
         run="torch",
         questions=("without_gpu",),
         judge=judging.without_gpu,
-        applies=is_cuda,
+        applies=is_for_gpu,
         blocked=has_gpu,
     ),
     Check(
@@ -126,7 +151,7 @@ CHECKS = (
         run="torch",
         questions=("devices", "matmul", "convolution", "autograd", "gpu_architectures", "gpus"),
         judge=judging.gpu,
-        applies=is_cuda,
+        applies=is_for_gpu,
         blocked=no_gpu,
     ),
     Check(name="numpy", run="torch", questions=("numpy_bridge",), judge=judging.numpy_bridge),
@@ -139,10 +164,14 @@ CHECKS = (
         run="packages",
         questions=("nvidia", "distributions"),
         judge=judging.no_cuda,
-        applies=is_not_cuda,
+        applies=has_no_vendors_libraries,
     ),
     Check(
-        name="cuda libraries", run="packages", questions=("nvidia",), judge=judging.nvidia_environment, applies=is_cuda
+        name="cuda libraries",
+        run="packages",
+        questions=("nvidia",),
+        judge=judging.nvidia_environment,
+        applies=has_vendors_libraries,
     ),
     Check(name="console scripts", run="packages", questions=("console_scripts",), judge=judging.console_scripts),
     Check(name="pip check", run="packages", questions=("pip",), judge=judging.pip_check),

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from buildctl.accelerators import Kind, kind_of, version_of
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
     """`torch`, `torchvision` and `torchaudio` are versions as locked, None for what must not be there.
 
-    `python` is MAJOR.MINOR, `arch` Docker's word, `cuda` MAJOR.MINOR or None. `built` and `never` are backends that
-    must and must not be compiled in: cuda, cudnn, rocm, mps, xpu, mkldnn, mkl, openmp, nccl, gloo. `distributions` maps
-    every installed distribution's normalized name (PEP 503) to its version. `gpu_architectures` (sm_.., compute_..) is
-    None when nothing is claimed, and so are `build` (what torch calls itself), `cudnn`, `nccl` and `glibc` (lowest).
-    `labels` are the claims in the image's labels, by name. `system` is what Python's `platform` calls it, and `native`
-    says that this is an environment on the machine itself; with `environment` it is anybody's, not made from a lock,
-    and what it claims was read from its files. `files` maps distributions to their locked wheels' names.
+    `python` is MAJOR.MINOR, `arch` Docker's word; `cuda`, `rocm` and `xpu` are MAJOR.MINOR or None. `built` and `never`
+    are backends that must and must not be compiled in: cuda, cudnn, rocm, mps, xpu, mkldnn, mkl, openmp, nccl, gloo.
+    `distributions` maps every installed distribution's normalized name (PEP 503) to its version. `gpu_architectures`
+    (sm_.., compute_..) is None when nothing is claimed, and so are `build` (what torch calls itself), `cudnn`, `nccl`
+    and `glibc` (lowest). `labels` are the claims in the image's labels, by name. `system` is what Python's `platform`
+    calls it, and `native` says that this is an environment on the machine itself; with `environment` it is anybody's,
+    not made from a lock, and what it claims was read from its files. `files` maps distributions to their locked wheels'
+    names.
     `extras` are the matrix's, `apt` the image's own Debian packages, which may bring Python packages of Debian's.
     `unclaimed` are findings about which an image of others claims nothing, with the reason: they are NOT RUN.
     """
@@ -28,6 +31,8 @@ class Expected:
     arch: str
     accelerator: str
     cuda: str | None = None
+    rocm: str | None = None
+    xpu: str | None = None
     built: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
     flavour: str = "runtime"
@@ -45,3 +50,12 @@ class Expected:
     extras: tuple[str, ...] = ()
     apt: tuple[str, ...] = ()
     unclaimed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self, native=self.native)
+
+    @property
+    def built_for(self) -> str | None:
+        """MAJOR.MINOR of what torch is built for."""
+        return version_of(self.kind, self)

@@ -11,6 +11,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
+from buildctl.accelerators import VERSIONED, short_version
 from buildctl.claims import runs_on
 from buildctl.probes.expected import Expected
 from buildctl.report import Status
@@ -87,11 +88,16 @@ def same_version(wanted: str, reported: str) -> bool:
 
 
 def cuda_version(expected: Expected, value: Any) -> Verdict:
-    if value["hip"] is not None:
-        return differs("CUDA", expected.cuda, f"a ROCm build ({value['hip']})")
-    if value["cuda"] != expected.cuda:
-        return differs("CUDA", expected.cuda or "none (a CPU build)", value["cuda"] or "none (a CPU build)")
-    return passed(f"built for CUDA {value['cuda']}" if value["cuda"] else "built without CUDA")
+    """Of CUDA, ROCm and XPU at once: torch is built for one of them at most."""
+    said = {"cuda": value["cuda"], "rocm": value["hip"], "xpu": value.get("xpu")}
+    found = next((kind for kind in VERSIONED if said[kind.name] is not None), None)
+    version, wanted = said[found.name] if found else None, expected.built_for
+    if found != (expected.kind if wanted else None):
+        other = f"{found.build} ({version})" if found else "none (a CPU build)"
+        return differs(expected.kind.label, wanted or "only", other)
+    if version is not None and short_version(version) != wanted:
+        return differs(expected.kind.label, wanted, version)
+    return passed(f"built for {expected.kind.titled(wanted)}" if wanted else "built without CUDA")
 
 
 def backends(expected: Expected, value: Mapping[str, Any]) -> Verdict:
@@ -191,7 +197,7 @@ def two_processes(_: Expected, value: Any) -> Verdict:
 def gpu_architectures(expected: Expected, value: list[str]) -> Verdict:
     if not isinstance(value, list):
         raise TypeError(value)
-    if expected.cuda is None:
+    if not expected.kind.architectures:
         return failed(f"expected none, image reports {' '.join(value)}") if value else passed("none, as declared")
     claimed = expected.gpu_architectures
     if claimed is not None and sorted(claimed) != sorted(value):
@@ -202,7 +208,7 @@ def gpu_architectures(expected: Expected, value: list[str]) -> Verdict:
 def devices(expected: Expected, value: Mapping[str, Any]) -> Verdict:
     """A device may appear only where its backend is declared; that none appears is not this finding's business."""
     appeared = [name for name, device in value.items() if device["available"]]
-    allowed = {"cpu", *expected.built}
+    allowed = {"cpu", *expected.built, *filter(None, [expected.kind.device])}
     if "cpu" not in appeared:
         return failed("expected the device cpu, image reports none")
     if wrong := [name for name in appeared if name not in allowed]:
@@ -216,8 +222,8 @@ def without_gpu(expected: Expected, value: Any) -> Verdict:
     if value["picked"] != "cpu" or value["sum"] != 8.0:
         return differs("the fallback to compute", "on cpu 8.0", f"on {value['picked']} {value['sum']}")
     if value["refusal"] is None:
-        return failed("expected an error for device='cuda' without a GPU, image made a tensor")
-    return passed(f"built for CUDA {expected.cuda}, no device, falls back to cpu")
+        return failed(f"expected an error for device={expected.kind.device!r} without a GPU, image made a tensor")
+    return passed(f"built for {expected.kind.titled(expected.built_for)}, no device, falls back to cpu")
 
 
 def _errors(value: Mapping[str, float], device: str) -> Verdict:
@@ -246,34 +252,45 @@ def _training(value: Any, device: str) -> Verdict:
     return passed(f"loss {before:.2g} -> {after:.1e}")
 
 
-def gpu(_: Expected, value: Any) -> Verdict:
+def gpu(expected: Expected, value: Any) -> Verdict:
     """`value` holds the answers to devices, matmul, convolution, autograd, gpu_architectures and gpus."""
-    found = [name for name in value["matmul"] if name.startswith("cuda:")]
+    kind = expected.kind
+    found = [name for name in value["matmul"] if name.partition(":")[0] == kind.device]
     if not found:
-        why = value["devices"].get("cuda", {}).get("problem")
-        return failed("expected the host's GPU to appear, image reports no CUDA device" + (f"\n  {why}" if why else ""))
+        why = value["devices"].get(kind.device, {}).get("problem")
+        seen = f"expected the host's GPU to appear, image reports no device {kind.device}"
+        return failed(seen + (f"\n  {why}" if why else ""))
     for device in found:
         for verdict in (
             _errors(value["matmul"], device),
             _errors(value["convolution"], device),
             _training(value["autograd"], device),
-            _gpu(value["gpus"]["devices"][device], value["gpu_architectures"], device),
         ):
             if verdict[0] is not Status.PASSED:
                 return verdict
+    names = ", ".join(value["devices"][kind.device]["names"]) or f"{len(found)} devices {kind.device}"
+    computes = f"computes on {names}, relative error {max(value['matmul'][d] for d in found):.1e}"
+    return _memory_and_nccl(expected, value, found, computes) if kind.bundled else passed(computes)
+
+
+def _memory_and_nccl(expected: Expected, value: Any, found: Sequence[str], computes: str) -> Verdict:
+    for device in found:
+        architectures = value["gpu_architectures"] if expected.kind.architectures else None
+        verdict = _gpu(value["gpus"]["devices"][device], architectures, device)
+        if verdict[0] is not Status.PASSED:
+            return verdict
     if value["gpus"]["nccl"] != 3.0:
         return differs("NCCL's sum over one process", 3.0, value["gpus"]["nccl"])
-    worst = max(value["matmul"][d] for d in found)
-    names = ", ".join(value["devices"]["cuda"]["names"])
-    return passed(f"computes on {names}, relative error {worst:.1e}; NCCL starts, memory is given back")
+    return passed(f"{computes}; NCCL starts, memory is given back")
 
 
 BFLOAT16 = 1e-2  # its mantissa has 8 bits
 
 
-def _gpu(value: Mapping[str, Any], architectures: Sequence[str], device: str) -> Verdict:
+def _gpu(value: Mapping[str, Any], architectures: Sequence[str] | None, device: str) -> Verdict:
+    """`architectures` is None where they are not NVIDIA's, and so not to be compared with a capability."""
     capability = tuple(value["capability"])
-    if not runs_on(architectures, capability):
+    if architectures is not None and not runs_on(architectures, capability):
         own = f"sm_{capability[0]}{capability[1]}"
         return failed(f"on {device}: expected kernels for {own}, image has {' '.join(architectures)}")
     if value["bf16"] is not None and not value["bf16"] <= BFLOAT16:

@@ -52,7 +52,7 @@ class Session(Protocol):
 
     @property
     def gpus(self) -> bool:
-        """Whether commands see the host's NVIDIA GPUs; `gpus_reason` says why not."""
+        """Whether commands see the host's GPUs of the kind that the image is built for; `gpus_reason` says why not."""
 
     @property
     def gpus_reason(self) -> str: ...

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -14,11 +15,13 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest
 
+from buildctl.accelerators import Kind
 from buildctl.daemon import connected, is_here
 from buildctl.errors import EngineError, RuntimeUnavailableError, ToolError
 from buildctl.load import load
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV, ImageRef, Outcome
+from buildctl.runtimes.gpu_files import EMULATED, NOT_FOR_GPUS, files_here, kind_of_image
 
 LABEL = "buildctl.deadline"  # seconds since 1970, after which anybody may remove the container
 SLACK = 60.0  # seconds over a command's own deadline before its container counts as left behind
@@ -66,12 +69,13 @@ class DockerSession:
     emulated: str | None
     gpus_reason: str
     device_request: DeviceRequest | None
+    device_files: tuple[str, ...]
     extra_env: Mapping[str, str]
     init: bool = True
 
     @property
     def gpus(self) -> bool:
-        return self.device_request is not None
+        return self.device_request is not None or bool(self.device_files)
 
     @property
     def ownership(self) -> bool:
@@ -130,6 +134,8 @@ class DockerSession:
             tmpfs={"/tmp": "rw,exec,nosuid,nodev,mode=1777"} if read_only else None,  # noqa: S108 - in the container
             network_mode="bridge" if network else "none",
             device_requests=[self.device_request] if self.device_request else None,
+            devices=[f"{path}:{path}:rw" for path in self.device_files] or None,
+            group_add=_groups(self.device_files) or None,
             init=init,
             # a program that prints without end fills no disk
             log_config=docker.types.LogConfig(type="json-file", config={"max-size": "8m", "max-file": "2"}),
@@ -148,8 +154,11 @@ def _open(client: docker.DockerClient, image: ImageRef, tag: str) -> DockerSessi
     info = client.info()
     native = ARCHITECTURES.get(str(info.get("Architecture")), str(info.get("Architecture")))
     emulated = None if image.arch == native else EMULATORS.get(image.arch, f"qemu-{image.arch}")
-    wants_gpus = any(name == "NVIDIA_VISIBLE_DEVICES" for name, _ in image.config.env)
-    request, reason = gpu_request(info, wants=wants_gpus, emulated=emulated)
+    kind = kind_of_image(image.config)
+    request, reason = gpu_request(info, kind=kind, emulated=emulated)
+    files: tuple[str, ...] = ()
+    if kind.files is not None and not emulated:
+        files, reason = files_here(kind) if is_here(client) else ((*kind.files.needed, "/dev/dri"), "")
     session = DockerSession(
         client=client,
         tag=tag,
@@ -159,18 +168,30 @@ def _open(client: docker.DockerClient, image: ImageRef, tag: str) -> DockerSessi
         emulated=emulated,
         gpus_reason=reason,
         device_request=request,
+        device_files=files,
     )
     return _tried(session, image.arch)
 
 
-def gpu_request(info: Mapping[str, Any], *, wants: bool, emulated: str | None) -> tuple[DeviceRequest | None, str]:
+def _groups(files: Sequence[str]) -> list[str]:
+    """Owners of these device files here, by number: any user of the image may then open them."""
+    found = set()
+    for path in files:
+        with suppress(OSError):
+            found.add(str(Path(path).stat().st_gid))
+    return sorted(found - {"0"})
+
+
+def gpu_request(info: Mapping[str, Any], *, kind: Kind, emulated: str | None) -> tuple[DeviceRequest | None, str]:
     """All NVIDIA GPUs of the daemon whose `docker info` this is, as `--gpus all` or `--device nvidia.com/gpu=all` asks
     for them; None and the reason where there are none.
     """
-    if not wants:
-        return None, "not an image for GPUs"
+    if not kind.gpu:
+        return None, NOT_FOR_GPUS
     if emulated:
-        return None, "no GPU reaches an emulated image"
+        return None, EMULATED
+    if kind.files is not None:
+        return None, ""
     if "nvidia" in (info.get("Runtimes") or {}):
         return DeviceRequest(count=-1, capabilities=[["gpu"]]), ""
     devices = [str(device.get("ID", "")) for device in info.get("DiscoveredDevices") or ()]
@@ -193,7 +214,7 @@ def _tried(session: DockerSession, arch: str) -> DockerSession:
         return _tried(replace(session, extra_env={}), arch)
     if session.gpus:  # a driver that is broken or gone
         reason = f"the Docker daemon cannot pass its GPU on: {said}"
-        return _tried(replace(session, device_request=None, gpus_reason=reason), arch)
+        return _tried(replace(session, device_request=None, device_files=(), gpus_reason=reason), arch)
     if session.emulated:
         raise RuntimeUnavailableError(
             f"the Docker daemon cannot run {session.platform} images: {said}",

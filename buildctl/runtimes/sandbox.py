@@ -12,8 +12,9 @@ from pathlib import Path
 from buildctl.errors import RuntimeUnavailableError, ToolError
 from buildctl.oci.image import ImageConfig
 from buildctl.runtimes.api import ImageRef, Outcome
+from buildctl.runtimes.gpu_files import kind_of_image
 from buildctl.runtimes.sandbox_emulation import HINT, Emulator, find_emulators, kernel_files, native_arch
-from buildctl.runtimes.sandbox_gpu import Passthrough, find_gpus
+from buildctl.runtimes.sandbox_gpu import Passthrough, passthrough
 from buildctl.runtimes.sandbox_ids import Ids, find_ids, own_map
 from buildctl.runtimes.sandbox_process import Launched, launch
 from buildctl.runtimes.sandbox_shield import POLICY
@@ -76,12 +77,7 @@ def open_session(
     those that the files of `tree` belong to, None when all belong to the caller.
     """
     stage.mkdir(parents=True, exist_ok=True)
-    wants_gpus = any(name == "NVIDIA_VISIBLE_DEVICES" for name, _ in config.env)
-    gpu = Passthrough(reason="not an image for GPUs")
-    if wants_gpus:
-        gpu = Passthrough(reason="no GPU reaches an emulated image")
-        if arch == native_arch():
-            gpu = find_gpus(arch, as_others=ids is not None)
+    gpu = passthrough(kind_of_image(config), arch, emulated=arch != native_arch(), as_others=ids is not None)
     if gpu.available and tree.merged:
         gpu = Passthrough(reason="GPUs need overlayfs in the sandbox")
     session = SandboxSession(tree=tree, config=config, stage=stage, emulator=None, gpu=gpu, ids=ids)

@@ -1,4 +1,6 @@
-"""What the NVIDIA container toolkit would put into a container: device nodes, the driver's libraries, nvidia-smi."""
+"""What a container engine would put into a container for a GPU. For NVIDIA's, as its container toolkit does: device
+nodes, the driver's libraries and nvidia-smi; for ROCm and XPU the device files.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from buildctl.accelerators import Kind
 from buildctl.run import run, which
+from buildctl.runtimes.gpu_files import EMULATED, NOT_FOR_GPUS, files_here
 
 TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 # The driver's side of CUDA (NVIDIA_DRIVER_CAPABILITIES=compute,utility); everything else comes with the image.
@@ -33,6 +37,22 @@ class Passthrough:
         return bool(self.binds)
 
 
+def passthrough(kind: Kind, arch: str, *, emulated: bool, as_others: bool = False) -> Passthrough:
+    """The GPUs of this host that an image of that kind can use. The ids of the sandbox are nobody's here with
+    `as_others`.
+    """
+    if not kind.gpu:
+        return Passthrough(reason=NOT_FOR_GPUS)
+    if emulated:
+        return Passthrough(reason=EMULATED)
+    if kind.files is None:
+        return find_gpus(arch, as_others=as_others)
+    files, reason = files_here(kind)
+    if as_others and (shut := _shut(map(Path, files))):
+        return Passthrough(reason=shut)
+    return Passthrough(binds=tuple((path, path.lstrip("/"), True) for path in files), reason=reason)
+
+
 def find_gpus(
     arch: str, *, dev: Path = Path("/dev"), libraries: Iterable[Path] | None = None, as_others: bool = False
 ) -> Passthrough:
@@ -47,8 +67,8 @@ def find_gpus(
     missing = sorted({"nvidiactl", "nvidia-uvm"} - names)
     if missing:
         return Passthrough(reason=f"/dev/{missing[0]} is missing on this host (run `nvidia-modprobe -u`)")
-    if as_others and (closed := [p for p in nodes if p.stat().st_mode & 0o6 != 0o6]):
-        return Passthrough(reason=f"{closed[0]} is not open to everybody, and root in a sandbox is not root here")
+    if as_others and (shut := _shut(nodes)):
+        return Passthrough(reason=shut)
     found = {
         p.name: p for p in (_host_libraries(arch) if libraries is None else libraries) if _LIBRARY.fullmatch(p.name)
     }
@@ -60,6 +80,12 @@ def find_gpus(
     if smi := which("nvidia-smi"):
         binds.append((str(smi), "usr/bin/nvidia-smi", False))
     return Passthrough(binds=tuple(binds))
+
+
+def _shut(nodes: Iterable[Path]) -> str:
+    """Why the ids of a sandbox, which are nobody's here, cannot open one of these devices; empty when they can."""
+    found = next((p for p in nodes if p.stat().st_mode & 0o6 != 0o6), None)
+    return f"{found} is not open to everybody, and root in a sandbox is not root here" if found else ""
 
 
 def _host_libraries(arch: str) -> list[Path]:

@@ -213,14 +213,17 @@ def serving(server: Server) -> Iterator[Server]:
         thread.join(5)
 
 
-def wheel(filename: str, *, requires: Sequence[str] = (), content: str = "") -> bytes:
-    """A tiny valid wheel; `content` makes two of the same name differ."""
+def wheel(
+    filename: str, *, requires: Sequence[str] = (), content: str = "", more: Mapping[str, str] | None = None
+) -> bytes:
+    """A tiny valid wheel; `content` makes two of the same name differ, `more` are files besides its one module."""
     name, version, _, tags = parse_wheel_filename(filename)
     module, info = name.replace("-", "_"), "-".join(filename.split("-")[:2]) + ".dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     metadata += "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
     files = {
         f"{module}/__init__.py": f"# {content}\n",
+        **(more or {}),
         f"{info}/METADATA": metadata,
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n"
         + "".join(f"Tag: {tag}\n" for tag in sorted(map(str, tags))),
@@ -232,6 +235,23 @@ def wheel(filename: str, *, requires: Sequence[str] = (), content: str = "") -> 
         for path, text in files.items():
             archive.writestr(zipfile.ZipInfo(path), text)
     return buffer.getvalue()
+
+
+def torch_wheel(
+    filename: str,
+    *,
+    requires: Sequence[str] = (),
+    cuda: str | None = None,
+    hip: str | None = None,
+    xpu: str | None = None,
+) -> bytes:
+    """A torch that is nothing but what is read from its wheel: what it is built for, and GPU architectures if CUDA."""
+    version = parse_wheel_filename(filename)[1]
+    said = {"cuda": cuda, "hip": hip, "xpu": xpu}
+    lines = [f"__version__ = '{version}'", *(f"{name}: Optional[str] = {text!r}" for name, text in said.items())]
+    library = "\x7fELF\0sm_80 sm_90 compute_90\0" if cuda else "\x7fELF\0"
+    more = {"torch/version.py": "\n".join(lines) + "\n", "torch/lib/libtorch_python.so": library}
+    return wheel(filename, requires=requires, more=more)
 
 
 def _hash(text: str) -> str:

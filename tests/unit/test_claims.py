@@ -13,7 +13,6 @@ import pytest
 from buildctl.claiming import architectures, assignments, differences, facts_from_file, kept_claims, links_to_metal
 from buildctl.claims import (
     Claims,
-    check_facts,
     claim_labels,
     claims_of,
     claims_path,
@@ -172,17 +171,25 @@ def test_the_known_architectures_of_the_default_images(project: Project) -> None
     ("change", "words"),
     [
         ({"torch": "2.6.1+cu124"}, r"torch 2\.6\.1\+cu124 inside, the lock says 2\.6\.0"),
-        ({"cuda": "12.5"}, r"CUDA 12\.5, the lock holds a runtime of CUDA 12\.4"),
-        ({"cuda": None}, r"without CUDA, the lock holds a runtime of CUDA 12\.4"),
+        (
+            {"cuda": "12.5"},
+            r"built for CUDA 12\.5 \(torch/version\.py .*, the lock says built for CUDA 12\.4",
+        ),
+        ({"cuda": None}, r"says CUDA, .* which is a CPU build"),
+        ({"cuda": None, "hip": "6.2.41133-dd7f"}, r"says CUDA, .* which is built for ROCm 6\.2 .*, not a CUDA build"),
         ({"gpu_architectures": ()}, "names no GPU architecture"),
         ({"mps": True}, "links to Metal, the matrix says never: mps"),
     ],
 )
-def test_a_wheel_that_is_not_what_the_lock_says_is_refused(change: dict[str, object], words: str) -> None:
+def test_a_wheel_that_is_not_what_the_lock_says_is_refused(
+    project: Project, change: dict[str, object], words: str
+) -> None:
     claims = read_claims(ROOT / "images" / "cuda-2.6" / "claims.amd64.json")
     assert claims.facts is not None
+    cell = cell_of(project, "cuda-2.6", "amd64")
+    lock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
     with pytest.raises(LockError, match=words):
-        check_facts(claims, dataclasses.replace(claims.facts, **change))  # type: ignore[arg-type]
+        claims_of(cell, lock, dataclasses.replace(claims.facts, **change))  # type: ignore[arg-type]
 
 
 # the file

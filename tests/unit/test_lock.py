@@ -14,13 +14,13 @@ from buildctl.lock import (
     LockedWheel,
     WheelLock,
     changes,
-    check_build,
     format_wheel_lock,
     inputs_of,
     is_stale,
     lock_path,
     parse_wheel_lock,
     read_wheel_lock,
+    refuse_another_build,
     write_wheel_lock,
 )
 from buildctl.matrix import Cell, load_matrix
@@ -61,7 +61,7 @@ LOCK = WheelLock(
 def test_every_default_cell_is_locked_fresh_and_true(cell: Cell) -> None:
     lock = read_wheel_lock(lock_path(ROOT / "images", cell))
     assert is_stale(cell, lock) is None
-    check_build(cell, lock.wheels)
+    refuse_another_build(cell, lock.wheels)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "images").glob("*/requirements.*.txt")), ids=lambda p: p.parent.name)

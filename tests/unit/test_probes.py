@@ -38,6 +38,10 @@ GRACE = replace(CUDA, arch="arm64", files={"cusparselt": "cusparselt-0.8.1-py3-n
 SBSA, SBSA_TAG = "cusparselt 0.8.1 is not supported on this platform", "py3-none-manylinux2014_sbsa"
 CPU = replace(CUDA, accelerator="cpu", cuda=None, built=(), never=("cuda", "mps"))
 
+ROCM = replace(CPU, accelerator="rocm", rocm="6.2", built=("rocm",), never=("mps", "xpu"))
+XPU = replace(CPU, accelerator="xpu", xpu="2025.0", built=("xpu",), never=("cuda", "rocm", "mps"))
+HERE = {"available": True, "names": ["x"]}
+
 
 def outcome(stdout: str = "", *, code: int | None = 0, stderr: str = "", seconds: float = 1.0) -> Outcome:
     return Outcome(returncode=code, stdout=stdout, stderr=stderr, timed_out=code is None, seconds=seconds)
@@ -153,8 +157,14 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging.torchvision, CUDA, None, "expected torchvision 0.21.0, image reports none"),
     (judging.torchaudio, CUDA, "2.6.0", "expected torchaudio not to be there, image reports 2.6.0"),
     (judging.cuda_version, CUDA, changed("torch", cuda="12.6"), "expected CUDA 12.4, image reports 12.6"),
-    (judging.cuda_version, CPU, GOOD["torch"], "expected CUDA none (a CPU build), image reports 12.4"),
+    (judging.cuda_version, CPU, GOOD["torch"], "expected CPU only, image reports a CUDA build (12.4)"),
     (judging.cuda_version, CPU, changed("torch", cuda=None, hip="6.1"), "a ROCm build (6.1)"),
+    (judging.cuda_version, CUDA, changed("torch", cuda=None), "expected CUDA 12.4, image reports none (a CPU build)"),
+    (judging.cuda_version, ROCM, changed("torch", cuda=None, hip="6.3.1-a"), "ROCm 6.2, image reports 6.3.1-a"),
+    (judging.cuda_version, ROCM, GOOD["torch"], "expected ROCm 6.2, image reports a CUDA build (12.4)"),
+    (judging.cuda_version, XPU, changed("torch", cuda=None), "expected XPU 2025.0, image reports none (a CPU build)"),
+    (judging.gpu, XPU, on_gpu(), "expected the host's GPU to appear, image reports no device xpu"),
+    (judging.devices, CPU, {"cpu": HERE, "xpu": HERE}, "expected no device xpu, image reports it as available"),
     (judging.backends, CUDA, {"cuda": False, "mkldnn": True}, "expected cuda to be built in, image reports: mkldnn"),
     (judging.backends, CPU, {"cuda": True}, "expected no cuda in this build, image reports: cuda"),
     (judging.gpu_architectures, CPU, ["sm_90"], "expected none, image reports sm_90"),
@@ -168,7 +178,7 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging.matmul_cpu, CUDA, {"cpu": 0.5}, "image computes 0.5"),
     (judging.matmul_cpu, CUDA, {"cpu": float("nan")}, "image computes nan"),
     (judging.autograd_cpu, CUDA, {"cpu": [1.0, 0.9]}, "image trains 1 -> 0.9"),
-    (judging.gpu, CUDA, {"matmul": {"cpu": 0.0}, "convolution": {}, "autograd": {}, "devices": {}}, "no CUDA device"),
+    (judging.gpu, CUDA, {"matmul": {"cpu": 0.0}, "convolution": {}, "autograd": {}, "devices": {}}, "no device cuda"),
     (judging.gpu, CUDA, on_gpu() | {"convolution": {"cuda:0": 1.0}}, "on cuda:0: expected an error of at most"),
     (judging.gpu, CUDA, on_gpu(capability=[12, 0]), "expected kernels for sm_120, image has sm_80 sm_90"),
     (judging.gpu, CUDA, on_gpu(bf16=0.3), "expected bfloat16 within 0.01, image computes 0.3"),
@@ -282,7 +292,7 @@ class Recorded:
         return self.outcome
 
 
-@pytest.mark.parametrize("expected", [CUDA, CPU, replace(CUDA, flavour="devel")])
+@pytest.mark.parametrize("expected", [CUDA, CPU, ROCM, XPU, replace(CUDA, flavour="devel")])
 def test_an_image_where_nothing_works_passes_nothing(expected: Expected) -> None:
     session = Recorded(outcome(code=127, stderr="python: not found"))
     findings = list(findings_of(session, expected))
@@ -290,7 +300,7 @@ def test_an_image_where_nothing_works_passes_nothing(expected: Expected) -> None
     statuses = {f.name: f.status for f in findings}
     assert Status.PASSED not in statuses.values()
     not_run = {name for name, status in statuses.items() if status is Status.NOT_RUN}
-    assert not_run == ({"works on the gpu"} if expected.cuda else set()) | (
+    assert not_run == ({"works on the gpu"} if expected.kind.gpu else set()) | (
         set() if expected.flavour == "devel" else {"torch.compile"}
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from buildctl.accelerators import CPU, CUDA
 from buildctl.daemon import connect
 from buildctl.errors import RuntimeUnavailableError
 from buildctl.runtimes.api import ImageRef, Runtime
@@ -83,18 +84,18 @@ NONE: dict[str, Any] = {"Runtimes": {"runc": {"path": "runc"}}, "CDISpecDirs": [
     ids=["runtime", "cdi", "cdi without all"],
 )
 def test_gpus_are_asked_for_as_the_daemon_can_pass_them(info: dict[str, Any], request_: dict[str, Any]) -> None:
-    assert gpu_request(info, wants=True, emulated=None) == (request_, "")
+    assert gpu_request(info, kind=CUDA, emulated=None) == (request_, "")
 
 
 @pytest.mark.parametrize("info", [OTHER_CDI, NONE, {}], ids=["other devices", "none", "old"])
 def test_without_gpus_the_reason_is_the_daemon(info: dict[str, Any]) -> None:
-    assert gpu_request(info, wants=True, emulated=None) == (None, NO_GPU)
+    assert gpu_request(info, kind=CUDA, emulated=None) == (None, NO_GPU)
 
 
 @pytest.mark.parametrize("info", [RUNTIME, CDI], ids=["runtime", "cdi"])
 def test_no_gpu_for_images_that_cannot_use_one(info: dict[str, Any]) -> None:
-    assert gpu_request(info, wants=False, emulated=None) == (None, "not an image for GPUs")
-    assert gpu_request(info, wants=True, emulated="qemu-aarch64") == (None, "no GPU reaches an emulated image")
+    assert gpu_request(info, kind=CPU, emulated=None) == (None, "not an image for GPUs")
+    assert gpu_request(info, kind=CUDA, emulated="qemu-aarch64") == (None, "no GPU reaches an emulated image")
 
 
 @pytest.mark.parametrize(

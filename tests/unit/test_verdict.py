@@ -30,6 +30,8 @@ WANTED: Mapping[str, tuple[Kind, ...]] = {
     "mixed-gpus": (G, G, G, N, N, N, N, N),
     "podman-cdi": (G, G, C, N, N, N, N, N),
     "no-gpu": (C, C, C, E, E, N, N, N),
+    "amd-gpu": (C, C, C, N, N, N, N, N),
+    "intel-gpu": (C, C, C, N, N, N, N, N),
     "arm64-server": (N, N, C, C, C, N, N, N),
     "m3-docker-desktop": (E, E, C, C, C, G, G, G),
     "m3-rosetta-python": (E, E, C, C, C, N, N, N),

@@ -26,6 +26,7 @@ def about_torch():
         "version": torch.__version__,
         "cuda": torch.version.cuda,
         "hip": getattr(torch.version, "hip", None),
+        "xpu": getattr(torch.version, "xpu", None),
         "git": getattr(torch.version, "git_version", None),
         "path": os.path.dirname(torch.__file__),
     }
@@ -203,10 +204,12 @@ def without_gpu():
     """What the idiom of every training script picks, and how clear the answer to asking for a GPU anyway is."""
     import torch
 
-    picked = str(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    name = "xpu" if backends()["xpu"] else "cuda"  # a ROCm build calls its devices cuda
+    there = available("xpu") if name == "xpu" else torch.cuda.is_available()
+    picked = str(torch.device(name if there else "cpu"))
     total = float(torch.ones(8, device=picked).sum())
     try:
-        torch.ones(1, device="cuda")
+        torch.ones(1, device=name)
         refusal = None
     except (RuntimeError, AssertionError) as error:
         refusal = str(error).strip().splitlines()[0]

@@ -1,0 +1,95 @@
+"""What matrix.yaml says an accelerator is: its name, `kind`, `cuda`, `rocm` and `devices`, compared with each other
+before anything is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from buildctl import yamlfile
+from buildctl.accelerators import KINDS, MPS, Kind, agrees, claim_in_name
+from buildctl.cells import VERSION_KEYS, VersionClaim
+
+
+def read_kind(
+    document: yamlfile.Document, name: str, value: Mapping[str, Any]
+) -> tuple[Kind | None, tuple[VersionClaim, ...]]:
+    """The kind that an accelerator claims to be, and the versions. Notes claims that contradict each other."""
+    said = list(_kinds(name, value))
+    for key, other in said[1:]:
+        if other != said[0][1]:
+            first = _shown(name, said[0][0])
+            where: yamlfile.Path = ("accelerators", name, key) if key else ("accelerators", name)
+            document.problem(where, f"{_shown(name, key)} says {other.label}, but {first} says {said[0][1].label}")
+    kind = said[0][1] if said else None
+    if kind is not None and kind.native and "native" not in value:
+        document.problem(("accelerators", name), f"{kind.label} is never in a container (native: macos)")
+    claims = tuple(_claims(document, name, value))
+    for one, two in pairwise(claims):
+        if not any(agrees(a, b) for a in one.versions for b in two.versions):
+            document.problem(
+                ("accelerators", name),
+                f"{one.where} says {' or '.join(one.versions)}, {two.where} says {' or '.join(two.versions)}",
+            )
+    return kind, claims
+
+
+def _kinds(name: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Kind]]:
+    """(key that says so or nothing for the name, kind), what is declared first."""
+    yield from ((key, KINDS[key]) for key in VERSION_KEYS if key in value)
+    if "kind" in value:
+        yield "kind", KINDS[value["kind"]]
+    if "native" in value:
+        yield "native", MPS
+    if (claim := claim_in_name(name)) is not None:
+        yield "", claim.kind
+
+
+def _shown(name: str, key: str) -> str:
+    return f"the key '{key}'" if key else f"the name {name!r}"
+
+
+def _claims(document: yamlfile.Document, name: str, value: Mapping[str, Any]) -> Iterator[VersionClaim]:
+    for key in VERSION_KEYS:
+        if key in value:
+            yield VersionClaim(versions=(value[key],), where=_place(document, name, key))
+    claim = claim_in_name(name)
+    if claim is not None and claim.versions:
+        yield VersionClaim(versions=claim.versions, where=f"the name {name} in {_place(document, name)}")
+
+
+def read_devices(
+    document: yamlfile.Document, name: str, value: Mapping[str, Any], kind: Kind | None
+) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Backends that must and must not be built in, as far as `devices` says; notes what contradicts itself or the
+    kind.
+    """
+    devices: Mapping[str, Any] = value.get("devices", {})
+    built, never = (tuple(devices[key]) if key in devices else None for key in ("built", "never"))
+    here: yamlfile.Path = ("accelerators", name, "devices")
+    for device in sorted(set(built or ()) & set(never or ())):
+        document.problem(here, f"{device} is both under built and under never")
+    if kind is None:
+        return built, never
+    if kind.backend in (never or ()) and kind.backend not in (built or ()):
+        document.problem(here, f"{kind.backend} is under never, but the accelerator is of kind {kind.name}")
+    if built is not None and kind.backend is not None and kind.backend not in built:
+        document.problem(here, f"{kind.backend} is not under built, but the accelerator is of kind {kind.name}")
+    for device in built or ():
+        if device in kind.never and device not in (never or ()):
+            document.problem(here, f"{device} is under built, but the accelerator is of kind {kind.name}")
+    return built, never
+
+
+def places(document: yamlfile.Document, name: str, value: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """See `Accelerator.places`."""
+    keys = ("", *(key for key in value if key in {*VERSION_KEYS, "kind", "index"}))
+    return tuple((key, _place(document, name, key)) for key in keys)
+
+
+def _place(document: yamlfile.Document, name: str, key: str = "") -> str:
+    path: yamlfile.Path = ("accelerators", name, key) if key else ("accelerators", name)
+    return f"{yamlfile.show(path)} ({Path(document.source).name} line {document.lines[path]})"

@@ -1,0 +1,245 @@
+"""What each kind of accelerator means: the one table that matrix, locks, claims, Dockerfiles, tags, probes, runtimes
+and `check` read. The locked torch decides which kind an image is of, never the accelerator's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFiles:
+    """What a container needs of the host's /dev: every file of `needed`, and a render node in /dev/dri of a GPU by
+    `vendor` (a PCI id, as in /sys/class/drm/*/device/vendor).
+    """
+
+    maker: str
+    vendor: str
+    needed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """How images of one kind of accelerator behave. Two are equal when their names are.
+
+    `name` is also the name of the claim that holds the version. In texts, {version} is MAJOR.MINOR of what torch is
+    built for, {major} the first part of it, {accelerator} the accelerator's own name.
+
+    - `title`: what the image is built for, for people; `variant`: its part of a tag
+    - `backend`: torch's word for what is compiled in; `never`: backends that must not be; `device`: what torch calls
+      the GPUs it sees (ROCm builds call them cuda)
+    - `local`: torch's local version, with the version in a group; `runtime`: the distribution whose version says what
+      torch is built for; `vendor`: how distributions begin that only such images hold
+    - `environment`: variables of the images; `marks`: variables by which images of others are told
+    - `files`: device files that a runtime passes; None where the vendor's container toolkit does that, or nothing
+    - `driver_floors`: lowest driver by major version; None where nobody here knows
+    - `own_libraries`: the images hold the vendor's libraries, cuDNN and NCCL with claims; `bundled`: torch's entry
+      points to those two answer, be it for libraries inside torch, about which nothing is claimed
+    - `architectures`: what kernels are compiled for is read from torch's wheel, and claimed
+    - `major_digits`: of a version that is written without dots
+    """
+
+    name: str
+    title: str = field(compare=False)
+    variant: str = field(compare=False)
+    label: str = field(compare=False)
+    backend: str | None = field(default=None, compare=False)
+    never: tuple[str, ...] = field(default=(), compare=False)
+    device: str | None = field(default=None, compare=False)
+    local: re.Pattern[str] | None = field(default=None, compare=False)
+    runtime: re.Pattern[str] | None = field(default=None, compare=False)
+    vendor: str | None = field(default=None, compare=False)
+    environment: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    marks: tuple[str, ...] = field(default=(), compare=False)
+    files: DeviceFiles | None = field(default=None, compare=False)
+    driver_floors: Mapping[int, str] | None = field(default=None, compare=False)
+    own_libraries: bool = field(default=False, compare=False)
+    bundled: bool = field(default=False, compare=False)
+    architectures: bool = field(default=False, compare=False)
+    native: bool = field(default=False, compare=False)
+    major_digits: int = field(default=1, compare=False)
+
+    @property
+    def gpu(self) -> bool:
+        """Whether an image of this kind is built for a GPU that a container can see."""
+        return self.device is not None and not self.native
+
+    @property
+    def build(self) -> str:
+        """`a CUDA build`, `an XPU build`"""
+        return f"{'an' if self.label[0] in 'AIX' else 'a'} {self.label} build"
+
+    def text(self, template: str, version: str | None, accelerator: str = "") -> str:
+        major = (version or "").partition(".")[0]
+        return template.format(version=version or "", major=major, accelerator=accelerator).strip()
+
+    def titled(self, version: str | None) -> str:
+        return self.text(self.title, version)
+
+    def variables(self, version: str | None) -> dict[str, str]:
+        return {name: self.text(value, version) for name, value in self.environment}
+
+    def driver_floor(self, version: str | None) -> str | None:
+        if version is None or self.driver_floors is None:
+            return None
+        return self.driver_floors.get(int(version.partition(".")[0]))
+
+
+CPU = Kind(
+    name="cpu", title="CPU only", variant="{accelerator}", label="CPU", never=("cuda", "mps"), local=re.compile("cpu.*")
+)
+CUDA = Kind(
+    name="cuda",
+    title="CUDA {version}",
+    variant="cuda{version}",
+    label="CUDA",
+    backend="cuda",
+    never=("mps",),
+    device="cuda",
+    local=re.compile(r"cu(\d{2,3})(?!\d).*"),
+    # up to CUDA 12 the distribution has the major in its name
+    runtime=re.compile(r"nvidia-cuda-runtime(-cu\d+)?"),
+    vendor="nvidia-",
+    environment=(
+        ("NVIDIA_VISIBLE_DEVICES", "all"),
+        ("NVIDIA_DRIVER_CAPABILITIES", "compute,utility"),
+        # the floor of the CUDA major, not the exact minor: a host that would work must not be refused
+        ("NVIDIA_REQUIRE_CUDA", "cuda>={major}.0"),
+    ),
+    marks=("NVIDIA_VISIBLE_DEVICES",),
+    # NVIDIA's minor-version compatibility: any 12.x runs on a driver of at least 525, any 13.x on 580
+    # (CUDA compatibility guide, table "minor version compatibility"). The floor is the major's, not the minor's.
+    driver_floors={11: "450.80.02", 12: "525", 13: "580"},
+    own_libraries=True,
+    bundled=True,
+    architectures=True,
+    major_digits=2,
+)
+ROCM = Kind(
+    name="rocm",
+    title="ROCm {version}",
+    variant="rocm{version}",
+    label="ROCm",
+    backend="rocm",
+    never=("mps", "xpu"),
+    device="cuda",
+    local=re.compile(r"rocm(\d+(?:\.\d+)*).*"),
+    # ROCm's user space is inside torch's wheel; the driver is the kernel's amdgpu
+    marks=("ROCM_PATH", "HIP_PATH", "PYTORCH_ROCM_ARCH"),
+    files=DeviceFiles(maker="AMD", vendor="0x1002", needed=("/dev/kfd",)),
+    bundled=True,
+)
+XPU = Kind(
+    name="xpu",
+    title="XPU {version} (Intel GPUs)",
+    variant="xpu",
+    label="XPU",
+    backend="xpu",
+    never=("cuda", "rocm", "mps"),
+    device="xpu",
+    local=re.compile(r"xpu.*"),
+    runtime=re.compile(r"intel-sycl-rt"),
+    files=DeviceFiles(maker="Intel", vendor="0x8086"),
+)
+MPS = Kind(
+    name="mps", title="MPS", variant="mps", label="MPS", backend="mps", never=("cuda",), device="mps", native=True
+)
+
+# In the order in which what an image says is read: the first kind whose version is given is the image's.
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (CUDA, ROCM, XPU, MPS, CPU)}
+# Kinds with a claim of their own name that holds the version of what torch is built for.
+VERSIONED: tuple[Kind, ...] = (CUDA, ROCM, XPU)
+
+
+class Versions(Protocol):
+    """Whatever holds claims: an attribute for each of VERSIONED, None where torch is not built for it."""
+
+    @property
+    def cuda(self) -> str | None: ...
+    @property
+    def rocm(self) -> str | None: ...
+    @property
+    def xpu(self) -> str | None: ...
+
+
+def version_of(kind: Kind, said: Versions) -> str | None:
+    version: str | None = getattr(said, kind.name, None)
+    return version
+
+
+def short_version(text: str) -> str:
+    """MAJOR.MINOR of `12.6`, of HIP's `6.2.41133-dd7f95766`, of Intel's compiler, which torch gives as `20250101`."""
+    if match := re.fullmatch(r"(\d{4})(\d{2})\d{2}", text):
+        return f"{match[1]}.{int(match[2])}"
+    return ".".join(text.split(".")[:2])
+
+
+def kind_of(said: Versions, *, native: bool = False) -> Kind:
+    """CPU when torch is built for no GPU."""
+    found = next((kind for kind in VERSIONED if version_of(kind, said)), None)
+    return found or (MPS if native else CPU)
+
+
+def kind_in_image(env: Sequence[tuple[str, str]], labels: Mapping[str, str], prefix: str) -> Kind:
+    """Of an image's configuration: by our labels (`prefix` and the kind's name), else by the variables of others."""
+    for kind in VERSIONED:
+        if any(key == prefix + kind.name or key.startswith(f"{prefix}{kind.name}.") for key in labels):
+            return kind
+    names = {name for name, _ in env}
+    return next((kind for kind in VERSIONED if names & set(kind.marks)), CPU)
+
+
+# ------------------------------------------------------------------------------------------------ what a name claims
+
+_NAMES = (
+    (CUDA, re.compile(r"cu(?=\d)|cuda")),
+    (ROCM, re.compile(r"rocm")),
+    (XPU, re.compile(r"xpu")),
+    (MPS, re.compile(r"mps")),
+    (CPU, re.compile(r"cpu(?![a-z])")),
+)
+_VERSION = re.compile(r"-?(\d+(?:\.\d+)*)(?![0-9a-z])")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameClaim:
+    """What an accelerator's name says: a kind, and versions that it can be read as (`cu126`: 12.6; `rocm624`: 6.2.4 or
+    6.24); no version where it names none.
+    """
+
+    kind: Kind
+    versions: tuple[str, ...] = ()
+
+
+def claim_in_name(name: str) -> NameClaim | None:
+    """None for a name that says nothing."""
+    for kind, pattern in _NAMES:
+        if match := pattern.match(name):
+            version = _VERSION.match(name, match.end()) if kind in VERSIONED else None
+            return NameClaim(kind=kind, versions=readings(kind, version[1]) if version else ())
+    return None
+
+
+def readings(kind: Kind, text: str) -> tuple[str, ...]:
+    """`126` -> 12.6 and `62` -> 6.2: how PyTorch's indexes write versions without a dot."""
+    if "." in text:
+        return (text,)
+    head, rest = text[: kind.major_digits], text[kind.major_digits :]
+    match len(rest):
+        case 0:
+            return (head,)
+        case 1:
+            return (f"{head}.{rest}",)
+        case 2 if kind.major_digits == 1:
+            return (f"{head}.{rest[0]}.{rest[1]}", f"{head}.{rest}")
+        case _:
+            return (text,)
+
+
+def agrees(claim: str, version: str) -> bool:
+    """As far as both go: `12` agrees with 12.6, and so does `12.6.3`, since wheels say no more than MAJOR.MINOR."""
+    pairs = zip(claim.split("."), version.split("."), strict=False)
+    return all(left == right for left, right in pairs)

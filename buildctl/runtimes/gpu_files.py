@@ -1,0 +1,23 @@
+"""Which kind of GPU an image is built for, and the device files that a container of it gets from this machine."""
+
+from __future__ import annotations
+
+from buildctl.accelerators import Kind, kind_in_image
+from buildctl.claims import LABEL
+from buildctl.host import device_files, gpu_nodes
+from buildctl.oci.image import ImageConfig
+
+NOT_FOR_GPUS = "not an image for GPUs"
+EMULATED = "no GPU reaches an emulated image"
+
+
+def kind_of_image(config: ImageConfig) -> Kind:
+    return kind_in_image(config.env, config.labels, LABEL)
+
+
+def files_here(kind: Kind) -> tuple[tuple[str, ...], str]:
+    """(paths below /dev, why there are none) for a kind whose GPUs are passed as files."""
+    if kind.files is None:
+        return (), NOT_FOR_GPUS
+    found, reason = device_files(kind.files, gpu_nodes())
+    return found, f"{reason} on this host" if reason else ""

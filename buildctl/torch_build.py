@@ -1,0 +1,193 @@
+"""What a locked torch is built for, and whether that is what the accelerator claims to be: the one home of "no CPU
+build under a CUDA name", its reverse, and every other claim that a name or a key of matrix.yaml makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from packaging.version import Version
+
+from buildctl.accelerators import CPU, MPS, VERSIONED, Kind, agrees, readings, short_version
+from buildctl.errors import LockError
+
+if TYPE_CHECKING:
+    from buildctl.cells import Accelerator, Cell
+
+
+class Inside(Protocol):
+    """torch.version.cuda, .hip and .xpu, as read from torch's wheel."""
+
+    @property
+    def cuda(self) -> str | None: ...
+    @property
+    def hip(self) -> str | None: ...
+    @property
+    def sycl(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """`version` is MAJOR.MINOR, None for a CPU build or while nothing says it. `seen` says what told so."""
+
+    kind: Kind
+    version: str | None = None
+    seen: str
+
+    def __str__(self) -> str:
+        """`built for CUDA 12.6`, `a CPU build`"""
+        return f"built for {self.kind.titled(self.version)}" if self.version else self.kind.build
+
+
+def build_of(cell: Cell, versions: Mapping[str, str], facts: Inside | None = None) -> Build | None:
+    """`versions` are all locked distributions. What is inside torch's wheel (`facts`) decides; without it, the lock
+    does where it says something, and None is "nothing says". Raises LockError when the two contradict each other.
+    """
+    if cell.native:
+        return Build(kind=MPS, seen="a native environment")
+    told = _by_version(versions)
+    needs = _by_runtime(versions)
+    if facts is None:
+        return told or needs or _by_vendor(versions)
+    inside = _inside(facts)
+    for locked in (told, needs if needs and needs.kind == inside.kind else None):
+        if locked is not None and (locked.kind, locked.version or inside.version) != (inside.kind, inside.version):
+            raise LockError(
+                f"{cell.name}-{cell.arch}: torch's wheel is {inside} ({inside.seen}), the lock says {locked} "
+                f"({locked.seen})",
+                hint=f"the wheels contradict each other; {_another_index(cell)}",
+            )
+    return inside
+
+
+def _by_version(versions: Mapping[str, str]) -> Build | None:
+    """What torch's local version says, as in 2.10.0+cu126."""
+    torch = versions["torch"]
+    for kind in (*VERSIONED, CPU):
+        if kind.local is not None and (match := kind.local.fullmatch(Version(torch).local or "")):
+            digits = readings(kind, match[1])[0] if match.groups() else None
+            version = short_version(digits) if digits else _runtime(kind, versions)
+            return Build(kind=kind, version=version, seen=f"its version is {torch}")
+    return None
+
+
+def _by_runtime(versions: Mapping[str, str]) -> Build | None:
+    for kind in VERSIONED:
+        if version := _runtime(kind, versions):
+            return Build(kind=kind, version=version, seen=f"it needs {_first(kind, versions)} {version}")
+    return None
+
+
+def _by_vendor(versions: Mapping[str, str]) -> Build | None:
+    """Which kind, of no known version: some package that only its images hold."""
+    for kind in VERSIONED:
+        if kind.vendor and (found := _of(kind.vendor, versions)):
+            return Build(kind=kind, seen=f"it needs {found[0]}")
+    return None
+
+
+def _inside(facts: Inside) -> Build:
+    said = {"cuda": facts.cuda, "rocm": facts.hip, "xpu": facts.sycl}
+    for kind in VERSIONED:
+        if text := said[kind.name]:
+            return Build(kind=kind, version=short_version(text), seen=f"torch/version.py says {text}")
+    return Build(kind=CPU, seen="torch/version.py names no CUDA, ROCm or XPU")
+
+
+def _first(kind: Kind, versions: Mapping[str, str]) -> str | None:
+    pattern = kind.runtime
+    return next((name for name in sorted(versions) if pattern.fullmatch(name)), None) if pattern is not None else None
+
+
+def _runtime(kind: Kind, versions: Mapping[str, str]) -> str | None:
+    name = _first(kind, versions)
+    return ".".join(map(str, Version(versions[name]).release[:2])) if name else None
+
+
+# ------------------------------------------------------------------------------------------------------------ claims
+
+
+def check_build(cell: Cell, versions: Mapping[str, str], build: Build | None) -> None:
+    """A tag must be true. Raises LockError, with the key and line in matrix.yaml, for a torch that is not what the
+    accelerator's name, its keys or its kind say, whatever it is called.
+    """
+    if cell.native:
+        return
+    claimed = cell.accelerator
+    if build is None:
+        build = Build(kind=CPU, seen="nothing that it needs is a runtime of CUDA, ROCm or XPU")
+    if claimed.kind is not None and build.kind != claimed.kind:
+        raise _refused(cell, build, versions)
+    for claim in claimed.claims:
+        if build.version and not any(agrees(one, build.version) for one in claim.versions):
+            raise LockError(
+                f"{cell.name}-{cell.arch}: {claim.where} says {build.kind.label} {' or '.join(claim.versions)}, the "
+                f"index serves torch {versions['torch']}, which is {build} ({build.seen})",
+                hint=f"rename the accelerator or correct the key, or {_another_index(cell)}",
+            )
+    for kind in VERSIONED:
+        if kind.vendor and build.kind != kind and (found := _of(kind.vendor, versions)):
+            raise LockError(
+                f"{cell.name}-{cell.arch}: torch {versions['torch']} is {build}, but other packages bring "
+                f"{', '.join(found[:3])}",
+                hint=f"leave out what needs them, or use an accelerator of kind {kind.name}",
+            )
+
+
+def _refused(cell: Cell, build: Build, versions: Mapping[str, str]) -> LockError:
+    kind = cell.accelerator.kind
+    assert kind is not None  # noqa: S101 - the caller asked
+    return LockError(
+        f"{cell.name}-{cell.arch}: {cell.accelerator.claimed_by} says {kind.label}, the index serves torch "
+        f"{versions['torch']}, which is {build} ({build.seen}), not {kind.build}",
+        hint=f"{_another_index(cell)}, or exclude the combination",
+    )
+
+
+def _another_index(cell: Cell) -> str:
+    accelerator: Accelerator = cell.accelerator
+    wanted = f" that has {accelerator.kind.label} builds" if accelerator.kind else ""
+    if accelerator.index:
+        return f"set {accelerator.place('index')} to an index{wanted}"
+    return f"set `index` under {accelerator.place()} to one{wanted}"
+
+
+def _of(vendor: str, versions: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in versions if name.startswith(vendor))
+
+
+def certain_build(cell: Cell, versions: Mapping[str, str], facts: Inside | None = None) -> Build:
+    """As `build_of`, checked as `check_build` does, of a known kind and version. Raises LockError."""
+    build = build_of(cell, versions, facts)
+    check_build(cell, versions, build)
+    if build is None:
+        if cell.accelerator.kind is None:
+            raise _unknown_kind(cell)
+        return Build(kind=CPU, seen="the lock")
+    if build.kind in VERSIONED and build.version is None:
+        raise _unknown_version(cell, build)
+    if build.kind.driver_floors is not None and build.kind.driver_floor(build.version) is None:
+        raise LockError(
+            f"{cell.id}: the minimum driver of {build.kind.titled(build.version)} is not known",
+            hint="add it to driver_floors in buildctl/accelerators.py",
+        )
+    return build
+
+
+def _unknown_kind(cell: Cell) -> LockError:
+    """For an accelerator whose name says nothing, over a wheel that says nothing while it cannot be looked into."""
+    return LockError(
+        f"{cell.name}-{cell.arch}: nothing says what the locked torch is built for: its wheel has not been looked "
+        f"into, and {cell.accelerator.place()} claims nothing",
+        hint="add `kind:` there (cpu, cuda, rocm or xpu), or run `buildctl claims` where the index is reachable",
+    )
+
+
+def _unknown_version(cell: Cell, build: Build) -> LockError:
+    return LockError(
+        f"{cell.name}-{cell.arch}: nothing says which {build.kind.label} the locked torch is built for ({build.seen}): "
+        "its wheel has not been looked into",
+        hint="run `buildctl claims` where the index is reachable",
+    )
