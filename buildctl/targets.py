@@ -6,17 +6,17 @@ Only manifests and configurations are read, no layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildctl.errors import LayoutError
 from buildctl.oci.image import Descriptor, ImageConfig, Index, Manifest, Platform
-from buildctl.oci.layout import INDEX_TYPES, MANIFEST_TYPES, Layout, parse_object
+from buildctl.oci.layout import INDEX_TYPES, MANIFEST_TYPES, Layout
 
 # `buildctl check NAME` answers in a moment: what speaks to registries is loaded for references only
 if TYPE_CHECKING:
-    from buildctl.registry.client import Fetched, Repository
+    from buildctl.registry.client import Repository
 
 BASE = "org.opencontainers.image.base.name"
 TITLE = "org.opencontainers.image.title"
@@ -121,26 +121,28 @@ def _manifests(layout: Layout, descriptor: Descriptor) -> Iterator[Descriptor]:
 
 
 def in_registry(repository: Repository, text: str = "") -> Target:
-    """What the repository's reference leads to. Raises RegistryError."""
+    """What the repository's reference leads to, with the platforms of the images' own configurations.
+
+    Raises RegistryError, LayoutError also where an index says another platform.
+    """
+    from buildctl.registry.members import members  # noqa: PLC0415 - see TYPE_CHECKING
+
     name = text or str(repository.reference)
-    found = repository.manifest(repository.reference.wanted)
-    if found.descriptor.media_type in MANIFEST_TYPES:
-        return Target(text=name, images=(_image(repository, found, name, ""),), repository=repository)
-    if found.descriptor.media_type not in INDEX_TYPES:
-        raise LayoutError(f"{name}: {found.descriptor.media_type or 'this'} is no image")
-    index = Index.from_json(found.json())
-    children = [d for d in index.manifests if d.media_type in MANIFEST_TYPES and not _attestation(d.platform)]
-    title = index.annotations.get(TITLE, "")
-    images = tuple(_image(repository, repository.manifest(str(d.digest)), name, title) for d in children)
-    indexes = {f"{name} {found.descriptor.digest}": index.annotations}
-    return Target(text=name, images=images, indexes=indexes, repository=repository)
-
-
-def _image(repository: Repository, found: Fetched, name: str, title: str) -> Image:
-    manifest = Manifest.from_json(found.json())
-    where = f"configuration of {name}"
-    config = ImageConfig.from_json(parse_object(repository.blob(manifest.config), where))
-    return Image(name=name, descriptor=found.descriptor, manifest=manifest, config=config, title=title)
+    top = repository.manifest(repository.reference.wanted)
+    found = members(repository, top)
+    said = Index.from_json(top.json()).annotations if top.descriptor.media_type in INDEX_TYPES else {}
+    images = (
+        Image(
+            name=name,
+            descriptor=replace(m.descriptor, platform=None),
+            manifest=m.manifest,
+            config=m.config,
+            title=said.get(TITLE, ""),
+        )
+        for m in found
+    )
+    indexes = {f"{name} {top.descriptor.digest}": said} if top.descriptor.media_type in INDEX_TYPES else {}
+    return Target(text=name, images=tuple(images), indexes=indexes, repository=repository)
 
 
 def _attestation(platform: Platform | None) -> bool:

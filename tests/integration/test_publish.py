@@ -11,7 +11,7 @@ import pytest
 from buildctl.errors import BuildctlError
 from buildctl.gate import REPORT_KIND
 from buildctl.oci.check import check_image
-from buildctl.oci.image import Descriptor
+from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
 from buildctl.oci.layout import Layout
 from buildctl.progress import Silent
 from buildctl.promote import Outcome
@@ -445,3 +445,37 @@ def test_a_base_image_is_fetched_once_by_digest(
 def test_a_base_image_without_digest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BuildctlError, match="no digest"):
         base_from_registry("localhost:1/a:b", arch="amd64", root=tmp_path, progress=Silent())
+
+
+def test_what_a_tag_keeps_for_an_architecture_is_for_it(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    """Whoever may push could have put there what a later run, and its signature, would make respectable."""
+    to = repository(front, request)
+    push(project, to)
+    index = Index.from_json(to.manifest("2.6").json())
+    one, two = index.manifests
+    swapped = (replace(one, platform=two.platform), replace(two, platform=one.platform))
+    to.put_manifest(canonical_json(replace(index, manifests=swapped).to_json()), MediaType.INDEX, "2.6")
+    tag = next(t for t in push(project, to, "cuda-2.6-amd64").tags if t.name == "2.6")
+    assert tag.outcome is Outcome.REFUSED
+    assert tag.reason.endswith("the configuration of what the tag has for it says linux/amd64"), tag.reason
+    project.build("cpu-2.6-arm64", labels={"dev.buildctl.accelerator": "rocm"})
+    project.report("cpu-2.6-arm64")
+    assert outcomes(push(project, to))["2.6"] == "MOVED"
+    tag = next(t for t in push(project, to, "cuda-2.6-amd64").tags if t.name == "2.6")
+    assert tag.outcome is Outcome.WAITING
+    assert tag.reason == "for cpu-2.6-arm64: for linux/arm64 it has accelerator rocm, not cpu"
+
+
+def test_an_architecture_that_an_index_does_not_name_is_not_lost(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    to = repository(front, request)
+    push(project, to)
+    value = to.manifest("2.6").json()
+    bare = [{k: v for k, v in entry.items() if k != "platform"} for entry in value["manifests"]]
+    to.put_manifest(canonical_json({**value, "manifests": bare}), MediaType.INDEX, "2.6")
+    before = {entry["digest"] for entry in bare}
+    assert outcomes(push(project, to, "cuda-2.6-amd64"))["2.6"] == "MOVED"
+    assert {str(digest) for digest in platforms(to, "2.6").values()} == before
