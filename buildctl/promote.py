@@ -16,7 +16,7 @@ from buildctl.oci.image import Descriptor, MediaType, Platform, canonical_json
 from buildctl.oci.layout import INDEX_TYPES
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.members import Entry, entries, is_unknown, look, same_platform
-from buildctl.registry.problems import AbsentError, UnavailableError
+from buildctl.registry.problems import UnavailableError
 from buildctl.registry.referrers import Signer
 from buildctl.tags import Kind, Tag, public_version
 
@@ -151,7 +151,7 @@ class _Decide:
     def _index(self, tag: Tag) -> _Move:
         """With the digest as revision, the name of an immutable tag follows from its content and has no past."""
         named = tag.name(self.revision) if self.revision or tag.kind is not Kind.IMMUTABLE else ""
-        there = self._fetch(named) if named else None
+        there = self.repository.find(named) if named else None
         had = self._platforms(there) if there else {}
         members: dict[str, Descriptor] = {}
         for cell in tag.cells:
@@ -205,12 +205,6 @@ class _Decide:
 
     def _no(self, tag: Tag, name: str, outcome: Outcome, reason: str, was: Digest | None = None) -> _Move:
         return _Move(state=TagState(name=name, kind=tag.kind, outcome=outcome, digest=was, was=was, reason=reason))
-
-    def _fetch(self, name: str) -> Fetched | None:
-        try:
-            return self.repository.manifest(name)
-        except AbsentError:
-            return None
 
     def _unfit(self, cell: Cell, member: Descriptor) -> str:
         """Why what a tag has for a platform does not stay in it: whoever may push could have put it there."""
