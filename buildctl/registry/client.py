@@ -55,8 +55,11 @@ class Repository:
     @property
     def scope(self) -> tuple[str, ...]:
         """What a token is asked for (distribution, "token scope")."""
-        own = f"repository:{self.reference.repository}:pull" + (",push" if self.write else "")
-        return (own, *(f"repository:{name}:pull" for name in self.mount_from))
+        return (f"repository:{self.reference.repository}:pull" + (",push" if self.write else ""),)
+
+    def mount_scope(self, source: str) -> tuple[str, ...]:
+        """To mount from `source`, and for nothing else: some registries give who may not read there no token at all."""
+        return (*self.scope, f"repository:{source}:pull")
 
     def ping(self) -> None:
         """Raises RegistryError unless somebody who speaks the protocol answers and knows us."""

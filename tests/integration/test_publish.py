@@ -27,7 +27,7 @@ from buildctl.registry.transport import Transport
 from buildctl.report import Report, Status
 from tests.projects import Small, small
 from tests.publishing import PATIENCE, outcomes, platforms, push, repository, skopeo
-from tests.registry import Fault, Proxy
+from tests.registry import PASSWORD, USER, Fault, Proxy
 
 
 def test_tags_of_both_architectures_and_the_universal_one(
@@ -81,6 +81,44 @@ def test_layers_are_mounted_from_a_repository_beside(
     assert [p.new for p in result.images] == [0, 0]
     assert sum(p.mounted for p in result.images) == 5
     assert front.blob_bytes() < 2000
+
+
+def opened_sessions(front: Proxy) -> list[str]:
+    return [e.path for e in front.seen if e.method == "POST" and e.path.partition("?")[0].endswith("/blobs/uploads/")]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
+def test_a_mount_that_is_refused_becomes_an_upload(
+    status: int, project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    front.faults = [Fault(when=lambda m, p: m == "POST" and "mount=" in p, times=999, status=status)]
+    to = replace(repository(front, request), mount_from=("somebody/else", "somebody/more"))
+    result = push(project, to, "cpu-2.6-arm64", tags="none")
+    assert [p.mounted for p in result.images] == [0]
+    assert result.images[0].new > 0
+
+
+def test_a_session_that_a_mount_opened_is_used(project: Small, front: Proxy, request: pytest.FixtureRequest) -> None:
+    """202: the registry has nothing to mount there, or does not mount, and waits for the bytes."""
+    to = replace(repository(front, request), mount_from=("somebody/else",))
+    push(project, to, "cpu-2.6-arm64", tags="none")
+    sessions = opened_sessions(front)
+    assert sessions
+    assert all("mount=" in path for path in sessions)
+    assert len(sessions) == len({path.partition("mount=")[2] for path in sessions})
+
+
+def test_a_token_for_two_repositories_is_asked_for_to_mount_only(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    front.users = {USER: PASSWORD}
+    known = Transport(
+        front.netloc, patience=PATIENCE, credentials=lambda _: Credentials(username=USER, password=PASSWORD)
+    )
+    to = replace(repository(front, request), transport=known, mount_from=("somebody/else",))
+    push(project, to, "cpu-2.6-arm64", tags="none")
+    own = f"repository:{to.reference.repository}:pull,push"
+    assert set(front.tokens.values()) == {own, f"{own} repository:somebody/else:pull"}
 
 
 def test_a_dry_run_writes_nothing_and_says_what_would_be_sent(
