@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -15,7 +16,7 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType, Platform, canonical_json
 from buildctl.oci.layout import INDEX_TYPES
 from buildctl.registry.client import Fetched, Repository
-from buildctl.registry.members import Entry, entries, is_unknown, look, same_platform
+from buildctl.registry.members import ArtifactError, Entry, entries, is_unknown, look, same_platform
 from buildctl.registry.problems import UnavailableError
 from buildctl.registry.referrers import Signer
 from buildctl.tags import Kind, Tag, public_version
@@ -220,9 +221,10 @@ class _Decide:
         """
         found: dict[str, Digest] = {}
         for entry in entries(self.repository, there):
-            platform = entry.said or look(self.repository, entry).platform
-            if not is_unknown(platform):
-                found.setdefault(str(platform), entry.descriptor.digest)  # clients take the first
+            with suppress(ArtifactError):
+                platform = entry.said or look(self.repository, entry).platform
+                if not is_unknown(platform):
+                    found.setdefault(str(platform), entry.descriptor.digest)  # clients take the first
         return found
 
 

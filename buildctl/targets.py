@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildctl.errors import LayoutError
-from buildctl.oci.image import Descriptor, ImageConfig, Index, Manifest, Platform
-from buildctl.oci.layout import INDEX_TYPES, MANIFEST_TYPES, Layout
+from buildctl.oci.image import REF_NAME, Descriptor, ImageConfig, Index, Manifest, Platform
+from buildctl.oci.layout import CONFIG_TYPES, INDEX_TYPES, MANIFEST_TYPES, Layout
 
 # `buildctl check NAME` answers in a moment: what speaks to registries is loaded for references only
 if TYPE_CHECKING:
@@ -87,11 +87,10 @@ def as_layout(text: str) -> tuple[Layout, str] | None:
 
 
 def in_layout(layout: Layout, name: str = "", *, text: str = "") -> Target:
-    """What `name` leads to, or everything that has a name."""
+    """What `name` leads to, or everything; what has no name, as crane and skopeo write it, is called as its folder."""
     images: list[Image] = []
     indexes: dict[str, Mapping[str, str]] = {}
-    for one in [name] if name else layout.names():
-        found = layout.resolve(one)
+    for one, found in [(name, layout.resolve(name))] if name else _named(layout):
         title = ""
         if found.media_type in INDEX_TYPES:
             indexes[one] = layout.index(found).annotations
@@ -103,6 +102,13 @@ def in_layout(layout: Layout, name: str = "", *, text: str = "") -> Target:
     return Target(text=text or name or str(layout.root), images=there, indexes=indexes, layout=layout)
 
 
+def _named(layout: Layout) -> list[tuple[str, Descriptor]]:
+    """What index.json names, each digest once under a name."""
+    folder = layout.root.resolve().name
+    found = {(m.annotations.get(REF_NAME) or folder, m.digest): m for m in layout.entries()}
+    return [(name, found[name, digest]) for name, digest in sorted(found)]
+
+
 def _without_parts(images: Sequence[Image]) -> tuple[Image, ...]:
     """What somebody runs: not the bases that other images here stand on, nor the uv that Docker builds with."""
     bases = {base for image in images if (base := image.config.labels.get(BASE))}
@@ -111,12 +117,12 @@ def _without_parts(images: Sequence[Image]) -> tuple[Image, ...]:
 
 
 def _manifests(layout: Layout, descriptor: Descriptor) -> Iterator[Descriptor]:
-    """What is an image below an index; attestations, which claim to be for no platform, are none."""
+    """What is an image below an index; attestations, which claim to be for no platform, and artifacts are none."""
     if descriptor.media_type in INDEX_TYPES:
         for child in layout.index(descriptor).manifests:
             if not _attestation(child.platform):
                 yield from _manifests(layout, child)
-    elif descriptor.media_type in MANIFEST_TYPES:
+    elif descriptor.media_type in MANIFEST_TYPES and layout.manifest(descriptor).config.media_type in CONFIG_TYPES:
         yield descriptor
 
 

@@ -23,7 +23,7 @@ from buildctl.oci.layout import Layout
 from buildctl.progress import Progress
 from buildctl.provenance import PREDICATE, PROVENANCE_KIND
 from buildctl.registry.client import Fetched, Repository
-from buildctl.registry.members import Entry, Member, entries, is_unknown, look
+from buildctl.registry.members import ArtifactError, Entry, Member, entries, is_unknown, look
 from buildctl.registry.problems import AbsentError, UnavailableError
 from buildctl.registry.pull import pull
 from buildctl.registry.referrers import document
@@ -122,6 +122,7 @@ class _Candidate:
     entry: Entry
     member: Member | None = None
     problem: str = ""
+    artifact: bool = False
 
     @property
     def platform(self) -> Platform | None:
@@ -133,6 +134,9 @@ class _Candidate:
 
     @property
     def attestation(self) -> bool:
+        """Something about an image, which nobody runs."""
+        if self.artifact:
+            return True
         return self.member.attestation if self.member else self.entry.said is not None and is_unknown(self.entry.said)
 
     def is_for(self, arch: str | None) -> bool:
@@ -144,6 +148,8 @@ class _Candidate:
 def _candidate(repository: Repository, entry: Entry) -> _Candidate:
     try:
         return _Candidate(entry=entry, member=look(repository, entry))
+    except ArtifactError as error:
+        return _Candidate(entry=entry, problem=error.message, artifact=True)
     except (LayoutError, AbsentError) as error:
         return _Candidate(entry=entry, problem=error.message)
 

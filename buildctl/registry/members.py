@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from buildctl.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, Index, Manifest, Platform
-from buildctl.oci.layout import INDEX_TYPES, MANIFEST_TYPES, parse_object
+from buildctl.oci.layout import CONFIG_TYPES, INDEX_TYPES, MANIFEST_TYPES, parse_object
 from buildctl.registry.client import Fetched, Repository
 
 _DEEPEST = 8
@@ -81,10 +82,16 @@ def _walk(
             yield from _walk(repository, repository.manifest(str(descriptor.digest)), said, seen, depth + 1)
 
 
+class ArtifactError(LayoutError):
+    """A manifest that is for no platform and has no image's configuration: a bill of materials, say, or a chart."""
+
+
 def look(repository: Repository, entry: Entry) -> Member:
-    """Read the manifest and the configuration. Raises LayoutError, RegistryError."""
+    """Read the manifest and the configuration. Raises ArtifactError, LayoutError, RegistryError."""
     found = repository.manifest(str(entry.descriptor.digest))
     manifest = Manifest.from_json(found.json())
+    if manifest.config.media_type not in CONFIG_TYPES and (entry.said is None or is_unknown(entry.said)):
+        raise ArtifactError(f"{entry.descriptor.digest} is an artifact ({manifest.config.media_type}), not an image")
     data = repository.blob(manifest.config)
     config = ImageConfig.from_json(parse_object(data, f"configuration of {entry.descriptor.digest}"))
     descriptor = replace(found.descriptor, platform=config.platform)
@@ -95,12 +102,21 @@ def members(repository: Repository, top: Fetched) -> tuple[Member, ...]:
     """Every image below `top`, without attestations. Raises RegistryError, LayoutError also for an image that is not
     for the platform that an index says.
     """
-    known = (e for e in entries(repository, top) if e.said is None or not is_unknown(e.said))
-    found = tuple(member for entry in known if not (member := look(repository, entry)).attestation)
+    found = images(repository, top)
     for member in found:
         if member.misplaced:
             raise LayoutError(f"{repository.reference}: {member.descriptor.digest}: {member.misplaced}")
     return found
+
+
+def images(repository: Repository, top: Fetched) -> tuple[Member, ...]:
+    """As `members`, whatever the index says that they are for."""
+    found = []
+    for entry in entries(repository, top):
+        if entry.said is None or not is_unknown(entry.said):
+            with suppress(ArtifactError):
+                found.append(look(repository, entry))
+    return tuple(member for member in found if not member.attestation)
 
 
 def is_unknown(platform: Platform) -> bool:

@@ -19,7 +19,7 @@ from buildctl.oci.image import Descriptor, ImageConfig, Manifest, Platform
 from buildctl.oci.layout import JSON_LIMIT, MANIFEST_TYPES, Layout, parse_object
 from buildctl.progress import Progress, Task
 from buildctl.registry.client import Fetched, Repository
-from buildctl.registry.members import entries, is_unknown, look, same_platform
+from buildctl.registry.members import ArtifactError, entries, is_unknown, look, same_platform
 from buildctl.registry.problems import AgainError, RefusedError, UnavailableError
 from buildctl.registry.transport import Tries
 
@@ -38,7 +38,10 @@ def resolve(repository: Repository, wanted: str, arch: str) -> Fetched:
     platform, platforms = Platform(architecture=arch), []
     for entry in entries(repository, top):
         if entry.said is None or same_platform(entry.said, platform):
-            member = look(repository, entry)
+            try:
+                member = look(repository, entry)
+            except ArtifactError:
+                continue
             if member.misplaced:
                 raise LayoutError(f"{repository.reference}: {entry.descriptor.digest}: {member.misplaced}")
             if same_platform(member.platform, platform):

@@ -22,6 +22,7 @@ from buildctl.progress import Silent
 from buildctl.publish import PublishOptions, publish
 from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.reference import Reference
+from buildctl.registry.referrers import Document, attach
 from buildctl.registry.upload import Blob, Upload
 from buildctl.report import Status
 from buildctl.signing import KeySigner, sign_reference
@@ -177,10 +178,12 @@ def put_as_it_is(place: Place, value: dict[str, Any], tag: str) -> None:
 
 
 def test_what_the_signer_made_passes(place: Place, tmp_path: Path) -> None:
-    """Without platforms, nested, with an attestation: the images themselves say what they are for."""
+    """Without platforms, nested, with an attestation, with an artifact: the images say themselves what they are for."""
     signed = place.index()["manifests"]
     attestation = place.image({**signed[0], "platform": NOBODY}, **NOBODY)
-    for tag, listed in {"bare": bare(signed, place), "inner": [place.descriptor("2.6"), attestation]}.items():
+    bill = attach(place.repository, Descriptor.from_json(attestation), Document(kind="a/b", data=b"1")).referrer
+    inner = [place.descriptor("2.6"), attestation, bill.descriptor.to_json()]
+    for tag, listed in {"bare": bare(signed, place), "inner": inner}.items():
         put_as_it_is(place, {**place.index(), "manifests": listed, "annotations": {"by": "signer"}}, f"by-{tag}")
         where = replace(place.repository, reference=place.repository.reference.tagged(f"by-{tag}"))
         assert len(sign_reference(where, KeySigner(place.key))) == 3
