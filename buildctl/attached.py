@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+from buildctl.errors import BuildctlError
 from buildctl.gate import REPORT_KIND, parse_report, report_bytes
 from buildctl.oci.digest import Digest
-from buildctl.oci.image import Descriptor, Index
-from buildctl.oci.layout import INDEX_TYPES
+from buildctl.oci.image import Descriptor
 from buildctl.registry.client import Repository
+from buildctl.registry.members import entries
 from buildctl.registry.referrers import Document, Signer, attach, document, referrers
 from buildctl.report import Report
 
 
 def attached_reports(repository: Repository, digest: Digest, signer: Signer | None = None) -> list[Report]:
     """Of exactly that image. Where `signer` has signed it, only what was signed with it, because anybody who may push
-    can attach a report. Raises BuildctlError for what is attached as a report and is none.
+    can attach a report. Raises BuildctlError for what is attached as a report and is none, or about another image.
     """
     signed = signer.covered(repository, digest) if signer else None
-    return [
+    reports = [
         parse_report(document(repository, r), f"{repository.reference.name}@{r.descriptor.digest}")
         for r in referrers(repository, digest, REPORT_KIND)
         if signed is None or r.descriptor.digest in signed
     ]
+    if wrong := next((report for report in reports if report.digest != digest), None):
+        raise BuildctlError(f"{repository.reference.name}@{digest}: the report attached to it is about {wrong.digest}")
+    return reports
 
 
 def reports_at(repository: Repository) -> list[Report]:
-    """Of the image that the reference names, or of every platform of the index."""
-    found = repository.manifest(repository.reference.wanted)
-    digests = [found.descriptor.digest]
-    if found.descriptor.media_type in INDEX_TYPES:
-        digests = [m.digest for m in Index.from_json(found.json()).manifests]
+    """Of the image that the reference names, or of every image that the index leads to."""
+    top = repository.manifest(repository.reference.wanted)
+    digests = dict.fromkeys(entry.descriptor.digest for entry in entries(repository, top))
     return [report for digest in digests for report in attached_reports(repository, digest)]
 
 

@@ -4,6 +4,7 @@ it, and keep what was found in images/NAME/claims.ARCH.json.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import re
@@ -15,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from buildctl.archlist import architectures
 from buildctl.claims import Claims, WheelFacts, claims_of, claims_path, format_claims, lock_digest, read_claims
 from buildctl.errors import ArtifactError, BuildctlError, FetchError, LockError
 from buildctl.lock import LockedWheel, WheelLock, read_wheel_lock
@@ -26,12 +28,8 @@ from buildctl.store import Store
 from buildctl.strictzip import read_zip
 
 VERSION = "torch/version.py"
-# The list that torch.cuda.get_arch_list() would give with a GPU is a C string of its own in this library.
 PYTHON_LIBRARY = re.compile(r"torch/lib/libtorch_python\.(so|dylib)")
 CPU_LIBRARY = "torch/lib/libtorch_cpu.dylib"
-_ARCHITECTURES = re.compile(rb"\x00((?:sm|compute)_\d+[af]?(?: (?:sm|compute)_\d+[af]?)*)\x00")
-_ASSIGNED = re.compile(r"^(\w+)(?::[^=\n]+)?\s*=\s*(?:'([^'\n]*)'|\"([^\"\n]*)\"|None)\s*$", re.MULTILINE)
-_OVERLAP = 4096
 _HEADER = 1 << 16  # the load commands of a library are in its first pages
 _METAL = b"/System/Library/Frameworks/Metal.framework/"
 _TIMEOUT = 60.0
@@ -50,7 +48,7 @@ def torch_facts(label: str, names: Iterable[str], read: Read, *, wheel: str = ""
     names = set(names)
     if VERSION not in names:
         raise ArtifactError(f"{label} has no {VERSION}")
-    said = assignments(b"".join(read(VERSION)).decode("utf-8", "replace"))
+    said = assignments(b"".join(read(VERSION)), f"{label}: {VERSION}")
     if not said.get("__version__"):
         raise ArtifactError(f"{label}: {VERSION} gives no __version__")
     library = next((name for name in sorted(names) if PYTHON_LIBRARY.fullmatch(name)), None)
@@ -70,24 +68,23 @@ def torch_facts(label: str, names: Iterable[str], read: Read, *, wheel: str = ""
     )
 
 
-def assignments(text: str) -> dict[str, str | None]:
-    """`NAME = 'text'` and `NAME: Optional[str] = None` of a Python file, without running it."""
+def assignments(source: bytes, label: str) -> dict[str, str | None]:
+    """`NAME = 'text'` and `NAME: Optional[str] = None` at the top of a Python file, without running it.
+
+    Raises ArtifactError for what is not Python.
+    """
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ArtifactError(f"{label} is not Python: {error}") from error
     found: dict[str, str | None] = {}
-    for name, single, double in _ASSIGNED.findall(text):
-        found[name] = single or double or None
+    for node in body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str() | None as value)):
+                found[name] = value or None
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=str() | None as value)):
+                found[name] = value or None
     return found
-
-
-def architectures(chunks: Iterable[bytes], label: str) -> tuple[str, ...]:
-    """The `sm_..` and `compute_..` words that a library was compiled for; ArtifactError unless it says so once."""
-    found: set[bytes] = set()
-    tail = b""
-    for chunk in chunks:
-        tail = tail[-_OVERLAP:] + chunk
-        found.update(_ARCHITECTURES.findall(tail))
-    if len(found) != 1:
-        raise ArtifactError(f"{label}: {len(found)} lists of GPU architectures where there must be one")
-    return tuple(found.pop().decode().split())
 
 
 def links_to_metal(header: bytes) -> bool:
@@ -101,8 +98,10 @@ def links_to_metal(header: bytes) -> bool:
             return False
         command, length = struct.unpack_from("<2I", header, at)
         weak = {0xC, 0x80000018, 0x8000001F}  # LC_LOAD_DYLIB, LC_LOAD_WEAK_DYLIB, LC_REEXPORT_DYLIB
-        if command in weak and _METAL in header[at : at + length]:
-            return True
+        if command in weak and at + 12 <= end:
+            (name,) = struct.unpack_from("<I", header, at + 8)  # where in the command it starts
+            if header[at + name : at + length].startswith(_METAL):
+                return True
         at += max(8, length)
     return False
 

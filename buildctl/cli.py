@@ -433,9 +433,12 @@ def fsck(options: Options, names: Sequence[str]) -> None:
       buildctl fsck cuda-2.6
     """
     from buildctl.oci.check import check_layout
+    from buildctl.oci.layout import Layout
 
     project = options.open()
     problems = check_layout(project.layout, list(names) or None)
+    if not problems and not Layout(project.layout).read_index().manifests:
+        problems = [f"{project.shown(project.layout)} holds no image: there is nothing to check"]
     for problem in problems:
         click.echo(problem)
     if problems:

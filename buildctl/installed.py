@@ -46,7 +46,7 @@ def read_installed(interpreter: Interpreter) -> Installed:
         hint = f"{interpreter.python} -m pip install torch; PYTHONPATH is not looked at"
         raise RuntimeUnavailableError(f"{interpreter.python} has no torch", hint=hint)
     site, found = interpreter.torch.parent, _distributions(interpreter.path)
-    said = assignments(_text(site / VERSION))
+    said = _assigned(site / VERSION)
     if not said.get("__version__"):
         raise RuntimeUnavailableError(
             f"{interpreter.torch} is not an installed torch: {VERSION} gives no __version__",
@@ -82,11 +82,12 @@ def _chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _text(path: Path) -> str:
+def _assigned(path: Path) -> dict[str, str | None]:
+    """What the file assigns; nothing where there is none that can be read."""
     try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""
+        return assignments(path.read_bytes(), str(path))
+    except (ArtifactError, OSError):
+        return {}
 
 
 def _distributions(path: tuple[Path, ...]) -> dict[str, importlib.metadata.Distribution]:

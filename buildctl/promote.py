@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from buildctl.claims import LABEL
 from buildctl.indexing import claimed, index_of
+from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
-from buildctl.oci.image import Descriptor, ImageConfig, Index, Manifest, MediaType, Platform, canonical_json
-from buildctl.oci.layout import INDEX_TYPES, parse_object
+from buildctl.oci.image import Descriptor, MediaType, Platform, canonical_json
+from buildctl.oci.layout import INDEX_TYPES
 from buildctl.registry.client import Fetched, Repository
-from buildctl.registry.problems import AbsentError, UnavailableError
+from buildctl.registry.members import ArtifactError, Entry, entries, is_unknown, look, same_platform
+from buildctl.registry.problems import UnavailableError
 from buildctl.registry.referrers import Signer
-from buildctl.tags import Kind, Tag
+from buildctl.tags import Kind, Tag, public_version
 
 WORKERS = 4
 
@@ -148,17 +152,20 @@ class _Decide:
     def _index(self, tag: Tag) -> _Move:
         """With the digest as revision, the name of an immutable tag follows from its content and has no past."""
         named = tag.name(self.revision) if self.revision or tag.kind is not Kind.IMMUTABLE else ""
-        there = self._fetch(named) if named else None
+        there = self.repository.find(named) if named else None
         had = self._platforms(there) if there else {}
         members: dict[str, Descriptor] = {}
         for cell in tag.cells:
             platform = Platform(architecture=cell.arch)
             member = self.candidates.get(cell.id)
-            if member is None and str(platform) in had:
-                member = published(self.repository, str(had[str(platform)].digest))
-                if self.signer and self.signer.covered(self.repository, member.digest) is None:
-                    reason = f"its {platform} is not in this run, and not known to be signed by whom this run signs for"
-                    return self._no(tag, named, Outcome.REFUSED, reason, there.descriptor.digest if there else None)
+            if member is None and there and str(platform) in had:
+                member = published(self.repository, str(had[str(platform)]))
+                if reason := self._unfit(cell, member):
+                    reason = f"its {platform} is not in this run, and {reason}"
+                    return self._no(tag, named, Outcome.REFUSED, reason, there.descriptor.digest)
+                if other := _other_than(cell, member):
+                    reason = f"for {cell.id}: for {platform} it has {other}"
+                    return self._no(tag, named, Outcome.WAITING, reason, there.descriptor.digest)
             if member is None:
                 waits = [c.id for c in tag.cells if c.id not in self.candidates]
                 return self._no(tag, named or f"{tag.stem}-...", Outcome.WAITING, f"for {', '.join(waits)}")
@@ -200,27 +207,38 @@ class _Decide:
     def _no(self, tag: Tag, name: str, outcome: Outcome, reason: str, was: Digest | None = None) -> _Move:
         return _Move(state=TagState(name=name, kind=tag.kind, outcome=outcome, digest=was, was=was, reason=reason))
 
-    def _fetch(self, name: str) -> Fetched | None:
-        try:
-            return self.repository.manifest(name)
-        except AbsentError:
-            return None
+    def _unfit(self, cell: Cell, member: Descriptor) -> str:
+        """Why what a tag has for a platform does not stay in it: whoever may push could have put it there."""
+        if not same_platform(member.platform or Platform(architecture=""), Platform(architecture=cell.arch)):
+            return f"the configuration of what the tag has for it says {member.platform}"
+        if self.signer and self.signer.covered(self.repository, member.digest) is None:
+            return "not known to be signed by whom this run signs for"
+        return ""
 
-    def _platforms(self, there: Fetched) -> dict[str, Descriptor]:
-        """What a tag has for each platform; attestations of other tools have none (unknown/unknown)."""
-        if there.descriptor.media_type in INDEX_TYPES:
-            found = {str(m.platform): m for m in Index.from_json(there.json()).manifests if m.platform}
-            return {key: m for key, m in found.items() if not key.startswith("unknown/")}
-        platform = config_of(self.repository, there).platform
-        return {str(platform): replace(there.descriptor, platform=platform)}
+    def _platforms(self, there: Fetched) -> dict[str, Digest]:
+        """What a tag has for each platform, without the attestations of other tools. Where the index gives no platform,
+        the image's configuration does.
+        """
+        found: dict[str, Digest] = {}
+        for entry in entries(self.repository, there):
+            with suppress(ArtifactError):
+                platform = entry.said or look(self.repository, entry).platform
+                if not is_unknown(platform):
+                    found.setdefault(str(platform), entry.descriptor.digest)  # clients take the first
+        return found
+
+
+def _other_than(cell: Cell, member: Descriptor) -> str:
+    """What the image claims that the cell is not; empty where it claims nothing else."""
+    for key, wanted in (("torch", public_version(cell)), ("accelerator", cell.accelerator.name)):
+        said = member.annotations.get(LABEL + key)
+        if said is not None and said.partition("+")[0] != wanted:
+            return f"{key} {said}, not {wanted}"
+    return ""
 
 
 def published(repository: Repository, wanted: str) -> Descriptor:
-    """An image of the repository, as a member of an index. Raises RegistryError."""
+    """An image of the repository, as a member of an index. Raises RegistryError, LayoutError."""
     found = repository.manifest(wanted)
-    return claimed(found.descriptor, config_of(repository, found))
-
-
-def config_of(repository: Repository, image: Fetched) -> ImageConfig:
-    data = repository.blob(Manifest.from_json(image.json()).config)
-    return ImageConfig.from_json(parse_object(data, f"configuration of {image.descriptor.digest}"))
+    member = look(repository, Entry(descriptor=found.descriptor))
+    return claimed(found.descriptor, member.config)

@@ -80,7 +80,12 @@ def rebase_images(project: Project, cells: Sequence[Cell], *, locked: bool, jobs
     Raises LayoutError for an image that is not built, or not built on the base that lies beside it.
     """
     layout, store = Layout(project.layout), Store.default()
-    cells = [cell for cell in cells if isinstance(cell.base, DebianBase)]
+    asked, cells = cells, [cell for cell in cells if isinstance(cell.base, DebianBase)]
+    if not cells:
+        raise LayoutError(
+            f"nothing to rebase: {', '.join(c.id for c in asked) or 'no image'} stands on a Debian base",
+            hint="`rebase` moves Debian packages below images; another base moves with its digest in matrix.yaml",
+        )
     old = {cell.id: _base(layout, cell) for cell in cells}
     for cell in cells:
         _above(layout, layout.resolve(cell.id, cell.arch), old[cell.id], cell.id)  # refuse before anything changes

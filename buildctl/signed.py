@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -22,14 +21,24 @@ class WrongError(Exception):
 
 
 class Signed:
-    """`digests` are what the reference leads to: an index and the image in it, or an image alone; the image is last."""
+    """About what a reference names, `top`, and the `image` that this leads to: an image of the index, or `top` itself.
+    None where no image is known.
+    """
 
-    def __init__(self, repository: Repository, digests: Sequence[Digest], key: PublicKey | None) -> None:
-        self.repository, self.digests, self.key = repository, digests, key
+    def __init__(self, repository: Repository, top: Digest, key: PublicKey | None, image: Digest | None = None) -> None:
+        self.repository, self.key, self.image = repository, key, image
+        self.digests = tuple(dict.fromkeys((top, image or top)))
 
     @cached_property
     def bundles(self) -> dict[Digest, tuple[Bundle, ...]]:
         return {digest: bundles(self.repository, digest) for digest in self.digests}
+
+    def leading_to(self, image: Digest) -> Signed:
+        """The same with the image; what is known of the top is not asked again."""
+        further = Signed(self.repository, self.digests[0], self.key, image)
+        new = (digest for digest in further.digests if digest not in self.bundles)
+        further.bundles = self.bundles | {digest: bundles(self.repository, digest) for digest in new}
+        return further
 
     @cached_property
     def covered(self) -> frozenset[Digest]:
@@ -78,7 +87,8 @@ class Signed:
         return left
 
     def _what(self, digest: Digest) -> str:
-        return f"{'image' if digest == self.digests[-1] else 'index'} sha256:{digest.short}"
+        kind = "image" if digest == self.image else "index" if self.image else "what the reference names,"
+        return f"{kind} sha256:{digest.short}"
 
     def _unchecked(self) -> str:
         place = f"{self.repository.reference.name}@{self.digests[0]}"

@@ -16,9 +16,9 @@ from typing import Any
 from buildctl.errors import LayoutError, ToolError
 from buildctl.keys import PrivateKey, PublicKey, SigningError
 from buildctl.oci.digest import Digest
-from buildctl.oci.image import Descriptor, Index, canonical_json
-from buildctl.oci.layout import INDEX_TYPES
+from buildctl.oci.image import Descriptor, canonical_json
 from buildctl.registry.client import Repository
+from buildctl.registry.members import members
 from buildctl.registry.problems import RegistryError, UnavailableError
 from buildctl.registry.referrers import EMPTY_TYPE, Document, Referrer, Signer, attach, document, kind_of, referrers
 from buildctl.run import run, which
@@ -163,14 +163,18 @@ def is_bundle(repository: Repository, referrer: Referrer) -> bool:
 
 
 def sign_reference(repository: Repository, signer: Signer) -> tuple[Digest, ...]:
-    """Sign what the reference leads to, the images of an index before itself, with all that is attached to each now."""
+    """Sign what the reference leads to, the images of an index before itself, with all that is attached to each now.
+
+    Raises LayoutError, before anything is signed, for an index without an image or with one on a wrong platform.
+    """
     top = repository.manifest(repository.reference.wanted)
-    images = []
-    if top.descriptor.media_type in INDEX_TYPES:
-        images = [m for m in Index.from_json(top.json()).manifests if m.platform]
-    for subject in (*images, top.descriptor):
+    found = members(repository, top)
+    if not found:
+        raise LayoutError(f"{repository.reference} has no image")
+    subjects = {m.descriptor.digest: m.descriptor for m in found} | {top.descriptor.digest: top.descriptor}
+    for subject in subjects.values():
         signer.sign(repository, subject)
-    return tuple(d.digest for d in (*images, top.descriptor))
+    return tuple(subjects)
 
 
 def documents_of(repository: Repository, subject: Digest) -> list[Digest]:

@@ -26,7 +26,7 @@ def subjects_of(text: str) -> list[Subject]:
         return []
     if found.repository is not None:
         return [subject_of(text, found, found.images)]
-    names = dict.fromkeys(image.name for image in found.images)
+    names = dict.fromkeys(image.name for image in found.of(None))
     each = {name: [image for image in found.images if image.name == name] for name in names}
     if len(each) == 1:
         return [subject_of(text, found, found.images)]
@@ -55,7 +55,8 @@ def _start(target: Target, image: Image) -> str:
     if target.repository is not None:
         return f"docker run -it --rm {{options}}{target.repository.reference}"
     assert target.layout is not None  # noqa: S101 - a target has one of the two
-    copy = f"skopeo copy oci:{target.layout.root}:{image.name} docker-daemon:{image.name}:latest"
+    place = f"{target.layout.root}:{image.name}" if image.name in target.layout.names() else target.layout.root
+    copy = f"skopeo copy oci:{place} docker-daemon:{image.name}:latest"
     return f"{copy} && docker run -it --rm {{options}}{image.name}:latest"
 
 

@@ -6,17 +6,17 @@ Only manifests and configurations are read, no layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildctl.errors import LayoutError
-from buildctl.oci.image import Descriptor, ImageConfig, Index, Manifest, Platform
-from buildctl.oci.layout import INDEX_TYPES, MANIFEST_TYPES, Layout, parse_object
+from buildctl.oci.image import REF_NAME, Descriptor, ImageConfig, Index, Manifest, Platform
+from buildctl.oci.layout import CONFIG_TYPES, INDEX_TYPES, MANIFEST_TYPES, Layout
 
 # `buildctl check NAME` answers in a moment: what speaks to registries is loaded for references only
 if TYPE_CHECKING:
-    from buildctl.registry.client import Fetched, Repository
+    from buildctl.registry.client import Repository
 
 BASE = "org.opencontainers.image.base.name"
 TITLE = "org.opencontainers.image.title"
@@ -87,11 +87,10 @@ def as_layout(text: str) -> tuple[Layout, str] | None:
 
 
 def in_layout(layout: Layout, name: str = "", *, text: str = "") -> Target:
-    """What `name` leads to, or everything that has a name."""
+    """What `name` leads to, or everything; what has no name, as crane and skopeo write it, is called as its folder."""
     images: list[Image] = []
     indexes: dict[str, Mapping[str, str]] = {}
-    for one in [name] if name else layout.names():
-        found = layout.resolve(one)
+    for one, found in [(name, layout.resolve(name))] if name else _named(layout):
         title = ""
         if found.media_type in INDEX_TYPES:
             indexes[one] = layout.index(found).annotations
@@ -103,6 +102,13 @@ def in_layout(layout: Layout, name: str = "", *, text: str = "") -> Target:
     return Target(text=text or name or str(layout.root), images=there, indexes=indexes, layout=layout)
 
 
+def _named(layout: Layout) -> list[tuple[str, Descriptor]]:
+    """What index.json names, each digest once under a name."""
+    folder = layout.root.resolve().name
+    found = {(m.annotations.get(REF_NAME) or folder, m.digest): m for m in layout.entries()}
+    return [(name, found[name, digest]) for name, digest in sorted(found)]
+
+
 def _without_parts(images: Sequence[Image]) -> tuple[Image, ...]:
     """What somebody runs: not the bases that other images here stand on, nor the uv that Docker builds with."""
     bases = {base for image in images if (base := image.config.labels.get(BASE))}
@@ -111,36 +117,38 @@ def _without_parts(images: Sequence[Image]) -> tuple[Image, ...]:
 
 
 def _manifests(layout: Layout, descriptor: Descriptor) -> Iterator[Descriptor]:
-    """What is an image below an index; attestations, which claim to be for no platform, are none."""
+    """What is an image below an index; attestations, which claim to be for no platform, and artifacts are none."""
     if descriptor.media_type in INDEX_TYPES:
         for child in layout.index(descriptor).manifests:
             if not _attestation(child.platform):
                 yield from _manifests(layout, child)
-    elif descriptor.media_type in MANIFEST_TYPES:
+    elif descriptor.media_type in MANIFEST_TYPES and layout.manifest(descriptor).config.media_type in CONFIG_TYPES:
         yield descriptor
 
 
 def in_registry(repository: Repository, text: str = "") -> Target:
-    """What the repository's reference leads to. Raises RegistryError."""
+    """What the repository's reference leads to, with the platforms of the images' own configurations.
+
+    Raises RegistryError, LayoutError also where an index says another platform.
+    """
+    from buildctl.registry.members import members  # noqa: PLC0415 - see TYPE_CHECKING
+
     name = text or str(repository.reference)
-    found = repository.manifest(repository.reference.wanted)
-    if found.descriptor.media_type in MANIFEST_TYPES:
-        return Target(text=name, images=(_image(repository, found, name, ""),), repository=repository)
-    if found.descriptor.media_type not in INDEX_TYPES:
-        raise LayoutError(f"{name}: {found.descriptor.media_type or 'this'} is no image")
-    index = Index.from_json(found.json())
-    children = [d for d in index.manifests if d.media_type in MANIFEST_TYPES and not _attestation(d.platform)]
-    title = index.annotations.get(TITLE, "")
-    images = tuple(_image(repository, repository.manifest(str(d.digest)), name, title) for d in children)
-    indexes = {f"{name} {found.descriptor.digest}": index.annotations}
-    return Target(text=name, images=images, indexes=indexes, repository=repository)
-
-
-def _image(repository: Repository, found: Fetched, name: str, title: str) -> Image:
-    manifest = Manifest.from_json(found.json())
-    where = f"configuration of {name}"
-    config = ImageConfig.from_json(parse_object(repository.blob(manifest.config), where))
-    return Image(name=name, descriptor=found.descriptor, manifest=manifest, config=config, title=title)
+    top = repository.manifest(repository.reference.wanted)
+    found = members(repository, top)
+    said = Index.from_json(top.json()).annotations if top.descriptor.media_type in INDEX_TYPES else {}
+    images = (
+        Image(
+            name=name,
+            descriptor=replace(m.descriptor, platform=None),
+            manifest=m.manifest,
+            config=m.config,
+            title=said.get(TITLE, ""),
+        )
+        for m in found
+    )
+    indexes = {f"{name} {top.descriptor.digest}": said} if top.descriptor.media_type in INDEX_TYPES else {}
+    return Target(text=name, images=tuple(images), indexes=indexes, repository=repository)
 
 
 def _attestation(platform: Platform | None) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +16,22 @@ from typing import Any
 from buildctl.accelerators import VERSIONED, kind_in_image
 from buildctl.claims import LABEL
 from buildctl.contents import Package, packages_of
-from buildctl.errors import BuildctlError
+from buildctl.errors import BuildctlError, LayoutError
 from buildctl.gate import REPORT_KIND, merged, parse_report
 from buildctl.keys import PublicKey
 from buildctl.oci.check import check_image
-from buildctl.oci.image import Descriptor, ImageConfig, Index
-from buildctl.oci.layout import INDEX_TYPES, Layout
+from buildctl.oci.image import Descriptor, Platform
+from buildctl.oci.layout import Layout
 from buildctl.progress import Progress
 from buildctl.provenance import PREDICATE, PROVENANCE_KIND
 from buildctl.registry.client import Fetched, Repository
+from buildctl.registry.members import ArtifactError, Entry, Member, entries, is_unknown, look
+from buildctl.registry.problems import AbsentError, UnavailableError
 from buildctl.registry.pull import pull
 from buildctl.registry.referrers import document
 from buildctl.report import Finding, Status
 from buildctl.sbom import SBOM_KIND, packages_in_bill
 from buildctl.signed import MissingError, Signed, WrongError
-from buildctl.targets import in_registry
 
 _SHOWN = 5
 
@@ -63,44 +65,119 @@ def verify(
     progress: Progress,
     key: PublicKey | None = None,
 ) -> list[Verified]:
-    """Every platform that the reference leads to, or one. Layers go to a temporary folder below `scratch`.
+    """Every image that the reference leads to, or those for one architecture by the index's word or their own. Never
+    empty: where there is none for Linux, that is what FAILED. Layers go to a temporary folder below `scratch`.
 
-    With `key`, the image and the index that led to it must be signed by it, and what is attached covered by that.
-    Raises RegistryError when the registry does not answer, LayoutError when there is no image for `arch`; what is wrong
+    With `key`, the image and what the reference names must be signed by it, and what is attached covered by that.
+    Raises RegistryError when the registry does not answer, LayoutError when there is nothing for `arch`; what is wrong
     with an image is a finding.
     """
-    out = []
     top = repository.manifest(repository.reference.wanted)  # a tag may move while we look: this is what it was
-    if arch and top.descriptor.media_type not in INDEX_TYPES:
-        in_registry(repository).of(arch)  # an image is for one architecture, and pulled whatever that is
-    for platform_arch in [arch] if arch else _architectures(top):
+    signed = Signed(repository, top.descriptor.digest, key)
+    signature = _finding("signature", signed.signature)  # before anything that the document says is believed
+    try:
+        found = [_candidate(repository, entry) for entry in entries(repository, top)]
+    except (LayoutError, AbsentError) as error:
+        return [_nothing(repository, top, signature, error.message)]
+    wanted = [candidate for candidate in found if not candidate.attestation and candidate.is_for(arch)]
+    if arch and not wanted:
+        there = ", ".join(dict.fromkeys(str(c.platform) for c in found if not c.attestation)) or "nothing"
+        raise LayoutError(f"{repository.reference} has no image for {arch}", hint=f"it has: {there}")
+    same = Counter(str(candidate.platform) for candidate in wanted)
+    out = []
+    for candidate in wanted:
         with tempfile.TemporaryDirectory(prefix="buildctl-verify-", dir=scratch) as folder:
-            layout = Layout(Path(folder))
-            wanted = str(top.descriptor.digest)
-            image = pull(repository, wanted, arch=platform_arch, layout=layout, name="image", progress=progress)
-            signed = Signed(repository, tuple(dict.fromkeys((top.descriptor.digest, image.digest))), key)
-            check = _Check(repository, layout, image, signed)
-            name = f"{repository.reference} {check.config.platform}"
-            out.append(Verified(name=name, digest=str(image.digest), findings=tuple(check.findings())))
+            check = _Check(repository, Layout(Path(folder)), candidate, signed, same[str(candidate.platform)], progress)
+            name = f"{repository.reference} {candidate.platform or 'unknown platform'}"
+            findings = tuple(check.findings())
+            out.append(Verified(name=name, digest=str(candidate.entry.descriptor.digest), findings=findings))
+    if not any(candidate.system == "linux" for candidate in wanted):
+        there = ", ".join(dict.fromkeys(str(c.platform) for c in wanted)) or "nothing"
+        out.append(_nothing(repository, top, signature, f"no image for Linux; it has: {there}"))
     return out
 
 
-def _architectures(found: Fetched) -> list[str]:
-    if found.descriptor.media_type in INDEX_TYPES:
-        platforms = [m.platform for m in Index.from_json(found.json()).manifests if m.platform]
-        return sorted({p.architecture for p in platforms if p.os == "linux"})
-    return [""]  # an image: whatever it is for
+def _nothing(repository: Repository, top: Fetched, signature: Finding, why: str) -> Verified:
+    """About what the reference names: there is nothing in it that could be verified."""
+    platform = Finding(name="platform", status=Status.FAILED, detail=why)
+    return Verified(name=str(repository.reference), digest=str(top.descriptor.digest), findings=(signature, platform))
+
+
+def _finding(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        status, detail = Status.PASSED, check()
+    except MissingError as error:
+        status, detail = Status.NOT_RUN, str(error)
+    except UnavailableError:
+        raise  # says nothing about the image
+    except (BuildctlError, WrongError) as error:
+        status, detail = Status.FAILED, str(error)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        status, detail = Status.FAILED, f"malformed ({error!r})"
+    return Finding(name=name, status=status, detail=detail)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """An entry and the image that it leads to, or the `problem` why it leads to none."""
+
+    entry: Entry
+    member: Member | None = None
+    problem: str = ""
+    artifact: bool = False
+
+    @property
+    def platform(self) -> Platform | None:
+        return self.member.platform if self.member else self.entry.said
+
+    @property
+    def system(self) -> str:
+        return self.platform.os if self.platform else "linux"
+
+    @property
+    def attestation(self) -> bool:
+        """Something about an image, which nobody runs."""
+        if self.artifact:
+            return True
+        return self.member.attestation if self.member else self.entry.said is not None and is_unknown(self.entry.said)
+
+    def is_for(self, arch: str | None) -> bool:
+        """By either word, so that a wrong one is found; nobody knows what an image without any is for."""
+        said = [p for p in (self.entry.said, self.platform) if p is not None]
+        return arch is None or not said or any(p.architecture == arch for p in said)
+
+
+def _candidate(repository: Repository, entry: Entry) -> _Candidate:
+    try:
+        return _Candidate(entry=entry, member=look(repository, entry))
+    except ArtifactError as error:
+        return _Candidate(entry=entry, problem=error.message, artifact=True)
+    except (LayoutError, AbsentError) as error:
+        return _Candidate(entry=entry, problem=error.message)
 
 
 class _Check:
-    def __init__(self, repository: Repository, layout: Layout, image: Descriptor, signed: Signed) -> None:
-        self.repository, self.layout, self.image, self.signed = repository, layout, image, signed
-        self.config: ImageConfig = layout.config(image)
+    """What is found out about one image; its layers come into `layout`. `same` is how many are for its platform."""
+
+    image: Descriptor
+
+    def __init__(
+        self, repository: Repository, layout: Layout, candidate: _Candidate, top: Signed, same: int, progress: Progress
+    ) -> None:
+        self.repository, self.layout, self.same, self.progress = repository, layout, same, progress
+        self.candidate, self.digest = candidate, candidate.entry.descriptor.digest
+        self.signed = top.leading_to(self.digest)
         self._packages: tuple[Package, ...] | None = None
 
     def findings(self) -> Iterator[Finding]:
+        yield _finding("signature", self.signed.signature)
+        yield _finding("platform", self.platform)
+        if self.candidate.member is None:
+            return
+        if problem := self._pulled():
+            yield problem
+            return
         checks: Mapping[str, Callable[[], str]] = {
-            "signature": self.signed.signature,
             "layers": self.layers,
             "bill of materials": self.bill,
             "labels": self.labels,
@@ -108,15 +185,34 @@ class _Check:
             "report": self.report,
         }
         for name, check in checks.items():
-            try:
-                status, detail = Status.PASSED, check()
-            except MissingError as error:
-                status, detail = Status.NOT_RUN, str(error)
-            except (BuildctlError, WrongError) as error:
-                status, detail = Status.FAILED, str(error)
-            except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-                status, detail = Status.FAILED, f"malformed ({error!r})"
-            yield Finding(name=name, status=status, detail=detail)
+            yield _finding(name, check)
+
+    def platform(self) -> str:
+        """Clients choose by what the index says; what runs is what the configuration says."""
+        member = self.candidate.member
+        if member is None:
+            raise WrongError(self.candidate.problem)
+        if member.misplaced:
+            raise WrongError(member.misplaced)
+        if not member.platform.os or not member.platform.architecture:
+            raise WrongError("the configuration names no platform")
+        if self.same > 1:
+            raise WrongError(f"{self.same} images for {member.platform}: which one is pulled depends on the client")
+        return f"{member.platform}, as the configuration says{' and the index' if member.said else ''}"
+
+    def _pulled(self) -> Finding | None:
+        """The image is in the layout, or a finding says why there are no layers to look at."""
+        if self.candidate.system != "linux":
+            why = f"it is for {self.candidate.platform}; buildctl looks into images for Linux only"
+            return Finding(name="layers", status=Status.NOT_RUN, detail=why)
+        try:
+            self.image = pull(
+                self.repository, str(self.digest), arch="", layout=self.layout, name="image", progress=self.progress
+            )
+            self.config = self.layout.config(self.image)
+        except (LayoutError, AbsentError) as error:
+            return Finding(name="layers", status=Status.FAILED, detail=error.message)
+        return None
 
     @property
     def packages(self) -> tuple[Package, ...]:

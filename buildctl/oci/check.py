@@ -77,6 +77,8 @@ class _Check:
         value = self.object(descriptor)
         yield from _document_problems(value, descriptor, where)
         children = Index.from_json(value).manifests
+        if not children:
+            yield f"{where} names no image"
         counts = Counter(child.platform for child in children)
         for platform, count in counts.items():
             if platform is None:

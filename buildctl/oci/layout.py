@@ -12,6 +12,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +37,7 @@ LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 INDEX_TYPES = frozenset({MediaType.INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"})
 MANIFEST_TYPES = frozenset({MediaType.MANIFEST, "application/vnd.docker.distribution.manifest.v2+json"})
 CONFIG_TYPES = frozenset({MediaType.CONFIG, "application/vnd.docker.container.image.v1+json"})
+_ALGORITHM = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*")  # image-spec, descriptor.md, "digests"
 JSON_LIMIT = 4 << 20  # bytes; what the distribution specification asks registries to take, so nothing bigger is made
 
 
@@ -189,8 +191,13 @@ class Layout:
         """Raises LayoutError when index.json is missing or malformed."""
         return Index.from_json(self._index_json())
 
+    def entries(self) -> tuple[Descriptor, ...]:
+        """What index.json names, without what has a digest of another algorithm: that cannot be read here."""
+        ours = (m for m in self._index_json()["manifests"] if not _other_algorithm(m))
+        return tuple(Descriptor.from_json(m) for m in ours)
+
     def names(self) -> tuple[str, ...]:
-        named = (m.annotations.get(REF_NAME) for m in self.read_index().manifests)
+        named = (m.annotations.get(REF_NAME) for m in self.entries())
         return tuple(sorted({name for name in named if name}))
 
     def resolve(self, name: str, arch: str | None = None) -> Descriptor:
@@ -200,10 +207,9 @@ class Layout:
         """
         if name.startswith("sha256:"):
             digest = Digest.parse(name)
-            found = next((d for d in self._walk(self.read_index().manifests) if d.digest == digest), None)
+            found = next((d for d in self._walk(self.entries()) if d.digest == digest), None)
         else:
-            tagged = self.read_index().manifests
-            found = next((m for m in tagged if m.annotations.get(REF_NAME) == name), None)
+            found = next((m for m in self.entries() if m.annotations.get(REF_NAME) == name), None)
         if found is None:
             there = ", ".join(self.names()) or "nothing"
             raise LayoutError(f"{self.root} has no {name}", hint=f"it has: {there}")
@@ -328,6 +334,12 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
 def _name(manifest: Mapping[str, Any]) -> str:
     annotations = manifest.get("annotations")
     return str(annotations.get(REF_NAME, "")) if isinstance(annotations, dict) else ""
+
+
+def _other_algorithm(manifest: Mapping[str, Any]) -> bool:
+    """As `sha512:...`, which other programs write; anything else that is not a digest is an error."""
+    algorithm, colon, encoded = str(manifest.get("digest", "")).partition(":")
+    return bool(colon and encoded) and algorithm != "sha256" and _ALGORITHM.fullmatch(algorithm) is not None
 
 
 def _has_size(path: Path, size: int) -> bool:

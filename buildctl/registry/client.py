@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +12,15 @@ import urllib3
 
 from buildctl.errors import LayoutError
 from buildctl.oci.digest import Digest
-from buildctl.oci.image import Descriptor
-from buildctl.oci.layout import INDEX_TYPES, JSON_LIMIT, MANIFEST_TYPES
-from buildctl.registry.problems import AbsentError, AgainError, RefusedError
+from buildctl.oci.image import Descriptor, MediaType
+from buildctl.oci.layout import INDEX_TYPES, JSON_LIMIT, MANIFEST_TYPES, parse_object
+from buildctl.registry.problems import AbsentError, AgainError, ForbiddenError, RefusedError, RegistryError
 from buildctl.registry.reference import Reference
 from buildctl.registry.transport import Transport, Tries, brief
 
-_ACCEPT = ", ".join(sorted(map(str, INDEX_TYPES | MANIFEST_TYPES)))
+_MANIFESTS = INDEX_TYPES | MANIFEST_TYPES
+_ACCEPT = ", ".join(sorted(map(str, _MANIFESTS)))
+_PAGES = 1000
 _CHUNK = 1 << 20
 
 
@@ -31,10 +32,8 @@ class Fetched:
     data: bytes
 
     def json(self) -> dict[str, Any]:
-        value = json.loads(self.data)
-        if not isinstance(value, dict):
-            raise LayoutError(f"{self.descriptor.digest} is not a JSON object")
-        return value
+        """Raises LayoutError."""
+        return parse_object(self.data, str(self.descriptor.digest))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +55,11 @@ class Repository:
     @property
     def scope(self) -> tuple[str, ...]:
         """What a token is asked for (distribution, "token scope")."""
-        own = f"repository:{self.reference.repository}:pull" + (",push" if self.write else "")
-        return (own, *(f"repository:{name}:pull" for name in self.mount_from))
+        return (f"repository:{self.reference.repository}:pull" + (",push" if self.write else ""),)
+
+    def mount_scope(self, source: str) -> tuple[str, ...]:
+        """To mount from `source`, and for nothing else: some registries give who may not read there no token at all."""
+        return (*self.scope, f"repository:{source}:pull")
 
     def ping(self) -> None:
         """Raises RegistryError unless somebody who speaks the protocol answers and knows us."""
@@ -74,7 +76,7 @@ class Repository:
             answer = self.transport.send(
                 "HEAD", f"{self.path}/blobs/{digest}", what=f"blob sha256:{digest.short}", scope=self.scope
             )
-        except AbsentError:
+        except self._absences:
             return None
         length = answer.headers.get("Content-Length", "")
         return int(length) if length.isdigit() else None
@@ -84,16 +86,30 @@ class Repository:
         path, accept = f"{self.path}/manifests/{wanted}", {"Accept": _ACCEPT}
         try:
             answer = self.transport.send("HEAD", path, what=self._named(wanted), scope=self.scope, headers=accept)
-        except AbsentError:
+        except self._absences:
             return None
         try:
             return Descriptor(
-                media_type=answer.headers["Content-Type"].partition(";")[0],
+                media_type=_known_type(answer.headers["Content-Type"]),
                 digest=Digest.parse(answer.headers["Docker-Content-Digest"]),
                 size=int(answer.headers["Content-Length"]),
             )
         except (KeyError, ValueError, LayoutError):  # headers that a registry may leave out
             return self.manifest(wanted).descriptor
+
+    def find(self, wanted: str) -> Fetched | None:
+        """As `manifest`, None when there is no such thing."""
+        try:
+            return self.manifest(wanted)
+        except self._absences:
+            return None
+
+    @property
+    def _absences(self) -> tuple[type[RegistryError], ...]:
+        """Whoever is about to write takes "forbidden" for "not there": Artifactory says so to who may deploy but not
+        search. If it was meant, the writing is refused.
+        """
+        return (AbsentError, ForbiddenError) if self.write else (AbsentError,)
 
     def manifest(self, wanted: str) -> Fetched:
         """By tag or digest, verified against the digest asked for or announced. Raises AbsentError."""
@@ -137,16 +153,22 @@ class Repository:
 
     def tags(self) -> tuple[str, ...]:
         """All tags, sorted; none when there is no such repository."""
-        found: list[str] = []
-        path = f"{self.path}/tags/list?n=1000"
-        while path:
-            try:
-                answer = self.transport.send("GET", path, what=f"tags of {self.reference.name}", scope=self.scope)
-            except AbsentError:
-                break
-            found += answer.json().get("tags") or []
-            path = answer.links.get("next", {}).get("url", "")
+        what, found = f"tags of {self.reference.name}", list[str]()
+        with suppress(AbsentError):
+            for page in self.pages(f"{self.path}/tags/list?n=1000", what):
+                found += [str(tag) for tag in parse_object(page, what).get("tags") or ()]
         return tuple(sorted(found))
+
+    def pages(self, path: str, what: str) -> Iterator[bytes]:
+        """The documents of a list that may have several pages. Raises RegistryError."""
+        seen: set[str] = set()
+        while path:
+            seen.add(path)
+            answer = self.transport.send("GET", path, what=what, scope=self.scope)
+            yield answer.content
+            path = answer.links.get("next", {}).get("url", "")
+            if path in seen or len(seen) == _PAGES:
+                raise RefusedError(f"{self.reference.registry}: {what}: the list has no end")
 
     @contextmanager
     def open_blob(self, descriptor: Descriptor, start: int = 0) -> Iterator[Iterator[bytes]]:
@@ -172,13 +194,17 @@ class Repository:
         tries = Tries(self.transport.patience, f"{self.reference.registry}: {what}")
         while True:
             try:
-                with self.open_blob(descriptor) as chunks:
-                    data = b"".join(chunks)
+                data = self._small(descriptor, what)
                 if Digest.of(data) == descriptor.digest:
                     return data
                 raise AgainError("what came does not match its digest")
             except AgainError as error:
                 tries.failed(error)
+
+    def _small(self, descriptor: Descriptor, what: str) -> bytes:
+        path = f"{self.path}/blobs/{descriptor.digest}"
+        with self.transport.attempt("GET", path, what=what, scope=self.scope, stream=True) as answer:
+            return self.transport.whole(answer, what, descriptor.size)
 
     def _manifest(self, wanted: str) -> Fetched:
         path, accept = f"{self.path}/manifests/{wanted}", {"Accept": _ACCEPT}
@@ -188,7 +214,7 @@ class Repository:
         expected = wanted if wanted.startswith("sha256:") else answer.headers.get("Docker-Content-Digest", str(digest))
         if str(digest) != expected:
             raise AgainError(f"what came is {digest}, not {expected}")
-        media_type = answer.headers.get("Content-Type", "").partition(";")[0]
+        media_type = document_type(data, answer.headers.get("Content-Type", ""), self._named(wanted))
         return Fetched(descriptor=Descriptor(media_type=media_type, digest=digest, size=len(data)), data=data)
 
     def _named(self, wanted: str) -> str:
@@ -198,6 +224,34 @@ class Repository:
             if mark == "@"
             else f"{self.reference.repository}:{wanted}"
         )
+
+
+def document_type(data: bytes, content_type: str, what: str) -> str:
+    """What a manifest is: its own word, else the registry's, else its shape. Some registries call all of them JSON.
+
+    Raises RefusedError where these contradict each other, because another client would then take it for something else.
+    """
+    try:
+        value = parse_object(data, what)
+    except LayoutError as error:
+        raise RefusedError(f"{error.message} (it came as {content_type[:80]!r})") from error
+    is_index, is_image = "manifests" in value, "layers" in value
+    if is_index and is_image:
+        raise RefusedError(f"{what} is an image and an index at once, so clients would not agree on what it is")
+    shape = str(MediaType.INDEX) if is_index else str(MediaType.MANIFEST) if is_image else ""
+    own, given = str(value.get("mediaType") or ""), content_type.partition(";")[0].strip()
+    said = own or (given if given in _MANIFESTS else shape or given)
+    if shape and said in _MANIFESTS and (said in INDEX_TYPES) != is_index:
+        raise RefusedError(f"{what} calls itself {said} and looks like {shape}")
+    return said
+
+
+def _known_type(content_type: str) -> str:
+    """Raises ValueError for a general type, which does not say whether it is an index."""
+    found = content_type.partition(";")[0].strip()
+    if found not in _MANIFESTS:
+        raise ValueError(found)
+    return found
 
 
 def _chunks(answer: requests.Response, skip: int) -> Iterator[bytes]:

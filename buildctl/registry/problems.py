@@ -25,6 +25,10 @@ class RefusedError(RegistryError):
     """The registry understood and will not, however often it is asked."""
 
 
+class ForbiddenError(RefusedError):
+    """403: no right to do that, or, as Artifactory says it to who may write but not search, no such thing."""
+
+
 class UnavailableError(RegistryError):
     """The registry did not answer, or said "not now", until patience ran out."""
 

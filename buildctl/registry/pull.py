@@ -15,10 +15,11 @@ from typing import Any
 from buildctl.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import TEMPORARY, translated
-from buildctl.oci.image import Descriptor, ImageConfig, Index, Manifest
-from buildctl.oci.layout import INDEX_TYPES, JSON_LIMIT, MANIFEST_TYPES, Layout, parse_object
+from buildctl.oci.image import Descriptor, ImageConfig, Manifest, Platform
+from buildctl.oci.layout import JSON_LIMIT, MANIFEST_TYPES, Layout, parse_object
 from buildctl.progress import Progress, Task
 from buildctl.registry.client import Fetched, Repository
+from buildctl.registry.members import ArtifactError, entries, is_unknown, look, same_platform
 from buildctl.registry.problems import AgainError, RefusedError, UnavailableError
 from buildctl.registry.transport import Tries
 
@@ -27,21 +28,28 @@ MISMATCHES = 3
 
 
 def resolve(repository: Repository, wanted: str, arch: str) -> Fetched:
-    """The image manifest for linux/ARCH that a tag or digest leads to. Raises AbsentError, LayoutError."""
-    found = repository.manifest(wanted)
-    if found.descriptor.media_type in MANIFEST_TYPES:
-        return found
-    if found.descriptor.media_type not in INDEX_TYPES:
-        raise LayoutError(f"{repository.reference}: {found.descriptor.media_type} is no image")
-    platforms = []
-    for manifest in Index.from_json(found.json()).manifests:
-        platform = manifest.platform
-        if platform is not None and (platform.os, platform.architecture) == ("linux", arch):
-            return repository.manifest(str(manifest.digest))
-        platforms.append(str(platform))
-    raise LayoutError(
-        f"{repository.reference} has no linux/{arch}", hint=f"it has: {', '.join(platforms) or 'nothing'}"
-    )
+    """The image manifest for linux/ARCH that a tag or digest leads to; an image itself, whatever it is for.
+
+    Raises AbsentError, LayoutError.
+    """
+    top = repository.manifest(wanted)
+    if top.descriptor.media_type in MANIFEST_TYPES:
+        return top
+    platform, platforms = Platform(architecture=arch), []
+    for entry in entries(repository, top):
+        if entry.said is None or same_platform(entry.said, platform):
+            try:
+                member = look(repository, entry)
+            except ArtifactError:
+                continue
+            if member.misplaced:
+                raise LayoutError(f"{repository.reference}: {entry.descriptor.digest}: {member.misplaced}")
+            if same_platform(member.platform, platform):
+                return member.fetched
+            platforms.append(str(member.platform))
+        elif not is_unknown(entry.said):
+            platforms.append(str(entry.said))
+    raise LayoutError(f"{repository.reference} has no {platform}", hint=f"it has: {', '.join(platforms) or 'nothing'}")
 
 
 def pull(

@@ -11,11 +11,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from buildctl.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType, canonical_json
+from buildctl.oci.layout import INDEX_TYPES
 from buildctl.progress import Silent
 from buildctl.registry.client import Repository
-from buildctl.registry.problems import AbsentError, RefusedError, UnavailableError
+from buildctl.registry.problems import AbsentError, ForbiddenError, RefusedError, UnavailableError
 from buildctl.registry.upload import Blob, Upload
 
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
@@ -97,16 +99,10 @@ def attach(repository: Repository, subject: Descriptor, document: Document) -> A
 
 def referrers(repository: Repository, subject: Digest, kind: str | None = None) -> tuple[Referrer, ...]:
     """What is attached to that digest, of one artifact type or of all; empty when nothing is."""
-    path = f"{repository.path}/referrers/{subject}"
-    found: list[Referrer] = []
+    path, what = f"{repository.path}/referrers/{subject}", f"referrers of sha256:{subject.short}"
     try:
-        while path:
-            answer = repository.transport.send(
-                "GET", path, what=f"referrers of sha256:{subject.short}", scope=repository.scope
-            )
-            found += _parse(answer.content)
-            path = answer.links.get("next", {}).get("url", "")
-    except (AbsentError, RefusedError):  # a registry of before the API says 404, some say 400 or 405
+        found = [referrer for page in repository.pages(path, what) for referrer in _parse(page)]
+    except (AbsentError, RefusedError):  # a registry of before the API says 404, some say 400 or 405, or send a page
         found = _tagged(repository, subject)
     return tuple(r for r in found if kind in {None, r.kind})
 
@@ -131,10 +127,14 @@ def fallback_tag(subject: Digest) -> str:
 
 
 def _tagged(repository: Repository, subject: Digest) -> list[Referrer]:
+    """What the fallback tag lists. GitLab takes that tag for the subject itself, and an image is no list."""
     try:
-        return _parse(repository.manifest(fallback_tag(subject)).data)
-    except AbsentError:
+        found = repository.manifest(fallback_tag(subject))
+    except (AbsentError, ForbiddenError):  # Artifactory says "forbidden" of what is not there
         return []
+    if found.descriptor.digest == subject or found.descriptor.media_type not in INDEX_TYPES:
+        return []
+    return _parse(found.data)
 
 
 def _list_under_tag(repository: Repository, subject: Digest, referrer: Referrer) -> None:
@@ -146,6 +146,12 @@ def _list_under_tag(repository: Repository, subject: Digest, referrer: Referrer)
         listed = sorted([*there, referrer], key=lambda r: (r.kind, r.descriptor.digest))
         index = {"schemaVersion": 2, "mediaType": str(MediaType.INDEX), "manifests": [r.to_json() for r in listed]}
         repository.put_manifest(canonical_json(index), MediaType.INDEX, tag)
+        kept = repository.head(tag)
+        if kept is not None and kept.digest == subject:
+            raise RefusedError(
+                f"{repository.reference.registry} has no referrers API, and takes the tag {tag} for the image itself",
+                hint="nothing can be attached to images there, as on GitLab",
+            )
     raise UnavailableError(
         f"{repository.reference.name}:{tag}: others keep overwriting it", hint="run the same command again"
     )
@@ -157,5 +163,5 @@ def _parse(data: bytes) -> list[Referrer]:
         return [
             Referrer(descriptor=Descriptor.from_json(m), kind=str(m.get("artifactType", ""))) for m in manifests or ()
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (LayoutError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RefusedError(f"a malformed list of referrers ({error!r})") from error

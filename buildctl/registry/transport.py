@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,8 +16,17 @@ from requests.auth import AuthBase
 
 from buildctl import __version__
 from buildctl.log import say
+from buildctl.oci.layout import JSON_LIMIT
 from buildctl.registry.auth import Credentials, docker_credentials, parse_challenge
-from buildctl.registry.problems import AbsentError, AgainError, RefusedError, RegistryError, UnavailableError
+from buildctl.registry.bounded import EndlessError, keep_body, read_body
+from buildctl.registry.problems import (
+    AbsentError,
+    AgainError,
+    ForbiddenError,
+    RefusedError,
+    RegistryError,
+    UnavailableError,
+)
 from buildctl.registry.reference import DOCKER_HUB, is_loopback
 from buildctl.registry.trust import BUNDLE, Distrust, distrust, open_session, speaks_tls
 from buildctl.transfer import Patience, retry_after
@@ -36,7 +46,9 @@ class Body(Protocol):
 
 
 class Asked(TypedDict, total=False):
-    """What goes with a request beside method and path. `what` names it in errors, `scope` is what a token is for."""
+    """What goes with a request beside method and path. `what` names it in errors, `scope` is what a token is for. With
+    `stream` the caller reads the body; otherwise it is a document of at most JSON_LIMIT bytes.
+    """
 
     what: Required[str]
     scope: tuple[str, ...]
@@ -97,6 +109,7 @@ class Transport:
     def __post_init__(self) -> None:
         self._session = open_session(self.registry)
         self._session.headers["User-Agent"] = f"buildctl/{__version__}"
+        self._session.headers["Accept-Encoding"] = "identity"
 
     @property
     def root(self) -> str:
@@ -138,7 +151,20 @@ class Transport:
         if answer.status_code >= 400:
             with answer:
                 self._complain(answer, asked["what"])
+        if not asked.get("stream", False):
+            keep_body(answer, b"" if method == "HEAD" else self.whole(answer, asked["what"], JSON_LIMIT))
         return answer
+
+    def whole(self, answer: requests.Response, what: str, limit: int) -> bytes:
+        """The body of a document. Raises AgainError, and RefusedError for one that does not end in `limit` bytes."""
+        try:
+            return read_body(answer, limit=limit, seconds=self.patience.read)
+        except EndlessError as error:
+            answer.close()
+            raise RefusedError(f"{self.registry}: {what}: {error}") from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            answer.close()
+            raise AgainError(brief(error)) from error
 
     def url(self, path: str) -> str:
         """Absolute; a registry behind a TLS proxy that calls itself http:// is asked as we reached it."""
@@ -162,7 +188,7 @@ class Transport:
                 headers=sent,
                 data=asked.get("data"),
                 timeout=(self.patience.connect, self.patience.read),
-                stream=asked.get("stream", False),
+                stream=True,
                 auth=_Given(),
             )
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
@@ -199,7 +225,7 @@ class Transport:
                 )
 
     def _complain(self, answer: requests.Response, what: str) -> NoReturn:
-        codes, said = _errors(answer)
+        codes, said = _errors(answer, self.patience.read)
         text = f"{answer.status_code} {answer.reason or ''}".strip() + (f": {said}" if said else "")
         message = f"{self.registry}: {what}: {text}"
         match answer.status_code:
@@ -207,9 +233,9 @@ class Transport:
                 raise AgainError(text, wait=retry_after(answer.headers.get("Retry-After")))
             case 404:
                 raise AbsentError(message, hint="check the name; a private one needs `docker login`", codes=codes)
-            case 401 | 403:
+            case 401 | 403 as status:
                 hint = f"run `docker login {self.registry}` with an account that may do this"
-                raise RefusedError(message, hint=hint, codes=codes)
+                raise (ForbiddenError if status == 403 else RefusedError)(message, hint=hint, codes=codes)
             case _:
                 raise RefusedError(message, codes=codes)
 
@@ -260,21 +286,23 @@ class Transport:
             if known is not None and known.identity_token:
                 form = {"grant_type": "refresh_token", "refresh_token": known.identity_token, "service": service}
                 form |= {"client_id": "buildctl", "scope": " ".join(scopes)}
-                answer = self._session.post(realm, data=form, timeout=timeout, auth=_Given())
+                answer = self._session.post(realm, data=form, timeout=timeout, stream=True, auth=_Given())
             else:
                 if known is not None:
                     headers["Authorization"] = known.basic()
                 query = [("service", service), *(("scope", scope) for scope in scopes)]
-                answer = self._session.get(realm, params=query, headers=headers, timeout=timeout, auth=_Given())
+                answer = self._session.get(
+                    realm, params=query, headers=headers, timeout=timeout, stream=True, auth=_Given()
+                )
         except (requests.RequestException, OSError) as error:
             raise self._broken(error, realm) from error
         with answer:
             if answer.status_code >= 400:
                 self._complain(answer, f"token for {what}")
             try:
-                value = answer.json()
+                value = json.loads(self.whole(answer, f"token for {what}", _MESSAGE_LIMIT))
                 return str(value.get("token") or value["access_token"])
-            except (ValueError, KeyError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise RefusedError(f"{self.registry}: {realm} answered without a token") from error
 
 
@@ -297,12 +325,14 @@ def brief(error: BaseException) -> str:
     return text.splitlines()[0][:300]
 
 
-def _errors(answer: requests.Response) -> tuple[tuple[str, ...], str]:
+def _errors(answer: requests.Response, seconds: float) -> tuple[tuple[str, ...], str]:
     """The codes and the text of an error's body (distribution-spec, "error codes"); empty for other bodies."""
     try:
-        value: Any = answer.json() if len(answer.content) <= _MESSAGE_LIMIT else {}
+        value: Any = json.loads(read_body(answer, limit=_MESSAGE_LIMIT, seconds=seconds))
         errors = [e for e in value["errors"] if isinstance(e, dict)]
-    except (ValueError, KeyError, TypeError, requests.RequestException):
+    except (EndlessError, ValueError, KeyError, TypeError, RecursionError):
+        return (), ""
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError):
         return (), ""
     codes = tuple(str(e.get("code", "")) for e in errors)
     return codes, "; ".join(str(e.get("message") or e.get("code", "")) for e in errors)[:500]

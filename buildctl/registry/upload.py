@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+import requests
+
 from buildctl.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
@@ -142,24 +144,34 @@ class Upload:
         return f"blob sha256:{self.blob.descriptor.digest.short}"
 
     def _begin(self) -> bool:
-        """Open a session, or mount the blob from a repository beside; says whether it was mounted."""
-        for source in (*self.repository.mount_from, ""):
-            query = {"mount": str(self.blob.descriptor.digest), "from": source} if source else None
-            answer = self.repository.transport.attempt(
-                "POST",
-                f"{self.repository.path}/blobs/uploads/",
-                what=f"upload of {self._what}",
-                scope=self.repository.scope,
-                params=query,
-                data=b"",
-            )
+        """Open a session, or mount the blob from a repository beside; says whether it was mounted.
+
+        A registry that does not mount opens a session all the same (202), and the blob goes there; one that says no
+        (401, 403, 404, 405, some 400) is asked for a session without a mount, and says there what is really wrong.
+        """
+        for source in self.repository.mount_from:
+            query = {"mount": str(self.blob.descriptor.digest), "from": source}
+            try:
+                answer = self._post(self.repository.mount_scope(source), query)
+            except (AbsentError, RefusedError):
+                continue
             if answer.status_code == 201:
+                self._url = ""
                 self.task.advance(self.blob.descriptor.size)
                 return True
-            self._url = self._location(answer.headers.get("Location"))
-            least = answer.headers.get("OCI-Chunk-Min-Length", "")
-            self.chunk = max(self.chunk, int(least)) if least.isdigit() else self.chunk
+            self._opened(answer)
+        if not self._url:
+            self._opened(self._post(self.repository.scope, None))
         return False
+
+    def _post(self, scope: tuple[str, ...], query: dict[str, str] | None) -> requests.Response:
+        path, what = f"{self.repository.path}/blobs/uploads/", f"upload of {self._what}"
+        return self.repository.transport.attempt("POST", path, what=what, scope=scope, params=query, data=b"")
+
+    def _opened(self, answer: requests.Response) -> None:
+        self._url = self._location(answer.headers.get("Location"))
+        least = answer.headers.get("OCI-Chunk-Min-Length", "")
+        self.chunk = max(self.chunk, int(least)) if least.isdigit() else self.chunk
 
     def _send(self) -> None:
         size = self.blob.descriptor.size

@@ -131,7 +131,8 @@ class Fault:
     request's body. `unread`: of the request's body nothing is read, and the connection stays. `drop`: passed on, but
     the answer never comes. `flip`: the byte at that place of the request's body is changed. `corrupt`: a byte of the
     answer's body is changed. `truncate`: the answer ends after so many bytes; `stall`: and the connection stays.
-    `location`: the answer says that the upload goes on there; empty: it does not say where.
+    `location`: the answer says that the upload goes on there; empty: it does not say where. `relabel`: the answer's
+    Content-Type. `drip`: seconds between the bytes of the answer. `endless`: the answer goes on until nobody listens.
     """
 
     when: Callable[[str, str], bool]
@@ -147,6 +148,9 @@ class Fault:
     truncate: int | None = None
     stall: int | None = None
     location: str | None = None
+    relabel: str | None = None
+    drip: float = 0
+    endless: bool = False
     met: int = 0
 
 
@@ -174,6 +178,8 @@ class Proxy(Closing):
         self.users: dict[str, str] = {}
         self.basic = False
         self.readonly = False
+        self.forbidding = False  # 403 for manifests that are not there
+        self.rewrite: Callable[[str], str] | None = None  # the path that is read in place of another
         self.tokens: dict[str, str] = {}
         self.mutex = threading.Lock()
 
@@ -229,6 +235,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
             return
         body = self.rfile.read(length)
+        if fault is not None and fault.endless and self.command != "HEAD":
+            self._note(len(body), fault.status or 200)
+            self._endless(fault.status or 200)
+            return
         if fault is not None and fault.status:
             self._answer(fault.status, dict(fault.headers), fault.body)
             self._note(len(body), fault.status)
@@ -236,7 +246,15 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.flip is not None:
             body = body[: fault.flip] + bytes([body[fault.flip] ^ 1]) + body[fault.flip + 1 :]
         status, headers, data = self._forward(body)
+        if proxy.forbidding and status == 404 and "/manifests/" in self.path:
+            status, data = 403, _error("UNAUTHORIZED", "The client does not have permission for manifest")
+            headers = {"Content-Type": "application/json"}
         self._note(length, status)
+        if fault is not None and fault.relabel is not None:
+            headers = {k: v for k, v in headers.items() if k != "Content-Type"} | {"Content-Type": fault.relabel}
+        if fault is not None and fault.drip and self.command != "HEAD":
+            self._drip(status, headers, data, fault.drip)
+            return
         if fault is not None and fault.drop:
             self._hang_up()
             return
@@ -267,7 +285,10 @@ class _Handler(BaseHTTPRequestHandler):
             if k.lower() not in {"authorization", "connection"}
         }
         try:
-            upstream.request(self.command, self.path, body=body or None, headers=headers)
+            path = self.path
+            if self.server.rewrite is not None and self.command in {"GET", "HEAD"}:
+                path = self.server.rewrite(path)
+            upstream.request(self.command, path, body=body or None, headers=headers)
             answer = upstream.getresponse()
             return answer.status, dict(answer.getheaders()), answer.read()
         finally:
@@ -300,6 +321,29 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.closing.wait(30)
         if truncate is not None:
             self._hang_up()
+
+    def _endless(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with suppress(OSError):
+            for _ in range(10_000):  # 640 MB
+                self.wfile.write(b"10000\r\n" + b" " * 65_536 + b"\r\n")
+        self.close_connection = True
+
+    def _drip(self, status: int, headers: Mapping[str, str], data: bytes, pause: float) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", headers.get("Content-Type", ""))
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        with suppress(OSError):
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                if self.server.closing.wait(pause):
+                    break
+        self.close_connection = True
 
     def _hang_up(self) -> None:
         self.wfile.flush()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from buildctl.claiming import architectures, assignments, differences, facts_from_file, kept_claims, links_to_metal
+from buildctl.claiming import assignments, differences, facts_from_file, kept_claims, links_to_metal
 from buildctl.claims import (
     Claims,
     claim_labels,
@@ -92,23 +92,24 @@ def test_a_wheel_without_version_is_refused(tmp_path: Path) -> None:
         facts_from_file(*torch_wheel(tmp_path, {"torch/__init__.py": b""}))
 
 
-@pytest.mark.parametrize("cut", range(1, len(LIBRARY), 7))
-def test_the_list_is_found_across_chunks(cut: int) -> None:
-    def chunks() -> Iterator[bytes]:
-        yield LIBRARY[:cut]
-        yield LIBRARY[cut:]
-
-    assert architectures(chunks(), "x") == ("sm_50", "sm_86", "compute_90")
-
-
-def test_two_different_lists_are_refused() -> None:
-    with pytest.raises(ArtifactError, match="2 lists"):
-        architectures([LIBRARY, b"\0sm_70 sm_80\0"], "x")
-
-
 def test_assignments_are_read_not_run() -> None:
-    text = "__version__ = '1'\ncuda: Optional[str] = None\ndebug = False\nraise SystemExit\nhip = \"6.1\"\n"
-    assert assignments(text) == {"__version__": "1", "cuda": None, "hip": "6.1"}
+    text = b"__version__ = '1'\ncuda: Optional[str] = None\ndebug = False\nraise SystemExit\nhip = \"6.1\"\n"
+    assert assignments(text, "x") == {"__version__": "1", "cuda": None, "hip": "6.1"}
+
+
+def test_an_assignment_is_what_python_takes_for_one() -> None:
+    text = (
+        b"'''\ncuda = '11.8'\n'''\ncuda: Optional[str] = (\n    '12.4'\n)  # the build's own\nif x:\n  cuda = '9.0'\n"
+    )
+    assert assignments(text, "x") == {"cuda": "12.4"}
+
+
+@pytest.mark.parametrize(
+    "source", [b"cuda = = 1", b"\0", b"\xff", b"(" * 10_000], ids=["syntax", "NUL", "bytes", "deep"]
+)
+def test_what_is_not_python_is_refused(source: bytes) -> None:
+    with pytest.raises(ArtifactError, match=r"^torch/version\.py is not Python"):
+        assignments(source, "torch/version.py")
 
 
 def mach_o(*libraries: str, magic: bytes = b"\xcf\xfa\xed\xfe") -> bytes:
@@ -125,6 +126,7 @@ def test_metal_is_told_by_the_load_commands() -> None:
     assert links_to_metal(mach_o("/usr/lib/libSystem.B.dylib", metal))
     assert not links_to_metal(mach_o("/usr/lib/libSystem.B.dylib"))
     assert not links_to_metal(mach_o("/usr/lib/libSystem.B.dylib") + metal.encode())  # in the text, not a command
+    assert not links_to_metal(mach_o("/opt/old" + metal))  # another library of that name
     assert not links_to_metal(mach_o(metal, magic=b"\x7fELF"))
 
 

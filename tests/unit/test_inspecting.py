@@ -6,15 +6,18 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from buildctl.errors import LayoutError, MatrixError
 from buildctl.inspecting import inspect_images, told_by
-from buildctl.oci.image import ImageConfig, Platform
+from buildctl.oci.check import check_layout
+from buildctl.oci.image import ImageConfig, MediaType, Platform, canonical_json
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
 from buildctl.report import Finding, Report, Status
+from buildctl.subjects import subjects_of
 from buildctl.targets import BASE, in_layout
 from tests.conftest import ROOT
 from tests.support.images import Blobs, config_of, file, tar
@@ -133,3 +136,60 @@ def test_annotations_of_an_index_are_shown_and_counted_where_the_labels_say_the_
         "dev.buildctl.torch              9.9",
         "org.opencontainers.image.title  t",
     ]
+
+
+# layouts as other programs write them
+
+
+def rewritten(layout: Layout, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Layout:
+    value = json.loads(layout.index_path.read_bytes())
+    layout.index_path.write_text(json.dumps({**value, "manifests": change(value["manifests"])}))
+    return layout
+
+
+def without_names(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in e.items() if k not in {"annotations", "platform"}} for e in entries]
+
+
+def no_project() -> Project:
+    raise AssertionError("a layout needs no project")
+
+
+def test_a_layout_without_names_stands_for_what_is_in_it(tmp_path: Path) -> None:
+    """`crane pull --format=oci` and `skopeo copy ... oci:DIR` write neither name nor platform."""
+    layout = rewritten(two_platforms(tmp_path), lambda entries: without_names(entries[:1]))
+    seen = inspect_images(no_project, str(layout.root), arch=None)
+    assert {(i.name, i.platform) for i in seen.images} == {("dist", "linux/amd64"), ("dist", "linux/arm64")}
+    (subject,) = subjects_of(str(layout.root))
+    assert subject.start.startswith(f"skopeo copy oci:{layout.root} docker-daemon:dist:latest")
+
+
+def test_two_images_without_a_name_are_both_seen(tmp_path: Path) -> None:
+    layout = rewritten(two_platforms(tmp_path), lambda entries: without_names(entries[1:]))
+    assert len(inspect_images(no_project, str(layout.root), arch=None).images) == 2
+
+
+def test_an_artifact_beside_an_image_is_no_image(tmp_path: Path) -> None:
+    layout = two_platforms(tmp_path)
+    empty = layout.write_bytes("application/vnd.oci.empty.v1+json", b"{}")
+    value = {"schemaVersion": 2, "artifactType": "a/b", "config": empty.to_json(), "layers": [empty.to_json()]}
+    made = layout.write_bytes(MediaType.MANIFEST, canonical_json(value)).to_json()
+    rewritten(layout, lambda entries: [*entries[:1], made])
+    assert len(inspect_images(no_project, str(layout.root), arch=None).images) == 2
+    rewritten(layout, lambda entries: entries[1:])
+    for command in (lambda text: inspect_images(no_project, text, arch=None), subjects_of):
+        with pytest.raises(LayoutError, match="has no image"):
+            command(str(layout.root))
+
+
+def test_an_entry_with_another_kind_of_digest_hides_nothing(tmp_path: Path) -> None:
+    other = {"mediaType": str(MediaType.MANIFEST), "digest": "sha512:" + "0" * 128, "size": 1}
+    layout = rewritten(two_platforms(tmp_path, "theirs"), lambda entries: [other, *entries])
+    assert len(inspect_images(no_project, f"{layout.root}:theirs", arch=None).images) == 2
+    assert layout.names() == ("theirs", "theirs-amd64", "theirs-arm64")
+    (problem,) = check_layout(layout.root)
+    assert "sha512" in problem
+    for wrong in ("nonsense", "sha256:abc", ":", 7):
+        rewritten(layout, lambda entries, wrong=wrong: [{**other, "digest": wrong}, *entries[1:]])  # type: ignore[misc]
+        with pytest.raises(LayoutError, match="not a sha256 digest"):
+            layout.names()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import zstandard
 
 from buildctl.oci.check import check_image, check_layout
 from buildctl.oci.digest import Digest
-from buildctl.oci.image import Descriptor, MediaType, Platform, canonical_json
+from buildctl.oci.image import Descriptor, Index, MediaType, Platform, canonical_json
 from buildctl.oci.layout import Layout
 from tests.support.images import (
     AMD64_ELF,
@@ -624,3 +625,10 @@ def test_configuration_and_layers_are_those_of_the_same_image(tmp_path: Path) ->
     swapped = rewritten(layout, first, manifest=lambda m: m.update(config=other))
     assert "the configuration says" in only(check_image(layout, swapped))
     assert config_of([]).platform.architecture == "amd64"
+
+
+def test_an_index_without_images_is_a_problem(tmp_path: Path) -> None:
+    layout, _ = image(tmp_path, tar(file("a")))
+    layout.tag(layout.write_bytes(MediaType.INDEX, canonical_json(Index(manifests=()).to_json())), "empty")
+    (problem,) = check_layout(layout.root, ["empty"])
+    assert re.fullmatch(r"index [0-9a-f]{12} names no image", problem)

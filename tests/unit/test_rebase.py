@@ -9,7 +9,7 @@ from buildctl.errors import LayoutError
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.rebase import _above, _rebase
+from buildctl.rebase import _above, _rebase, rebase_images
 from tests.support.images import Blobs, config_of, file, put, tar
 from tests.support.projects import Small, small
 
@@ -75,3 +75,8 @@ def test_a_base_with_other_settings_is_refused(bases: Bases) -> None:
     )
     with pytest.raises(LayoutError, match="settings changed"):
         _rebase(bases.layout, bases.small.cell("cuda-2.6-amd64"), bases.old, new)
+
+
+def test_where_nothing_can_be_rebased_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match=r"^nothing to rebase: no image stands on a Debian base"):
+        rebase_images(small(tmp_path).project, [], locked=True)

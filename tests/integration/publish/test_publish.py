@@ -11,7 +11,7 @@ import pytest
 from buildctl.errors import BuildctlError
 from buildctl.gate import REPORT_KIND
 from buildctl.oci.check import check_image
-from buildctl.oci.image import Descriptor
+from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
 from buildctl.oci.layout import Layout
 from buildctl.progress import Silent
 from buildctl.promote import Outcome
@@ -27,7 +27,7 @@ from buildctl.registry.transport import Transport
 from buildctl.report import Report, Status
 from tests.support.projects import Small, small
 from tests.support.publishing import PATIENCE, outcomes, platforms, push, repository, skopeo
-from tests.support.registry import Fault, Proxy
+from tests.support.registry import PASSWORD, USER, Fault, Proxy
 
 
 def test_tags_of_both_architectures_and_the_universal_one(
@@ -81,6 +81,44 @@ def test_layers_are_mounted_from_a_repository_beside(
     assert [p.new for p in result.images] == [0, 0]
     assert sum(p.mounted for p in result.images) == 5
     assert front.blob_bytes() < 2000
+
+
+def opened_sessions(front: Proxy) -> list[str]:
+    return [e.path for e in front.seen if e.method == "POST" and e.path.partition("?")[0].endswith("/blobs/uploads/")]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
+def test_a_mount_that_is_refused_becomes_an_upload(
+    status: int, project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    front.faults = [Fault(when=lambda m, p: m == "POST" and "mount=" in p, times=999, status=status)]
+    to = replace(repository(front, request), mount_from=("somebody/else", "somebody/more"))
+    result = push(project, to, "cpu-2.6-arm64", tags="none")
+    assert [p.mounted for p in result.images] == [0]
+    assert result.images[0].new > 0
+
+
+def test_a_session_that_a_mount_opened_is_used(project: Small, front: Proxy, request: pytest.FixtureRequest) -> None:
+    """202: the registry has nothing to mount there, or does not mount, and waits for the bytes."""
+    to = replace(repository(front, request), mount_from=("somebody/else",))
+    push(project, to, "cpu-2.6-arm64", tags="none")
+    sessions = opened_sessions(front)
+    assert sessions
+    assert all("mount=" in path for path in sessions)
+    assert len(sessions) == len({path.partition("mount=")[2] for path in sessions})
+
+
+def test_a_token_for_two_repositories_is_asked_for_to_mount_only(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    front.users = {USER: PASSWORD}
+    known = Transport(
+        front.netloc, patience=PATIENCE, credentials=lambda _: Credentials(username=USER, password=PASSWORD)
+    )
+    to = replace(repository(front, request), transport=known, mount_from=("somebody/else",))
+    push(project, to, "cpu-2.6-arm64", tags="none")
+    own = f"repository:{to.reference.repository}:pull,push"
+    assert set(front.tokens.values()) == {own, f"{own} repository:somebody/else:pull"}
 
 
 def test_a_dry_run_writes_nothing_and_says_what_would_be_sent(
@@ -445,3 +483,37 @@ def test_a_base_image_is_fetched_once_by_digest(
 def test_a_base_image_without_digest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BuildctlError, match="no digest"):
         base_from_registry("localhost:1/a:b", arch="amd64", root=tmp_path, progress=Silent())
+
+
+def test_what_a_tag_keeps_for_an_architecture_is_for_it(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    """Whoever may push could have put there what a later run, and its signature, would make respectable."""
+    to = repository(front, request)
+    push(project, to)
+    index = Index.from_json(to.manifest("2.6").json())
+    one, two = index.manifests
+    swapped = (replace(one, platform=two.platform), replace(two, platform=one.platform))
+    to.put_manifest(canonical_json(replace(index, manifests=swapped).to_json()), MediaType.INDEX, "2.6")
+    tag = next(t for t in push(project, to, "cuda-2.6-amd64").tags if t.name == "2.6")
+    assert tag.outcome is Outcome.REFUSED
+    assert tag.reason.endswith("the configuration of what the tag has for it says linux/amd64"), tag.reason
+    project.build("cpu-2.6-arm64", labels={"dev.buildctl.accelerator": "rocm"})
+    project.report("cpu-2.6-arm64")
+    assert outcomes(push(project, to))["2.6"] == "MOVED"
+    tag = next(t for t in push(project, to, "cuda-2.6-amd64").tags if t.name == "2.6")
+    assert tag.outcome is Outcome.WAITING
+    assert tag.reason == "for cpu-2.6-arm64: for linux/arm64 it has accelerator rocm, not cpu"
+
+
+def test_an_architecture_that_an_index_does_not_name_is_not_lost(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    to = repository(front, request)
+    push(project, to)
+    value = to.manifest("2.6").json()
+    bare = [{k: v for k, v in entry.items() if k != "platform"} for entry in value["manifests"]]
+    to.put_manifest(canonical_json({**value, "manifests": bare}), MediaType.INDEX, "2.6")
+    before = {entry["digest"] for entry in bare}
+    assert outcomes(push(project, to, "cuda-2.6-amd64"))["2.6"] == "MOVED"
+    assert {str(digest) for digest in platforms(to, "2.6").values()} == before

@@ -1,0 +1,131 @@
+"""What an index of a registry leads to: every image, also below indexes in it, with the platform it is really for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from buildctl.errors import LayoutError
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import Descriptor, ImageConfig, Index, Manifest, Platform
+from buildctl.oci.layout import CONFIG_TYPES, INDEX_TYPES, MANIFEST_TYPES, parse_object
+from buildctl.registry.client import Fetched, Repository
+
+_DEEPEST = 8
+_MOST = 1000  # manifests; nobody publishes so many under one name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A manifest that an index names, or the one that the reference names itself. `said` is the platform that the
+    index gives it: its own word, None where it says nothing.
+    """
+
+    descriptor: Descriptor
+    said: Platform | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """An entry that was looked at; `descriptor` has the platform of the image's own configuration."""
+
+    descriptor: Descriptor
+    said: Platform | None
+    fetched: Fetched
+    manifest: Manifest
+    config: ImageConfig
+
+    @property
+    def platform(self) -> Platform:
+        return self.config.platform
+
+    @property
+    def attestation(self) -> bool:
+        """What buildx puts next to an image: for no platform, by the index's word and its own."""
+        return is_unknown(self.platform) and (self.said is None or is_unknown(self.said))
+
+    @property
+    def misplaced(self) -> str:
+        """In what the index and the configuration differ; empty where they agree."""
+        if self.said is None or same_platform(self.said, self.platform):
+            return ""
+        return f"the index says {self.said}, the configuration says {self.platform}"
+
+
+def entries(repository: Repository, top: Fetched) -> tuple[Entry, ...]:
+    """Every manifest below `top`, in order, each (digest and platform) once. Entries of other media types are left out,
+    as clients do. Raises LayoutError, RegistryError.
+    """
+    if top.descriptor.media_type in MANIFEST_TYPES:
+        return (Entry(descriptor=top.descriptor),)
+    if top.descriptor.media_type not in INDEX_TYPES:
+        raise LayoutError(f"{repository.reference}: {top.descriptor.media_type or 'this'} is no image")
+    return tuple(_walk(repository, top, None, set(), 1))
+
+
+def _walk(
+    repository: Repository, index: Fetched, above: Platform | None, seen: set[tuple[Digest, str]], depth: int
+) -> Iterator[Entry]:
+    for descriptor in Index.from_json(index.json()).manifests:
+        said = descriptor.platform or above
+        if descriptor.media_type not in INDEX_TYPES | MANIFEST_TYPES or (descriptor.digest, str(said)) in seen:
+            continue
+        seen.add((descriptor.digest, str(said)))
+        if len(seen) > _MOST:
+            raise LayoutError(f"{repository.reference} leads to more than {_MOST} manifests")
+        if descriptor.media_type in MANIFEST_TYPES:
+            yield Entry(descriptor=descriptor, said=said)
+        elif depth == _DEEPEST:
+            raise LayoutError(f"{repository.reference}: indexes are nested more than {_DEEPEST} deep")
+        else:
+            yield from _walk(repository, repository.manifest(str(descriptor.digest)), said, seen, depth + 1)
+
+
+class ArtifactError(LayoutError):
+    """A manifest that is for no platform and has no image's configuration: a bill of materials, say, or a chart."""
+
+
+def look(repository: Repository, entry: Entry) -> Member:
+    """Read the manifest and the configuration. Raises ArtifactError, LayoutError, RegistryError."""
+    found = repository.manifest(str(entry.descriptor.digest))
+    manifest = Manifest.from_json(found.json())
+    if manifest.config.media_type not in CONFIG_TYPES and (entry.said is None or is_unknown(entry.said)):
+        raise ArtifactError(f"{entry.descriptor.digest} is an artifact ({manifest.config.media_type}), not an image")
+    data = repository.blob(manifest.config)
+    config = ImageConfig.from_json(parse_object(data, f"configuration of {entry.descriptor.digest}"))
+    descriptor = replace(found.descriptor, platform=config.platform)
+    return Member(descriptor=descriptor, said=entry.said, fetched=found, manifest=manifest, config=config)
+
+
+def members(repository: Repository, top: Fetched) -> tuple[Member, ...]:
+    """Every image below `top`, without attestations. Raises RegistryError, LayoutError also for an image that is not
+    for the platform that an index says.
+    """
+    found = images(repository, top)
+    for member in found:
+        if member.misplaced:
+            raise LayoutError(f"{repository.reference}: {member.descriptor.digest}: {member.misplaced}")
+    return found
+
+
+def images(repository: Repository, top: Fetched) -> tuple[Member, ...]:
+    """As `members`, whatever the index says that they are for."""
+    found = []
+    for entry in entries(repository, top):
+        if entry.said is None or not is_unknown(entry.said):
+            with suppress(ArtifactError):
+                found.append(look(repository, entry))
+    return tuple(member for member in found if not member.attestation)
+
+
+def is_unknown(platform: Platform) -> bool:
+    return platform.architecture == "unknown"
+
+
+def same_platform(one: Platform, other: Platform) -> bool:
+    """A variant counts where both give one; arm64 has only v8 so far, which most leave out."""
+    if (one.os, one.architecture) != (other.os, other.architecture):
+        return False
+    variants = {one.variant, other.variant} - {"", "v8" if one.architecture == "arm64" else ""}
+    return len(variants) < 2

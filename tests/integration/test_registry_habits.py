@@ -1,0 +1,165 @@
+"""Registries that do not keep to the specification, as public reports describe them: a real one with each habit."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.registry.client import Repository, document_type
+from buildctl.registry.members import members
+from buildctl.registry.problems import RefusedError
+from buildctl.registry.referrers import Document, attach, fallback_tag, referrers
+from buildctl.registry.transport import Patience, Transport
+from tests.support.projects import Small
+from tests.support.publishing import outcomes, push, repository
+from tests.support.registry import Fault, Proxy
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+IMAGE = "application/vnd.oci.image.manifest.v1+json"
+ALWAYS = 10_000
+
+
+@pytest.fixture
+def there(project: Small, front: Proxy, request: pytest.FixtureRequest) -> Repository:
+    """Published with the tag 2.6, the reference's, and without reports."""
+    to = repository(front, request)
+    push(project, to)
+    return replace(to, reference=to.reference.tagged("2.6"), write=False)
+
+
+def manifests(front: Proxy, **fault: object) -> None:
+    front.faults = [Fault(when=lambda m, p: "/manifests/" in p, times=ALWAYS, **fault)]  # type: ignore[arg-type]
+
+
+# what a manifest is called
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain; charset=utf-8", "application/octet-stream"])
+def test_a_manifest_may_come_under_a_general_type(kind: str, there: Repository, front: Proxy) -> None:
+    manifests(front, relabel=kind)
+    top = there.manifest("2.6")
+    assert top.descriptor.media_type == INDEX
+    head = there.head("2.6")
+    assert head == top.descriptor
+    assert {str(m.platform) for m in members(there, top)} == {"linux/amd64", "linux/arm64"}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "is_"),
+    [
+        ({"manifests": []}, "application/json", INDEX),
+        ({"config": {}, "layers": []}, "", IMAGE),
+        ({"manifests": []}, INDEX, INDEX),
+        ({"mediaType": "application/x", "layers": []}, IMAGE, "application/x"),
+        ({}, "application/y", "application/y"),
+    ],
+)
+def test_the_type_is_its_own_word_else_the_registrys_else_its_shape(value: object, kind: str, is_: str) -> None:
+    assert document_type(canonical_json(value), kind, "x") == is_
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "words"),
+    [
+        (b'{"manifests": [], "layers": []}', INDEX, "an image and an index at once"),
+        (b'{"manifests": []}', IMAGE, "calls itself .*manifest.* and looks like .*index"),
+        (b'{"layers": [], "mediaType": "%s"}' % INDEX.encode(), INDEX, "calls itself .*index.* and looks like"),
+        (b"<!doctype html><p>Sign in", "text/html", "is not JSON: .*it came as 'text/html'"),
+        (b"[]", IMAGE, "not a JSON object"),
+        (b"[" * 100_000, IMAGE, "is not JSON"),
+    ],
+    ids=["both", "type of the other", "word of the other", "a page", "a list", "deep"],
+)  # fmt: skip
+def test_a_document_that_clients_would_not_agree_on_is_refused(data: bytes, kind: str, words: str) -> None:
+    with pytest.raises(RefusedError, match=words):
+        document_type(data, kind, "x")
+
+
+# no end
+
+
+@pytest.mark.parametrize("where", ["/manifests/", "/blobs/", "/tags/", "/referrers/"])
+def test_what_does_not_end_is_refused(where: str, there: Repository, front: Proxy) -> None:
+    config = config_of_first(there)
+    front.faults = [Fault(when=lambda m, p: where in p, times=ALWAYS, endless=True)]
+    if where == "/referrers/":
+        assert referrers(there, there.manifest("2.6").descriptor.digest) == ()
+        return
+    ask = {"/manifests/": lambda: there.manifest("2.6"), "/blobs/": lambda: there.blob(config), "/tags/": there.tags}
+    with pytest.raises(RefusedError, match=r"longer than the \d+ bytes allowed here"):
+        ask[where]()
+
+
+def config_of_first(there: Repository) -> Descriptor:
+    return members(there, there.manifest("2.6"))[0].manifest.config
+
+
+def test_an_error_that_does_not_end_is_an_error(there: Repository, front: Proxy) -> None:
+    manifests(front, status=400, endless=True)
+    with pytest.raises(RefusedError, match="400"):
+        there.manifest("2.6")
+
+
+def test_a_coding_that_was_not_asked_for_is_refused(there: Repository, front: Proxy) -> None:
+    manifests(front, status=200, body=gzip.compress(bytes(1 << 20)), headers={"Content-Encoding": "gzip"})
+    with pytest.raises(RefusedError, match="coded as 'gzip'"):
+        there.manifest("2.6")
+
+
+def test_a_document_has_a_deadline(there: Repository, front: Proxy) -> None:
+    slow = Transport(there.transport.registry, patience=Patience(connect=5, read=0.6), credentials=lambda _: None)
+    manifests(front, drip=0.1)
+    with pytest.raises(RefusedError, match="was not over after"):
+        replace(there, transport=slow).manifest("2.6")
+
+
+def test_a_next_page_that_is_itself_is_refused(there: Repository, front: Proxy) -> None:
+    path = f"{there.path}/tags/list?n=1000"
+    headers = {"Link": f'<{path}>; rel="next"', "Content-Type": "application/json"}
+    page = b'{"tags": []}'
+    front.faults = [Fault(when=lambda m, p: "/tags/" in p, times=ALWAYS, status=200, headers=headers, body=page)]
+    with pytest.raises(RefusedError, match="the list has no end"):
+        there.tags()
+
+
+# what is attached, and what is not there
+
+
+@pytest.fixture
+def gitlab(there: Repository, front: Proxy) -> Iterator[Repository]:
+    """Takes the tag sha256-HEX for the manifest itself, whatever was stored under it."""
+    front.rewrite = lambda path: re.sub(r"/manifests/sha256-([0-9a-f]{64})$", r"/manifests/sha256:\1", path)
+    yield there
+    front.rewrite = None
+
+
+@pytest.mark.parametrize("what", ["index", "image"])
+def test_gitlab_has_no_list_of_referrers(what: str, gitlab: Repository) -> None:
+    top = gitlab.manifest("2.6")
+    digest = top.descriptor.digest if what == "index" else members(gitlab, top)[0].descriptor.digest
+    assert gitlab.manifest(fallback_tag(digest)).descriptor.digest == digest
+    assert referrers(gitlab, digest) == ()
+
+
+def test_that_nothing_can_be_attached_there_is_said(gitlab: Repository) -> None:
+    subject = gitlab.manifest("2.6").descriptor
+    with pytest.raises(RefusedError, match=r"takes the tag sha256-[0-9a-f]{64} for the image itself"):
+        attach(replace(gitlab, write=True), subject, Document(kind="x/y", data=b"1"))
+
+
+def test_artifactory_says_forbidden_of_what_is_not_there(
+    project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    front.forbidding = True
+    to = repository(front, request)
+    assert set(outcomes(push(project, to)).values()) == {"CREATED"}
+    assert set(outcomes(push(project, to)).values()) == {"UNCHANGED"}
+    reading = replace(to, write=False)
+    with pytest.raises(RefusedError, match="403"):
+        reading.manifest("no-such-tag")
+    assert referrers(reading, reading.manifest("2.6").descriptor.digest) == ()
