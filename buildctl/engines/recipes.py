@@ -255,7 +255,7 @@ def _files_recipe(entries: Sequence[Entry], compression: Compression) -> Recipe:
         facts.append((e.path, e.kind, e.mode, e.uid, e.gid, e.size, e.target, digest.hexdigest()))
     return Recipe(
         key=recipe_key("files", facts, compression.identity),
-        label=os.path.commonpath([e.path for e in entries]) if entries else "nothing",
+        label=(os.path.commonpath([e.path for e in entries]) or f"{len(entries)} files") if entries else "nothing",
         weight=sum(e.size for e in entries),
         source=FilesSource(files=tuple(entries)),
     )
