@@ -28,8 +28,8 @@ _HEADER = """\
 
 
 def constraints_environment() -> dict[str, str]:
-    """Environment variables rather than configuration files: emptying one switches it off, and pip, which ignores empty
-    variables, would then read a file again.
+    """Variables rather than /etc/pip.conf: emptying one switches the file off for one command, while pip ignores an
+    empty variable where a configuration file sets the same option.
     """
     return {"PIP_CONSTRAINT": PLACE, "UV_CONSTRAINT": PLACE}
 
