@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from buildctl.lock import WheelLock
 
-PLACE = "/etc/pytorch-constraints.txt"
+PLACE = "/usr/local/share/pytorch-constraints.txt"
 KEPT = ("torch", "torchaudio", "torchvision", "triton")
 MACHINES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "aarch64"}
 

@@ -126,14 +126,6 @@ def test_a_folder_for_temporary_files_that_cannot_be_written_to_is_replaced(shel
     assert start(shell, programs, env={"TMPDIR": mine}) == f"{mine} {programs}"
 
 
-def test_a_login_shell_finds_the_users_programs_once(programs: Path) -> None:
-    script = f'. {COMMON / "login-path.sh"}; . {COMMON / "login-path.sh"}; echo "$PATH"'
-    done = subprocess.run(
-        ["sh", "-c", script], env={"PATH": "/usr/bin:/bin", "HOME": "/h"}, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "/h/.local/bin:/usr/bin:/bin"
-
-
 def test_no_init_where_it_is_not_the_first_process(shell: list[str], programs: Path) -> None:
     write(programs / "tini", RECORD)
     assert start(shell, programs, "torchrun") == "torchrun <>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 
-COMMON = ("entrypoint", "install-wheels", "login-path.sh")
+COMMON = ("entrypoint", "install-wheels")
 
 
 def common_file(name: str) -> bytes:
