@@ -19,6 +19,17 @@ MAIL, SHADOW, UTMP = 8, 42, 43
 # The user that images run as, and its home.
 USER, UID, HOME = "torch", 1000, "home/torch"
 
+# Part of the key of a base's layer: another number where the same packages give other entries.
+VERSION = 2
+# Our own: /etc/profile sets PATH from scratch, without the programs that `pip install --user` installs.
+LOGIN_PATH = b"""\
+# A login shell finds the programs that `pip install --user` installs, as every other process in the image does.
+case ":$PATH:" in
+*":${HOME:-}/.local/bin:"*) ;;
+*) PATH="${HOME:-}/.local/bin:$PATH" ;;
+esac
+"""
+
 Read = Callable[[str], bytes]
 
 
@@ -27,6 +38,7 @@ def configured_entries(
 ) -> Iterator[Entry]:
     """`files` is the tree as unpacked, `read` gives the content of one of its files."""
     yield from _base_files(read)
+    yield file_entry("etc/profile.d/local-bin.sh", LOGIN_PATH)
     yield from _accounts(read)
     yield from _shells(files, read)
     yield from _pam(read)

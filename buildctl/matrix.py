@@ -310,19 +310,22 @@ class _Builder:
                 self.document.problem(here, f"{text!r} is no requirement: {str(error).splitlines()[0]}")
                 continue
             name = canonicalize_name(requirement.name)
-            if name in seen:
-                why = "torch comes from versions" if name == "torch" else f"{name} is listed twice"
-                self.document.problem(here, why)
-            seen.add(name)
             specifier, torch = str(requirement.specifier), SpecifierSet()
             if isinstance(value, dict):
                 torch = self._specifiers((*here, "torch"), value.get("torch", ""))
-                specifier = self._pin((*here, "version"), value.get("version"))
+                specifier = self._version((*here, "version"), value.get("version"))
+            if name in seen and (name == "torch" or not torch):
+                why = "torch comes from versions" if name == "torch" else f"{name} is listed twice"
+                self.document.problem(here, why)
+            if not torch:  # an entry for some versions of torch narrows what another one asks for
+                seen.add(name)
             yield PackageRule(name=name, extras=tuple(sorted(requirement.extras)), specifier=specifier, torch=torch)
 
-    def _pin(self, path: yamlfile.Path, version: str | None) -> str:
+    def _version(self, path: yamlfile.Path, version: str | None) -> str:
         if version is None:
             return ""
+        if version[0] in "<>=!~":
+            return str(self._specifiers(path, version))
         try:
             if version != "{torch}":
                 Version(version)

@@ -56,6 +56,9 @@ class Project:
     def dockerfile(self, name: str) -> Path:
         return self.images / name / "Dockerfile"
 
+    def constraints(self, name: str) -> Path:
+        return self.images / name / "constraints.txt"
+
     def wheel_lock(self, name: str, arch: str) -> Path:
         return self.images / name / f"requirements.{arch}.txt"
 

@@ -38,6 +38,7 @@ _NO_PROMISE = "a promise of buildctl's own images, which this one does not make"
 PROMISES = (
     "numpy", "bytecode", "any uid", "any uid's files", "home and workdir", "pip install", "locale", "certificates",
     "cuda libraries", "console scripts", "torchrun", "entrypoint", "torch.compile",
+    "pip keeps torch", "read-only root", "login shell", "standard library",
 )  # fmt: skip
 _CLAIMED = ("torchvision", "torchaudio", "gpu architectures", "cudnn version", "nccl version", "distributions", LABELS)
 

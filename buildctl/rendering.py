@@ -8,6 +8,7 @@ from pathlib import Path
 from buildctl.build_docker import BAKE, bake_file
 from buildctl.claiming import kept_claims
 from buildctl.dockerfile.common import COMMON, common_file
+from buildctl.dockerfile.constraints import render_constraints
 from buildctl.dockerfile.render import drift, render_image
 from buildctl.errors import DriftError
 from buildctl.lock import read_wheel_lock
@@ -51,5 +52,6 @@ def _render(project: Project, cells: Iterable[Cell]) -> dict[Path, str]:
         of_name = [c for c in project.matrix.cells if c.name == name and c.flavour is Flavour.RUNTIME]
         locks = {c.arch: read_wheel_lock(project.wheel_lock(name, c.arch)) for c in of_name}
         claims = {c.arch: kept_claims(project, c, locks[c.arch]) for c in of_name}
+        texts[project.constraints(name)] = render_constraints(name, locks)
         texts[project.dockerfile(name)] = render_image(of_name, locks, project.templates, claims=claims)
     return texts

@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 
 from buildctl.claims import Claims, claim_labels, claims_of
+from buildctl.dockerfile.constraints import MACHINES, constraints_environment
 from buildctl.dockerfile.parse import Instruction, parse_dockerfile
 from buildctl.errors import DockerfileError, LockError
 from buildctl.lock import LockedWheel, WheelLock
@@ -22,7 +23,6 @@ from buildctl.matrix import Cell
 HEAVY = 20_000_000
 # No distribution can have this name: PEP 503 names have no underscore.
 SMALL_STAGE = "small_wheels"
-MACHINES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "aarch64"}
 USER = "1000:1000"
 HOME = "/home/torch"
 
@@ -197,6 +197,7 @@ def _image_env(cell: Cell, claims: Claims) -> dict[str, str]:
         "HOME": HOME,
         "USER": "torch",
         "TORCHINDUCTOR_CACHE_DIR": "/tmp/torchinductor",  # noqa: S108 - a path inside the image
+        **constraints_environment(),
     }
     env |= claims.kind.variables(claims.built_for)
     if "onnx" in cell.extras:

@@ -11,6 +11,7 @@ from pathlib import Path
 from buildctl.bases import base_entries
 from buildctl.build_python import build_python, prepare_python, python_packages
 from buildctl.bytecode import BuildPython
+from buildctl.configured import VERSION
 from buildctl.engines.assemble import ImageRecipe, Recipe
 from buildctl.engines.plan import FilesLayer, Operation, Plan, Setting, WheelsLayer
 from buildctl.errors import ArtifactError, LockError, MatrixError
@@ -145,7 +146,7 @@ def _debian_recipe(name: str, source: DebianSource, compression: Compression) ->
     locks = [source.lock, *reversed(source.below)]
     # not by the name of an image: those that add the same packages to the same base share the layer
     facts = [replace(lock, inputs="", base=locks[-1].base) for lock in locks]
-    kind = "debian, added" if source.added else "debian"
+    kind = "debian, added" if source.added else "debian" if source.below else f"debian, configured {VERSION}"
     return Recipe(
         key=recipe_key(kind, facts, source.compiling.identity, compression.identity),
         label=f"{name} {source.lock.flavour} {source.lock.arch}",
@@ -255,7 +256,7 @@ def _files_recipe(entries: Sequence[Entry], compression: Compression) -> Recipe:
         facts.append((e.path, e.kind, e.mode, e.uid, e.gid, e.size, e.target, digest.hexdigest()))
     return Recipe(
         key=recipe_key("files", facts, compression.identity),
-        label=os.path.commonpath([e.path for e in entries]) if entries else "nothing",
+        label=(os.path.commonpath([e.path for e in entries]) or f"{len(entries)} files") if entries else "nothing",
         weight=sum(e.size for e in entries),
         source=FilesSource(files=tuple(entries)),
     )

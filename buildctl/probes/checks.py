@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from buildctl.probes import judging, judging_onnx
+from buildctl.probes import judging, judging_onnx, judging_python
 from buildctl.probes.expected import Expected
 from buildctl.runtimes.api import Session
 
@@ -176,6 +176,11 @@ CHECKS = (
     Check(name="console scripts", run="packages", questions=("console_scripts",), judge=judging.console_scripts),
     Check(name="pip check", run="packages", questions=("pip",), judge=judging.pip_check),
     Check(name="pip install", run="packages", questions=("pip",), judge=judging.pip_install),
+    Check(name="pip keeps torch", run="packages", questions=("kept",), judge=judging_python.kept),
+    Check(name="login shell", run="packages", questions=("login_shell",), judge=judging_python.login_shell),
+    Check(
+        name="standard library", run="packages", questions=("standard_library",), judge=judging_python.standard_library
+    ),
     Check(name="locale", run="packages", questions=("locale",), judge=judging.locale),
     Check(name="certificates", run="packages", questions=("certificates",), judge=judging.certificates),
     Check(name="home and workdir", run="packages", questions=("writable",), judge=judging.writable),

@@ -9,6 +9,10 @@ from buildctl.report import Finding, Status
 from buildctl.runtimes.api import Outcome, Session
 
 Command = Callable[[Session], Finding]
+LOADER = """
+import torch.utils.data as data
+print(sum(int(batch.sum()) for batch in data.DataLoader(list(range(8)), batch_size=2, num_workers=2, timeout=30)))
+"""
 WHERE_IS_THIS = "import importlib.util as u; print(6 * 7, u.find_spec('this').origin)"
 
 
@@ -39,6 +43,15 @@ def entrypoint(session: Session) -> Finding:
     return _finding("entrypoint", outcomes, problem=problem, good="Python by default, commands, scripts ending in .py")
 
 
+def read_only_root(session: Session) -> Finding:
+    """Nowhere to write but /dev/shm: workers of a DataLoader still find a folder for their sockets, and do not hang."""
+    argv = ["python", "-c", LOADER]
+    outcome = session.run(argv, timeout=deadline_for(session, 60), tmp=False, through_entrypoint=True)
+    answer = outcome.stdout.strip()
+    problem = "" if answer == "28" else f"expected a DataLoader's workers to sum to 28, image printed {answer[:200]!r}"
+    return _finding("read-only root", [outcome], problem=problem, good="2 worker processes without a /tmp to write to")
+
+
 def _finding(name: str, outcomes: list[Outcome], *, problem: str, good: str) -> Finding:
     death = death_of(outcomes[-1])
     detail = "\n".join(part for part in (problem, death) if part)
@@ -50,4 +63,8 @@ def _finding(name: str, outcomes: list[Outcome], *, problem: str, good: str) -> 
     )
 
 
-COMMANDS: tuple[tuple[str, Command], ...] = (("torchrun", torchrun), ("entrypoint", entrypoint))
+COMMANDS: tuple[tuple[str, Command], ...] = (
+    ("torchrun", torchrun),
+    ("entrypoint", entrypoint),
+    ("read-only root", read_only_root),
+)

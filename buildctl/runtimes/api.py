@@ -70,15 +70,16 @@ class Session(Protocol):
         user: str | None = None,
         env: Mapping[str, str] | None = None,
         read_only: bool = True,
+        tmp: bool = True,
         network: bool = False,
         through_entrypoint: bool = False,
     ) -> Outcome:
         """Run `argv` (looked up on the image's PATH) in the image's WORKDIR, SIGKILL everything after `timeout` s.
 
         The environment is the image's, HOME if the image sets none, and `env` on top. `user` is `UID`, `UID:GID` or a
-        name, by default the image's USER. With `read_only` the root is read-only and /tmp a fresh tmpfs; otherwise
-        writes go to a layer that is thrown away. `through_entrypoint` puts the image's ENTRYPOINT in front, and CMD
-        when `argv` is empty, as `docker run` does.
+        name, by default the image's USER. With `read_only` the root is read-only and /tmp a fresh tmpfs, or with
+        `tmp=False` as read-only as the rest; otherwise writes go to a layer that is thrown away. `through_entrypoint`
+        puts the image's ENTRYPOINT in front, and CMD when `argv` is empty, as `docker run` does.
         """
 
 

@@ -90,6 +90,7 @@ class DockerSession:
         user: str | None = None,
         env: Mapping[str, str] | None = None,
         read_only: bool = True,
+        tmp: bool = True,
         network: bool = False,
         through_entrypoint: bool = False,
     ) -> Outcome:
@@ -101,7 +102,7 @@ class DockerSession:
         # an init of Docker's own, since the first process of a container is deaf to its own signals; not in front of
         # the image's ENTRYPOINT, which is to be seen as `docker run` shows it
         init = self.init and not through_entrypoint
-        config["host_config"] = self._host_config(read_only=read_only, network=network, init=init)
+        config["host_config"] = self._host_config(read_only=read_only, tmp=tmp, network=network, init=init)
         if through_entrypoint:
             config["command"] = list(argv) or None
         else:
@@ -127,11 +128,11 @@ class DockerSession:
             "labels": {LABEL: str(int(time.time() + timeout + SLACK))},
         }
 
-    def _host_config(self, *, read_only: bool, network: bool, init: bool) -> Any:
+    def _host_config(self, *, read_only: bool, tmp: bool, network: bool, init: bool) -> Any:
         return self.client.api.create_host_config(
             read_only=read_only,
             # Docker's own default for a tmpfs is noexec, which torch.compile's libraries do not survive
-            tmpfs={"/tmp": "rw,exec,nosuid,nodev,mode=1777"} if read_only else None,  # noqa: S108 - in the container
+            tmpfs={"/tmp": "rw,exec,nosuid,nodev,mode=1777"} if read_only and tmp else None,  # noqa: S108 - in the container
             network_mode="bridge" if network else "none",
             device_requests=[self.device_request] if self.device_request else None,
             devices=[f"{path}:{path}:rw" for path in self.device_files] or None,

@@ -101,6 +101,7 @@ class NativeSession:
         user: str | None = None,
         env: Mapping[str, str] | None = None,
         read_only: bool = True,  # noqa: ARG002 - nothing can be closed here
+        tmp: bool = True,  # noqa: ARG002
         network: bool = False,  # noqa: ARG002
         through_entrypoint: bool = False,
     ) -> Outcome:

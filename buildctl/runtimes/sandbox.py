@@ -148,6 +148,7 @@ class SandboxSession:
         user: str | None = None,
         env: Mapping[str, str] | None = None,
         read_only: bool = True,
+        tmp: bool = True,
         network: bool = False,
         through_entrypoint: bool = False,
     ) -> Outcome:
@@ -158,7 +159,7 @@ class SandboxSession:
         if not command:
             raise ToolError("nothing to run: no command, and the image has no ENTRYPOINT or CMD")
         who = find_user(user if user is not None else self.config.user, self.tree.read)
-        spec = self._spec(command, who, extra=env or {}, read_only=read_only, network=network)
+        spec = self._spec(command, who, extra=env or {}, read_only=read_only, tmp=tmp, network=network)
         launched = launch(spec, timeout=timeout, stdin=stdin)
         if launched.outcome is None:
             raise ToolError(f"the sandbox failed: {launched.step}: {launched.error}")
@@ -167,12 +168,19 @@ class SandboxSession:
     def refusal(self) -> Launched | None:
         """Why no sandbox can be made, or None when one can."""
         who = find_user(self.config.user, self.tree.read)
-        spec = self._spec(None, who, extra={}, read_only=True, network=False)
+        spec = self._spec(None, who, extra={}, read_only=True, tmp=True, network=False)
         launched = launch(spec, timeout=SET_UP, stdin="")
         return launched if launched.outcome is None else None
 
     def _spec(
-        self, argv: list[str] | None, who: User, *, extra: Mapping[str, str], read_only: bool, network: bool
+        self,
+        argv: list[str] | None,
+        who: User,
+        *,
+        extra: Mapping[str, str],
+        read_only: bool,
+        tmp: bool,
+        network: bool,
     ) -> dict[str, object]:
         cwd = self.config.working_dir or "/"
         emulation = self.emulator.env if self.emulator else ()
@@ -180,9 +188,9 @@ class SandboxSession:
         files = {"etc/hosts": HOSTS, **({"etc/resolv.conf": _resolv_conf()} if network else {})}
         files |= {target: "" for _, target, _ in self.gpu.binds if not target.startswith("dev/")}
         directories = [d for d in ("proc", "sys", "dev", "tmp", cwd.strip("/")) if d and not self.tree.exists(d)]
-        scratch = ["/tmp"] if read_only else []  # noqa: S108
-        if self.tree.merged:  # no layer to throw away: what people expect to write to is in memory
-            scratch = ["/tmp", *(sorted({env["HOME"], cwd} - {"/"}) if not read_only else [])]  # noqa: S108
+        scratch = ["/tmp"] if read_only and tmp else []  # noqa: S108
+        if self.tree.merged and not read_only:  # no layer to throw away: what people expect to write to is in memory
+            scratch = ["/tmp", *sorted({env["HOME"], cwd} - {"/"})]  # noqa: S108
         return {
             "argv": argv,
             "env": env,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,14 @@ def test_accounts(tree: Tree) -> None:
     assert text(tree, "etc/shadow") == "root:*::0:99999:7:::\nmail:*::0:99999:7:::\ntorch:*::0:99999:7:::\n"
     assert facts(tree, "etc/shadow") == ("file", 0o640, 0, 42)
     assert facts(tree, "etc/gshadow") == ("file", 0o640, 0, 42)
+
+
+def test_a_login_shell_finds_the_users_programs_once(tree: Tree) -> None:
+    script = text(tree, "etc/profile.d/local-bin.sh")
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/h"}
+    argv = ["sh", "-c", f'{script}{script}echo "$PATH"']
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "/h/.local/bin:/usr/bin:/bin"
 
 
 def test_folders_that_any_user_may_write_to(tree: Tree) -> None:

@@ -78,7 +78,7 @@ def test_the_dockerfile_is_one_for_all_architectures_and_parses(matrix: Matrix) 
     found = parse_dockerfile(render(matrix), path="Dockerfile")
     assert [i.keyword for i in found].count("FROM") == 8
     copied = [i.flag("from") for i in found if i.keyword == "COPY" and i.text == "/out/ /"]
-    assert copied == ["nvidia-cublas", "triton", "small_wheels", "torch", "entrypoint_script"]
+    assert copied == ["nvidia-cublas", "triton", "small_wheels", "torch", "own_files"]
     labels = dict(pair for i in found if i.keyword == "LABEL" for pair in assignments(i, {}))
     assert labels["dev.buildctl.cuda"] == "13.2"
     assert labels["dev.buildctl.driver-floor"] == "580"

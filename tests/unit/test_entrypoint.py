@@ -101,6 +101,31 @@ def test_a_user_without_home_and_name_gets_both(shell: list[str], programs: Path
     assert start(shell, programs, env={"HOME": "/no/such/folder", "USER": ""}) == "/tmp uid4321"
 
 
+@pytest.mark.parametrize(
+    ("uid", "home", "said"),
+    [("0", "/home/torch", "/root root"), ("0", "/", "/ torch"), ("1000", "/", "/ torch")],
+)
+def test_root_does_not_write_into_the_users_home(
+    shell: list[str], programs: Path, uid: str, home: str, said: str
+) -> None:
+    """On this machine `/` and `/root` can be written to by root alone, as whom these tests may not run."""
+    if os.getuid() != 0:
+        pytest.skip("NOT RUN: only root has a home that root can write to")
+    write(programs / "id", f'#!/bin/sh\n[ "$1" = -u ] && echo {uid} && exit\necho torch\n')
+    write(programs / "python", '#!/bin/sh\necho "$HOME $USER"\n')
+    assert start(shell, programs, env={"HOME": home}) == said
+
+
+def test_a_folder_for_temporary_files_that_cannot_be_written_to_is_replaced(shell: list[str], programs: Path) -> None:
+    write(programs / "python", '#!/bin/sh\necho "${TMPDIR-unset} $HOME"\n')
+    assert start(shell, programs) == f"unset {programs}"
+    temporary, home = start(shell, programs, env={"TMPDIR": "/no/such/folder", "HOME": "/no/such/home"}).split()
+    assert temporary in {"/var/tmp", "/dev/shm"}
+    assert home == temporary
+    mine = str(programs)
+    assert start(shell, programs, env={"TMPDIR": mine}) == f"{mine} {programs}"
+
+
 def test_no_init_where_it_is_not_the_first_process(shell: list[str], programs: Path) -> None:
     write(programs / "tini", RECORD)
     assert start(shell, programs, "torchrun") == "torchrun <>"

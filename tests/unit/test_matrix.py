@@ -103,6 +103,23 @@ def test_torchaudio_goes_with_torch_while_it_exists(default: Matrix) -> None:
     assert by_key["2.15"] == ("torch==2.15.0", "torchvision", "numpy", "pip")
 
 
+def test_numpy_is_bounded_for_versions_of_torch_that_came_before_it(default: Matrix) -> None:
+    by_key = {cell.key: cell.requirements for cell in default.cells}
+    assert by_key["2.6"][3:] == ("numpy", "numpy<2.3", "pip")
+    text = (ROOT / "matrix.yaml").read_text()
+    for release, bounded in {"2.5.1": True, "2.7.1": True, "2.8.0": True, "2.9.1": False}.items():
+        more = text.replace('  "2.10":', f'  "{release[:3]}": {release}\n  "2.10":')
+        of_release = next(c for c in parse(more).cells if str(c.torch) == release)
+        assert ("numpy<2.3" in of_release.requirements) == bounded, release
+
+
+def test_an_entry_for_some_versions_of_torch_narrows_another() -> None:
+    text = changed('"numpy>=2"', '"numpy>=2", {name: numpy, version: "!=2.4.1, <2.5", torch: "<2.12"}')
+    by_key = {cell.key: cell.requirements for cell in parse(text).cells}
+    assert [r for r in by_key["2.6"] if r.startswith("numpy")] == ["numpy>=2", "numpy!=2.4.1,<2.5"]
+    assert [r for r in by_key["2.15"] if r.startswith("numpy")] == ["numpy>=2"]
+
+
 def test_both_flavours_ask_for_the_same_wheels(default: Matrix) -> None:
     by_wheels = {(c.name, c.arch): set[tuple[str, ...]]() for c in default.cells}
     for cell in default.cells:
@@ -270,6 +287,9 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         ("torchvision,", "torchvision, torch,", "packages[1]: torch comes from versions"),
         ("torchvision,", "torchvision, Torch_Vision,", None),
         ("torchvision,", "torchvision, TorchVision,", "packages[1]: torchvision is listed twice"),
+        ("torchvision,", "torchvision, {name: torchvision, version: '1'},", "torchvision is listed twice"),
+        ("torchvision,", "torchvision, {name: torch, version: '2.6.0', torch: '<2.7'},", "torch comes from versions"),
+        ('version: "{torch}"', 'version: "<2.3,,>"', "packages[1].version: '<2.3,,>' is no version range"),
         ('"numpy>=2"', '"numpy>=="', "packages[2]: 'numpy>==' is no requirement"),
         ('"numpy>=2"', '"numpy @ file:///x"', "packages[2]: 'numpy @ file:///x' is not a Python requirement"),
         ('"<2.11"', '"<2.11,,>"', "is no version range"),

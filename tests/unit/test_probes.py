@@ -13,7 +13,7 @@ import pytest
 
 import buildctl
 from buildctl import probes
-from buildctl.probes import judging, native_checks
+from buildctl.probes import judging, judging_python, native_checks
 from buildctl.probes.asking import Answers, UnansweredError, deadline_for, read_answers
 from buildctl.probes.checks import CHECKS, RUNS
 from buildctl.probes.expected import Expected
@@ -52,6 +52,17 @@ ON_MPS = [check for check in native_checks.CHECKS if check.run == "mps"]
 
 def unfit(text: str, **tags: list[str]) -> dict[str, object]:
     return {"check": {"code": 1, "text": text, "tags": tags}}
+
+
+def kept(**other: object) -> dict[str, object]:
+    """What an image answers whose pip keeps torch; `other` replaces parts of it."""
+    good = {
+        "variables": {"PIP_CONSTRAINT": "/c", "UV_CONSTRAINT": "/c"},
+        "text": '# why\ntorch!=0+x,===2.6.0\ntorchvision===0.21.0\ntriton===3 ; platform_machine == "aarch64"\n',
+        "pip": {"kept": 1, "changed": 0},
+        "said": "(constraint) torch!=0+empty.PIP_CONSTRAINT.to.change.it",
+    }
+    return good | other
 
 
 def answer(value: object, error: str | None = None) -> dict[str, object]:
@@ -185,6 +196,9 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging.gpu, CUDA, on_gpu(cudnn=False), "expected cuDNN to take its tensors"),
     (judging.gpu, CUDA, on_gpu(kept=512), "of 67108864 bytes allocated and given back, 512 stayed"),
     (judging.gpu, CUDA, on_gpu() | {"gpus": {**on_gpu()["gpus"], "nccl": 1.0}}, "NCCL's sum over one process"),
+    (judging.numpy_bridge, CUDA, {"numpy": "2.5.5", "types": 14, "tried": 138, "wrong": ["of numpy.bool: x"]},
+     "numpy 2.5.5 and torch: 1 of 138 exchanges went wrong\n  of numpy.bool: x"),
+    (judging.numpy_bridge, CUDA, {"numpy": "2.5.5", "types": 0, "tried": 0, "wrong": []}, "image tried none"),
     (judging.dataloader, CUDA, {"squares": [0, 1, 4, 9, 16, 25, 36, 49], "workers": 1}, "image reports 1"),
     (judging.bytecode, CUDA, {"good": 9, "bad": ["torch: no bytecode"], "bad_count": 1}, "torch: no bytecode"),
     (judging.distributions, CUDA, [["numpy", "2.1", "/a"], ["torch", "2.6.0", "/a"], ["torch", "2.5", "/b"]],
@@ -212,6 +226,19 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging.certificates, CUDA, {"loaded": 0, "hashed": 0}, "expected a CA bundle, image loads 0"),
     (judging.writable, CUDA, {"uid": 7, "problems": ["/h: Permission denied"], "modes": {}}, "expected uid 7 to write"),
     (judging.any_uid, CUDA, {"python": changed("python", uid=1000), "user_name": "x"}, "expected uid 12345"),
+    (judging_python.kept, CUDA, kept(variables={"PIP_CONSTRAINT": "", "UV_CONSTRAINT": "/c"}),
+     "expected PIP_CONSTRAINT to name a constraints file"),
+    (judging_python.kept, CUDA, kept(text=""), "expected one constraints file, image has none at /c"),
+    (judging_python.kept, CUDA, kept(text="torch===2.6.0\n"), "expected torchvision to be constrained to 0.21.0"),
+    (judging_python.kept, CUDA, kept(text="torch===2.6.1\ntorchvision===0.21.0\n"), "image reports 2.6.1"),
+    (judging_python.kept, CUDA, kept(pip={"kept": 0, "changed": 0}), "pip would replace torch"),
+    (judging_python.kept, CUDA, kept(pip={"kept": 1, "changed": 1}), "pip does not replace torch when"),
+    (judging_python.kept, CUDA, kept(uv={"kept": 0, "changed": 0}), "uv would replace torch"),
+    (judging_python.kept, CUDA, kept(said="no solution"), "expected pip's refusal to name PIP_CONSTRAINT"),
+    (judging_python.kept, CUDA, kept(pip={}, said="No module named pip"), "pip does not run\nNo module named pip"),
+    (judging_python.login_shell, CUDA, {"home": "/h", "path": ["/usr/bin"]}, "/h/.local/bin, image reports /usr/bin"),
+    (judging_python.standard_library, CUDA, {"tried": ["ssl"], "missing": {"ssl": "No module named _ssl"}}, "_ssl"),
+    (judging_python.standard_library, CUDA, {"tried": [], "missing": {}}, "image tried none"),
     (judging.compiled, CUDA, {"compiler": None, "compiled": {}}, "expected g++"),
     (judging.compiled, CUDA, {"compiler": "/g++", "compiled": {"error": 0.0, "graphs": 0}}, "image compiled 0"),
 ]  # fmt: skip
@@ -245,6 +272,11 @@ def test_what_differs_fails_and_names_both(
         (judging.pip_check, GOOD["pip"]),
         (judging.pip_install, GOOD["pip"]),
         (judging.console_scripts, GOOD["scripts"]),
+        (judging_python.kept, kept()),
+        (judging_python.kept, kept(uv={"kept": 1, "changed": 0})),
+        (judging_python.login_shell, {"home": "/h", "path": ["/h/.local/bin", "/usr/bin"]}),
+        (judging_python.standard_library, {"tried": ["ssl"], "missing": {}}),
+        (judging.numpy_bridge, {"numpy": "2.2.6", "types": 14, "tried": 138, "wrong": []}),
     ],
 )
 def test_what_agrees_passes(judge: Callable[[Expected, Any], judging.Verdict], value: Any) -> None:
@@ -325,7 +357,7 @@ def test_emulation_stretches_every_deadline() -> None:
     for session in (native, emulated):
         list(findings_of(session, replace(CUDA, flavour="devel", extras=("onnx",))))
     limits = [[how["timeout"] for _, how in session.calls] for session in (native, emulated)]
-    assert len(limits[0]) == len(RUNS) + 2
+    assert len(limits[0]) == len(RUNS) + 3
     assert [deadline_for(emulated, limit) for limit in limits[0]] == limits[1]
     assert min(limits[1]) >= 10 * min(limits[0])
 

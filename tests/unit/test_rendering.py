@@ -22,24 +22,30 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_what_is_committed_is_what_would_be_rendered(project: Project) -> None:
-    assert check_rendered(project, project.matrix.cells) == 8
+    assert check_rendered(project, project.matrix.cells) == 13
 
 
 @pytest.mark.parametrize(
     "name",
-    ["images/cuda-2.6/Dockerfile", "images/common/install-wheels", "docker-bake.json", "images/common/entrypoint"],
+    [
+        "images/cuda-2.6/Dockerfile",
+        "images/common/install-wheels",
+        "docker-bake.json",
+        "images/common/entrypoint",
+        "images/cuda-2.6/constraints.txt",
+    ],
 )
 def test_drift_is_found_shown_and_mended(project: Project, name: str) -> None:
     path = project.root / name
     committed = path.read_text()
     path.write_text(committed + "# edited by hand\n")
-    with pytest.raises(DriftError, match=r"1 of 8 files differ") as caught:
+    with pytest.raises(DriftError, match=r"1 of 13 files differ") as caught:
         check_rendered(project, project.matrix.cells)
     assert f"--- {name} (committed)" in caught.value.message
     assert "-# edited by hand" in caught.value.message
     assert [line for line in render_images(project, project.matrix.cells) if "written" in line] == [f"{name} written"]
     assert path.read_text() == committed
-    assert check_rendered(project, project.matrix.cells) == 8
+    assert check_rendered(project, project.matrix.cells) == 13
 
 
 def test_a_missing_file_is_drift_and_scripts_are_made_executable(project: Project) -> None:
@@ -54,5 +60,5 @@ def test_a_missing_file_is_drift_and_scripts_are_made_executable(project: Projec
 def test_a_changed_template_is_drift(project: Project) -> None:
     template = project.templates / "image.Dockerfile.j2"
     template.write_text(template.read_text().replace("WORKDIR /workspace", "WORKDIR /work"))
-    with pytest.raises(DriftError, match=r"5 of 8 files differ"):
+    with pytest.raises(DriftError, match=r"5 of 13 files differ"):
         check_rendered(project, project.matrix.cells)

@@ -231,15 +231,21 @@ def test_the_environment_is_the_image_s_then_the_caller_s(tmp_path: Path, monkey
     monkeypatch.setenv("SECRET", "x")
     who = User(uid=5, gid=6, home="/h")
     spec = session(tmp_path, config=config(("A", "image")))._spec(
-        ["x"], who, extra={"A": "caller"}, read_only=True, network=False
+        ["x"], who, extra={"A": "caller"}, read_only=True, tmp=True, network=False
     )
     assert spec["env"] == {"PATH": "/b", "HOME": "/h", "A": "caller"}
     assert (spec["uid"], spec["gid"], spec["cwd"], spec["scratch"]) == (5, 6, "/w", ["/tmp"])
 
 
+def test_a_read_only_root_has_no_tmp_to_write_to_when_asked_for_none(tmp_path: Path) -> None:
+    who = User(uid=5, gid=6, home="/h")
+    spec = session(tmp_path)._spec(["x"], who, extra={}, read_only=True, tmp=False, network=False)
+    assert (spec["read_only"], spec["scratch"]) == (True, [])
+
+
 def test_a_home_that_the_image_sets_stays(tmp_path: Path) -> None:
     spec = session(tmp_path, config=config(("HOME", "/image")))._spec(
-        ["x"], User(uid=5, gid=6, home="/h"), extra={}, read_only=True, network=False
+        ["x"], User(uid=5, gid=6, home="/h"), extra={}, read_only=True, tmp=True, network=False
     )
     assert spec["env"] == {"PATH": "/b", "HOME": "/image"}
 

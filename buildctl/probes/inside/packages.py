@@ -1,5 +1,5 @@
 # `ask` and `OPTIONS` come from ask.py, which is put in front; import time counts, so no pathlib.
-# ruff: noqa: F821, PLW1510, PTH108, PTH109, PTH112, PTH116, PTH118, PTH120, PTH123, PTH208
+# ruff: noqa: F821, PLW1510, PTH108, PTH109, PTH112, PTH113, PTH116, PTH118, PTH120, PTH123, PTH208
 """Runs inside the image without importing torch: packages, scripts, files, surroundings. Standard library only."""
 
 import os
@@ -100,27 +100,77 @@ def tags_of(names):
     return {name: re.findall(r"^Tag: (\S+)", text, re.MULTILINE) for name, text in texts.items()}
 
 
-def make_wheel(folder):
+NEWER = """
+import os
+import sys
+from pip._internal.cli.main import main
+argv = ["install", "--dry-run", "--no-index", "--no-cache-dir", "--disable-pip-version-check", "--no-color"]
+print("=== kept", main([*argv, *sys.argv[1:]]), flush=True)
+os.environ["PIP_CONSTRAINT"] = ""
+print("=== changed", main([*argv, *sys.argv[1:]]), flush=True)
+"""
+
+
+def kept():
+    """The constraints file, and what pip (and uv, where there is one) do with a package that wants a newer torch."""
+    import tempfile
+
+    variables = {name: os.environ.get(name, "") for name in ("PIP_CONSTRAINT", "UV_CONSTRAINT")}
+    text = ""
+    if os.path.isfile(variables["PIP_CONSTRAINT"]):
+        with open(variables["PIP_CONSTRAINT"]) as file:
+            text = file.read()
+    folder = tempfile.mkdtemp()
+    make_wheel(folder, "torch", "999.0")
+    make_wheel(folder, "buildctl_newer", "1.0", requires="torch>=999")
+    asked = ["--find-links", folder, "buildctl-newer"]
+    said = output([sys.executable, "-c", NEWER, *asked])[1]
+    codes = dict(re.findall(r"^=== (kept|changed) (\d+)$", said, re.MULTILINE))
+    answers = {"variables": variables, "text": text, "pip": {name: int(code) for name, code in codes.items()}}
+    answers["said"] = said[-2000:]
+    if shutil.which("uv"):
+        uv = ["uv", "pip", "install", "--dry-run", "--no-index", "--no-cache", "--python", sys.executable]
+        uv += ["--break-system-packages", *asked]
+        answers["uv"] = {"kept": output(uv)[0], "changed": output(uv, UV_CONSTRAINT="")[0]}
+    shutil.rmtree(folder)
+    return answers
+
+
+def output(argv, **env):
+    done = subprocess.run(
+        argv,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    return done.returncode, done.stdout
+
+
+def make_wheel(folder, name="buildctl_probe", version="1.0", requires=""):
     import base64
     import hashlib
     import zipfile
 
-    info = "buildctl_probe-1.0.dist-info"
+    info = f"{name}-{version}.dist-info"
+    needs = f"Requires-Dist: {requires}\n" if requires else ""
     files = {
-        "buildctl_probe.py": "ANSWER = 42\ndef main():\n    print(ANSWER)\n",
-        f"{info}/METADATA": "Metadata-Version: 2.1\nName: buildctl-probe\nVersion: 1.0\n",
+        f"{name}.py": "ANSWER = 42\ndef main():\n    print(ANSWER)\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n{needs}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: buildctl\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": "[console_scripts]\nbuildctl-probe = buildctl_probe:main\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{name.replace('_', '-')} = {name}:main\n",
     }
     rows = []
-    for name, text in files.items():
+    for file, text in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-        rows.append(f"{name},sha256={digest},{len(text)}\n")
+        rows.append(f"{file},sha256={digest},{len(text)}\n")
     files[f"{info}/RECORD"] = "".join(rows) + f"{info}/RECORD,,\n"
-    path = os.path.join(folder, "buildctl_probe-1.0-py3-none-any.whl")
+    path = os.path.join(folder, f"{name}-{version}-py3-none-any.whl")
     with zipfile.ZipFile(path, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
+        for file, text in files.items():
+            archive.writestr(file, text)
     return path
 
 
@@ -188,6 +238,27 @@ def certificates():
     return {"loaded": context.cert_store_stats()["x509_ca"], "hashed": len(hashed), "cafile": paths.cafile}
 
 
+# Each is an extension of its own, which needs a library of the base's; Debian ships some apart from Python.
+STANDARD = "bz2 ctypes curses dbm.gnu dbm.ndbm hashlib lzma readline sqlite3 ssl uuid zlib zoneinfo"
+
+
+def standard_library():
+    import importlib
+
+    missing = {}
+    for name in STANDARD.split():
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            missing[name] = str(error)
+    return {"tried": STANDARD.split(), "missing": missing}
+
+
+def login_shell():
+    """PATH as `bash -l` and ssh have it: Debian's /etc/profile sets it from scratch."""
+    return {"home": os.environ.get("HOME", ""), "path": output(["sh", "-lc", 'printf %s "$PATH"'])[1].split(":")}
+
+
 def writable():
     home = os.environ.get("HOME", "")
     answers = {"uid": os.getuid(), "home": home, "cwd": os.getcwd(), "problems": [], "modes": {}}
@@ -211,6 +282,9 @@ QUESTIONS = {
     "locale": locale,
     "certificates": certificates,
     "pip": pip,
+    "kept": kept,
+    "standard_library": standard_library,
+    "login_shell": login_shell,
 }
 
 

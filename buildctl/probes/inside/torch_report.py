@@ -265,11 +265,59 @@ def nccl():
     return float(total.sum())
 
 
+# What each torch has of them is asked; uint64 scalars are left out, which torch takes from no numpy.
+NUMPY_TYPES = "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64 complex64 complex128"
+
+
 def numpy_bridge():
+    """Every way that data goes between numpy and torch, for every type: how many were tried, and which went wrong."""
     import numpy
     import torch
 
-    return {"numpy": numpy.__version__, "sum": int(torch.from_numpy(numpy.arange(10)).sum().numpy())}
+    types = [name for name in NUMPY_TYPES.split() if hasattr(torch, name)]
+    wrong, tried = [], 0
+    for name in types:
+        for way, works in numpy_ways(numpy, torch, name).items():
+            tried += 1
+            try:
+                problem = None if works() else "another value or type"
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+            if problem:
+                wrong.append(f"{way}: {problem[:200]}")
+    return {"numpy": numpy.__version__, "types": len(types), "tried": tried, "wrong": wrong}
+
+
+def numpy_ways(numpy, torch, name):
+    kind, dtype = getattr(torch, name), numpy.dtype(name)
+    scalar, array, tensor = dtype.type(1), numpy.array([0, 1], dtype=dtype), torch.tensor([0, 1], dtype=kind)
+
+    def is_tensor(found):
+        return found.dtype == kind and found.tolist() == [0, 1]
+
+    def is_array(found):
+        return found.dtype == dtype and found.tolist() == [0, 1]
+
+    def shared():
+        mine = array.copy()
+        theirs = torch.from_numpy(mine)
+        mine[0] = 1
+        return theirs.tolist() == [1, 1] and theirs.numpy().tolist() == [1, 1]
+
+    ways = {
+        f"torch.from_numpy of {name}": lambda: is_tensor(torch.from_numpy(array)) and shared(),
+        f"torch.tensor of a {name} array": lambda: is_tensor(torch.tensor(array)),
+        f"numpy() of {name}": lambda: is_array(tensor.numpy()),
+        f"numpy.asarray of a {name} tensor": lambda: is_array(numpy.asarray(tensor)),
+        f"torch.from_dlpack of {name}": lambda: is_tensor(torch.from_dlpack(array)),
+        f"numpy.from_dlpack of {name}": lambda: is_array(numpy.from_dlpack(tensor)),
+        f"numpy.{name} of a tensor": lambda: dtype.type(tensor[1]) == scalar,
+        f"a tensor times numpy.{name}": lambda: (torch.ones(2) * scalar).tolist() == [1, 1],
+    }
+    if name != "uint64":
+        ways[f"torch.tensor of numpy.{name}"] = lambda: torch.tensor(scalar).dtype == kind and torch.tensor(scalar) == 1
+        ways[f"torch.tensor of a list of numpy.{name}"] = lambda: torch.tensor([scalar, scalar]).tolist() == [1, 1]
+    return ways
 
 
 class Squares:

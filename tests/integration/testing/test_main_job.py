@@ -66,7 +66,8 @@ def test_a_cpu_image_has_no_file_of_cuda(tested: Findings) -> None:
 @pytest.mark.parametrize(
     "name",
     ["any uid", "pip check", "pip install", "console scripts", "bytecode", "locale", "certificates", "home and workdir",
-     "dataloader", "matmul on cpu", "entrypoint", "distributions"],
+     "dataloader", "matmul on cpu", "entrypoint", "distributions", "numpy", "pip keeps torch", "read-only root",
+     "login shell", "standard library"],
 )  # fmt: skip
 def test_images_are_as_people_expect_them(cell: str, name: str, request: pytest.FixtureRequest) -> None:
     found: Findings = request.getfixturevalue("tested" if cell.startswith("cpu") else "tested_cuda")
