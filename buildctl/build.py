@@ -1,4 +1,4 @@
-"""`buildctl build`: locks, plans, downloads, layers, images, tags. Refusals come before any download."""
+"""`buildctl build`: plans, downloads, layers, images, tags. Refusals come before any download."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from buildctl.errors import EngineError, FetchError, LockError, RuntimeUnavailab
 from buildctl.indexing import write_indexes
 from buildctl.lock import WheelLock, read_wheel_lock
 from buildctl.lock_debian import BaseLock, DebPackage, read_base_lock
-from buildctl.locking import lock_cells, renew_base, stale_locks
+from buildctl.locking import renew_base
 from buildctl.log import say
 from buildctl.matrix import ARCHES, Cell, DebianBase, Flavour, ImageBase
 from buildctl.oci.digest import Digest
@@ -36,6 +36,7 @@ from buildctl.oci.entry import EPOCH
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
+from buildctl.origin import note_origin
 from buildctl.progress import Progress, open_progress
 from buildctl.project import Project
 from buildctl.store import Store
@@ -118,16 +119,22 @@ class _Planned:
         return (*self.base.recipes, *self.recipe.layers)
 
 
-def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions) -> BuildResult:
-    """Build these cells into the project's layout and tag them. Raises BuildctlError."""
-    start = time.perf_counter()
+def reach(options: BuildOptions) -> None:
+    """Before any work: the Docker that was named answers. Raises RuntimeUnavailableError."""
     if options.context is not None:
         from buildctl.daemon import connected
 
-        with connected(options.context):  # before the work begins
+        with connected(options.context):
             pass
+
+
+def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions) -> BuildResult:
+    """Build these cells, from locks and Dockerfiles as they lie there, into the project's layout and tag them.
+
+    Raises BuildctlError.
+    """
+    start = time.perf_counter()
     store, layout = Store.default(), Layout(project.layout)
-    mend_locks(project, cells, locked=options.locked)
     compression = Compression(options.compression)
     epoch = source_date_epoch()
     if options.engine == "docker":
@@ -152,6 +159,8 @@ def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions)
             built.append(write_image(p.recipe, made, layout=layout, store=store, epoch=epoch))
             # the next image finds what this one made
             made |= {r.key: replace(made[r.key], fresh=False) for r in p.recipe.layers}
+    for cell, image in zip(cells, built, strict=True):
+        note_origin(project, cell, image.descriptor.digest)
     write_indexes(project, cells, layout)
     loaded = load_images(cells, layout, wanted=options.load, context=options.context)
     return BuildResult(
@@ -220,7 +229,6 @@ def load_images(
 
 def fetch_images(project: Project, cells: Sequence[Cell], *, locked: bool) -> int:
     """Bring everything that these cells are made from into the store, layers or no layers; how many artifacts it is."""
-    mend_locks(project, cells, locked=locked)
     store = Store.default()
     planned = _plan_and_fetch(project, _Planner.plan, cells, store, Compression.ZSTD, locked=locked, everything=True)
     return len({artifact.digest for p in planned for r in p.recipes for artifact in artifacts_of(r)})
@@ -442,27 +450,6 @@ def site_of(cell: Cell) -> Site:
         interpreter=interpreter,
         python=python,
     )
-
-
-def mend_locks(project: Project, cells: Sequence[Cell], *, locked: bool) -> None:
-    """Bring missing and stale locks up to date, as uv does; with `locked` refuse instead."""
-    stale = stale_locks(project, cells)
-    if not stale:
-        return
-    listed = "\n  ".join(f"{project.shown(path)}: {reason}" for path, reason in stale)
-    if locked:
-        raise LockError(
-            f"with --locked, {len(stale)} locks would have to change:\n  {listed}", hint="run `buildctl lock`"
-        )
-    from buildctl.rendering import render_images
-
-    say(f"bringing {len(stale)} locks up to date:\n  {listed}")
-    for line in lock_cells(project, cells, upgrade=False):
-        if not line.endswith("is up to date"):
-            say(line)
-    for line in render_images(project, cells):
-        if not line.endswith("is up to date"):
-            say(line)
 
 
 def source_date_epoch() -> int:

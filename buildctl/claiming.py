@@ -256,6 +256,30 @@ def check_claims(project: Project, cells: Sequence[Cell], store: Store) -> int:
     return count
 
 
+def stale_claims(project: Project, cells: Sequence[Cell]) -> list[tuple[Path, str]]:
+    """Path and reason of every file of claims that is missing, malformed, or not what matrix and lock say.
+
+    Looks into no wheel: what a file says about the inside of the locked one is taken as it is.
+    """
+    found = []
+    for cell in {(c.name, c.arch): c for c in cells}.values():
+        path = claims_path(project.images, cell.name, cell.arch)
+        if reason := _claims_problem(project, cell, path):
+            found.append((path, reason))
+    return found
+
+
+def _claims_problem(project: Project, cell: Cell, path: Path) -> str | None:
+    try:
+        lock, written = read_wheel_lock(project.wheel_lock(cell.name, cell.arch)), read_claims(path)
+        torch = lock.wheel("torch")
+        about = written.facts is not None and torch is not None and written.facts.wheel == str(torch.digest)
+        lines = differences(claims_of(cell, lock, written.facts if about else None), written)
+    except LockError as error:
+        return error.message.removeprefix(str(path)).lstrip(": ")
+    return "; ".join(lines[:3]) or None
+
+
 def differences(derived: Claims, written: Claims) -> list[str]:
     """`cuda: the wheels say 12.4, the file says 12.5`, one line a claim."""
     left, right = derived.to_json(), written.to_json()

@@ -188,7 +188,7 @@ def render(options: Options, names: Sequence[str], check: bool) -> None:
 @cli.command()
 @names_argument
 @arch_option
-@click.option("--locked", is_flag=True, help="Refuse instead of mending a stale lock or a vanished Debian package.")
+@click.option("--locked", is_flag=True, help="Refuse where a lock, claim or Dockerfile would change.")
 @click.pass_obj
 def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool) -> None:
     """Download what images are made from into the store; afterwards they build without a network.
@@ -198,9 +198,14 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
       buildctl fetch cuda-2.6
     """
     from buildctl.build import fetch_images
+    from buildctl.locking import update_locks
+    from buildctl.rendering import update_rendered
 
     project = options.open()
-    count = fetch_images(project, project.matrix.images_of(names, arch), locked=locked)
+    cells = project.matrix.images_of(names, arch)
+    update_locks(project, cells, locked=locked)
+    update_rendered(project, cells, locked=locked)
+    count = fetch_images(project, cells, locked=locked)
     click.echo(f"{count} artifacts are in the store")
 
 
@@ -217,7 +222,7 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
 @context_option
 @click.option("--compression", type=click.Choice(["zstd", "gzip"]), default="zstd", show_default=True)
 @click.option("--load/--no-load", default=None, help="Put the images into Docker (default: when a daemon answers).")
-@click.option("--locked", is_flag=True, help="Refuse instead of mending a stale lock or a vanished Debian package.")
+@click.option("--locked", is_flag=True, help="Refuse where a lock, claim or Dockerfile would change.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes at once (default: one per core).")
 @json_option
 @click.pass_obj
@@ -246,7 +251,9 @@ def build(
       buildctl build cuda-2.6 --context gpu-box             made here, loaded there
       buildctl build --engine docker --context gpu-box      made there, too
     """
-    from buildctl.build import BuildOptions, build_images
+    from buildctl.build import BuildOptions, build_images, reach
+    from buildctl.locking import update_locks
+    from buildctl.rendering import update_rendered
 
     project = Options(options.project, output or options.layout).open()
     wanted = BuildOptions(
@@ -258,13 +265,17 @@ def build(
         builder=builder,
         context=context,
     )
-    result = build_images(project, project.matrix.images_of(names, arch), wanted)
+    reach(wanted)
+    cells = project.matrix.images_of(names, arch)
+    update_locks(project, cells, locked=locked)
+    update_rendered(project, cells, locked=locked)
+    result = build_images(project, cells, wanted)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
 
 
 @cli.command()
 @names_argument
-@click.option("--locked", is_flag=True, help="Refuse instead of mending a stale lock or a vanished Debian package.")
+@click.option("--locked", is_flag=True, help="Refuse where a lock, claim or Dockerfile would change.")
 @click.pass_obj
 def bases(options: Options, names: Sequence[str], locked: bool) -> None:
     """Make only the bases of these images, and the uv that their install steps use, for Docker to build on.
@@ -275,13 +286,17 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
     """
     from buildctl.build import bases_under, build_bases
     from buildctl.build_docker import put_tool
+    from buildctl.locking import update_locks
     from buildctl.oci.layout import Layout
+    from buildctl.rendering import update_rendered
     from buildctl.store import Store
 
     project = options.open()
     layout = Layout(project.layout)
-    cells = bases_under(project.matrix.images_of(names))
-    for name in build_bases(project, cells, Store.default(), layout, locked=locked):
+    cells = project.matrix.images_of(names)
+    update_locks(project, cells, locked=locked)
+    update_rendered(project, cells, locked=locked)
+    for name in build_bases(project, bases_under(cells), Store.default(), layout, locked=locked):
         click.echo(f"{project.shown(layout.root)}: {name}")
     put_tool(layout)
     click.echo(f"{project.shown(layout.root)}: uv")
@@ -585,13 +600,18 @@ def publish(
       buildctl publish --to registry.example/pytorch --arch arm64 --tags immutable --revision 20261122   then `promote`
       buildctl publish --to registry.example/pytorch --sign-key cosign.key      its password in $COSIGN_PASSWORD
     """
+    from buildctl.locking import WANTED, refuse_stale_locks
     from buildctl.progress import open_progress
     from buildctl.publish import PublishOptions, attached
     from buildctl.publish import publish as push
     from buildctl.registry.client import open_repository
     from buildctl.registry.reference import Reference
+    from buildctl.rendering import refuse_drift
 
     project = options.open()
+    cells = project.matrix.images_of(names, arch)
+    refuse_stale_locks(project, cells, WANTED)
+    refuse_drift(project, cells, WANTED)
     repository = open_repository(
         Reference.parse_repository(to), write=not dry_run, plain_http=plain_http, mount_from=tuple(mount_from)
     )
@@ -605,7 +625,6 @@ def publish(
     )
     documents = attached(project, sbom=sbom, **({"builder": builder_id} if builder_id else {}))
     with open_progress("sent") as progress:
-        cells = project.matrix.images_of(names, arch)
         result = push(project, cells, repository, wanted, documents=documents, progress=progress)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
     sys.exit(result.exit_code)

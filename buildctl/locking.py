@@ -9,7 +9,7 @@ from pathlib import Path
 from buildctl import lock_added, lock_debian
 from buildctl.additions import keys_of
 from buildctl.bases import check_scripts
-from buildctl.claiming import write_claims
+from buildctl.claiming import stale_claims, write_claims
 from buildctl.deb import Control, read_control
 from buildctl.errors import ArtifactError, FetchError, LockError
 from buildctl.lock import changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
@@ -21,14 +21,19 @@ from buildctl.project import Project
 from buildctl.resolve import NoSolutionError
 from buildctl.store import Store
 
+# How the sentence begins when something would have to change and may not.
+LOCKED = "with --locked"
+WANTED = "for what matrix.yaml says"
+
 
 def lock_cells(project: Project, cells: Sequence[Cell], *, upgrade: bool, upgrade_bases: bool = False) -> Iterator[str]:
     """Resolve what is missing, malformed or stale, or with `upgrade` everything, with `upgrade_bases` the Debian
     packages below unchanged wheels; one line for each lock.
     """
-    for cell in _by_wheel_lock(cells):
+    whole = _by_wheel_lock(project, cells)
+    for cell in whole:
         yield from _lock_wheels(project, cell, upgrade=upgrade)
-    yield from write_claims(project, cells, Store.default(), again=False)
+    yield from write_claims(project, whole, Store.default(), again=False)
     yield from _lock_bases(project, _bases(cells), upgrade=upgrade or upgrade_bases)
     yield from _lock_added(project, _added(project, cells))
 
@@ -41,16 +46,23 @@ def check_locks(project: Project, cells: Sequence[Cell]) -> int:
             f"{len(problems)} locks are missing or stale:\n  " + "\n  ".join(problems),
             hint="run `buildctl lock` and commit the result",
         )
-    return len(_by_wheel_lock(cells)) + len(_bases(cells)) + len(_added(project, cells))
+    return len(_by_wheel_lock(project, cells)) + len(_bases(cells)) + len(_added(project, cells))
 
 
 def stale_locks(project: Project, cells: Iterable[Cell]) -> list[tuple[Path, str]]:
     """Path and reason of every lock that is missing, malformed or not what the matrix asks for."""
     found: list[tuple[Path, str]] = []
-    for cell in _by_wheel_lock(cells):
+    cells = tuple(cells)
+    for cell in _by_wheel_lock(project, cells):
         path = project.wheel_lock(cell.name, cell.arch)
         if reason := _wheel_problem(project, cell):
             found.append((path, reason))
+    return found + _stale_debian(project, cells)
+
+
+def _stale_debian(project: Project, cells: Iterable[Cell]) -> list[tuple[Path, str]]:
+    found: list[tuple[Path, str]] = []
+    cells = tuple(cells)
     for key in _bases(cells):
         if reason := _base_problem(project, key):
             found.append((project.base_lock(key.base, key.flavour, key.arch), reason))
@@ -60,6 +72,55 @@ def stale_locks(project: Project, cells: Iterable[Cell]) -> list[tuple[Path, str
     return found
 
 
+def update_locks(project: Project, cells: Sequence[Cell], *, locked: bool) -> None:
+    """Bring locks and claims that are missing or stale up to date, as uv does; with `locked` refuse instead."""
+    if locked:
+        refuse_stale_locks(project, cells, LOCKED)
+        return
+    if stale := stale_locks(project, cells):
+        say(f"bringing {len(stale)} locks up to date:\n  {_listed(project, stale)}")
+        _tell(lock_cells(project, cells, upgrade=False))
+    whole = _by_wheel_lock(project, cells)
+    if claims := stale_claims(project, whole):
+        say(f"bringing {len(claims)} files of claims up to date:\n  {_listed(project, claims)}")
+        _tell(write_claims(project, whole, Store.default(), again=False))
+
+
+def refuse_stale_locks(project: Project, cells: Sequence[Cell], why: str) -> None:
+    """Raises LockError that lists the locks, else the files of claims, that are not what matrix.yaml asks for.
+
+    `why` begins the sentence: `with --locked`.
+    """
+    for what, command, stale in (
+        ("locks", "lock", stale_locks(project, cells)),
+        ("files of claims", "claims", stale_claims(project, _by_wheel_lock(project, cells))),
+    ):
+        if stale:
+            raise LockError(
+                f"{why}, {len(stale)} {what} would have to change:\n  {_listed(project, stale)}",
+                hint=f"run `buildctl {command}`",
+            )
+
+
+def refuse_stale_bases(project: Project, cells: Sequence[Cell], why: str) -> None:
+    """As `refuse_stale_locks`, of the Debian packages alone."""
+    stale = _stale_debian(project, cells)
+    if stale:
+        raise LockError(
+            f"{why}, {len(stale)} locks would have to change:\n  {_listed(project, stale)}", hint="run `buildctl lock`"
+        )
+
+
+def _listed(project: Project, stale: Sequence[tuple[Path, str]]) -> str:
+    return "\n  ".join(f"{project.shown(path)}: {reason}" for path, reason in stale)
+
+
+def _tell(lines: Iterable[str]) -> None:
+    for line in lines:
+        if not line.endswith("is up to date"):
+            say(line)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseKey:
     base: DebianBase
@@ -67,9 +128,10 @@ class BaseKey:
     arch: str
 
 
-def _by_wheel_lock(cells: Iterable[Cell]) -> list[Cell]:
-    """One cell for each wheel lock: flavours share it."""
-    return list({(cell.name, cell.arch): cell for cell in cells}.values())
+def _by_wheel_lock(project: Project, cells: Iterable[Cell]) -> list[Cell]:
+    """One cell for each wheel lock, which flavours share, of every architecture: the Dockerfile of a name is one."""
+    names = {cell.name for cell in cells}
+    return list({(c.name, c.arch): c for c in project.matrix.cells if c.name in names}.values())
 
 
 def _bases(cells: Iterable[Cell]) -> list[BaseKey]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from buildctl.attached import attached_reports
 from buildctl.claims import Claims, claims_of
-from buildctl.errors import BuildctlError, LayoutError
+from buildctl.errors import BuildctlError, DriftError, LayoutError
 from buildctl.gate import (
     REPORT_KIND,
     completed,
@@ -30,6 +30,7 @@ from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Manifest
 from buildctl.oci.layout import Layout
+from buildctl.origin import outdated
 from buildctl.progress import Progress
 from buildctl.project import Project
 from buildctl.promote import Outcome, TagState, move_tags, published
@@ -189,6 +190,7 @@ def publish(
     layout = Layout(project.layout)
     check_policy(project)
     claims = claims_by_cell(project, project.matrix.cells)
+    _refuse_outdated(project, layout, cells)
     candidates = [
         _local(project, layout, cell, claims[cell.id], options, documents if not options.dry_run else _no_documents)
         for cell in cells
@@ -201,6 +203,14 @@ def publish(
     pushed = push.images(candidates)
     tags = _tag(project, claims, repository, candidates, options) if options.tags != "none" else ()
     return _published(repository, tags, options, candidates, pushed)
+
+
+def _refuse_outdated(project: Project, layout: Layout, cells: Sequence[Cell]) -> None:
+    """A tag says what the project says: an image from before a change is not it."""
+    there = set(layout.names()) if layout.index_path.is_file() else set()
+    for cell in cells:
+        if cell.id in there and (why := outdated(project, cell, layout.resolve(cell.id, cell.arch).digest)):
+            raise DriftError(f"{cell.id}: {why}", hint=f"buildctl build {cell.image}, then `buildctl test`")
 
 
 def check_policy(project: Project) -> None:
@@ -252,8 +262,9 @@ def planned_tags(project: Project, cells: Sequence[Cell], options: PublishOption
             found = _local(project, layout, cell, claims[cell.id], options, _no_documents)
             digests[cell.id] = found.descriptor.digest
             waived[cell.id] = found.not_run
-            if found.objection:
-                said[cell.id] = found.objection
+            old = outdated(project, cell, found.descriptor.digest)
+            if objection := f"{old}: run `buildctl build`" if old else found.objection:
+                said[cell.id] = objection
     out = []
     for tag in tags_of(project.matrix.cells, claims, of=[cell.id for cell in cells]):
         digest = digests.get(tag.cells[0].id) if tag.single else None

@@ -16,10 +16,11 @@ from buildctl.contents import packages_of
 from buildctl.diffing import package_changes
 from buildctl.errors import LayoutError
 from buildctl.indexing import write_indexes
-from buildctl.locking import renew_base
+from buildctl.locking import LOCKED, refuse_stale_bases, renew_base
 from buildctl.matrix import ARCHES, Cell, DebianBase
 from buildctl.oci.image import Descriptor, ImageConfig, Layer
 from buildctl.oci.layout import Layout
+from buildctl.origin import note_rebased
 from buildctl.project import Project
 from buildctl.store import Store
 from buildctl.table import size, table
@@ -82,6 +83,8 @@ def rebase_images(project: Project, cells: Sequence[Cell], *, locked: bool, jobs
     layout, store = Layout(project.layout), Store.default()
     cells = [cell for cell in cells if isinstance(cell.base, DebianBase)]
     old = {cell.id: _base(layout, cell) for cell in cells}
+    if locked:
+        refuse_stale_bases(project, cells, LOCKED)
     for cell in cells:
         _above(layout, layout.resolve(cell.id, cell.arch), old[cell.id], cell.id)  # refuse before anything changes
     lines: list[str] = [] if locked else _renew(project, cells)
@@ -90,6 +93,8 @@ def rebase_images(project: Project, cells: Sequence[Cell], *, locked: bool, jobs
         lines = _moved(layout, cells, old, store)
     start = time.perf_counter()
     images = [_rebase(layout, cell, old[cell.id], _base(layout, cell)) for cell in cells]
+    for image in images:
+        note_rebased(project, image.cell, image.before.digest, image.after.digest)
     write_indexes(project, cells, layout)
     return RebaseResult(images=tuple(images), packages=tuple(lines), seconds=time.perf_counter() - start)
 

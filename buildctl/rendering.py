@@ -11,6 +11,8 @@ from buildctl.dockerfile.common import COMMON, common_file
 from buildctl.dockerfile.render import drift, render_image
 from buildctl.errors import DriftError
 from buildctl.lock import read_wheel_lock
+from buildctl.locking import LOCKED
+from buildctl.log import say
 from buildctl.matrix import Cell, Flavour
 from buildctl.oci.files import write_whole
 from buildctl.project import Project
@@ -28,6 +30,31 @@ def render_images(project: Project, cells: Iterable[Cell]) -> Iterator[str]:
         if path.parent == project.common:
             path.chmod(0o755)
         yield f"{shown} written"
+
+
+def update_rendered(project: Project, cells: Iterable[Cell], *, locked: bool) -> None:
+    """Render what is not as templates, matrix and locks say; with `locked` refuse instead."""
+    if locked:
+        refuse_drift(project, cells, LOCKED)
+        return
+    for line in render_images(project, cells):
+        if not line.endswith("is up to date"):
+            say(line)
+
+
+def refuse_drift(project: Project, cells: Iterable[Cell], why: str) -> None:
+    """Raises DriftError that names every file these cells are built from, and that would be rendered differently.
+
+    No build reads docker-bake.json. `why` begins the sentence: `with --locked`.
+    """
+    texts = _render(project, cells)
+    names = [project.shown(path) for path, text in texts.items() if path.name != BAKE and drift(path, text)]
+    if names:
+        files = "1 rendered file" if len(names) == 1 else f"{len(names)} rendered files"
+        raise DriftError(
+            f"{why}, {files} would have to change:\n  " + "\n  ".join(names),
+            hint="run `buildctl render`; `buildctl render --check` shows the difference",
+        )
 
 
 def check_rendered(project: Project, cells: Iterable[Cell]) -> int:

@@ -1,4 +1,6 @@
-"""A small project that can be published: a matrix, locks, images of a few kilobytes and reports about them."""
+"""A small project that can be published: a matrix, locks, claims, Dockerfiles, images of a few kilobytes and reports
+about them.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from buildctl.cells import Cell
+from buildctl.cells import Cell, DebianBase, Flavour
+from buildctl.claims import claims_of, claims_path, format_claims
 from buildctl.lock import LockedWheel, WheelLock, inputs_of, write_wheel_lock
+from buildctl.lock_debian import BaseLock, DebPackage, write_base_lock
+from buildctl.lock_debian import inputs_of as debian_inputs
+from buildctl.matrix import ARCHES
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Layer
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
+from buildctl.rendering import render_images
 from buildctl.report import Finding, Report, Status
 from tests.images import Blobs, config_of, file, tar
 
+ROOT = Path(__file__).parents[1]
 MATRIX = """\
 python: "3.13"
 versions: {{"2.6": 2.6.0{more}}}
@@ -80,8 +88,16 @@ def small(root: Path, *, cuda_on_arm: bool = False, shared: bytes = b"", also: s
     more = f', "{also}": {also}.0' if also else ""
     (root / "matrix.yaml").write_text(MATRIX.format(cuda_arm=", arm64" if cuda_on_arm else "", more=more))
     project = Project.find(root)
+    (root / "templates").symlink_to(ROOT / "templates")
     for cell in project.matrix.cells:
-        write_wheel_lock(project.wheel_lock(cell.name, cell.arch), wheel_lock(cell))
+        lock = wheel_lock(cell)
+        write_wheel_lock(project.wheel_lock(cell.name, cell.arch), lock)
+        claims_path(project.images, cell.name, cell.arch).write_bytes(format_claims(claims_of(cell, lock)))
+    for arch in ARCHES:
+        base = base_lock(project, arch)
+        write_base_lock(project.images / "bases" / base.base / f"{base.flavour}.{arch}.packages", base)
+    for _ in render_images(project, project.matrix.cells):
+        pass
     blobs = Blobs(root / "blobs")
     out = Small(project, blobs, blobs.add(tar(file("shared", shared or os.urandom(200_000)))))
     for cell in project.matrix.cells:
@@ -89,6 +105,32 @@ def small(root: Path, *, cuda_on_arm: bool = False, shared: bytes = b"", also: s
             out.build(cell.id)
             out.report(cell.id)
     return out
+
+
+def base_lock(project: Project, arch: str, *, python: str = "3.13") -> BaseLock:
+    """Of the runtime flavour, with the packages of a Python; nothing of it can be fetched."""
+    base = project.matrix.cells[0].base
+    assert isinstance(base, DebianBase)
+    names = (f"libpython{python}-minimal", f"libpython{python}-stdlib", "libc6", f"python{python}-minimal")
+    return BaseLock(
+        base=base.name,
+        flavour=str(Flavour.RUNTIME),
+        arch=arch,
+        suite=base.suite,
+        inputs=debian_inputs(base, Flavour.RUNTIME, arch),
+        packages=tuple(
+            DebPackage(
+                name=name,
+                version="2.41-12" if name == "libc6" else f"{python}.5-2",
+                architecture=arch,
+                archive="debian",
+                filename=f"pool/main/x/{name}_1_{arch}.deb",
+                size=1000,
+                digest=Digest.of(f"{name} {arch}".encode()),
+            )
+            for name in sorted(names)
+        ),
+    )
 
 
 def wheel_lock(cell: Cell) -> WheelLock:

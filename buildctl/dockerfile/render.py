@@ -114,7 +114,7 @@ def render_image(
     return text
 
 
-def drift(path: Path, text: str, *, shown_as: str) -> str:
+def drift(path: Path, text: str, *, shown_as: str = "") -> str:
     """A unified diff from the committed file to what would be rendered; empty when they agree."""
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     return "".join(
