@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from buildctl.agreement import refuse_python_in
+from buildctl.bases import pythons
 from buildctl.build_python import build_arch, python_packages
 from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.engines.assemble import Built, ImageRecipe, Made, Recipe, make_layers, write_image
@@ -28,7 +30,7 @@ from buildctl.errors import EngineError, FetchError, LockError, RuntimeUnavailab
 from buildctl.indexing import write_indexes
 from buildctl.lock import WheelLock, read_wheel_lock
 from buildctl.lock_debian import BaseLock, DebPackage, read_base_lock
-from buildctl.locking import renew_base
+from buildctl.locking import debian_bases, renew_base
 from buildctl.log import say
 from buildctl.matrix import ARCHES, Cell, DebianBase, Flavour, ImageBase
 from buildctl.oci.digest import Digest
@@ -379,9 +381,14 @@ class _Planner:
 
     def compiling(self, cell: Cell) -> Compiling:
         """The Python that makes bytecode: the Debian base's own, for the architecture of this machine."""
-        base = _debian(self.project, cell)
-        path = self.project.base_lock(base, Flavour.RUNTIME, build_arch())
-        return Compiling(base=base, lock=self._base_lock(path))
+        for base in debian_bases(self.project.matrix, cell):
+            lock = self._base_lock(self.project.base_lock(base, Flavour.RUNTIME, build_arch()))
+            if pythons(p.name for p in lock.packages) == [cell.python]:
+                return Compiling(base=base, lock=lock)
+        raise EngineError(
+            f"{cell.id}: no Debian base whose Python {cell.python} could make the bytecode",
+            hint=f"add a Debian base with Python {cell.python} to matrix.yaml, or build with --engine docker",
+        )
 
     def _base(self, cell: Cell) -> BaseRecipe:
         key = (cell.base_image, cell.arch)
@@ -392,7 +399,9 @@ class _Planner:
     def _new_base(self, cell: Cell) -> BaseRecipe:
         base = cell.base
         if not isinstance(base, DebianBase):
-            return self._image_base(base, image_reference(base, devel=cell.flavour is Flavour.DEVEL), cell.arch)
+            found = self._image_base(base, image_reference(base, devel=cell.flavour is Flavour.DEVEL), cell.arch)
+            refuse_python_in(base, found.config, cell.python)
+            return found
         return debian_base(
             cell.base_image,
             [self._base_lock(path) for path in self.project.debian_locks(cell)],
@@ -422,16 +431,6 @@ class _Planner:
         if path not in self.base_locks:
             self.base_locks[path] = read_base_lock(path)
         return self.base_locks[path]
-
-
-def _debian(project: Project, cell: Cell) -> DebianBase:
-    candidates = [b for b in (cell.base, *project.matrix.bases) if isinstance(b, DebianBase)]
-    if not candidates:
-        raise EngineError(
-            f"{cell.id}: no Debian base whose Python {cell.python} could make the bytecode",
-            hint="add a Debian base to matrix.yaml, or build with --engine docker",
-        )
-    return candidates[0]
 
 
 def site_of(cell: Cell) -> Site:

@@ -38,6 +38,9 @@ accelerators:
 """
 
 
+PYTHON = ("libpython{}-minimal", "libpython{}-stdlib", "python{}", "python{}-minimal")  # its packages in Debian
+
+
 @dataclass(frozen=True, slots=True)
 class Small:
     """`project` with images of cuda-2.6 on amd64 and cpu-2.6 on arm64; `shared` is a layer of all."""
@@ -107,29 +110,30 @@ def small(root: Path, *, cuda_on_arm: bool = False, shared: bytes = b"", also: s
     return out
 
 
-def base_lock(project: Project, arch: str, *, python: str = "3.13") -> BaseLock:
+def base_lock(project: Project, arch: str, *, python: str = "3.13", name: str = "debian13") -> BaseLock:
     """Of the runtime flavour, with the packages of a Python; nothing of it can be fetched."""
-    base = project.matrix.cells[0].base
+    base = next(b for b in project.matrix.bases if b.name == name)
     assert isinstance(base, DebianBase)
-    names = (f"libpython{python}-minimal", f"libpython{python}-stdlib", "libc6", f"python{python}-minimal")
+    names = ("libc6", *(stem.format(python) for stem in PYTHON))
     return BaseLock(
         base=base.name,
         flavour=str(Flavour.RUNTIME),
         arch=arch,
         suite=base.suite,
         inputs=debian_inputs(base, Flavour.RUNTIME, arch),
-        packages=tuple(
-            DebPackage(
-                name=name,
-                version="2.41-12" if name == "libc6" else f"{python}.5-2",
-                architecture=arch,
-                archive="debian",
-                filename=f"pool/main/x/{name}_1_{arch}.deb",
-                size=1000,
-                digest=Digest.of(f"{name} {arch}".encode()),
-            )
-            for name in sorted(names)
-        ),
+        packages=tuple(_package(n, "2.41-12" if n == "libc6" else f"{python}.5-2", arch) for n in sorted(names)),
+    )
+
+
+def _package(name: str, version: str, arch: str) -> DebPackage:
+    return DebPackage(
+        name=name,
+        version=version,
+        architecture=arch,
+        archive="debian",
+        filename=f"pool/main/x/{name}_1_{arch}.deb",
+        size=1000,
+        digest=Digest.of(f"{name} {arch}".encode()),
     )
 
 
