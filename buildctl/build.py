@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,9 @@ from buildctl.engines.recipes import (
 )
 from buildctl.errors import EngineError, FetchError, LockError, RuntimeUnavailableError
 from buildctl.indexing import write_indexes
-from buildctl.lock import WheelLock, read_wheel_lock
-from buildctl.lock_debian import BaseLock, DebPackage, read_base_lock
-from buildctl.locking import debian_bases, renew_base
+from buildctl.lock import WheelLock
+from buildctl.lock_debian import BaseLock, DebPackage
+from buildctl.locked import LockedCell, debian_bases, load_debian, load_runtime
 from buildctl.log import say
 from buildctl.matrix import ARCHES, Cell, DebianBase, Flavour, ImageBase
 from buildctl.oci.digest import Digest
@@ -59,7 +59,6 @@ class BuildOptions:
     engine: str = "assemble"
     compression: str = "zstd"
     load: bool | None = None
-    locked: bool = False
     jobs: int | None = None
     builder: str | None = None
     context: str | None = None
@@ -110,11 +109,13 @@ class BuildResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Planned:
+    """`wheels` is None for a base alone."""
+
     cell: Cell
     base: BaseRecipe
     recipe: ImageRecipe
     compiling: Compiling
-    locks: Mapping[Path, WheelLock]
+    wheels: WheelLock | None
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
@@ -130,19 +131,20 @@ def reach(options: BuildOptions) -> None:
             pass
 
 
-def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions) -> BuildResult:
-    """Build these cells, from locks and Dockerfiles as they lie there, into the project's layout and tag them.
+def build_images(project: Project, locked: Sequence[LockedCell], options: BuildOptions) -> BuildResult:
+    """Build these cells from their rendered Dockerfiles into the project's layout, and tag them.
 
-    Raises BuildctlError.
+    Raises BuildctlError, among them VanishedDebError.
     """
     start = time.perf_counter()
     store, layout = Store.default(), Layout(project.layout)
+    cells = [one.cell for one in locked]
     compression = Compression(options.compression)
     epoch = source_date_epoch()
     if options.engine == "docker":
         from buildctl.build_docker import docker_images
 
-        build_bases(project, bases_under(cells), store, layout, locked=options.locked, jobs=options.jobs)
+        build_bases(project, bases_under(cells), store, layout, jobs=options.jobs)
         built = docker_images(
             project,
             cells,
@@ -153,7 +155,9 @@ def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions)
             context=options.context,
         )
     else:
-        planned = _plan_and_fetch(project, _Planner.plan, cells, store, compression, locked=options.locked)
+        planner = _Planner(project=project, compression=compression)
+        planned = [planner.plan(cell) for cell in locked]
+        _fetch(project, planned, store)
         made = _make(planned, store, compression, options.jobs)
         _write_bases(planned, made, layout, store, epoch)
         built = []
@@ -161,20 +165,26 @@ def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions)
             built.append(write_image(p.recipe, made, layout=layout, store=store, epoch=epoch))
             # the next image finds what this one made
             made |= {r.key: replace(made[r.key], fresh=False) for r in p.recipe.layers}
-    for cell, image in zip(cells, built, strict=True):
-        note_origin(project, cell, image.descriptor.digest)
-    write_indexes(project, cells, layout)
-    loaded = load_images(cells, layout, wanted=options.load, context=options.context)
+    images = {cell.id: image.descriptor for cell, image in zip(cells, built, strict=True)}
+    for cell in cells:
+        note_origin(project, cell, images[cell.id].digest)
+    write_indexes(project, images, layout)
+    loaded = load_images(cells, images, layout, wanted=options.load, context=options.context)
     return BuildResult(
         layout=project.shown(layout.root), images=tuple(built), loaded=loaded, seconds=time.perf_counter() - start
     )
 
 
 def build_bases(
-    project: Project, cells: Sequence[Cell], store: Store, layout: Layout, *, locked: bool, jobs: int | None = None
+    project: Project, cells: Sequence[Cell], store: Store, layout: Layout, *, jobs: int | None = None
 ) -> tuple[str, ...]:
-    """Only the bases of these cells, into the layout, for `FROM base` under Docker; their names."""
-    planned = _plan_and_fetch(project, _Planner.plan_base, cells, store, Compression.ZSTD, locked=locked)
+    """Only the bases of these cells, into the layout, for `FROM base` under Docker; their names.
+
+    Raises BuildctlError, among them VanishedDebError.
+    """
+    planner = _Planner(project=project, compression=Compression.ZSTD)
+    planned = [planner.plan_base(cell) for cell in cells]
+    _fetch(project, planned, store)
     made = _make(planned, store, Compression.ZSTD, jobs)
     _write_bases(planned, made, layout, store, source_date_epoch())
     return tuple(dict.fromkeys(p.base.name for p in planned))
@@ -194,7 +204,7 @@ def _make(planned: Sequence[_Planned], store: Store, compression: Compression, j
     fresh = [p for p in planned if any(store.layer(r.key) is None for r in p.recipe.layers)]
 
     def check() -> None:
-        for p in {tuple(p.locks): p for p in fresh}.values():  # flavours share their wheels
+        for p in {(p.cell.name, p.cell.arch): p for p in fresh}.values():  # flavours share their wheels
             refuse_conflicts(p.recipe, store)
 
     with open_progress("made") as progress:
@@ -202,10 +212,16 @@ def _make(planned: Sequence[_Planned], store: Store, compression: Compression, j
 
 
 def load_images(
-    cells: Sequence[Cell], layout: Layout, *, wanted: bool | None, context: str | None = None
+    cells: Sequence[Cell],
+    images: Mapping[str, Descriptor],
+    layout: Layout,
+    *,
+    wanted: bool | None,
+    context: str | None = None,
 ) -> tuple[Loaded, ...]:
     """Into Docker, where `wanted` is None only if a daemon answers or a `context` is named. Every image gets the tag of
     its cell, and the one for the daemon's architecture, or the only one there is, the short tag: pytorch:cuda-2.6.
+    `images` are by cell id, in the layout.
     """
     if wanted is False:
         return ()
@@ -217,11 +233,10 @@ def load_images(
             native = {"x86_64": "amd64", "aarch64": "arm64"}.get(str(client.info().get("Architecture")), "")
             loaded = []
             for cell in cells:
-                descriptor = layout.resolve(cell.id, cell.arch)
                 arches = {c.arch for c in cells if c.image == cell.image}
                 tags = [cell.id, *([cell.image] if cell.arch == native or len(arches) == 1 else [])]
                 say(f"loading {cell.id} into Docker")
-                loaded += [load(layout, descriptor, f"{REPOSITORY}:{tag}", client=client) for tag in tags]
+                loaded += [load(layout, images[cell.id], f"{REPOSITORY}:{tag}", client=client) for tag in tags]
             return tuple(loaded)
     except RuntimeUnavailableError:
         if wanted or context is not None:
@@ -229,40 +244,15 @@ def load_images(
         return ()
 
 
-def fetch_images(project: Project, cells: Sequence[Cell], *, locked: bool) -> int:
-    """Bring everything that these cells are made from into the store, layers or no layers; how many artifacts it is."""
-    store = Store.default()
-    planned = _plan_and_fetch(project, _Planner.plan, cells, store, Compression.ZSTD, locked=locked, everything=True)
+def fetch_images(project: Project, locked: Sequence[LockedCell]) -> int:
+    """Bring everything that these cells are made from into the store, layers or no layers; how many artifacts it is.
+
+    Raises BuildctlError, among them VanishedDebError.
+    """
+    store, planner = Store.default(), _Planner(project=project, compression=Compression.ZSTD)
+    planned = [planner.plan(cell) for cell in locked]
+    _fetch(project, planned, store, everything=True)
     return len({artifact.digest for p in planned for r in p.recipes for artifact in artifacts_of(r)})
-
-
-def _plan_and_fetch(
-    project: Project,
-    plan: Callable[[_Planner, Cell], _Planned],
-    cells: Sequence[Cell],
-    store: Store,
-    compression: Compression,
-    *,
-    locked: bool,
-    everything: bool = False,
-) -> list[_Planned]:
-    """Plan, then bring what is missing into the store. A Debian package that has vanished renews its base, once."""
-    planner = _Planner(project=project, compression=compression)
-    planned = [plan(planner, cell) for cell in cells]
-    try:
-        _fetch(project, planned, store, everything=everything)
-    except VanishedDebError as error:
-        if locked:
-            hint = "run `buildctl lock --upgrade`, or leave out --locked"
-            raise LockError(f"with --locked: {error.message}", hint=hint) from error
-        say(f"{error.message}\nDebian replaces packages when they are fixed; resolving the base anew")
-        for base, arch in error.bases:
-            for line in renew_base(project, base, arch):
-                say(line)
-        planner = _Planner(project=project, compression=compression)
-        planned = [plan(planner, cell) for cell in cells]
-        _fetch(project, planned, store, everything=everything)
-    return planned
 
 
 class VanishedDebError(FetchError):
@@ -273,7 +263,7 @@ class VanishedDebError(FetchError):
         self.bases = tuple(bases)
 
 
-def _fetch(project: Project, planned: Sequence[_Planned], store: Store, *, everything: bool) -> None:
+def _fetch(project: Project, planned: Sequence[_Planned], store: Store, *, everything: bool = False) -> None:
     """Only what a missing layer is made from; nothing at all, and no network, when every layer is there."""
     missing = {r.key: r for p in planned for r in p.recipes if everything or store.layer(r.key) is None}
     if not missing:
@@ -290,9 +280,9 @@ def _fetch(project: Project, planned: Sequence[_Planned], store: Store, *, every
 
 def _wanted_locks(planned: Sequence[_Planned], wanted: set[Digest]) -> list[tuple[Cell, WheelLock]]:
     return [
-        (p.cell, replace(lock, wheels=tuple(w for w in lock.wheels if w.digest in wanted)))
+        (p.cell, replace(p.wheels, wheels=tuple(w for w in p.wheels.wheels if w.digest in wanted)))
         for p in planned
-        for lock in p.locks.values()
+        if p.wheels is not None
     ]
 
 
@@ -349,14 +339,14 @@ class _Planner:
 
     project: Project
     compression: Compression
-    wheel_locks: dict[Path, WheelLock] = field(default_factory=dict)
-    base_locks: dict[Path, BaseLock] = field(default_factory=dict)
+    debian: dict[Path, BaseLock] = field(default_factory=dict)
     bases: dict[tuple[str, str], BaseRecipe] = field(default_factory=dict)
 
-    def plan(self, cell: Cell) -> _Planned:
+    def plan(self, locked: LockedCell) -> _Planned:
         """What the cell's Dockerfile makes. Raises DockerfileError for what the assemble engine cannot do."""
+        cell = locked.cell
         path = self.project.dockerfile(cell.name)
-        base = self._base(cell)
+        base = self._base(cell, locked.debian)
         given = PlanInput(
             arch=cell.arch,
             build_arch=build_arch(),
@@ -364,25 +354,23 @@ class _Planner:
             contexts={"base": base.config, "uv": None},
         )
         plan = plan_image(read_dockerfile(path, shown_as=self.project.shown(path)), given)
-        locks = {
-            o.requirements: self._wheel_lock(o.requirements) for o in plan.operations if isinstance(o, WheelsLayer)
-        }
+        locks = {o.requirements: self._own(locked, o) for o in plan.operations if isinstance(o, WheelsLayer)}
         compiling = self.compiling(cell)
         recipe = image_recipe(
             cell.id, plan, base, locks, site=site_of(cell), compiling=compiling, compression=self.compression
         )
-        return _Planned(cell=cell, base=base, recipe=recipe, compiling=compiling, locks=locks)
+        return _Planned(cell=cell, base=base, recipe=recipe, compiling=compiling, wheels=locked.wheels)
 
     def plan_base(self, cell: Cell) -> _Planned:
         """The base of the cell and nothing on top."""
-        base = self._base(cell)
+        base = self._base(cell, load_debian(self.project, cell, self.debian))
         recipe = replace(base_image(base), layers=())
-        return _Planned(cell=cell, base=base, recipe=recipe, compiling=self.compiling(cell), locks={})
+        return _Planned(cell=cell, base=base, recipe=recipe, compiling=self.compiling(cell), wheels=None)
 
     def compiling(self, cell: Cell) -> Compiling:
         """The Python that makes bytecode: the Debian base's own, for the architecture of this machine."""
         for base in debian_bases(self.project.matrix, cell):
-            lock = self._base_lock(self.project.base_lock(base, Flavour.RUNTIME, build_arch()))
+            lock = load_runtime(self.project, base, build_arch())
             if pythons(p.name for p in lock.packages) == [cell.python]:
                 return Compiling(base=base, lock=lock)
         raise EngineError(
@@ -390,13 +378,25 @@ class _Planner:
             hint=f"add a Debian base with Python {cell.python} to matrix.yaml, or build with --engine docker",
         )
 
-    def _base(self, cell: Cell) -> BaseRecipe:
+    def _own(self, locked: LockedCell, operation: WheelsLayer) -> WheelLock:
+        """What a Dockerfile installs is what is locked for its own cell."""
+        cell = locked.cell
+        own = self.project.wheel_lock(cell.name, cell.arch)
+        if operation.requirements != own:
+            raise LockError(
+                f"{self.project.shown(self.project.dockerfile(cell.name))} installs from "
+                f"{self.project.shown(operation.requirements)}, and the lock of {cell.id} is {self.project.shown(own)}",
+                hint="COPY NAME/requirements.${TARGETARCH}.txt of the image itself",
+            )
+        return locked.wheels
+
+    def _base(self, cell: Cell, debian: Sequence[BaseLock]) -> BaseRecipe:
         key = (cell.base_image, cell.arch)
         if key not in self.bases:
-            self.bases[key] = self._new_base(cell)
+            self.bases[key] = self._new_base(cell, debian)
         return self.bases[key]
 
-    def _new_base(self, cell: Cell) -> BaseRecipe:
+    def _new_base(self, cell: Cell, debian: Sequence[BaseLock]) -> BaseRecipe:
         base = cell.base
         if not isinstance(base, DebianBase):
             found = self._image_base(base, image_reference(base, devel=cell.flavour is Flavour.DEVEL), cell.arch)
@@ -404,7 +404,7 @@ class _Planner:
             return found
         return debian_base(
             cell.base_image,
-            [self._base_lock(path) for path in self.project.debian_locks(cell)],
+            debian,
             compiling=self.compiling(cell),
             compression=self.compression,
         )
@@ -421,16 +421,6 @@ class _Planner:
                 root, source = Store.default().root / "bases", mirrored(reference, base.mirrors)
                 layout, descriptor = base_from_registry(source, arch=arch, root=root, progress=progress)
         return image_base(base, reference, layout, descriptor, arch=arch)
-
-    def _wheel_lock(self, path: Path) -> WheelLock:
-        if path not in self.wheel_locks:
-            self.wheel_locks[path] = read_wheel_lock(path)
-        return self.wheel_locks[path]
-
-    def _base_lock(self, path: Path) -> BaseLock:
-        if path not in self.base_locks:
-            self.base_locks[path] = read_base_lock(path)
-        return self.base_locks[path]
 
 
 def site_of(cell: Cell) -> Site:

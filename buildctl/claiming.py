@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildctl.claims import Claims, WheelFacts, claims_of, claims_path, format_claims, lock_digest, read_claims
+from buildctl.claims import Claims, WheelFacts, claims_of, claims_path, format_claims, read_claims
 from buildctl.errors import ArtifactError, BuildctlError, FetchError, LockError
-from buildctl.lock import LockedWheel, WheelLock, read_wheel_lock
+from buildctl.lock import LockedWheel, read_wheel_lock
 from buildctl.log import say
 from buildctl.matrix import Cell
 from buildctl.oci.files import write_whole
@@ -288,24 +288,3 @@ def differences(derived: Claims, written: Claims) -> list[str]:
         for key in sorted(left.keys() | right.keys())
         if left.get(key) != right.get(key)
     ]
-
-
-def kept_claims(project: Project, cell: Cell, lock: WheelLock) -> Claims:
-    """The reviewed file where there is one, else what the lock alone says. Raises LockError when the file is stale."""
-    path = claims_path(project.images, cell.name, cell.arch)
-    if not path.exists():
-        say(f"{project.shown(path)} is not there: what is inside torch's wheel is not claimed (run `buildctl claims`)")
-        return claims_of(cell, lock)
-    claims = read_claims(path)
-    torch = lock.wheel("torch")
-    inside = claims.facts.wheel if claims.facts and torch else None
-    for what, said, locked in (
-        ("the lock", claims.lock, lock_digest(lock)),
-        ("torch's wheel", inside or "", str(torch.digest) if torch and inside else ""),
-    ):
-        if said != locked:
-            raise LockError(
-                f"{project.shown(path)} is about other wheels: {what} is {locked}, it says {said}",
-                hint=f"run `buildctl claims {cell.name}`",
-            )
-    return claims

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -174,10 +175,11 @@ def render(options: Options, names: Sequence[str], check: bool) -> None:
       buildctl render
       buildctl render --check
     """
+    from buildctl.locked import load_locked, of_all_architectures
     from buildctl.rendering import check_rendered, render_images
 
     project = options.open()
-    cells = project.matrix.images_of(names)
+    cells = load_locked(project, of_all_architectures(project, project.matrix.images_of(names)))
     if check:
         click.echo(f"{check_rendered(project, cells)} rendered files are up to date")
         return
@@ -198,14 +200,16 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
       buildctl fetch cuda-2.6
     """
     from buildctl.build import fetch_images
+    from buildctl.locked import load_locked, of_all_architectures
     from buildctl.locking import update_locks
     from buildctl.rendering import update_rendered
+    from buildctl.vanished import renewing
 
     project = options.open()
     cells = project.matrix.images_of(names, arch)
     update_locks(project, cells, locked=locked)
-    update_rendered(project, cells, locked=locked)
-    count = fetch_images(project, cells, locked=locked)
+    update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
+    count = renewing(project, lambda: fetch_images(project, load_locked(project, cells)), locked=locked)
     click.echo(f"{count} artifacts are in the store")
 
 
@@ -252,15 +256,16 @@ def build(
       buildctl build --engine docker --context gpu-box      made there, too
     """
     from buildctl.build import BuildOptions, build_images, reach
+    from buildctl.locked import load_locked, of_all_architectures
     from buildctl.locking import update_locks
     from buildctl.rendering import update_rendered
+    from buildctl.vanished import renewing
 
     project = Options(options.project, output or options.layout).open()
     wanted = BuildOptions(
         engine=engine,
         compression=compression,
         load=load,
-        locked=locked,
         jobs=jobs,
         builder=builder,
         context=context,
@@ -268,8 +273,8 @@ def build(
     reach(wanted)
     cells = project.matrix.images_of(names, arch)
     update_locks(project, cells, locked=locked)
-    update_rendered(project, cells, locked=locked)
-    result = build_images(project, cells, wanted)
+    update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
+    result = renewing(project, lambda: build_images(project, load_locked(project, cells), wanted), locked=locked)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
 
 
@@ -286,17 +291,20 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
     """
     from buildctl.build import bases_under, build_bases
     from buildctl.build_docker import put_tool
+    from buildctl.locked import load_locked, of_all_architectures
     from buildctl.locking import update_locks
     from buildctl.oci.layout import Layout
     from buildctl.rendering import update_rendered
     from buildctl.store import Store
+    from buildctl.vanished import renewing
 
     project = options.open()
     layout = Layout(project.layout)
     cells = project.matrix.images_of(names)
     update_locks(project, cells, locked=locked)
-    update_rendered(project, cells, locked=locked)
-    for name in build_bases(project, bases_under(cells), Store.default(), layout, locked=locked):
+    update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
+    work = partial(build_bases, project, bases_under(cells), Store.default(), layout)
+    for name in renewing(project, work, locked=locked):
         click.echo(f"{project.shown(layout.root)}: {name}")
     put_tool(layout)
     click.echo(f"{project.shown(layout.root)}: uv")
@@ -600,7 +608,8 @@ def publish(
       buildctl publish --to registry.example/pytorch --arch arm64 --tags immutable --revision 20261122   then `promote`
       buildctl publish --to registry.example/pytorch --sign-key cosign.key      its password in $COSIGN_PASSWORD
     """
-    from buildctl.locking import WANTED, refuse_stale_locks
+    from buildctl.locked import WANTED, load_locked, of_all_architectures
+    from buildctl.locking import refuse_stale_locks
     from buildctl.progress import open_progress
     from buildctl.publish import PublishOptions, attached
     from buildctl.publish import publish as push
@@ -611,7 +620,7 @@ def publish(
     project = options.open()
     cells = project.matrix.images_of(names, arch)
     refuse_stale_locks(project, cells, WANTED)
-    refuse_drift(project, cells, WANTED)
+    refuse_drift(project, load_locked(project, of_all_architectures(project, cells)), WANTED)
     repository = open_repository(
         Reference.parse_repository(to), write=not dry_run, plain_http=plain_http, mount_from=tuple(mount_from)
     )

@@ -15,16 +15,13 @@ from buildctl.deb import Control, read_control
 from buildctl.errors import ArtifactError, FetchError, LockError
 from buildctl.lock import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.lock_debian import DebPackage
+from buildctl.locked import LOCKED, debian_bases
 from buildctl.log import say
-from buildctl.matrix import ARCHES, Cell, DebianBase, Flavour, ImageBase, Matrix
+from buildctl.matrix import ARCHES, Cell, DebianBase, Flavour
 from buildctl.progress import open_progress
 from buildctl.project import Project
 from buildctl.resolve import NoSolutionError
 from buildctl.store import Store
-
-# How the sentence begins when something would have to change and may not.
-LOCKED = "with --locked"
-WANTED = "for what matrix.yaml says"
 
 
 def lock_cells(project: Project, cells: Sequence[Cell], *, upgrade: bool, upgrade_bases: bool = False) -> Iterator[str]:
@@ -149,13 +146,6 @@ def _by_wheel_lock(project: Project, cells: Iterable[Cell]) -> list[Cell]:
     """One cell for each wheel lock, which flavours share, of every architecture: the Dockerfile of a name is one."""
     names = {cell.name for cell in cells}
     return list({(c.name, c.arch): c for c in project.matrix.cells if c.name in names}.values())
-
-
-def debian_bases(matrix: Matrix, cell: Cell) -> tuple[DebianBase, ...]:
-    """The base of a cell; where that is an image those whose Python may make its bytecode."""
-    return tuple(
-        b for b in (matrix.bases if isinstance(cell.base, ImageBase) else [cell.base]) if isinstance(b, DebianBase)
-    )
 
 
 def _bases(project: Project, cells: Iterable[Cell]) -> list[BaseKey]:

@@ -12,7 +12,8 @@ from buildctl.daemon import connected
 from buildctl.errors import BuildctlError, LayoutError, RuntimeUnavailableError
 from buildctl.expecting import expected_of
 from buildctl.gate import LABELS
-from buildctl.locking import WANTED, refuse_stale_locks
+from buildctl.locked import WANTED, load_locked, of_all_architectures
+from buildctl.locking import refuse_stale_locks
 from buildctl.log import console, say
 from buildctl.matrix import Cell
 from buildctl.native import native_names, native_report
@@ -86,12 +87,13 @@ def test_images(
     _say_drift(project, [cell for cell in cells if not cell.native])
     candidates = runtimes(runtime, context=context)
     reports = []
-    for cell in cells:
+    for locked in load_locked(project, cells):
+        cell = locked.cell
         say(f"testing {cell.id}")
         if cell.native:
-            report = native_report(project, cell, path, on_finding=_heard())
+            report = native_report(project, locked, path, on_finding=_heard())
         else:
-            image, expected = image_ref(layout, cell), expected_of(project, cell)
+            image, expected = image_ref(layout, cell), expected_of(locked)
             if why := outdated(project, cell, image.descriptor.digest):
                 say(f"{cell.id} is not what the project says now: {why}; `buildctl build {cell.image}` makes it so")
             report = with_labels(ask_image(image, expected, candidates), image, expected)
@@ -103,7 +105,7 @@ def _say_drift(project: Project, cells: Sequence[Cell]) -> None:
     """What is tested is an image, by its digest; it may be older than the matrix that gave it its name."""
     try:
         refuse_stale_locks(project, cells, WANTED)
-        refuse_drift(project, cells, WANTED)
+        refuse_drift(project, load_locked(project, of_all_architectures(project, cells)), WANTED)
     except BuildctlError as error:
         say(f"what is tested is what was built: {error.message}")
 

@@ -15,6 +15,7 @@ from buildctl.claims import claims_of, claims_path, format_claims
 from buildctl.lock import LockedWheel, WheelLock, inputs_of, write_wheel_lock
 from buildctl.lock_debian import BaseLock, DebPackage, write_base_lock
 from buildctl.lock_debian import inputs_of as debian_inputs
+from buildctl.locked import load_locked
 from buildctl.matrix import ARCHES
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Layer
@@ -59,6 +60,11 @@ class Small:
     def cells(self, *ids: str) -> list[Cell]:
         return [c for c in self.project.matrix.cells if not ids or c.id in ids]
 
+    def images(self, *ids: str) -> dict[str, Descriptor]:
+        """What is built, by cell id."""
+        there = set(self.layout.names())
+        return {c.id: self.layout.resolve(c.id) for c in self.cells(*ids) if c.id in there}
+
     def build(self, cell_id: str, content: bytes = b"", *, labels: Mapping[str, str] | None = None) -> Descriptor:
         """An image of the shared layer and one with `content`; fresh random bytes, which no registry has seen."""
         cell = self.cell(cell_id)
@@ -99,7 +105,7 @@ def small(root: Path, *, cuda_on_arm: bool = False, shared: bytes = b"", also: s
     for arch in ARCHES:
         base = base_lock(project, arch)
         write_base_lock(project.images / "bases" / base.base / f"{base.flavour}.{arch}.packages", base)
-    for _ in render_images(project, project.matrix.cells):
+    for _ in render_images(project, load_locked(project, project.matrix.cells)):
         pass
     blobs = Blobs(root / "blobs")
     out = Small(project, blobs, blobs.add(tar(file("shared", shared or os.urandom(200_000)))))

@@ -161,7 +161,7 @@ def test_attached_reports_are_brought_into_the_project(project: Small, to: Repos
 
 
 def test_the_published_index_is_the_layouts_to_the_byte(project: Small, to: Repository) -> None:
-    write_indexes(project.project, project.cells(), project.layout)
+    write_indexes(project.project, project.images(), project.layout)
     push(project, to)
     for name in ("cuda-2.6", "cpu-2.6"):
         published = to.manifest(name)
@@ -178,7 +178,7 @@ def test_a_platform_that_a_tag_keeps_keeps_its_claims(project: Small, to: Reposi
     push(project, to)
     project.build("cuda-2.6-amd64", labels=CUDA)
     project.report("cuda-2.6-amd64")
-    write_indexes(project.project, project.cells(), project.layout)
+    write_indexes(project.project, project.images(), project.layout)
     assert outcomes(push(project, to, "cuda-2.6-amd64"))["cuda-2.6"] == "MOVED"
     assert to.manifest("cuda-2.6").descriptor.digest == project.layout.resolve("cuda-2.6").digest
 

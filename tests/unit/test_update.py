@@ -11,6 +11,7 @@ import pytest
 from buildctl.claims import read_claims
 from buildctl.cli import cli
 from buildctl.errors import BuildctlError, DockerfileError, DriftError, LockError
+from buildctl.locked import load_locked
 from buildctl.locking import update_locks
 from buildctl.project import Project
 from buildctl.rendering import update_rendered
@@ -100,10 +101,10 @@ def test_what_is_as_it_should_be_is_left_alone(root: Path, capsys: pytest.Captur
     project = Project.find(root)
     before = tree(root)
     update_locks(project, project.matrix.cells, locked=True)
-    update_rendered(project, project.matrix.cells, locked=True)
+    update_rendered(project, load_locked(project, project.matrix.cells), locked=True)
     update_locks(project, project.matrix.cells, locked=False)
     assert tree(root) == before
-    update_rendered(project, project.matrix.cells, locked=False)
+    update_rendered(project, load_locked(project, project.matrix.cells), locked=False)
     assert capsys.readouterr().err == "docker-bake.json written\n"
 
 
@@ -116,7 +117,7 @@ def test_claims_follow_the_matrix_without_a_look_into_the_wheel(root: Path) -> N
     now = read_claims(path)
     assert (before.never, now.never) == (("cuda", "mps"), ("cuda",))
     assert now.facts == before.facts
-    update_rendered(project, cells, locked=False)
+    update_rendered(project, load_locked(project, cells), locked=False)
     assert 'dev.buildctl.devices.never="cuda"' in project.dockerfile("cpu-2.6").read_text()
 
 
@@ -141,4 +142,4 @@ def test_a_script_that_images_copy_is_drift_too(root: Path) -> None:
     project = Project.find(root)
     (project.common / "entrypoint").write_text("#!/bin/sh\n")
     with pytest.raises(DriftError, match=r"^with --locked, 1 rendered file would have to change:\n  images/common/ent"):
-        update_rendered(project, project.matrix.select(["cpu-2.6"]), locked=True)
+        update_rendered(project, load_locked(project, project.matrix.select(["cpu-2.6"])), locked=True)
