@@ -608,7 +608,7 @@ def publish(
       buildctl publish --to registry.example/pytorch --arch arm64 --tags immutable --revision 20261122   then `promote`
       buildctl publish --to registry.example/pytorch --sign-key cosign.key      its password in $COSIGN_PASSWORD
     """
-    from buildctl.locked import WANTED, load_locked, of_all_architectures
+    from buildctl.locked import WANTED, load_locked, load_matrix_images, of_all_architectures
     from buildctl.locking import refuse_stale_locks
     from buildctl.progress import open_progress
     from buildctl.publish import PublishOptions, attached
@@ -633,8 +633,9 @@ def publish(
         signer=_signer(sign_key, sign_keyless),
     )
     documents = attached(project, sbom=sbom, **({"builder": builder_id} if builder_id else {}))
+    pinned = load_matrix_images(project)
     with open_progress("sent") as progress:
-        result = push(project, cells, repository, wanted, documents=documents, progress=progress)
+        result = push(project, pinned, cells, repository, wanted, documents=documents, progress=progress)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
     sys.exit(result.exit_code)
 
@@ -674,6 +675,7 @@ def promote(
     Examples:
       buildctl promote --to registry.example/pytorch --revision 20261122
     """
+    from buildctl.locked import load_matrix_images
     from buildctl.publish import PublishOptions
     from buildctl.publish import promote as move
     from buildctl.registry.client import open_repository
@@ -688,7 +690,8 @@ def promote(
         drop_platforms=frozenset(drop_platform),
         signer=_signer(sign_key, sign_keyless),
     )
-    result = move(project, project.matrix.images_of(names, arch), repository, wanted)
+    cells = project.matrix.images_of(names, arch)
+    result = move(project, load_matrix_images(project), cells, repository, wanted)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
     sys.exit(result.exit_code)
 
@@ -707,12 +710,14 @@ def tags(options: Options, names: Sequence[str], revision: str, allow_not_run: S
       buildctl tags cpu-2.6
       buildctl tags --allow-not-run entrypoint
     """
+    from buildctl.locked import load_matrix_images
     from buildctl.publish import PublishOptions, planned_tags
     from buildctl.table import table
 
     project = options.open()
     wanted = PublishOptions(revision=revision, allow_not_run=frozenset(allow_not_run))
-    found = planned_tags(project, project.matrix.images_of(names), wanted)
+    cells = project.matrix.images_of(names)
+    found = planned_tags(project, load_matrix_images(project), cells, wanted)
     if as_json:
         click.echo(json.dumps([tag.to_json() for tag in found], indent=2))
     else:
@@ -908,6 +913,7 @@ def sbom(options: Options, name: str, arch: str | None) -> None:
       buildctl sbom cpu-2.6 > cpu-2.6.cdx.json
       buildctl sbom cuda-2.15 --arch arm64
     """
+    from buildctl.locked import load_locked
     from buildctl.oci.layout import Layout
     from buildctl.sbom import sbom_document
     from buildctl.store import Store
@@ -916,8 +922,10 @@ def sbom(options: Options, name: str, arch: str | None) -> None:
     cells = project.matrix.images_of([name], arch)
     if len(cells) != 1:
         raise click.UsageError(f"{name} has {' and '.join(c.arch for c in cells)}: choose one with --arch")
-    cell = cells[0]
-    found = sbom_document(project, cell, Layout(project.layout).resolve(cell.id, cell.arch), store=Store.default())
+    (locked,) = load_locked(project, cells)
+    layout = Layout(project.layout)
+    image = layout.resolve(locked.cell.id, locked.cell.arch)
+    found = sbom_document(layout, locked, image, store=Store.default())
     click.echo(found.data)
 
 

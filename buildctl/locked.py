@@ -55,6 +55,11 @@ def load_locked(project: Project, cells: Iterable[Cell]) -> tuple[LockedCell, ..
     return tuple(found)
 
 
+def load_matrix_images(project: Project) -> dict[str, LockedCell]:
+    """Every image of the matrix by cell id: all of them decide which tags there are. Raises as `load_locked`."""
+    return {one.cell.id: one for one in load_locked(project, (c for c in project.matrix.cells if not c.native))}
+
+
 def load_debian(project: Project, cell: Cell, known: dict[Path, BaseLock] | None = None) -> tuple[BaseLock, ...]:
     """The locks below the wheels alone, also for an architecture that the cell's image does not exist for.
 

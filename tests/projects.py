@@ -15,7 +15,7 @@ from buildctl.claims import claims_of, claims_path, format_claims
 from buildctl.lock import LockedWheel, WheelLock, inputs_of, write_wheel_lock
 from buildctl.lock_debian import BaseLock, DebPackage, write_base_lock
 from buildctl.lock_debian import inputs_of as debian_inputs
-from buildctl.locked import load_locked
+from buildctl.locked import LockedCell, load_locked, load_matrix_images
 from buildctl.matrix import ARCHES
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Layer
@@ -53,6 +53,10 @@ class Small:
     @property
     def layout(self) -> Layout:
         return Layout(self.project.layout)
+
+    @property
+    def pinned(self) -> dict[str, LockedCell]:
+        return load_matrix_images(self.project)
 
     def cell(self, cell_id: str) -> Cell:
         return next(c for c in self.project.matrix.cells if c.id == cell_id)

@@ -129,9 +129,10 @@ def test_both_engines_and_the_label_name_the_base(project: Project) -> None:
 
 def test_bill_and_provenance_know_them(project: Project) -> None:
     lock(project, "cuda-2.6-amd64")
-    assert locked_hashes(project, cell(project, "cuda-2.6-amd64"))["deb", "less", "1.0"] == LESS.digest
-    assert ("deb", "less", "1.0") not in locked_hashes(project, cell(project, "cuda-2.15-amd64"))
-    value = statement(project, cell(project, "cuda-2.6-amd64"), IMAGE, builder=BUILDER)
+    with_it, without = load_locked(project, [cell(project, "cuda-2.6-amd64"), cell(project, "cuda-2.15-amd64")])
+    assert locked_hashes(with_it)["deb", "less", "1.0"] == LESS.digest
+    assert ("deb", "less", "1.0") not in locked_hashes(without)
+    value = statement(project, with_it, IMAGE, builder=BUILDER)
     assert "images/cuda-2.6/runtime.amd64.packages" in str(value)
 
 
