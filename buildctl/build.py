@@ -5,45 +5,34 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from buildctl.agreement import refuse_python_in
-from buildctl.bases import pythons
 from buildctl.build_python import build_arch, python_packages
-from buildctl.dockerfile.parse import read_dockerfile
-from buildctl.engines.assemble import Built, ImageRecipe, Made, Recipe, make_layers, write_image
-from buildctl.engines.plan import PlanInput, WheelsLayer, plan_image
+from buildctl.engines.assemble import Built, Made, Recipe, make_layers, write_image
 from buildctl.engines.recipes import (
-    BaseRecipe,
-    Compiling,
     artifacts_of,
     base_image,
-    debian_base,
-    image_base,
-    image_recipe,
-    image_reference,
     refuse_conflicts,
 )
-from buildctl.errors import EngineError, FetchError, LockError, RuntimeUnavailableError
+from buildctl.errors import EngineError, FetchError, RuntimeUnavailableError
 from buildctl.indexing import write_indexes
 from buildctl.lock import WheelLock
-from buildctl.lock_debian import BaseLock, DebPackage
-from buildctl.locked import LockedCell, debian_bases, load_debian, load_runtime
+from buildctl.lock_debian import DebPackage
+from buildctl.locked import LockedCell
 from buildctl.log import say
-from buildctl.matrix import ARCHES, Cell, DebianBase, Flavour, ImageBase
+from buildctl.matrix import ARCHES, Cell, DebianBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.origin import note_origin
+from buildctl.planner import Planned, Planner
 from buildctl.progress import Progress, open_progress
 from buildctl.project import Project
 from buildctl.store import Store
 from buildctl.table import size, table
-from buildctl.wheel import Site
 
 # Docker, downloads and rendering are imported where they are used: a build with nothing to do answers in half a second.
 if TYPE_CHECKING:
@@ -107,21 +96,6 @@ class BuildResult:
         return f"{answer}\n{len(rows)} {noun} in {self.layout}, {self.seconds:.1f} s{docker}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Planned:
-    """`wheels` is None for a base alone."""
-
-    cell: Cell
-    base: BaseRecipe
-    recipe: ImageRecipe
-    compiling: Compiling
-    wheels: WheelLock | None
-
-    @property
-    def recipes(self) -> tuple[Recipe, ...]:
-        return (*self.base.recipes, *self.recipe.layers)
-
-
 def reach(options: BuildOptions) -> None:
     """Before any work: the Docker that was named answers. Raises RuntimeUnavailableError."""
     if options.context is not None:
@@ -155,7 +129,7 @@ def build_images(project: Project, locked: Sequence[LockedCell], options: BuildO
             context=options.context,
         )
     else:
-        planner = _Planner(project=project, compression=compression)
+        planner = Planner(project=project, compression=compression)
         planned = [planner.plan(cell) for cell in locked]
         _fetch(project, planned, store)
         made = _make(planned, store, compression, options.jobs)
@@ -182,7 +156,7 @@ def build_bases(
 
     Raises BuildctlError, among them VanishedDebError.
     """
-    planner = _Planner(project=project, compression=Compression.ZSTD)
+    planner = Planner(project=project, compression=Compression.ZSTD)
     planned = [planner.plan_base(cell) for cell in cells]
     _fetch(project, planned, store)
     made = _make(planned, store, Compression.ZSTD, jobs)
@@ -199,7 +173,7 @@ def bases_under(cells: Iterable[Cell]) -> list[Cell]:
     return list(found.values())
 
 
-def _make(planned: Sequence[_Planned], store: Store, compression: Compression, jobs: int | None) -> dict[str, Made]:
+def _make(planned: Sequence[Planned], store: Store, compression: Compression, jobs: int | None) -> dict[str, Made]:
     recipes = list({r.key: r for p in planned for r in p.recipes}.values())
     fresh = [p for p in planned if any(store.layer(r.key) is None for r in p.recipe.layers)]
 
@@ -249,7 +223,7 @@ def fetch_images(project: Project, locked: Sequence[LockedCell]) -> int:
 
     Raises BuildctlError, among them VanishedDebError.
     """
-    store, planner = Store.default(), _Planner(project=project, compression=Compression.ZSTD)
+    store, planner = Store.default(), Planner(project=project, compression=Compression.ZSTD)
     planned = [planner.plan(cell) for cell in locked]
     _fetch(project, planned, store, everything=True)
     return len({artifact.digest for p in planned for r in p.recipes for artifact in artifacts_of(r)})
@@ -263,7 +237,7 @@ class VanishedDebError(FetchError):
         self.bases = tuple(bases)
 
 
-def _fetch(project: Project, planned: Sequence[_Planned], store: Store, *, everything: bool = False) -> None:
+def _fetch(project: Project, planned: Sequence[Planned], store: Store, *, everything: bool = False) -> None:
     """Only what a missing layer is made from; nothing at all, and no network, when every layer is there."""
     missing = {r.key: r for p in planned for r in p.recipes if everything or store.layer(r.key) is None}
     if not missing:
@@ -278,7 +252,7 @@ def _fetch(project: Project, planned: Sequence[_Planned], store: Store, *, every
         compiling.prepare(store)  # once, here, before the workers need it
 
 
-def _wanted_locks(planned: Sequence[_Planned], wanted: set[Digest]) -> list[tuple[Cell, WheelLock]]:
+def _wanted_locks(planned: Sequence[Planned], wanted: set[Digest]) -> list[tuple[Cell, WheelLock]]:
     return [
         (p.cell, replace(p.wheels, wheels=tuple(w for w in p.wheels.wheels if w.digest in wanted)))
         for p in planned
@@ -287,7 +261,7 @@ def _wanted_locks(planned: Sequence[_Planned], wanted: set[Digest]) -> list[tupl
 
 
 def _fetch_debs(
-    project: Project, planned: Sequence[_Planned], missing: Mapping[str, Recipe], store: Store, progress: Progress
+    project: Project, planned: Sequence[Planned], missing: Mapping[str, Recipe], store: Store, progress: Progress
 ) -> None:
     locks: dict[tuple[DebianBase, str], dict[Digest, DebPackage]] = {}
     for p in planned:
@@ -315,7 +289,7 @@ def _fetch_debs(
 
 
 def _write_bases(
-    planned: Sequence[_Planned], made: Mapping[str, Made], layout: Layout, store: Store, epoch: int
+    planned: Sequence[Planned], made: Mapping[str, Made], layout: Layout, store: Store, epoch: int
 ) -> None:
     """The bases that are made here, as images, and one index for each over the architectures that are there."""
     bases = {(p.base.name, p.cell.arch): p.base for p in planned if p.base.recipes}
@@ -331,114 +305,6 @@ def _with_platform(layout: Layout, name: str) -> Descriptor:
     """The descriptor of a manifest without its name, as it stands in an index."""
     found = layout.resolve(name)
     return replace(found, annotations={}, platform=found.platform or layout.config(found).platform)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Planner:
-    """Plans cells; what several of them share is read once."""
-
-    project: Project
-    compression: Compression
-    debian: dict[Path, BaseLock] = field(default_factory=dict)
-    bases: dict[tuple[str, str], BaseRecipe] = field(default_factory=dict)
-
-    def plan(self, locked: LockedCell) -> _Planned:
-        """What the cell's Dockerfile makes. Raises DockerfileError for what the assemble engine cannot do."""
-        cell = locked.cell
-        path = self.project.dockerfile(cell.name)
-        base = self._base(cell, locked.debian)
-        given = PlanInput(
-            arch=cell.arch,
-            build_arch=build_arch(),
-            context=self.project.images,
-            contexts={"base": base.config, "uv": None},
-        )
-        plan = plan_image(read_dockerfile(path, shown_as=self.project.shown(path)), given)
-        locks = {o.requirements: self._own(locked, o) for o in plan.operations if isinstance(o, WheelsLayer)}
-        compiling = self.compiling(cell)
-        recipe = image_recipe(
-            cell.id, plan, base, locks, site=site_of(cell), compiling=compiling, compression=self.compression
-        )
-        return _Planned(cell=cell, base=base, recipe=recipe, compiling=compiling, wheels=locked.wheels)
-
-    def plan_base(self, cell: Cell) -> _Planned:
-        """The base of the cell and nothing on top."""
-        base = self._base(cell, load_debian(self.project, cell, self.debian))
-        recipe = replace(base_image(base), layers=())
-        return _Planned(cell=cell, base=base, recipe=recipe, compiling=self.compiling(cell), wheels=None)
-
-    def compiling(self, cell: Cell) -> Compiling:
-        """The Python that makes bytecode: the Debian base's own, for the architecture of this machine."""
-        for base in debian_bases(self.project.matrix, cell):
-            lock = load_runtime(self.project, base, build_arch())
-            if pythons(p.name for p in lock.packages) == [cell.python]:
-                return Compiling(base=base, lock=lock)
-        raise EngineError(
-            f"{cell.id}: no Debian base whose Python {cell.python} could make the bytecode",
-            hint=f"add a Debian base with Python {cell.python} to matrix.yaml, or build with --engine docker",
-        )
-
-    def _own(self, locked: LockedCell, operation: WheelsLayer) -> WheelLock:
-        """What a Dockerfile installs is what is locked for its own cell."""
-        cell = locked.cell
-        own = self.project.wheel_lock(cell.name, cell.arch)
-        if operation.requirements != own:
-            raise LockError(
-                f"{self.project.shown(self.project.dockerfile(cell.name))} installs from "
-                f"{self.project.shown(operation.requirements)}, and the lock of {cell.id} is {self.project.shown(own)}",
-                hint="COPY NAME/requirements.${TARGETARCH}.txt of the image itself",
-            )
-        return locked.wheels
-
-    def _base(self, cell: Cell, debian: Sequence[BaseLock]) -> BaseRecipe:
-        key = (cell.base_image, cell.arch)
-        if key not in self.bases:
-            self.bases[key] = self._new_base(cell, debian)
-        return self.bases[key]
-
-    def _new_base(self, cell: Cell, debian: Sequence[BaseLock]) -> BaseRecipe:
-        base = cell.base
-        if not isinstance(base, DebianBase):
-            found = self._image_base(base, image_reference(base, devel=cell.flavour is Flavour.DEVEL), cell.arch)
-            refuse_python_in(base, found.config, cell.python)
-            return found
-        return debian_base(
-            cell.base_image,
-            debian,
-            compiling=self.compiling(cell),
-            compression=self.compression,
-        )
-
-    def _image_base(self, base: ImageBase, reference: str, arch: str) -> BaseRecipe:
-        """From a local layout, or pulled by digest from a registry into the store, once."""
-        if base.layout is not None:
-            layout = Layout(self.project.root / base.layout)
-            descriptor = layout.resolve(f"sha256:{reference.rpartition('sha256:')[2]}", arch)
-        else:
-            from buildctl.registry.bases import base_from_registry, mirrored
-
-            with open_progress("fetched") as progress:
-                root, source = Store.default().root / "bases", mirrored(reference, base.mirrors)
-                layout, descriptor = base_from_registry(source, arch=arch, root=root, progress=progress)
-        return image_base(base, reference, layout, descriptor, arch=arch)
-
-
-def site_of(cell: Cell) -> Site:
-    """Where the base's Python looks for packages. Debian's folder for what a user adds is dist-packages."""
-    base, python = cell.base, cell.python
-    if isinstance(base, DebianBase):
-        interpreter, purelib = f"/usr/bin/python{python}", f"usr/local/lib/python{python}/dist-packages"
-    else:
-        interpreter, purelib = base.interpreter, base.purelib
-    prefix = purelib.partition("/lib/python")[0]
-    return Site(
-        purelib=purelib,
-        scripts=f"{prefix}/bin",
-        data=prefix,
-        headers=f"{prefix}/include/python{python}",
-        interpreter=interpreter,
-        python=python,
-    )
 
 
 def source_date_epoch() -> int:

@@ -11,7 +11,6 @@ import pytest
 
 from buildctl import lock_debian
 from buildctl.agreement import refuse_newer_glibc, refuse_python_in
-from buildctl.build import _Planner
 from buildctl.cells import Flavour, ImageBase
 from buildctl.cli import cli
 from buildctl.errors import BuildctlError, LockError, MatrixError, ProblemsError
@@ -21,6 +20,7 @@ from buildctl.locking import check_locks, lock_cells, update_locks
 from buildctl.matrix import load_matrix, parse_matrix
 from buildctl.oci.image import ImageConfig, Platform
 from buildctl.oci.layer import Compression
+from buildctl.planner import Planner
 from buildctl.project import Project
 from tests.projects import Small, base_lock, small
 
@@ -202,7 +202,7 @@ def test_bytecode_for_a_registry_base_is_made_by_a_base_with_its_python(tmp_path
         for arch in ("amd64", "arm64"):
             lock = base_lock(project, arch, python=python, name=name)
             write_base_lock(project.images / f"bases/{name}/runtime.{arch}.packages", lock)
-    planner = _Planner(project=project, compression=Compression.ZSTD)
+    planner = Planner(project=project, compression=Compression.ZSTD)
     assert planner.compiling(project.matrix.cells[0]).base.name == "debian13"
     with pytest.raises(BuildctlError, match=r"no Debian base whose Python 3\.14 could make the bytecode"):
         planner.compiling(replace(project.matrix.cells[0], python="3.14"))
