@@ -266,9 +266,14 @@ def _sources(text: str, suite: str, source: str) -> str:
     )
 
 
+def pythons(names: Iterable[str]) -> list[str]:
+    """`3.13` for each package `python3.13` among `names`."""
+    return [match[1] for name in names if (match := re.fullmatch(r"python(3\.[0-9]+)", name))]
+
+
 def python_version(names: Iterable[str]) -> str:
     """`3.13` from the one package `python3.13` among `names`."""
-    found = [match[1] for name in names if (match := re.fullmatch(r"python(3\.[0-9]+)", name))]
+    found = pythons(names)
     if len(found) != 1:
         raise ArtifactError(f"a base needs exactly one Python, its packages have {', '.join(found) or 'none'}")
     return found[0]

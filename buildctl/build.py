@@ -1,46 +1,38 @@
-"""`buildctl build`: locks, plans, downloads, layers, images, tags. Refusals come before any download."""
+"""`buildctl build`: plans, downloads, layers, images, tags. Refusals come before any download."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from buildctl.build_python import build_arch, python_packages
-from buildctl.dockerfile.parse import read_dockerfile
-from buildctl.engines.assemble import Built, ImageRecipe, Made, Recipe, make_layers, write_image
-from buildctl.engines.plan import PlanInput, WheelsLayer, plan_image
+from buildctl.engines.assemble import Built, Made, Recipe, make_layers, write_image
 from buildctl.engines.recipes import (
-    BaseRecipe,
-    Compiling,
     artifacts_of,
     base_image,
-    debian_base,
-    image_base,
-    image_recipe,
-    image_reference,
     refuse_conflicts,
 )
-from buildctl.errors import EngineError, FetchError, LockError, RuntimeUnavailableError
+from buildctl.errors import EngineError, FetchError, RuntimeUnavailableError
 from buildctl.indexing import write_indexes
-from buildctl.lock import WheelLock, read_wheel_lock
-from buildctl.lock_debian import BaseLock, DebPackage, read_base_lock
-from buildctl.locking import lock_cells, renew_base, stale_locks
+from buildctl.lock import WheelLock
+from buildctl.lock_debian import DebPackage
+from buildctl.locked import LockedCell
 from buildctl.log import say
-from buildctl.matrix import ARCHES, Cell, DebianBase, Flavour, ImageBase
+from buildctl.matrix import ARCHES, Cell, DebianBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
+from buildctl.origin import note_origin
+from buildctl.planner import Planned, Planner
 from buildctl.progress import Progress, open_progress
 from buildctl.project import Project
 from buildctl.store import Store
 from buildctl.table import size, table
-from buildctl.wheel import Site
 
 # Docker, downloads and rendering are imported where they are used: a build with nothing to do answers in half a second.
 if TYPE_CHECKING:
@@ -56,7 +48,6 @@ class BuildOptions:
     engine: str = "assemble"
     compression: str = "zstd"
     load: bool | None = None
-    locked: bool = False
     jobs: int | None = None
     builder: str | None = None
     context: str | None = None
@@ -105,35 +96,29 @@ class BuildResult:
         return f"{answer}\n{len(rows)} {noun} in {self.layout}, {self.seconds:.1f} s{docker}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Planned:
-    cell: Cell
-    base: BaseRecipe
-    recipe: ImageRecipe
-    compiling: Compiling
-    locks: Mapping[Path, WheelLock]
-
-    @property
-    def recipes(self) -> tuple[Recipe, ...]:
-        return (*self.base.recipes, *self.recipe.layers)
-
-
-def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions) -> BuildResult:
-    """Build these cells into the project's layout and tag them. Raises BuildctlError."""
-    start = time.perf_counter()
+def reach(options: BuildOptions) -> None:
+    """Before any work: the Docker that was named answers. Raises RuntimeUnavailableError."""
     if options.context is not None:
         from buildctl.daemon import connected
 
-        with connected(options.context):  # before the work begins
+        with connected(options.context):
             pass
+
+
+def build_images(project: Project, locked: Sequence[LockedCell], options: BuildOptions) -> BuildResult:
+    """Build these cells from their rendered Dockerfiles into the project's layout, and tag them.
+
+    Raises BuildctlError, among them VanishedDebError.
+    """
+    start = time.perf_counter()
     store, layout = Store.default(), Layout(project.layout)
-    mend_locks(project, cells, locked=options.locked)
+    cells = [one.cell for one in locked]
     compression = Compression(options.compression)
     epoch = source_date_epoch()
     if options.engine == "docker":
         from buildctl.build_docker import docker_images
 
-        build_bases(project, bases_under(cells), store, layout, locked=options.locked, jobs=options.jobs)
+        build_bases(project, bases_under(cells), store, layout, jobs=options.jobs)
         built = docker_images(
             project,
             cells,
@@ -144,7 +129,9 @@ def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions)
             context=options.context,
         )
     else:
-        planned = _plan_and_fetch(project, _Planner.plan, cells, store, compression, locked=options.locked)
+        planner = Planner(project=project, compression=compression)
+        planned = [planner.plan(cell) for cell in locked]
+        _fetch(project, planned, store)
         made = _make(planned, store, compression, options.jobs)
         _write_bases(planned, made, layout, store, epoch)
         built = []
@@ -152,18 +139,26 @@ def build_images(project: Project, cells: Sequence[Cell], options: BuildOptions)
             built.append(write_image(p.recipe, made, layout=layout, store=store, epoch=epoch))
             # the next image finds what this one made
             made |= {r.key: replace(made[r.key], fresh=False) for r in p.recipe.layers}
-    write_indexes(project, cells, layout)
-    loaded = load_images(cells, layout, wanted=options.load, context=options.context)
+    images = {cell.id: image.descriptor for cell, image in zip(cells, built, strict=True)}
+    for cell in cells:
+        note_origin(project, cell, images[cell.id].digest)
+    write_indexes(project, images, layout)
+    loaded = load_images(cells, images, layout, wanted=options.load, context=options.context)
     return BuildResult(
         layout=project.shown(layout.root), images=tuple(built), loaded=loaded, seconds=time.perf_counter() - start
     )
 
 
 def build_bases(
-    project: Project, cells: Sequence[Cell], store: Store, layout: Layout, *, locked: bool, jobs: int | None = None
+    project: Project, cells: Sequence[Cell], store: Store, layout: Layout, *, jobs: int | None = None
 ) -> tuple[str, ...]:
-    """Only the bases of these cells, into the layout, for `FROM base` under Docker; their names."""
-    planned = _plan_and_fetch(project, _Planner.plan_base, cells, store, Compression.ZSTD, locked=locked)
+    """Only the bases of these cells, into the layout, for `FROM base` under Docker; their names.
+
+    Raises BuildctlError, among them VanishedDebError.
+    """
+    planner = Planner(project=project, compression=Compression.ZSTD)
+    planned = [planner.plan_base(cell) for cell in cells]
+    _fetch(project, planned, store)
     made = _make(planned, store, Compression.ZSTD, jobs)
     _write_bases(planned, made, layout, store, source_date_epoch())
     return tuple(dict.fromkeys(p.base.name for p in planned))
@@ -178,12 +173,12 @@ def bases_under(cells: Iterable[Cell]) -> list[Cell]:
     return list(found.values())
 
 
-def _make(planned: Sequence[_Planned], store: Store, compression: Compression, jobs: int | None) -> dict[str, Made]:
+def _make(planned: Sequence[Planned], store: Store, compression: Compression, jobs: int | None) -> dict[str, Made]:
     recipes = list({r.key: r for p in planned for r in p.recipes}.values())
     fresh = [p for p in planned if any(store.layer(r.key) is None for r in p.recipe.layers)]
 
     def check() -> None:
-        for p in {tuple(p.locks): p for p in fresh}.values():  # flavours share their wheels
+        for p in {(p.cell.name, p.cell.arch): p for p in fresh}.values():  # flavours share their wheels
             refuse_conflicts(p.recipe, store)
 
     with open_progress("made") as progress:
@@ -191,10 +186,16 @@ def _make(planned: Sequence[_Planned], store: Store, compression: Compression, j
 
 
 def load_images(
-    cells: Sequence[Cell], layout: Layout, *, wanted: bool | None, context: str | None = None
+    cells: Sequence[Cell],
+    images: Mapping[str, Descriptor],
+    layout: Layout,
+    *,
+    wanted: bool | None,
+    context: str | None = None,
 ) -> tuple[Loaded, ...]:
     """Into Docker, where `wanted` is None only if a daemon answers or a `context` is named. Every image gets the tag of
     its cell, and the one for the daemon's architecture, or the only one there is, the short tag: pytorch:cuda-2.6.
+    `images` are by cell id, in the layout.
     """
     if wanted is False:
         return ()
@@ -206,11 +207,10 @@ def load_images(
             native = {"x86_64": "amd64", "aarch64": "arm64"}.get(str(client.info().get("Architecture")), "")
             loaded = []
             for cell in cells:
-                descriptor = layout.resolve(cell.id, cell.arch)
                 arches = {c.arch for c in cells if c.image == cell.image}
                 tags = [cell.id, *([cell.image] if cell.arch == native or len(arches) == 1 else [])]
                 say(f"loading {cell.id} into Docker")
-                loaded += [load(layout, descriptor, f"{REPOSITORY}:{tag}", client=client) for tag in tags]
+                loaded += [load(layout, images[cell.id], f"{REPOSITORY}:{tag}", client=client) for tag in tags]
             return tuple(loaded)
     except RuntimeUnavailableError:
         if wanted or context is not None:
@@ -218,41 +218,15 @@ def load_images(
         return ()
 
 
-def fetch_images(project: Project, cells: Sequence[Cell], *, locked: bool) -> int:
-    """Bring everything that these cells are made from into the store, layers or no layers; how many artifacts it is."""
-    mend_locks(project, cells, locked=locked)
-    store = Store.default()
-    planned = _plan_and_fetch(project, _Planner.plan, cells, store, Compression.ZSTD, locked=locked, everything=True)
+def fetch_images(project: Project, locked: Sequence[LockedCell]) -> int:
+    """Bring everything that these cells are made from into the store, layers or no layers; how many artifacts it is.
+
+    Raises BuildctlError, among them VanishedDebError.
+    """
+    store, planner = Store.default(), Planner(project=project, compression=Compression.ZSTD)
+    planned = [planner.plan(cell) for cell in locked]
+    _fetch(project, planned, store, everything=True)
     return len({artifact.digest for p in planned for r in p.recipes for artifact in artifacts_of(r)})
-
-
-def _plan_and_fetch(
-    project: Project,
-    plan: Callable[[_Planner, Cell], _Planned],
-    cells: Sequence[Cell],
-    store: Store,
-    compression: Compression,
-    *,
-    locked: bool,
-    everything: bool = False,
-) -> list[_Planned]:
-    """Plan, then bring what is missing into the store. A Debian package that has vanished renews its base, once."""
-    planner = _Planner(project=project, compression=compression)
-    planned = [plan(planner, cell) for cell in cells]
-    try:
-        _fetch(project, planned, store, everything=everything)
-    except VanishedDebError as error:
-        if locked:
-            hint = "run `buildctl lock --upgrade`, or leave out --locked"
-            raise LockError(f"with --locked: {error.message}", hint=hint) from error
-        say(f"{error.message}\nDebian replaces packages when they are fixed; resolving the base anew")
-        for base, arch in error.bases:
-            for line in renew_base(project, base, arch):
-                say(line)
-        planner = _Planner(project=project, compression=compression)
-        planned = [plan(planner, cell) for cell in cells]
-        _fetch(project, planned, store, everything=everything)
-    return planned
 
 
 class VanishedDebError(FetchError):
@@ -263,7 +237,7 @@ class VanishedDebError(FetchError):
         self.bases = tuple(bases)
 
 
-def _fetch(project: Project, planned: Sequence[_Planned], store: Store, *, everything: bool) -> None:
+def _fetch(project: Project, planned: Sequence[Planned], store: Store, *, everything: bool = False) -> None:
     """Only what a missing layer is made from; nothing at all, and no network, when every layer is there."""
     missing = {r.key: r for p in planned for r in p.recipes if everything or store.layer(r.key) is None}
     if not missing:
@@ -278,16 +252,16 @@ def _fetch(project: Project, planned: Sequence[_Planned], store: Store, *, every
         compiling.prepare(store)  # once, here, before the workers need it
 
 
-def _wanted_locks(planned: Sequence[_Planned], wanted: set[Digest]) -> list[tuple[Cell, WheelLock]]:
+def _wanted_locks(planned: Sequence[Planned], wanted: set[Digest]) -> list[tuple[Cell, WheelLock]]:
     return [
-        (p.cell, replace(lock, wheels=tuple(w for w in lock.wheels if w.digest in wanted)))
+        (p.cell, replace(p.wheels, wheels=tuple(w for w in p.wheels.wheels if w.digest in wanted)))
         for p in planned
-        for lock in p.locks.values()
+        if p.wheels is not None
     ]
 
 
 def _fetch_debs(
-    project: Project, planned: Sequence[_Planned], missing: Mapping[str, Recipe], store: Store, progress: Progress
+    project: Project, planned: Sequence[Planned], missing: Mapping[str, Recipe], store: Store, progress: Progress
 ) -> None:
     locks: dict[tuple[DebianBase, str], dict[Digest, DebPackage]] = {}
     for p in planned:
@@ -315,7 +289,7 @@ def _fetch_debs(
 
 
 def _write_bases(
-    planned: Sequence[_Planned], made: Mapping[str, Made], layout: Layout, store: Store, epoch: int
+    planned: Sequence[Planned], made: Mapping[str, Made], layout: Layout, store: Store, epoch: int
 ) -> None:
     """The bases that are made here, as images, and one index for each over the architectures that are there."""
     bases = {(p.base.name, p.cell.arch): p.base for p in planned if p.base.recipes}
@@ -331,138 +305,6 @@ def _with_platform(layout: Layout, name: str) -> Descriptor:
     """The descriptor of a manifest without its name, as it stands in an index."""
     found = layout.resolve(name)
     return replace(found, annotations={}, platform=found.platform or layout.config(found).platform)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Planner:
-    """Plans cells; what several of them share is read once."""
-
-    project: Project
-    compression: Compression
-    wheel_locks: dict[Path, WheelLock] = field(default_factory=dict)
-    base_locks: dict[Path, BaseLock] = field(default_factory=dict)
-    bases: dict[tuple[str, str], BaseRecipe] = field(default_factory=dict)
-
-    def plan(self, cell: Cell) -> _Planned:
-        """What the cell's Dockerfile makes. Raises DockerfileError for what the assemble engine cannot do."""
-        path = self.project.dockerfile(cell.name)
-        base = self._base(cell)
-        given = PlanInput(
-            arch=cell.arch,
-            build_arch=build_arch(),
-            context=self.project.images,
-            contexts={"base": base.config, "uv": None},
-        )
-        plan = plan_image(read_dockerfile(path, shown_as=self.project.shown(path)), given)
-        locks = {
-            o.requirements: self._wheel_lock(o.requirements) for o in plan.operations if isinstance(o, WheelsLayer)
-        }
-        compiling = self.compiling(cell)
-        recipe = image_recipe(
-            cell.id, plan, base, locks, site=site_of(cell), compiling=compiling, compression=self.compression
-        )
-        return _Planned(cell=cell, base=base, recipe=recipe, compiling=compiling, locks=locks)
-
-    def plan_base(self, cell: Cell) -> _Planned:
-        """The base of the cell and nothing on top."""
-        base = self._base(cell)
-        recipe = replace(base_image(base), layers=())
-        return _Planned(cell=cell, base=base, recipe=recipe, compiling=self.compiling(cell), locks={})
-
-    def compiling(self, cell: Cell) -> Compiling:
-        """The Python that makes bytecode: the Debian base's own, for the architecture of this machine."""
-        base = _debian(self.project, cell)
-        path = self.project.base_lock(base, Flavour.RUNTIME, build_arch())
-        return Compiling(base=base, lock=self._base_lock(path))
-
-    def _base(self, cell: Cell) -> BaseRecipe:
-        key = (cell.base_image, cell.arch)
-        if key not in self.bases:
-            self.bases[key] = self._new_base(cell)
-        return self.bases[key]
-
-    def _new_base(self, cell: Cell) -> BaseRecipe:
-        base = cell.base
-        if not isinstance(base, DebianBase):
-            return self._image_base(base, image_reference(base, devel=cell.flavour is Flavour.DEVEL), cell.arch)
-        return debian_base(
-            cell.base_image,
-            [self._base_lock(path) for path in self.project.debian_locks(cell)],
-            compiling=self.compiling(cell),
-            compression=self.compression,
-        )
-
-    def _image_base(self, base: ImageBase, reference: str, arch: str) -> BaseRecipe:
-        """From a local layout, or pulled by digest from a registry into the store, once."""
-        if base.layout is not None:
-            layout = Layout(self.project.root / base.layout)
-            descriptor = layout.resolve(f"sha256:{reference.rpartition('sha256:')[2]}", arch)
-        else:
-            from buildctl.registry.bases import base_from_registry, mirrored
-
-            with open_progress("fetched") as progress:
-                root, source = Store.default().root / "bases", mirrored(reference, base.mirrors)
-                layout, descriptor = base_from_registry(source, arch=arch, root=root, progress=progress)
-        return image_base(base, reference, layout, descriptor, arch=arch)
-
-    def _wheel_lock(self, path: Path) -> WheelLock:
-        if path not in self.wheel_locks:
-            self.wheel_locks[path] = read_wheel_lock(path)
-        return self.wheel_locks[path]
-
-    def _base_lock(self, path: Path) -> BaseLock:
-        if path not in self.base_locks:
-            self.base_locks[path] = read_base_lock(path)
-        return self.base_locks[path]
-
-
-def _debian(project: Project, cell: Cell) -> DebianBase:
-    candidates = [b for b in (cell.base, *project.matrix.bases) if isinstance(b, DebianBase)]
-    if not candidates:
-        raise EngineError(
-            f"{cell.id}: no Debian base whose Python {cell.python} could make the bytecode",
-            hint="add a Debian base to matrix.yaml, or build with --engine docker",
-        )
-    return candidates[0]
-
-
-def site_of(cell: Cell) -> Site:
-    """Where the base's Python looks for packages. Debian's folder for what a user adds is dist-packages."""
-    base, python = cell.base, cell.python
-    if isinstance(base, DebianBase):
-        interpreter, purelib = f"/usr/bin/python{python}", f"usr/local/lib/python{python}/dist-packages"
-    else:
-        interpreter, purelib = base.interpreter, base.purelib
-    prefix = purelib.partition("/lib/python")[0]
-    return Site(
-        purelib=purelib,
-        scripts=f"{prefix}/bin",
-        data=prefix,
-        headers=f"{prefix}/include/python{python}",
-        interpreter=interpreter,
-        python=python,
-    )
-
-
-def mend_locks(project: Project, cells: Sequence[Cell], *, locked: bool) -> None:
-    """Bring missing and stale locks up to date, as uv does; with `locked` refuse instead."""
-    stale = stale_locks(project, cells)
-    if not stale:
-        return
-    listed = "\n  ".join(f"{project.shown(path)}: {reason}" for path, reason in stale)
-    if locked:
-        raise LockError(
-            f"with --locked, {len(stale)} locks would have to change:\n  {listed}", hint="run `buildctl lock`"
-        )
-    from buildctl.rendering import render_images
-
-    say(f"bringing {len(stale)} locks up to date:\n  {listed}")
-    for line in lock_cells(project, cells, upgrade=False):
-        if not line.endswith("is up to date"):
-            say(line)
-    for line in render_images(project, cells):
-        if not line.endswith("is up to date"):
-            say(line)
 
 
 def source_date_epoch() -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.archlist import architectures
-from buildctl.claims import Claims, WheelFacts, claims_of, claims_path, format_claims, lock_digest, read_claims
+from buildctl.claims import Claims, WheelFacts, claims_of, claims_path, format_claims, read_claims
 from buildctl.errors import ArtifactError, BuildctlError, FetchError, LockError
 from buildctl.lock import LockedWheel, WheelLock, read_wheel_lock
 from buildctl.log import say
@@ -267,6 +267,30 @@ def check_claims(project: Project, cells: Sequence[Cell], store: Store) -> int:
     return count
 
 
+def stale_claims(project: Project, cells: Sequence[Cell]) -> list[tuple[Path, str]]:
+    """Path and reason of every file of claims that is missing, malformed, or not what matrix and lock say.
+
+    Looks into no wheel: what a file says about the inside of the locked one is taken as it is.
+    """
+    found = []
+    for cell in {(c.name, c.arch): c for c in cells}.values():
+        path = claims_path(project.images, cell.name, cell.arch)
+        if reason := _claims_problem(project, cell, path):
+            found.append((path, reason))
+    return found
+
+
+def _claims_problem(project: Project, cell: Cell, path: Path) -> str | None:
+    try:
+        lock, written = read_wheel_lock(project.wheel_lock(cell.name, cell.arch)), read_claims(path)
+        torch = lock.wheel("torch")
+        about = written.facts is not None and torch is not None and written.facts.wheel == str(torch.digest)
+        lines = differences(claims_of(cell, lock, written.facts if about else None), written)
+    except LockError as error:
+        return error.message.removeprefix(str(path)).lstrip(": ")
+    return "; ".join(lines[:3]) or None
+
+
 def differences(derived: Claims, written: Claims) -> list[str]:
     """`cuda: the wheels say 12.4, the file says 12.5`, one line a claim."""
     left, right = derived.to_json(), written.to_json()
@@ -275,24 +299,3 @@ def differences(derived: Claims, written: Claims) -> list[str]:
         for key in sorted(left.keys() | right.keys())
         if left.get(key) != right.get(key)
     ]
-
-
-def kept_claims(project: Project, cell: Cell, lock: WheelLock) -> Claims:
-    """The reviewed file where there is one, else what the lock alone says. Raises LockError when the file is stale."""
-    path = claims_path(project.images, cell.name, cell.arch)
-    if not path.exists():
-        say(f"{project.shown(path)} is not there: what is inside torch's wheel is not claimed (run `buildctl claims`)")
-        return claims_of(cell, lock)
-    claims = read_claims(path)
-    torch = lock.wheel("torch")
-    inside = claims.facts.wheel if claims.facts and torch else None
-    for what, said, locked in (
-        ("the lock", claims.lock, lock_digest(lock)),
-        ("torch's wheel", inside or "", str(torch.digest) if torch and inside else ""),
-    ):
-        if said != locked:
-            raise LockError(
-                f"{project.shown(path)} is about other wheels: {what} is {locked}, it says {said}",
-                hint=f"run `buildctl claims {cell.name}`",
-            )
-    return claims

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,10 +174,11 @@ def render(options: Options, names: Sequence[str], check: bool) -> None:
       buildctl render
       buildctl render --check
     """
+    from buildctl.locked import load_locked, of_all_architectures
     from buildctl.rendering import check_rendered, render_images
 
     project = options.open()
-    cells = project.matrix.images_of(names)
+    cells = load_locked(project, of_all_architectures(project, project.matrix.images_of(names)))
     if check:
         click.echo(f"{check_rendered(project, cells)} rendered files are up to date")
         return
@@ -187,7 +189,7 @@ def render(options: Options, names: Sequence[str], check: bool) -> None:
 @cli.command()
 @names_argument
 @arch_option
-@click.option("--locked", is_flag=True, help="Refuse instead of mending a stale lock or a vanished Debian package.")
+@click.option("--locked", is_flag=True, help="Refuse where a lock, claim or Dockerfile would change.")
 @click.pass_obj
 def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool) -> None:
     """Download what images are made from into the store; afterwards they build without a network.
@@ -197,9 +199,16 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
       buildctl fetch cuda-2.6
     """
     from buildctl.build import fetch_images
+    from buildctl.locked import load_locked, of_all_architectures
+    from buildctl.locking import update_locks
+    from buildctl.rendering import update_rendered
+    from buildctl.vanished import renewing
 
     project = options.open()
-    count = fetch_images(project, project.matrix.images_of(names, arch), locked=locked)
+    cells = project.matrix.images_of(names, arch)
+    update_locks(project, cells, locked=locked)
+    update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
+    count = renewing(project, lambda: fetch_images(project, load_locked(project, cells)), locked=locked)
     click.echo(f"{count} artifacts are in the store")
 
 
@@ -216,7 +225,7 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
 @context_option
 @click.option("--compression", type=click.Choice(["zstd", "gzip"]), default="zstd", show_default=True)
 @click.option("--load/--no-load", default=None, help="Put the images into Docker (default: when a daemon answers).")
-@click.option("--locked", is_flag=True, help="Refuse instead of mending a stale lock or a vanished Debian package.")
+@click.option("--locked", is_flag=True, help="Refuse where a lock, claim or Dockerfile would change.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes at once (default: one per core).")
 @json_option
 @click.pass_obj
@@ -245,25 +254,32 @@ def build(
       buildctl build cuda-2.6 --context gpu-box             made here, loaded there
       buildctl build --engine docker --context gpu-box      made there, too
     """
-    from buildctl.build import BuildOptions, build_images
+    from buildctl.build import BuildOptions, build_images, reach
+    from buildctl.locked import load_locked, of_all_architectures
+    from buildctl.locking import update_locks
+    from buildctl.rendering import update_rendered
+    from buildctl.vanished import renewing
 
     project = Options(options.project, output or options.layout).open()
     wanted = BuildOptions(
         engine=engine,
         compression=compression,
         load=load,
-        locked=locked,
         jobs=jobs,
         builder=builder,
         context=context,
     )
-    result = build_images(project, project.matrix.images_of(names, arch), wanted)
+    reach(wanted)
+    cells = project.matrix.images_of(names, arch)
+    update_locks(project, cells, locked=locked)
+    update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
+    result = renewing(project, lambda: build_images(project, load_locked(project, cells), wanted), locked=locked)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
 
 
 @cli.command()
 @names_argument
-@click.option("--locked", is_flag=True, help="Refuse instead of mending a stale lock or a vanished Debian package.")
+@click.option("--locked", is_flag=True, help="Refuse where a lock, claim or Dockerfile would change.")
 @click.pass_obj
 def bases(options: Options, names: Sequence[str], locked: bool) -> None:
     """Make only the bases of these images, and the uv that their install steps use, for Docker to build on.
@@ -274,13 +290,20 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
     """
     from buildctl.build import bases_under, build_bases
     from buildctl.build_docker import put_tool
+    from buildctl.locked import load_locked, of_all_architectures
+    from buildctl.locking import update_locks
     from buildctl.oci.layout import Layout
+    from buildctl.rendering import update_rendered
     from buildctl.store import Store
+    from buildctl.vanished import renewing
 
     project = options.open()
     layout = Layout(project.layout)
-    cells = bases_under(project.matrix.images_of(names))
-    for name in build_bases(project, cells, Store.default(), layout, locked=locked):
+    cells = project.matrix.images_of(names)
+    update_locks(project, cells, locked=locked)
+    update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
+    work = partial(build_bases, project, bases_under(cells), Store.default(), layout)
+    for name in renewing(project, work, locked=locked):
         click.echo(f"{project.shown(layout.root)}: {name}")
     put_tool(layout)
     click.echo(f"{project.shown(layout.root)}: uv")
@@ -596,13 +619,19 @@ def publish(
       buildctl publish --to registry.example/pytorch --arch arm64 --tags immutable --revision 20261122   then `promote`
       buildctl publish --to registry.example/pytorch --sign-key cosign.key      its password in $COSIGN_PASSWORD
     """
+    from buildctl.locked import WANTED, load_locked, load_matrix_images, of_all_architectures
+    from buildctl.locking import refuse_stale_locks
     from buildctl.progress import open_progress
     from buildctl.publish import PublishOptions, attached
     from buildctl.publish import publish as push
     from buildctl.registry.client import open_repository
     from buildctl.registry.reference import Reference
+    from buildctl.rendering import refuse_drift
 
     project = options.open()
+    cells = project.matrix.images_of(names, arch)
+    refuse_stale_locks(project, cells, WANTED)
+    refuse_drift(project, load_locked(project, of_all_architectures(project, cells)), WANTED)
     repository = open_repository(
         Reference.parse_repository(to), write=not dry_run, plain_http=plain_http, mount_from=tuple(mount_from)
     )
@@ -615,9 +644,9 @@ def publish(
         signer=_signer(sign_key, sign_keyless),
     )
     documents = attached(project, sbom=sbom, **({"builder": builder_id} if builder_id else {}))
+    pinned = load_matrix_images(project)
     with open_progress("sent") as progress:
-        cells = project.matrix.images_of(names, arch)
-        result = push(project, cells, repository, wanted, documents=documents, progress=progress)
+        result = push(project, pinned, cells, repository, wanted, documents=documents, progress=progress)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
     sys.exit(result.exit_code)
 
@@ -657,6 +686,7 @@ def promote(
     Examples:
       buildctl promote --to registry.example/pytorch --revision 20261122
     """
+    from buildctl.locked import load_matrix_images
     from buildctl.publish import PublishOptions
     from buildctl.publish import promote as move
     from buildctl.registry.client import open_repository
@@ -671,7 +701,8 @@ def promote(
         drop_platforms=frozenset(drop_platform),
         signer=_signer(sign_key, sign_keyless),
     )
-    result = move(project, project.matrix.images_of(names, arch), repository, wanted)
+    cells = project.matrix.images_of(names, arch)
+    result = move(project, load_matrix_images(project), cells, repository, wanted)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text())
     sys.exit(result.exit_code)
 
@@ -690,12 +721,14 @@ def tags(options: Options, names: Sequence[str], revision: str, allow_not_run: S
       buildctl tags cpu-2.6
       buildctl tags --allow-not-run entrypoint
     """
+    from buildctl.locked import load_matrix_images
     from buildctl.publish import PublishOptions, planned_tags
     from buildctl.table import table
 
     project = options.open()
     wanted = PublishOptions(revision=revision, allow_not_run=frozenset(allow_not_run))
-    found = planned_tags(project, project.matrix.images_of(names), wanted)
+    cells = project.matrix.images_of(names)
+    found = planned_tags(project, load_matrix_images(project), cells, wanted)
     if as_json:
         click.echo(json.dumps([tag.to_json() for tag in found], indent=2))
     else:
@@ -891,6 +924,7 @@ def sbom(options: Options, name: str, arch: str | None) -> None:
       buildctl sbom cpu-2.6 > cpu-2.6.cdx.json
       buildctl sbom cuda-2.15 --arch arm64
     """
+    from buildctl.locked import load_locked
     from buildctl.oci.layout import Layout
     from buildctl.sbom import sbom_document
     from buildctl.store import Store
@@ -899,8 +933,10 @@ def sbom(options: Options, name: str, arch: str | None) -> None:
     cells = project.matrix.images_of([name], arch)
     if len(cells) != 1:
         raise click.UsageError(f"{name} has {' and '.join(c.arch for c in cells)}: choose one with --arch")
-    cell = cells[0]
-    found = sbom_document(project, cell, Layout(project.layout).resolve(cell.id, cell.arch), store=Store.default())
+    (locked,) = load_locked(project, cells)
+    layout = Layout(project.layout)
+    image = layout.resolve(locked.cell.id, locked.cell.arch)
+    found = sbom_document(layout, locked, image, store=Store.default())
     click.echo(found.data)
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from buildctl.claiming import kept_claims
 from buildctl.claims import Claims, label_values
-from buildctl.lock import WheelLock, read_wheel_lock
-from buildctl.matrix import Cell
+from buildctl.locked import LockedCell
 from buildctl.probes.expected import Expected
-from buildctl.project import Project
 
 
 def expected_by(claims: Claims, distributions: Mapping[str, str]) -> Expected:
@@ -34,9 +31,8 @@ def expected_by(claims: Claims, distributions: Mapping[str, str]) -> Expected:
     )
 
 
-def expected_of(project: Project, cell: Cell) -> Expected:
-    lock: WheelLock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
-    claims = kept_claims(project, cell, lock)
+def expected_of(locked: LockedCell) -> Expected:
+    cell, lock, claims = locked.cell, locked.wheels, locked.claims
     return replace(
         expected_by(claims, {wheel.name: wheel.version for wheel in lock.wheels}),
         build=claims.facts.torch if claims.facts else None,

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from buildctl.claims import LABEL, read_labels
-from buildctl.errors import LayoutError
-from buildctl.matrix import Cell
 from buildctl.oci.image import Descriptor, ImageConfig, Index
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
@@ -39,14 +37,14 @@ def index_of(members: Sequence[Descriptor], *, title: str, torch: str) -> Index:
     return Index(manifests=tuple(sorted(own, key=lambda m: str(m.platform))), annotations=annotations)
 
 
-def write_indexes(project: Project, cells: Sequence[Cell], layout: Layout) -> None:
-    """One index for each image name, over every architecture that the matrix has and the layout holds."""
+def write_indexes(project: Project, made: Mapping[str, Descriptor], layout: Layout) -> None:
+    """One index for each image of which a cell was made (`made`: by cell id), over every architecture that the matrix
+    has: what was made now, and what an earlier run has left in the layout.
+    """
     there = set(layout.names())
-    for image in dict.fromkeys(cell.image for cell in cells):
-        same = [cell for cell in project.matrix.cells if cell.image == image and cell.id in there]
-        if not same:
-            raise LayoutError(f"{image} is not in {layout.root}", hint=f"buildctl build {image}")
-        found = [layout.resolve(cell.id) for cell in same]
+    for image in dict.fromkeys(cell.image for cell in project.matrix.cells if cell.id in made):
+        same = [c for c in project.matrix.cells if c.image == image and (c.id in made or c.id in there)]
+        found = [made.get(cell.id) or layout.resolve(cell.id) for cell in same]
         index = index_of(
             [claimed(descriptor, layout.config(descriptor)) for descriptor in found],
             title=image,

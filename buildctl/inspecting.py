@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from buildctl.claims import LABEL, Claims, claims_path, label_values, read_claims, read_labels
+from buildctl.claims import LABEL, Claims, label_values, read_labels
 from buildctl.errors import BuildctlError, LayoutError, LockError
 from buildctl.gate import merged, read_report
+from buildctl.locked import load_locked
 from buildctl.oci.image import ImageConfig
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
@@ -152,13 +153,13 @@ def _of_project(project: Project, name: str, arch: str | None) -> Inspection:
     found = []
     for cell in cells:
         try:
-            claims = read_claims(claims_path(project.images, cell.name, cell.arch))
+            (locked,) = load_locked(project, [cell])
         except LockError as error:
             raise LayoutError(
                 f"{cell.id} is not built, and nobody has looked into its wheels: {error.message}",
                 hint=f"buildctl claims {cell.name}, or buildctl build {cell.image}",
             ) from error
-        found.append(_unbuilt(cell.image, claims))
+        found.append(_unbuilt(cell.image, locked.claims))
     chosen = tuple(seen for seen in found if arch in {None, seen.platform.split("/")[1]})
     if not chosen:
         raise LayoutError(f"{name} has no image for {arch}")

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from buildctl import lock_added, lock_debian
 from buildctl.additions import keys_of
+from buildctl.agreement import refuse_newer_glibc, refuse_other_python, refuse_python_of
 from buildctl.bases import check_scripts
-from buildctl.claiming import derive, write_claims
+from buildctl.claiming import derive, stale_claims, write_claims
 from buildctl.deb import Control, read_control
 from buildctl.errors import ArtifactError, FetchError, LockError
-from buildctl.lock import changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
+from buildctl.lock import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.lock_debian import DebPackage
+from buildctl.locked import LOCKED, debian_bases
 from buildctl.log import say
 from buildctl.matrix import ARCHES, Cell, DebianBase, Flavour
 from buildctl.progress import open_progress
@@ -26,38 +28,111 @@ def lock_cells(project: Project, cells: Sequence[Cell], *, upgrade: bool, upgrad
     """Resolve what is missing, malformed or stale, or with `upgrade` everything, with `upgrade_bases` the Debian
     packages below unchanged wheels; one line for each lock.
     """
-    for cell in _by_wheel_lock(cells):
+    whole = _by_wheel_lock(project, cells)
+    renewed = upgrade or upgrade_bases
+    if not renewed:
+        refuse_other_python(project, cells)
+    # first, since which wheels fit depends on what a base has
+    yield from _lock_bases(project, _bases(project, cells), upgrade=renewed)
+    for cell in whole:
         yield from _lock_wheels(project, cell, upgrade=upgrade)
-    yield from write_claims(project, cells, Store.default(), again=False)
-    yield from _lock_bases(project, _bases(cells), upgrade=upgrade or upgrade_bases)
+    yield from write_claims(project, whole, Store.default(), again=False)
     yield from _lock_added(project, _added(project, cells))
 
 
 def check_locks(project: Project, cells: Sequence[Cell]) -> int:
     """How many locks were checked. Raises LockError that lists all that are missing or stale."""
+    refuse_other_python(project, cells)
     problems = [f"{project.shown(path)}: {reason}" for path, reason in stale_locks(project, cells)]
     if problems:
         raise LockError(
             f"{len(problems)} locks are missing or stale:\n  " + "\n  ".join(problems),
             hint="run `buildctl lock` and commit the result",
         )
-    return len(_by_wheel_lock(cells)) + len(_bases(cells)) + len(_added(project, cells))
+    return len(_by_wheel_lock(project, cells)) + len(_bases(project, cells)) + len(_added(project, cells))
 
 
 def stale_locks(project: Project, cells: Iterable[Cell]) -> list[tuple[Path, str]]:
     """Path and reason of every lock that is missing, malformed or not what the matrix asks for."""
     found: list[tuple[Path, str]] = []
-    for cell in _by_wheel_lock(cells):
+    cells = tuple(cells)
+    for cell in _by_wheel_lock(project, cells):
         path = project.wheel_lock(cell.name, cell.arch)
         if reason := _wheel_problem(project, cell):
             found.append((path, reason))
-    for key in _bases(cells):
+    return found + _stale_debian(project, cells)
+
+
+def _stale_debian(project: Project, cells: Iterable[Cell]) -> list[tuple[Path, str]]:
+    found: list[tuple[Path, str]] = []
+    cells = tuple(cells)
+    for key in _bases(project, cells):
         if reason := _base_problem(project, key):
             found.append((project.base_lock(key.base, key.flavour, key.arch), reason))
     for cell in _added(project, cells):
         if reason := _added_problem(project, cell):
             found.append((project.added_lock(cell), reason))
     return found
+
+
+def update_locks(project: Project, cells: Sequence[Cell], *, locked: bool) -> None:
+    """Bring locks and claims that are missing or stale up to date, as uv does; with `locked` refuse instead."""
+    if locked:
+        refuse_stale_locks(project, cells, LOCKED)
+        return
+    refuse_other_python(project, cells)
+    if stale := stale_locks(project, cells):
+        say(f"bringing {len(stale)} locks up to date:\n  {_listed(project, stale)}")
+        _tell(lock_cells(project, cells, upgrade=False))
+    whole = _by_wheel_lock(project, cells)
+    if claims := stale_claims(project, whole):
+        say(f"bringing {len(claims)} files of claims up to date:\n  {_listed(project, claims)}")
+        _tell(write_claims(project, whole, Store.default(), again=False))
+    _refuse_contradictions(project, cells)
+
+
+def _refuse_contradictions(project: Project, cells: Sequence[Cell]) -> None:
+    """What no single lock shows: of the base as it is named now, below wheels that were locked above another."""
+    refuse_other_python(project, cells)
+    for cell in _by_wheel_lock(project, cells):
+        _refuse_newer_glibc(project, cell, read_wheel_lock(project.wheel_lock(cell.name, cell.arch)))
+
+
+def refuse_stale_locks(project: Project, cells: Sequence[Cell], why: str) -> None:
+    """Raises LockError that lists the locks, else the files of claims, that are not what matrix.yaml asks for.
+
+    `why` begins the sentence: `with --locked`.
+    """
+    refuse_other_python(project, cells)
+    for what, command, stale in (
+        ("locks", "lock", stale_locks(project, cells)),
+        ("files of claims", "claims", stale_claims(project, _by_wheel_lock(project, cells))),
+    ):
+        if stale:
+            raise LockError(
+                f"{why}, {len(stale)} {what} would have to change:\n  {_listed(project, stale)}",
+                hint=f"run `buildctl {command}`",
+            )
+    _refuse_contradictions(project, cells)
+
+
+def refuse_stale_bases(project: Project, cells: Sequence[Cell], why: str) -> None:
+    """As `refuse_stale_locks`, of the Debian packages alone."""
+    stale = _stale_debian(project, cells)
+    if stale:
+        raise LockError(
+            f"{why}, {len(stale)} locks would have to change:\n  {_listed(project, stale)}", hint="run `buildctl lock`"
+        )
+
+
+def _listed(project: Project, stale: Sequence[tuple[Path, str]]) -> str:
+    return "\n  ".join(f"{project.shown(path)}: {reason}" for path, reason in stale)
+
+
+def _tell(lines: Iterable[str]) -> None:
+    for line in lines:
+        if not line.endswith("is up to date"):
+            say(line)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,23 +142,26 @@ class BaseKey:
     arch: str
 
 
-def _by_wheel_lock(cells: Iterable[Cell]) -> list[Cell]:
-    """One cell for each wheel lock: flavours share it."""
-    return list({(cell.name, cell.arch): cell for cell in cells}.values())
+def _by_wheel_lock(project: Project, cells: Iterable[Cell]) -> list[Cell]:
+    """One cell for each wheel lock, which flavours share, of every architecture: the Dockerfile of a name is one."""
+    names = {cell.name for cell in cells}
+    return list({(c.name, c.arch): c for c in project.matrix.cells if c.name in names}.values())
 
 
-def _bases(cells: Iterable[Cell]) -> list[BaseKey]:
-    """The Debian bases that these cells stand on, in the order in which they are resolved: devel stands on runtime.
+def _bases(project: Project, cells: Iterable[Cell]) -> list[BaseKey]:
+    """The Debian bases that these cells need, in the order in which they are resolved: devel stands on runtime.
 
     Runtime is locked for every architecture, since its Python makes the bytecode on whatever machine builds.
     """
     keys: dict[BaseKey, None] = {}
     for cell in cells:
-        if cell.native or not isinstance(cell.base, DebianBase):
+        if cell.native:
             continue
-        for arch in ARCHES:
-            keys[BaseKey(base=cell.base, flavour=Flavour.RUNTIME, arch=arch)] = None
-        keys[BaseKey(base=cell.base, flavour=cell.flavour, arch=cell.arch)] = None
+        for base in debian_bases(project.matrix, cell):
+            for arch in ARCHES:
+                keys[BaseKey(base=base, flavour=Flavour.RUNTIME, arch=arch)] = None
+        if isinstance(cell.base, DebianBase):
+            keys[BaseKey(base=cell.base, flavour=cell.flavour, arch=cell.arch)] = None
     return list(keys)
 
 
@@ -115,12 +193,18 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
             f"(versions, packages{asked}) does not fit together: {error.message}",
             hint=error.hint,
         ) from error
-    derive(
-        project, cell, Store.default(), again=False, lock=new
-    )  # a torch that is not what it claims: nothing is written
+    _refuse_newer_glibc(project, cell, new)
+    # a torch that is not what the cell claims: nothing is written
+    derive(project, cell, Store.default(), again=False, lock=new)
     write_wheel_lock(path, new)
     yield f"{project.shown(path)}: {len(new.wheels)} wheels"
     yield from (f"  {line}" for line in changes(old, new) if old is not None)
+
+
+def _refuse_newer_glibc(project: Project, cell: Cell, lock: WheelLock) -> None:
+    if not cell.native and isinstance(cell.base, DebianBase):
+        runtime = lock_debian.read_base_lock(project.base_lock(cell.base, Flavour.RUNTIME, cell.arch))
+        refuse_newer_glibc(cell, lock.wheels, runtime)
 
 
 def _base_problem(project: Project, key: BaseKey) -> str | None:
@@ -157,6 +241,7 @@ def _renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
 
     say(f"resolving {base.name} ({base.suite}) for {arch}")
     found = lock_debian.resolve_base(base, arch, mirrors=dict(apt_mirrors(project.matrix.debian_mirror)))
+    refuse_python_of(project, found[Flavour.RUNTIME])
     for flavour, new in found.items():
         yield from _write(project, project.base_lock(base, flavour, arch), new)
 

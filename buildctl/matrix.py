@@ -5,7 +5,8 @@ from __future__ import annotations
 import fnmatch
 import importlib.resources
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -251,6 +252,7 @@ class _Builder:
     def _bases(self) -> Iterator[Base]:
         for name, value in self.value["bases"].items():
             if "image" in value:
+                self._refuse_other_python(("bases", name), value)
                 yield ImageBase(
                     name=name,
                     image=value["image"],
@@ -263,6 +265,16 @@ class _Builder:
             else:
                 packages, devel = tuple(value["packages"]), tuple(value.get("devel", ()))
                 yield DebianBase(name=name, suite=value["debian"], packages=packages, devel=devel)
+
+    def _refuse_other_python(self, path: yamlfile.Path, base: Mapping[str, Any]) -> None:
+        """The paths that a base which is an image declares say which Python it has."""
+        wanted = self.value["python"]
+        for key in ("interpreter", "purelib"):
+            found = re.search(r"python(\d+\.\d+)(?![\d.])", base[key])
+            if found and found[1] != wanted:
+                text = f"{base[key]} is of Python {found[1]}, and python is {wanted}"
+                out = f'(set python: "{found[1]}", or take an image with Python {wanted})'
+                self.document.problem((*path, key), f"{text} {out}")
 
     def _accelerators(self, bases: dict[str, Base]) -> Iterator[Accelerator]:
         for name, value in self.value["accelerators"].items():

@@ -10,12 +10,13 @@ from pathlib import Path
 import uv
 
 from buildctl.claiming import facts_from_file
-from buildctl.claims import check_facts, claims_of, lock_digest
+from buildctl.claims import check_facts, lock_digest
 from buildctl.errors import LockError, MatrixError, RuntimeUnavailableError, ToolError
 from buildctl.expecting import expected_of
 from buildctl.host import Host, this_host
 from buildctl.index import uv_environment
-from buildctl.lock import WheelLock, is_stale, read_wheel_lock
+from buildctl.lock import WheelLock, is_stale
+from buildctl.locked import LockedCell, load_locked
 from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
 from buildctl.probes.testing import names_of, not_run, test_native
@@ -48,19 +49,24 @@ def native_cell(project: Project, name: str) -> Cell:
     return natives[0]
 
 
-def current_lock(project: Project, cell: Cell) -> WheelLock:
-    """Raises LockError when it is missing or not what the matrix asks for."""
-    path = project.wheel_lock(cell.name, cell.arch)
-    lock = read_wheel_lock(path)
-    if reason := is_stale(cell, lock):
-        raise LockError(f"{project.shown(path)}: {reason}", hint=f"buildctl lock {cell.name}")
-    return lock
+def refuse_stale(project: Project, locked: LockedCell) -> None:
+    """Raises LockError when its lock is not what the matrix asks for."""
+    cell = locked.cell
+    if reason := is_stale(cell, locked.wheels):
+        path = project.shown(project.wheel_lock(cell.name, cell.arch))
+        raise LockError(f"{path}: {reason}", hint=f"buildctl lock {cell.name}")
+
+
+def _current(project: Project, cell: Cell) -> LockedCell:
+    (locked,) = load_locked(project, [cell])
+    refuse_stale(project, locked)
+    return locked
 
 
 def make_native(project: Project, name: str, path: Path | None, *, host: Host | None = None) -> Iterator[str]:
     """Make or complete the environment and ask its torch. Raises RuntimeUnavailableError with the reason elsewhere."""
     cell = native_cell(project, name)
-    lock = current_lock(project, cell)
+    lock = _current(project, cell).wheels
     if refused := refusal(project, cell, host or this_host()):
         raise refused
     target = path or default_folder(project, cell)
@@ -99,7 +105,7 @@ def native_names(project: Project, names: Sequence[str]) -> list[str]:
 
 def native_report(
     project: Project,
-    cell: Cell,
+    locked: LockedCell,
     path: Path | None,
     *,
     host: Host | None = None,
@@ -110,8 +116,9 @@ def native_report(
     On a machine that cannot have one everything is NOT RUN, with the reason. Raises RuntimeUnavailableError where it
     could be and is not.
     """
-    lock, expected = current_lock(project, cell), expected_of(project, cell)
-    digest = Digest.parse(lock_digest(lock))
+    refuse_stale(project, locked)
+    cell, expected = locked.cell, expected_of(locked)
+    digest = Digest.parse(lock_digest(locked.wheels))
     if refused := refusal(project, cell, host or this_host()):
         reason = f"{refused.message} ({refused.hint})"
         return Report(
@@ -167,11 +174,12 @@ def verify_native(project: Project, name: str) -> Iterator[str]:
     The last is read from the wheel, whose hash is verified. Raises BuildctlError.
     """
     cell = native_cell(project, name)
-    lock = current_lock(project, cell)
+    locked = _current(project, cell)
+    lock = locked.wheels
     shown = project.shown(project.wheel_lock(cell.name, cell.arch))
     yield f"{shown} is what matrix.yaml asks for: {len(lock.wheels)} wheels"
     _check_hashes(cell, lock, shown)
-    _dry_run(project, cell)
+    _dry_run(project, locked)
     yield "it installs for macOS arm64, and the index has every file with its hash"
     torch = lock.wheel("torch")
     if torch is None:
@@ -185,9 +193,8 @@ def verify_native(project: Project, name: str) -> Iterator[str]:
     path = store.artifact(torch.digest)
     assert path is not None  # noqa: S101 - fetch_wheels brings it or raises
     facts = facts_from_file(torch, path)
-    claims = claims_of(cell, lock, facts)
-    check_facts(claims, facts)
-    yield f"{torch.filename}: torch {facts.torch}, links to Metal: an MPS build, needs macOS {claims.macos}"
+    check_facts(locked.claims, facts)
+    yield f"{torch.filename}: torch {facts.torch}, links to Metal: an MPS build, needs macOS {locked.claims.macos}"
 
 
 def _check_hashes(cell: Cell, lock: WheelLock, shown: str) -> None:
@@ -203,7 +210,8 @@ def _check_hashes(cell: Cell, lock: WheelLock, shown: str) -> None:
         )
 
 
-def _dry_run(project: Project, cell: Cell) -> None:
+def _dry_run(project: Project, locked: LockedCell) -> None:
+    cell = locked.cell
     lock = project.wheel_lock(cell.name, cell.arch)
     with tempfile.TemporaryDirectory(prefix="buildctl-native-") as folder:
         argv = [
@@ -213,7 +221,7 @@ def _dry_run(project: Project, cell: Cell) -> None:
         ]  # fmt: skip
         if cell.accelerator.index:
             argv += ["--default-index", cell.accelerator.index]
-        env = uv_environment() | {"MACOSX_DEPLOYMENT_TARGET": claims_of(cell, read_wheel_lock(lock)).macos or "14.0"}
+        env = uv_environment() | {"MACOSX_DEPLOYMENT_TARGET": locked.claims.macos or "14.0"}
         done = run(argv, timeout=300, env=env, check=False)
     if done.returncode:
         raise LockError(

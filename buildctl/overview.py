@@ -13,7 +13,7 @@ from typing import Any
 from buildctl.debt import Debt, debt_text, debts, this_moment
 from buildctl.errors import BuildctlError, LayoutError
 from buildctl.gate import known_findings, read_report
-from buildctl.lock import read_wheel_lock
+from buildctl.locked import load_locked
 from buildctl.locking import stale_locks
 from buildctl.matrix import Cell, Combination
 from buildctl.oci.layout import Layout
@@ -134,7 +134,7 @@ def _state(project: Project, cell: Cell, tags: dict[str, str], stale: AbstractSe
     if not all(path.is_file() for path in wanted):
         locked = "no"
     with suppress(BuildctlError):
-        torch = next((w.version for w in read_wheel_lock(wheels).wheels if w.name == "torch"), torch)
+        torch = load_locked(project, [cell])[0].claims.torch
     built = tags.get(cell.id, "")
     return CellState(cell=cell, torch=torch, locked=locked, built=built, tested=_tested(project, cell, built))
 

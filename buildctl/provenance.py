@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from buildctl import __version__
 from buildctl.errors import LockError
+from buildctl.locked import LockedCell
 from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
@@ -25,21 +26,24 @@ BUILD_TYPE = "urn:x-buildctl:image:1"
 LOCAL = "urn:x-buildctl:builder:unnamed"
 
 
-def provenance_document(project: Project, cell: Cell, descriptor: Descriptor, *, builder: str = LOCAL) -> Document:
+def provenance_document(
+    project: Project, locked: LockedCell, descriptor: Descriptor, *, builder: str = LOCAL
+) -> Document:
     """`builder` is a URI that stands for who ran the build, such as a workflow. Raises LockError."""
     return Document(
         kind=PROVENANCE_KIND,
-        data=canonical_json(statement(project, cell, descriptor, builder=builder)),
+        data=canonical_json(statement(project, locked, descriptor, builder=builder)),
         annotations={"in-toto.io/predicate-type": PREDICATE},
     )
 
 
-def statement(project: Project, cell: Cell, descriptor: Descriptor, *, builder: str) -> dict[str, Any]:
+def statement(project: Project, locked: LockedCell, descriptor: Descriptor, *, builder: str) -> dict[str, Any]:
+    cell = locked.cell
     inputs = [_file(project, path) for path in _files(project, cell)]
     artifacts = [
         {"uri": f"pkg:{'deb/debian' if kind == 'deb' else kind}/{quote(name)}@{quote(version, safe='~:')}"}
         | {"digest": {"sha256": digest.hex}}
-        for (kind, name, version), digest in sorted(locked_hashes(project, cell).items())
+        for (kind, name, version), digest in sorted(locked_hashes(locked).items())
     ]
     return {
         "_type": STATEMENT,

@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 
 from buildctl.accelerators import VERSIONED, version_of
 from buildctl.attached import attached_reports
-from buildctl.claiming import kept_claims
 from buildctl.claims import Claims
-from buildctl.errors import BuildctlError, LayoutError
+from buildctl.errors import BuildctlError, DriftError, LayoutError
 from buildctl.gate import (
     REPORT_KIND,
     completed,
@@ -27,11 +26,12 @@ from buildctl.gate import (
     report_bytes,
 )
 from buildctl.indexing import claimed
-from buildctl.lock import read_wheel_lock
+from buildctl.locked import LockedCell
 from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Manifest
 from buildctl.oci.layout import Layout
+from buildctl.origin import outdated
 from buildctl.progress import Progress
 from buildctl.project import Project
 from buildctl.promote import Outcome, TagState, move_tags, published
@@ -166,43 +166,42 @@ def _not_run_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
         yield f"  {name}: {', '.join(c.cell.id for c in waived if name in c.not_run)}"
 
 
-def claims_by_cell(project: Project, cells: Iterable[Cell]) -> dict[str, Claims]:
-    """As reviewed, else from the locks; both say the same on every machine. Raises LockError."""
-    return {
-        cell.id: kept_claims(project, cell, read_wheel_lock(project.wheel_lock(cell.name, cell.arch)))
-        for cell in cells
-        if not cell.native
-    }
-
-
 def publish(
     project: Project,
+    pinned: Mapping[str, LockedCell],
     cells: Sequence[Cell],
     repository: Repository,
     options: PublishOptions,
     *,
-    documents: Callable[[Cell, Descriptor], Sequence[Document]] = lambda _cell, _descriptor: (),
+    documents: Callable[[LockedCell, Descriptor], Sequence[Document]] = lambda _locked, _descriptor: (),
     progress: Progress,
 ) -> Published:
     """Push these cells from the layout, attach their report and `documents`, then point tags at them.
 
-    Raises BuildctlError; tags that are held or refused are part of the answer.
+    `pinned` are all images of the matrix by cell id, of which `cells` are published. Raises BuildctlError; tags that
+    are held or refused are part of the answer.
     """
     layout = Layout(project.layout)
     check_policy(project)
-    claims = claims_by_cell(project, project.matrix.cells)
-    candidates = [
-        _local(project, layout, cell, claims[cell.id], options, documents if not options.dry_run else _no_documents)
-        for cell in cells
-    ]
+    wanted = documents if not options.dry_run else _no_documents
+    images = {cell.id: _image(layout, cell) for cell in cells}
+    _refuse_outdated(project, cells, images)
+    candidates = [_local(project, layout, pinned[c.id], images[c.id], options, wanted) for c in cells]
     repository.ping()
     candidates = _parallel(lambda c: _with_attached(project, repository, c, options), candidates)
     push = _Push(
         layout=layout, repository=repository, progress=progress, dry_run=options.dry_run, signer=options.signer
     )
     pushed = push.images(candidates)
-    tags = _tag(project, claims, repository, candidates, options) if options.tags != "none" else ()
+    tags = _tag(project, pinned, repository, candidates, options) if options.tags != "none" else ()
     return _published(repository, tags, options, candidates, pushed)
+
+
+def _refuse_outdated(project: Project, cells: Sequence[Cell], images: Mapping[str, Descriptor]) -> None:
+    """A tag says what the project says: an image from before a change is not it."""
+    for cell in cells:
+        if why := outdated(project, cell, images[cell.id].digest):
+            raise DriftError(f"{cell.id}: {why}", hint=f"buildctl build {cell.image}, then `buildctl test`")
 
 
 def check_policy(project: Project) -> None:
@@ -227,37 +226,42 @@ def _published(
     )
 
 
-def attached(project: Project, *, sbom: bool, builder: str = LOCAL) -> Callable[[Cell, Descriptor], Sequence[Document]]:
+def attached(
+    project: Project, *, sbom: bool, builder: str = LOCAL
+) -> Callable[[LockedCell, Descriptor], Sequence[Document]]:
     """What `publish` attaches beside the report: bill of materials and provenance. `builder` is a URI."""
-    store = Store.default()
+    store, layout = Store.default(), Layout(project.layout)
 
-    def documents(cell: Cell, descriptor: Descriptor) -> Sequence[Document]:
+    def documents(locked: LockedCell, descriptor: Descriptor) -> Sequence[Document]:
         if not sbom:
             return ()
-        bill = sbom_document(project, cell, descriptor, store=store)
-        return bill, provenance_document(project, cell, descriptor, builder=builder)
+        bill = sbom_document(layout, locked, descriptor, store=store)
+        return bill, provenance_document(project, locked, descriptor, builder=builder)
 
     return documents
 
 
-def planned_tags(project: Project, cells: Sequence[Cell], options: PublishOptions) -> tuple[PlannedTag, ...]:
+def planned_tags(
+    project: Project, pinned: Mapping[str, LockedCell], cells: Sequence[Cell], options: PublishOptions
+) -> tuple[PlannedTag, ...]:
     """What would point where by the rule and the layout, and what stands against it; asks no registry."""
     layout = Layout(project.layout)
     check_policy(project)
     there = set(layout.names()) if layout.index_path.is_file() else set()
-    claims = claims_by_cell(project, project.matrix.cells)
     said: dict[str, str] = {}
     waived: dict[str, tuple[str, ...]] = {}
     digests: dict[str, Digest] = {}
     for cell in project.matrix.cells:
         if cell.id in there and not cell.native:
-            found = _local(project, layout, cell, claims[cell.id], options, _no_documents)
+            image = _image(layout, cell)
+            found = _local(project, layout, pinned[cell.id], image, options, _no_documents)
             digests[cell.id] = found.descriptor.digest
             waived[cell.id] = found.not_run
-            if found.objection:
-                said[cell.id] = found.objection
+            old = outdated(project, cell, found.descriptor.digest)
+            if objection := f"{old}: run `buildctl build`" if old else found.objection:
+                said[cell.id] = objection
     out = []
-    for tag in tags_of(project.matrix.cells, claims, of=[cell.id for cell in cells]):
+    for tag in tags_of(project.matrix.cells, _claims(pinned), of=[cell.id for cell in cells]):
         digest = digests.get(tag.cells[0].id) if tag.single else None
         name = tag.name(options.revision or (digest.short if digest else "REVISION"))
         against = {} if tag.kind is Kind.IMMUTABLE else said
@@ -300,18 +304,23 @@ class PlannedTag:
         return self.name, self.tag.kind, cells, self.against or ready
 
 
-def promote(project: Project, cells: Sequence[Cell], repository: Repository, options: PublishOptions) -> Published:
+def promote(
+    project: Project,
+    pinned: Mapping[str, LockedCell],
+    cells: Sequence[Cell],
+    repository: Repository,
+    options: PublishOptions,
+) -> Published:
     """Point moving tags at what is in the registry under the immutable tags of `revision`, by the reports attached
     there: the job that comes after the builders of every architecture. Raises BuildctlError.
     """
     check_policy(project)
-    claims = claims_by_cell(project, project.matrix.cells)
-    singles = {t.cells[0].id: t for t in tags_of(project.matrix.cells, claims) if t.single}
+    singles = {t.cells[0].id: t for t in tags_of(project.matrix.cells, _claims(pinned)) if t.single}
     names = {cell.id: singles[cell.id].name(options.revision) for cell in cells}
     found = _parallel(lambda cell: _remote(project, repository, cell, names[cell.id], options), cells)
     if options.signer and not options.dry_run:
         _parallel(lambda candidate: _vouch(options.signer, repository, candidate.descriptor), found)
-    return _published(repository, _tag(project, claims, repository, found, options), options, found)
+    return _published(repository, _tag(project, pinned, repository, found, options), options, found)
 
 
 def _vouch(signer: Signer | None, repository: Repository, image: Descriptor) -> None:
@@ -320,18 +329,22 @@ def _vouch(signer: Signer | None, repository: Repository, image: Descriptor) -> 
         signer.sign(repository, image)
 
 
-def _no_documents(_cell: Cell, _descriptor: Descriptor) -> Sequence[Document]:
+def _claims(pinned: Mapping[str, LockedCell]) -> dict[str, Claims]:
+    return {cell_id: locked.claims for cell_id, locked in pinned.items()}
+
+
+def _no_documents(_locked: LockedCell, _descriptor: Descriptor) -> Sequence[Document]:
     return ()
 
 
 def _tag(
     project: Project,
-    claims: Mapping[str, Claims],
+    pinned: Mapping[str, LockedCell],
     repository: Repository,
     candidates: Sequence[Candidate],
     options: PublishOptions,
 ) -> tuple[TagState, ...]:
-    tags = tags_of(project.matrix.cells, claims, of=[c.cell.id for c in candidates])
+    tags = tags_of(project.matrix.cells, _claims(pinned), of=[c.cell.id for c in candidates])
     return move_tags(
         repository,
         [tag for tag in tags if tag.single] if options.tags == "immutable" else tags,
@@ -344,18 +357,22 @@ def _tag(
     )
 
 
+def _image(layout: Layout, cell: Cell) -> Descriptor:
+    try:
+        return layout.resolve(cell.id, cell.arch)
+    except LayoutError as error:
+        raise LayoutError(f"{cell.id} is not built: {error.message}", hint=f"buildctl build {cell.image}") from error
+
+
 def _local(
     project: Project,
     layout: Layout,
-    cell: Cell,
-    claims: Claims,
+    locked: LockedCell,
+    found: Descriptor,
     options: PublishOptions,
-    documents: Callable[[Cell, Descriptor], Sequence[Document]],
+    documents: Callable[[LockedCell, Descriptor], Sequence[Document]],
 ) -> Candidate:
-    try:
-        found = layout.resolve(cell.id, cell.arch)
-    except LayoutError as error:
-        raise LayoutError(f"{cell.id} is not built: {error.message}", hint=f"buildctl build {cell.image}") from error
+    cell, claims = locked.cell, locked.claims
     config = layout.config(found)
     descriptor, labels = claimed(found, config), config.labels
     versions = {kind.name: version_of(kind, claims) for kind in VERSIONED}
@@ -368,7 +385,7 @@ def _local(
     report = read_report(project.report(cell))
     about = report is not None and report.digest == descriptor.digest
     attached = [Document(kind=REPORT_KIND, data=report_bytes(report))] if report is not None and about else []
-    candidate = Candidate(cell=cell, descriptor=descriptor, documents=(*attached, *documents(cell, descriptor)))
+    candidate = Candidate(cell=cell, descriptor=descriptor, documents=(*attached, *documents(locked, descriptor)))
     return _judged(project, candidate, report, options)
 
 

@@ -16,13 +16,16 @@ from buildctl.contents import packages_of
 from buildctl.diffing import package_changes
 from buildctl.errors import LayoutError
 from buildctl.indexing import write_indexes
-from buildctl.locking import renew_base
+from buildctl.locked import LOCKED
+from buildctl.locking import refuse_stale_bases, renew_base
 from buildctl.matrix import ARCHES, Cell, DebianBase
 from buildctl.oci.image import Descriptor, ImageConfig, Layer
 from buildctl.oci.layout import Layout
+from buildctl.origin import note_rebased
 from buildctl.project import Project
 from buildctl.store import Store
 from buildctl.table import size, table
+from buildctl.vanished import renewing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,15 +90,19 @@ def rebase_images(project: Project, cells: Sequence[Cell], *, locked: bool, jobs
             hint="`rebase` moves Debian packages below images; another base moves with its digest in matrix.yaml",
         )
     old = {cell.id: _base(layout, cell) for cell in cells}
+    if locked:
+        refuse_stale_bases(project, cells, LOCKED)
     for cell in cells:
         _above(layout, layout.resolve(cell.id, cell.arch), old[cell.id], cell.id)  # refuse before anything changes
     lines: list[str] = [] if locked else _renew(project, cells)
-    build_bases(project, cells, store, layout, locked=True, jobs=jobs)
+    renewing(project, lambda: build_bases(project, cells, store, layout, jobs=jobs), locked=True)
     if locked:
         lines = _moved(layout, cells, old, store)
     start = time.perf_counter()
     images = [_rebase(layout, cell, old[cell.id], _base(layout, cell)) for cell in cells]
-    write_indexes(project, cells, layout)
+    for image in images:
+        note_rebased(project, image.cell, image.before.digest, image.after.digest)
+    write_indexes(project, {image.cell.id: image.after for image in images}, layout)
     return RebaseResult(images=tuple(images), packages=tuple(lines), seconds=time.perf_counter() - start)
 
 

@@ -53,11 +53,10 @@ def bring(project: Project, sources: Iterable[str]) -> Iterator[str]:
 def built_digest(project: Project, cell: Cell) -> Digest | None:
     """What a report on the cell has to be about: the image in the layout, for a native environment its lock."""
     if cell.native:
-        from buildctl.claims import lock_digest  # noqa: PLC0415 - rarely
-        from buildctl.lock import read_wheel_lock  # noqa: PLC0415
+        from buildctl.locked import load_locked  # noqa: PLC0415 - rarely
 
         with suppress(BuildctlError):
-            return Digest.parse(lock_digest(read_wheel_lock(project.wheel_lock(cell.name, cell.arch))))
+            return Digest.parse(load_locked(project, [cell])[0].claims.lock)
         return None
     with suppress(LayoutError):
         return Layout(project.layout).resolve(cell.id).digest

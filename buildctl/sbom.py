@@ -15,13 +15,11 @@ from buildctl import __version__
 from buildctl.contents import Package, packages_of
 from buildctl.errors import LayoutError
 from buildctl.licences import spdx
-from buildctl.lock import WheelLock, read_wheel_lock
-from buildctl.lock_debian import BaseLock, read_base_lock
-from buildctl.matrix import Cell, DebianBase
+from buildctl.locked import LockedCell
+from buildctl.matrix import DebianBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, canonical_json
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from buildctl.registry.referrers import Document
 from buildctl.store import Store
 
@@ -29,11 +27,13 @@ SBOM_KIND = "application/vnd.cyclonedx+json"
 Key = tuple[str, str, str]  # kind, name, version
 
 
-def sbom_document(project: Project, cell: Cell, descriptor: Descriptor, *, store: Store | None = None) -> Document:
-    """The bill of materials of a cell's image in the project's layout. Raises LayoutError, LockError."""
-    layout = Layout(project.layout)
+def sbom_document(
+    layout: Layout, locked: LockedCell, descriptor: Descriptor, *, store: Store | None = None
+) -> Document:
+    """The bill of materials of a cell's image in `layout`. Raises LayoutError."""
+    cell = locked.cell
     packages = packages_of(layout, descriptor, store=store)
-    hashes = locked_hashes(project, cell)
+    hashes = locked_hashes(locked)
     _compare(cell.id, packages, hashes, whole=isinstance(cell.base, DebianBase))
     suite = cell.base.suite if isinstance(cell.base, DebianBase) else ""
     value = bill(cell.image, descriptor, layout.config(descriptor), packages, hashes, suite=suite)
@@ -41,11 +41,9 @@ def sbom_document(project: Project, cell: Cell, descriptor: Descriptor, *, store
     return Document(kind=SBOM_KIND, data=canonical_json(value), annotations=annotations)
 
 
-def locked_hashes(project: Project, cell: Cell) -> dict[Key, Digest]:
-    wheels: WheelLock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
-    found: dict[Key, Digest] = {("pypi", w.name, w.version): w.digest for w in wheels.wheels}
-    for path in project.debian_locks(cell):
-        lock: BaseLock = read_base_lock(path)
+def locked_hashes(locked: LockedCell) -> dict[Key, Digest]:
+    found: dict[Key, Digest] = {("pypi", w.name, w.version): w.digest for w in locked.wheels.wheels}
+    for lock in locked.debian:
         found |= {("deb", p.name, p.version): p.digest for p in lock.packages}
     return found
 

@@ -9,18 +9,22 @@ from typing import Any
 
 from buildctl.claims import read_labels
 from buildctl.daemon import connected
-from buildctl.errors import LayoutError, RuntimeUnavailableError
+from buildctl.errors import BuildctlError, LayoutError, RuntimeUnavailableError
 from buildctl.expecting import expected_of
 from buildctl.gate import LABELS
+from buildctl.locked import WANTED, load_locked, of_all_architectures
+from buildctl.locking import refuse_stale_locks
 from buildctl.log import console, say
 from buildctl.matrix import Cell
 from buildctl.native import native_names, native_report
 from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
+from buildctl.origin import outdated
 from buildctl.probes.expected import Expected
 from buildctl.probes.judging import labels
 from buildctl.probes.testing import not_run, test_image
 from buildctl.project import Project
+from buildctl.rendering import refuse_drift
 from buildctl.report import Finding, Report, Status, junit_xml, table_lines
 from buildctl.reports import keep, now
 from buildctl.runtimes.api import ImageRef, Runtime
@@ -80,17 +84,30 @@ def test_images(
     cells = _built(project, layout, images, arch) if images or not natives else []
     if natives:
         cells += project.matrix.select(natives, arch)
+    _say_drift(project, [cell for cell in cells if not cell.native])
     candidates = runtimes(runtime, context=context)
     reports = []
-    for cell in cells:
+    for locked in load_locked(project, cells):
+        cell = locked.cell
         say(f"testing {cell.id}")
         if cell.native:
-            report = native_report(project, cell, path, on_finding=heard())
+            report = native_report(project, locked, path, on_finding=heard())
         else:
-            image, expected = image_ref(layout, cell), expected_of(project, cell)
+            image, expected = image_ref(layout, cell), expected_of(locked)
+            if why := outdated(project, cell, image.descriptor.digest):
+                say(f"{cell.id} is not what the project says now: {why}; `buildctl build {cell.image}` makes it so")
             report = with_labels(ask_image(image, expected, candidates), image, expected)
         reports.append(keep(project, cell, report, at=now()))
     return TestResult(reports=tuple(reports))
+
+
+def _say_drift(project: Project, cells: Sequence[Cell]) -> None:
+    """What is tested is an image, by its digest; it may be older than the matrix that gave it its name."""
+    try:
+        refuse_stale_locks(project, cells, WANTED)
+        refuse_drift(project, load_locked(project, of_all_architectures(project, cells)), WANTED)
+    except BuildctlError as error:
+        say(f"what is tested is what was built: {error.message}")
 
 
 def runtimes(name: str, *, context: str | None = None) -> tuple[Runtime, ...]:

@@ -12,11 +12,12 @@ from typing import Any
 
 import jinja2
 
-from buildctl.claims import Claims, claim_labels, claims_of
+from buildctl.claims import Claims, claim_labels
 from buildctl.dockerfile.constraints import MACHINES, constraints_environment
 from buildctl.dockerfile.parse import Instruction, parse_dockerfile
 from buildctl.errors import DockerfileError, LockError
 from buildctl.lock import LockedWheel, WheelLock
+from buildctl.locked import LockedCell
 from buildctl.matrix import Cell
 
 # A wheel of at least this many bytes is an install step, and so a layer, of its own; the others share one.
@@ -88,33 +89,26 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.0f} MB"
 
 
-def render_image(
-    cells: Sequence[Cell],
-    locks: Mapping[str, WheelLock],
-    templates: Path,
-    *,
-    claims: Mapping[str, Claims] | None = None,
-) -> str:
-    """The Dockerfile of one image name, for all its architectures.
+def render_image(cells: Sequence[LockedCell], templates: Path) -> str:
+    """The Dockerfile of one image name: `cells` are its runtime cells, one for each architecture.
 
-    `cells` are the runtime cells of the name; `locks` their wheel locks by architecture; `claims` likewise, by default
-    what the locks alone say. Raises DockerfileError when a
-    value of the matrix would add, remove or change an instruction.
+    Raises DockerfileError when a value of the matrix would add, remove or change an instruction.
     """
-    each = [(claims or {}).get(cell.arch) or claims_of(cell, locks[cell.arch]) for cell in cells]
-    _check_agreement(cells[0].name, each)
+    first, each = cells[0].cell, [locked.claims for locked in cells]
+    _check_agreement(first.name, each)
     environment = _environment(templates)
-    template = _template(environment, cells[0])
-    context = _context(cells[0], each, install_steps(locks), template.name or "")
+    template = _template(environment, first)
+    steps = install_steps({locked.cell.arch: locked.wheels for locked in cells})
+    context = _context(first, each, steps, template.name or "")
     text = _render(template, context)
-    path = f"images/{cells[0].name}/Dockerfile"
+    path = f"images/{first.name}/Dockerfile"
     _refuse_injection(
         parse_dockerfile(text, path=path), parse_dockerfile(_render(template, _neutral(context)), path=path)
     )
     return text
 
 
-def drift(path: Path, text: str, *, shown_as: str) -> str:
+def drift(path: Path, text: str, *, shown_as: str = "") -> str:
     """A unified diff from the committed file to what would be rendered; empty when they agree."""
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     return "".join(

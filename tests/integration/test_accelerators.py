@@ -11,6 +11,7 @@ import pytest
 
 from buildctl.claims import Claims, read_claims
 from buildctl.errors import LockError
+from buildctl.locked import load_locked
 from buildctl.locking import lock_cells
 from buildctl.project import Project
 from buildctl.rendering import render_images
@@ -73,7 +74,7 @@ def lock(found: Project, names: Sequence[str] = ()) -> dict[str, Claims]:
 
 
 def dockerfile(found: Project, name: str) -> str:
-    list(render_images(found, found.matrix.select([name])))
+    list(render_images(found, load_locked(found, found.matrix.select([name]))))
     return found.dockerfile(name).read_text()
 
 

@@ -84,7 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         repository = open_repository(Reference.parse(f"{netloc}/attacked"), write=True)
         options = PublishOptions(revision="r", signer=KeySigner(key))
         cells = project.cells("cuda-2.6-amd64", "cpu-2.6-arm64")
-        publish(project.project, cells, repository, options, documents=lambda *_: [], progress=Silent())
+        publish(project.project, project.pinned, cells, repository, options, documents=lambda *_: [], progress=Silent())
         yield Place(repository, key)
 
 

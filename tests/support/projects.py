@@ -1,4 +1,6 @@
-"""Projects to work in: copies of this one, and a small one whose images of a few kilobytes can be published."""
+"""Projects to work in: copies of this one, and a small one (a matrix, locks, claims, Dockerfiles, images of a few
+kilobytes and reports about them) that can be published.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from buildctl.cells import Cell
+from buildctl.cells import Cell, DebianBase, Flavour
+from buildctl.claims import claims_of, claims_path, format_claims
 from buildctl.lock import LockedWheel, WheelLock, inputs_of, write_wheel_lock
+from buildctl.lock_debian import BaseLock, DebPackage, write_base_lock
+from buildctl.lock_debian import inputs_of as debian_inputs
+from buildctl.locked import LockedCell, load_locked, load_matrix_images
+from buildctl.matrix import ARCHES
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Layer
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
+from buildctl.rendering import render_images
 from buildctl.report import Finding, Report, Status
 from tests.conftest import ROOT
 from tests.support.images import Blobs, config_of, file, tar
@@ -32,6 +40,9 @@ accelerators:
 """
 
 
+PYTHON = ("libpython{}-minimal", "libpython{}-stdlib", "python{}", "python{}-minimal")  # its packages in Debian
+
+
 @dataclass(frozen=True, slots=True)
 class Small:
     """`project` with images of cuda-2.6 on amd64 and cpu-2.6 on arm64; `shared` is a layer of all."""
@@ -44,11 +55,20 @@ class Small:
     def layout(self) -> Layout:
         return Layout(self.project.layout)
 
+    @property
+    def pinned(self) -> dict[str, LockedCell]:
+        return load_matrix_images(self.project)
+
     def cell(self, cell_id: str) -> Cell:
         return next(c for c in self.project.matrix.cells if c.id == cell_id)
 
     def cells(self, *ids: str) -> list[Cell]:
         return [c for c in self.project.matrix.cells if not ids or c.id in ids]
+
+    def images(self, *ids: str) -> dict[str, Descriptor]:
+        """What is built, by cell id."""
+        there = set(self.layout.names())
+        return {c.id: self.layout.resolve(c.id) for c in self.cells(*ids) if c.id in there}
 
     def build(self, cell_id: str, content: bytes = b"", *, labels: Mapping[str, str] | None = None) -> Descriptor:
         """An image of the shared layer and one with `content`; fresh random bytes, which no registry has seen."""
@@ -92,8 +112,16 @@ def small(root: Path, *, cuda_on_arm: bool = False, shared: bytes = b"", also: s
     more = f', "{also}": {also}.0' if also else ""
     (root / "matrix.yaml").write_text(MATRIX.format(cuda_arm=", arm64" if cuda_on_arm else "", more=more))
     project = Project.find(root)
+    (root / "templates").symlink_to(ROOT / "templates")
     for cell in project.matrix.cells:
-        write_wheel_lock(project.wheel_lock(cell.name, cell.arch), wheel_lock(cell))
+        lock = wheel_lock(cell)
+        write_wheel_lock(project.wheel_lock(cell.name, cell.arch), lock)
+        claims_path(project.images, cell.name, cell.arch).write_bytes(format_claims(claims_of(cell, lock)))
+    for arch in ARCHES:
+        base = base_lock(project, arch)
+        write_base_lock(project.images / "bases" / base.base / f"{base.flavour}.{arch}.packages", base)
+    for _ in render_images(project, load_locked(project, project.matrix.cells)):
+        pass
     blobs = Blobs(root / "blobs")
     out = Small(project, blobs, blobs.add(tar(file("shared", shared or os.urandom(200_000)))))
     for cell in project.matrix.cells:
@@ -101,6 +129,33 @@ def small(root: Path, *, cuda_on_arm: bool = False, shared: bytes = b"", also: s
             out.build(cell.id)
             out.report(cell.id)
     return out
+
+
+def base_lock(project: Project, arch: str, *, python: str = "3.13", name: str = "debian13") -> BaseLock:
+    """Of the runtime flavour, with the packages of a Python; nothing of it can be fetched."""
+    base = next(b for b in project.matrix.bases if b.name == name)
+    assert isinstance(base, DebianBase)
+    names = ("libc6", *(stem.format(python) for stem in PYTHON))
+    return BaseLock(
+        base=base.name,
+        flavour=str(Flavour.RUNTIME),
+        arch=arch,
+        suite=base.suite,
+        inputs=debian_inputs(base, Flavour.RUNTIME, arch),
+        packages=tuple(_package(n, "2.41-12" if n == "libc6" else f"{python}.5-2", arch) for n in sorted(names)),
+    )
+
+
+def _package(name: str, version: str, arch: str) -> DebPackage:
+    return DebPackage(
+        name=name,
+        version=version,
+        architecture=arch,
+        archive="debian",
+        filename=f"pool/main/x/{name}_1_{arch}.deb",
+        size=1000,
+        digest=Digest.of(f"{name} {arch}".encode()),
+    )
 
 
 def wheel_lock(cell: Cell) -> WheelLock:

@@ -31,7 +31,7 @@ def repository(front: Proxy, request: pytest.FixtureRequest, *, chunk: int = 64 
 
 def push(project: Small, to: Repository, *ids: str, **options: object) -> Published:
     wanted = replace(PublishOptions(), **options)  # type: ignore[arg-type]
-    return publish(project.project, project.cells(*ids), to, wanted, progress=Silent())
+    return publish(project.project, project.pinned, project.cells(*ids), to, wanted, progress=Silent())
 
 
 def outcomes(result: Published) -> dict[str, str]:

@@ -14,6 +14,7 @@ from buildctl.engines.recipes import Compiling, debian_base
 from buildctl.errors import LockError
 from buildctl.lock_added import added_name, inputs_of
 from buildctl.lock_debian import BaseLock, read_base_lock, write_base_lock
+from buildctl.locked import load_locked
 from buildctl.locking import check_locks, stale_locks
 from buildctl.matrix import Cell, DebianBase, Flavour
 from buildctl.oci.layer import Compression
@@ -117,7 +118,9 @@ def test_a_layer_does_not_depend_on_the_name_of_the_image(project: Project) -> N
 
 def test_both_engines_and_the_label_name_the_base(project: Project) -> None:
     assert '"base": "oci-layout://dist:base-debian13_cuda-2.6-devel"' in bake_file(project.matrix.cells)
-    list(render_images(project, project.matrix.select(["cuda-2.6", "cuda-2.15"])))
+    for cell_id in ("cuda-2.6-amd64", "cuda-2.6-devel-amd64"):
+        lock(project, cell_id)
+    list(render_images(project, load_locked(project, project.matrix.select(["cuda-2.6", "cuda-2.15"]))))
     assert 'base.name="base-debian13_cuda-2.6"' in project.dockerfile("cuda-2.6").read_text()
     assert 'base.name="base-debian13"' in project.dockerfile("cuda-2.15").read_text()
     found = {(c.base_image, c.arch) for c in bases_under([cell(project, "cuda-2.6-amd64")])}
@@ -126,9 +129,10 @@ def test_both_engines_and_the_label_name_the_base(project: Project) -> None:
 
 def test_bill_and_provenance_know_them(project: Project) -> None:
     lock(project, "cuda-2.6-amd64")
-    assert locked_hashes(project, cell(project, "cuda-2.6-amd64"))["deb", "less", "1.0"] == LESS.digest
-    assert ("deb", "less", "1.0") not in locked_hashes(project, cell(project, "cuda-2.15-amd64"))
-    value = statement(project, cell(project, "cuda-2.6-amd64"), IMAGE, builder=BUILDER)
+    with_it, without = load_locked(project, [cell(project, "cuda-2.6-amd64"), cell(project, "cuda-2.15-amd64")])
+    assert locked_hashes(with_it)["deb", "less", "1.0"] == LESS.digest
+    assert ("deb", "less", "1.0") not in locked_hashes(without)
+    value = statement(project, with_it, IMAGE, builder=BUILDER)
     assert "images/cuda-2.6/runtime.amd64.packages" in str(value)
 
 
@@ -136,5 +140,5 @@ def test_the_extra_tells_onnx_runtime_to_keep_quiet(project: Project) -> None:
     matrix = project.root / "matrix.yaml"
     matrix.write_text(matrix.read_text() + "extras: [onnx]\n")
     again = Project.find(project.root)
-    list(render_images(again, again.matrix.select(["cpu-2.6"])))
+    list(render_images(again, load_locked(again, again.matrix.select(["cpu-2.6"]))))
     assert 'ENV ORT_DISABLE_TELEMETRY="1"\n' in again.dockerfile("cpu-2.6").read_text()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from buildctl.claiming import assignments, differences, facts_from_file, kept_claims, links_to_metal
+from buildctl.claiming import assignments, differences, facts_from_file, links_to_metal
 from buildctl.claims import (
     Claims,
     claim_labels,
@@ -27,6 +28,7 @@ from buildctl.claims import (
 from buildctl.errors import ArtifactError, LockError
 from buildctl.expecting import expected_of
 from buildctl.lock import LockedWheel, read_wheel_lock
+from buildctl.locked import load_locked
 from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
 from buildctl.probes.asking import Answers
@@ -244,19 +246,20 @@ def test_claims_about_other_wheels_are_stale_and_both_digests_are_named(
     tmp_path: Path, project: Project, key: str
 ) -> None:
     cell = cell_of(project, "cuda-2.6", "amd64")
-    lock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
     given = json.loads(claims_path(project.images, "cuda-2.6", "amd64").read_bytes())[key]
     altered = given[:-1] + ("0" if given[-1] != "0" else "1")
     with pytest.raises(LockError) as caught:
-        kept_claims(with_file(tmp_path, project, **{key: altered}), cell, lock)
+        load_locked(lying(tmp_path, project, **{key: altered}), [cell])
     assert given in caught.value.message
     assert altered in caught.value.message
 
 
 def test_without_a_file_the_lock_speaks(tmp_path: Path, project: Project) -> None:
     cell = cell_of(project, "cuda-2.6", "amd64")
-    lock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
-    claims = kept_claims(Project(tmp_path, tmp_path), cell, lock)
+    copy = lying(tmp_path, project)
+    claims_path(copy.images, cell.name, cell.arch).unlink()
+    (locked,) = load_locked(copy, [cell])
+    claims = locked.claims
     assert (claims.cuda, claims.cudnn, claims.nccl, claims.gpu_architectures) == ("12.4", "9.1.0.70", "2.21.5", None)
 
 
@@ -308,7 +311,8 @@ JUDGED = {
 
 
 def judged(project: Project) -> dict[str, tuple[Status, str]]:
-    expected = expected_of(project, cell_of(Project.find(ROOT), "cuda-2.6", "amd64"))
+    (locked,) = load_locked(project, [cell_of(Project.find(ROOT), "cuda-2.6", "amd64")])
+    expected = expected_of(locked)
     found = [finding_of(check, TRUTH, expected) for check in CHECKS if check.name in JUDGED and check.run == "torch"]
     return {f.name: (f.status, f.detail) for f in found}
 
@@ -317,6 +321,8 @@ def lying(tmp_path: Path, project: Project, **changes: object) -> Project:
     copy = with_file(tmp_path, project, **changes)
     lock = project.wheel_lock("cuda-2.6", "amd64")
     (tmp_path / "images" / "cuda-2.6" / lock.name).write_bytes(lock.read_bytes())
+    shutil.copytree(project.images / "bases", copy.images / "bases")
+    shutil.copy(project.root / "matrix.yaml", tmp_path)
     return copy
 
 
@@ -356,7 +362,8 @@ def test_one_digit_makes_a_finding_fail_that_names_both_values(
 
 
 def test_a_label_that_lies_is_named_with_the_claim(tmp_path: Path, project: Project) -> None:
-    expected = expected_of(lying(tmp_path, project), cell_of(project, "cuda-2.6", "amd64"))
+    (locked,) = load_locked(lying(tmp_path, project), [cell_of(project, "cuda-2.6", "amd64")])
+    expected = expected_of(locked)
     true = dict(expected.labels)
     assert judge_labels(expected, true)[0] is Status.PASSED
     status, detail = judge_labels(expected, {**true, "driver-floor": "526", "colour": "red"})

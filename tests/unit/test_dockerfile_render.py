@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from buildctl.claims import claims_of
 from buildctl.dockerfile.parse import assignments, parse_dockerfile
 from buildctl.dockerfile.render import drift, install_steps, render_image
 from buildctl.errors import DockerfileError, LockError
 from buildctl.lock import LockedWheel, WheelLock
+from buildctl.locked import LockedCell
 from buildctl.matrix import Cell, Matrix, parse_matrix
 from buildctl.oci.digest import Digest
 
@@ -48,7 +51,13 @@ def render(
     matrix: Matrix, amd: WheelLock | None = None, arm: WheelLock | None = None, templates: Path | None = None
 ) -> str:
     locks = {"amd64": amd or lock("amd64", **CUDA), "arm64": arm or lock("arm64", **CUDA)}
-    return render_image(cells(matrix, "cuda-2.15"), locks, templates or ROOT / "templates")
+    return render_image(pinned(cells(matrix, "cuda-2.15"), locks), templates or ROOT / "templates")
+
+
+def pinned(cells: Sequence[Cell], locks: Mapping[str, WheelLock]) -> list[LockedCell]:
+    """With the claims that follow from the locks alone."""
+    each = [(cell, locks[cell.arch]) for cell in cells]
+    return [LockedCell(cell=c, wheels=lock, debian=(), claims=claims_of(c, lock)) for c, lock in each]
 
 
 def test_heavy_wheels_get_a_step_each_stable_first_and_torch_last() -> None:
@@ -91,7 +100,7 @@ def test_the_driver_is_asked_for_by_the_floor_of_the_cuda_major(matrix: Matrix) 
 
 def test_a_cpu_image_has_no_nvidia_environment(matrix: Matrix) -> None:
     cpu = replace(lock("arm64", torch=("2.6.0", HEAVY), numpy=("2.5", LIGHT)), name="cpu-2.6")
-    text = render_image(cells(matrix, "cpu-2.6"), {"arm64": cpu}, ROOT / "templates")
+    text = render_image(pinned(cells(matrix, "cpu-2.6"), {"arm64": cpu}), ROOT / "templates")
     assert "NVIDIA" not in text
     assert "dev.buildctl.cuda" not in text
 
@@ -108,7 +117,7 @@ def test_a_cuda_cell_without_a_cuda_runtime_is_refused(matrix: Matrix) -> None:
 
 def test_a_cpu_cell_with_nvidia_wheels_is_refused(matrix: Matrix) -> None:
     with pytest.raises(LockError, match=r"accelerators\.cpu .* says CPU, .* built for CUDA 13\.2 .*, not a CPU build"):
-        render_image(cells(matrix, "cpu-2.6"), {"arm64": lock("arm64", **CUDA)}, ROOT / "templates")
+        render_image(pinned(cells(matrix, "cpu-2.6"), {"arm64": lock("arm64", **CUDA)}), ROOT / "templates")
 
 
 def test_an_unknown_cuda_major_is_refused_rather_than_guessed(matrix: Matrix) -> None:
@@ -124,14 +133,14 @@ def test_a_value_with_a_line_break_is_refused(matrix: Matrix, value: str) -> Non
     cell = cells(matrix, "cpu-2.6")[0]
     cell = replace(cell, accelerator=replace(cell.accelerator, env=(("A", value),)))
     with pytest.raises(DockerfileError, match="control character"):
-        render_image([cell], {"arm64": lock("arm64", torch=("2.6.0", HEAVY))}, ROOT / "templates")
+        render_image(pinned([cell], {"arm64": lock("arm64", torch=("2.6.0", HEAVY))}), ROOT / "templates")
 
 
 @pytest.mark.parametrize("value", ['x" B="y', "x\\", "$HOME ${PATH}", "x && rm -rf /", "' \" `", "", "# no comment"])
 def test_any_other_value_arrives_as_it_is(matrix: Matrix, value: str) -> None:
     cell = cells(matrix, "cpu-2.6")[0]
     cell = replace(cell, accelerator=replace(cell.accelerator, env=(("A", value),)))
-    text = render_image([cell], {"arm64": lock("arm64", torch=("2.6.0", HEAVY))}, ROOT / "templates")
+    text = render_image(pinned([cell], {"arm64": lock("arm64", torch=("2.6.0", HEAVY))}), ROOT / "templates")
     env = dict(
         p for i in parse_dockerfile(text, path="D") if i.keyword == "ENV" for p in assignments(i, {"HOME": "/h"})
     )
@@ -144,7 +153,7 @@ def test_a_template_that_lets_a_value_become_an_instruction_is_caught(matrix: Ma
     cell = replace(cell, accelerator=replace(cell.accelerator, env=(("A", "ENV"),)))
     # the template would execute whatever the matrix says: here it is ENV, with a neutral value it is X
     with pytest.raises(DockerfileError, match="a value has changed this instruction"):
-        render_image([cell], {"arm64": lock("arm64", torch=("2.6.0", HEAVY))}, tmp_path)
+        render_image(pinned([cell], {"arm64": lock("arm64", torch=("2.6.0", HEAVY))}), tmp_path)
 
 
 def test_the_template_of_the_name_wins_over_the_accelerators(matrix: Matrix, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_docker_passes_the_device_files_with_their_groups(tmp_path: Path) -> Non
         extra_env={},
     )
     assert session.gpus
-    config = session._host_config(read_only=True, network=False, init=True)
+    config = session._host_config(read_only=True, tmp=False, network=False, init=True)
     (device,) = config["Devices"]
     assert (device["PathOnHost"], device["PathInContainer"]) == (f"{tmp_path}/kfd", f"{tmp_path}/kfd")
     owner = (tmp_path / "kfd").stat().st_gid

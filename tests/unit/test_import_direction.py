@@ -92,6 +92,16 @@ def test_neighbours_do_not_know_each_other(one: str, other: str) -> None:
     assert {n: m for n, m in found.items() if m} == {}
 
 
+STAGES = ("locking", "rendering", "build", "testing", "publish")
+
+
+@pytest.mark.parametrize("stage", ["rendering", "build", "publish"])
+def test_no_stage_hides_in_a_later_one(stage: str) -> None:
+    """The command calls one after the other, so what is built is what was locked and rendered before."""
+    seen = reached(f"buildctl.{stage}", graph())
+    assert seen & {f"buildctl.{other}" for other in STAGES} == set()
+
+
 def test_only_the_entry_point_imports_the_command_line() -> None:
     assert [name for name, imported in graph().items() if "buildctl.cli" in imported] == ["buildctl.__main__"]
 

@@ -43,12 +43,12 @@ def test_on_one_platform_everything_holds_everywhere() -> None:
 def test_the_layouts_index_leads_to_the_same_images_and_says_their_claims(tmp_path: Path) -> None:
     project = small(tmp_path / "project", cuda_on_arm=True)
     digests = [project.layout.resolve(f"cuda-2.6-{arch}").digest for arch in ("amd64", "arm64")]
-    write_indexes(project.project, project.cells(), project.layout)
+    write_indexes(project.project, project.images(), project.layout)
     index = project.layout.index(project.layout.resolve("cuda-2.6"))
     assert [m.digest for m in index.manifests] == digests
     assert index.annotations["dev.buildctl.torch"] == "2.6.0"
     assert {m.annotations.get("org.opencontainers.image.ref.name") for m in index.manifests} == {None}
     assert check_layout(project.layout.root) == []
     again = project.layout.resolve("cuda-2.6").digest
-    write_indexes(project.project, project.cells("cuda-2.6-amd64"), project.layout)
+    write_indexes(project.project, project.images("cuda-2.6-amd64"), project.layout)
     assert project.layout.resolve("cuda-2.6").digest == again

@@ -13,7 +13,8 @@ from buildctl import probes
 from buildctl.errors import LockError, MatrixError, RuntimeUnavailableError
 from buildctl.expecting import expected_of
 from buildctl.host import read_host
-from buildctl.native import current_lock, install_commands, make_native, native_cell, native_names, native_report
+from buildctl.locked import LockedCell, load_locked
+from buildctl.native import install_commands, make_native, native_cell, native_names, native_report, refuse_stale
 from buildctl.project import Project
 from buildctl.report import Status
 from buildctl.testing import TestResult
@@ -25,6 +26,11 @@ HOSTS = Path(__file__).parents[1] / "support" / "hosts"
 @pytest.fixture(scope="module")
 def project() -> Project:
     return Project.find(ROOT)
+
+
+def pinned(project: Project) -> LockedCell:
+    (locked,) = load_locked(project, [native_cell(project, "mps-2.6")])
+    return locked
 
 
 @pytest.mark.parametrize(
@@ -61,16 +67,17 @@ def test_uv_gets_the_lock_with_its_hashes_and_nothing_else(project: Project, tmp
 
 
 def test_a_lock_that_is_not_what_the_matrix_asks_for_is_refused(project: Project) -> None:
-    cell = dataclasses.replace(native_cell(project, "mps-2.6"), python="3.12")
+    locked = pinned(project)
+    other = dataclasses.replace(locked, cell=dataclasses.replace(locked.cell, python="3.12"))
     with pytest.raises(LockError, match=r"Python 3\.13, the matrix says 3\.12"):
-        current_lock(project, cell)
+        refuse_stale(project, other)
 
 
 # `buildctl test mps-...`
 
 
 def test_its_findings_are_those_that_make_sense_without_a_container(project: Project) -> None:
-    expected = expected_of(project, native_cell(project, "mps-2.6"))
+    expected = expected_of(pinned(project))
     assert (expected.system, expected.arch, expected.built, expected.never) == ("Darwin", "arm64", ("mps",), ("cuda",))
     names = probes.names_of(expected)
     of_images = {"any uid", "home and workdir", "libraries", "glibc", "no cuda", "cuda libraries", "certificates"}
@@ -82,8 +89,7 @@ def test_its_findings_are_those_that_make_sense_without_a_container(project: Pro
 
 @pytest.mark.parametrize("host", ["no-gpu", "intel-mac", "m1-macos13"])
 def test_where_it_cannot_be_everything_is_not_run(project: Project, host: str, tmp_path: Path) -> None:
-    cell = native_cell(project, "mps-2.6")
-    report = native_report(project, cell, tmp_path, host=read_host(HOSTS / f"{host}.json"))
+    report = native_report(project, pinned(project), tmp_path, host=read_host(HOSTS / f"{host}.json"))
     assert {f.status for f in report.findings} == {Status.NOT_RUN}
     result = TestResult(reports=(report,))
     assert result.exit_code == 3
@@ -94,9 +100,8 @@ def test_where_it_cannot_be_everything_is_not_run(project: Project, host: str, t
 
 
 def test_on_a_mac_without_the_environment_it_says_how_to_make_it(project: Project, tmp_path: Path) -> None:
-    cell = native_cell(project, "mps-2.6")
     with pytest.raises(RuntimeUnavailableError, match=r"not made: mps-2\.6 in ") as caught:
-        native_report(project, cell, tmp_path, host=read_host(HOSTS / "m3-docker-desktop.json"))
+        native_report(project, pinned(project), tmp_path, host=read_host(HOSTS / "m3-docker-desktop.json"))
     assert caught.value.hint == f"run `buildctl native mps-2.6 --path {tmp_path}` first"
 
 
@@ -105,8 +110,7 @@ def test_on_a_mac_the_environment_is_asked(project: Project, tmp_path: Path) -> 
     python.parent.mkdir()
     python.write_text("#!/bin/sh\nexit 5\n")
     python.chmod(0o755)
-    cell = native_cell(project, "mps-2.6")
-    report = native_report(project, cell, tmp_path, host=read_host(HOSTS / "m3-docker-desktop.json"))
+    report = native_report(project, pinned(project), tmp_path, host=read_host(HOSTS / "m3-docker-desktop.json"))
     found = {f.name: f for f in report.findings}
     assert (found["mps built"].status, found["mps built"].detail) == (Status.FAILED, "exit code 5")
     assert report.verdict is Status.FAILED

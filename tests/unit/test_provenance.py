@@ -14,6 +14,7 @@ from in_toto_attestation.v1.statement import Statement  # type: ignore[import-un
 from buildctl.cells import Cell
 from buildctl.lock import read_wheel_lock
 from buildctl.lock_debian import read_base_lock
+from buildctl.locked import load_locked
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType
 from buildctl.project import Project
@@ -35,7 +36,8 @@ def cell_of(project: Project, cell_id: str) -> Cell:
 
 
 def made(project: Project, cell_id: str) -> dict[str, Any]:
-    return statement(project, cell_of(project, cell_id), IMAGE, builder=BUILDER)
+    (locked,) = load_locked(project, [cell_of(project, cell_id)])
+    return statement(project, locked, IMAGE, builder=BUILDER)
 
 
 @pytest.mark.parametrize("cell_id", CELLS)
@@ -82,7 +84,7 @@ def test_it_names_the_image_by_digest_and_no_host(project: Project) -> None:
 
 
 def test_the_same_inputs_give_the_same_bytes(project: Project) -> None:
-    cell = cell_of(project, CELLS[0])
-    first, second = (provenance_document(project, cell, IMAGE, builder=BUILDER) for _ in range(2))
+    (locked,) = load_locked(project, [cell_of(project, CELLS[0])])
+    first, second = (provenance_document(project, locked, IMAGE, builder=BUILDER) for _ in range(2))
     assert first == second
     assert first.annotations == {"in-toto.io/predicate-type": PREDICATE}

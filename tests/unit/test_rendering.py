@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.errors import DriftError
+from buildctl.locked import LockedCell, load_locked
 from buildctl.project import Project
 from buildctl.rendering import check_rendered, render_images
 
@@ -21,8 +22,12 @@ def project(tmp_path: Path) -> Project:
     return Project.find(tmp_path)
 
 
+def everything(project: Project) -> tuple[LockedCell, ...]:
+    return load_locked(project, project.matrix.cells)
+
+
 def test_what_is_committed_is_what_would_be_rendered(project: Project) -> None:
-    assert check_rendered(project, project.matrix.cells) == 13
+    assert check_rendered(project, everything(project)) == 13
 
 
 @pytest.mark.parametrize(
@@ -40,20 +45,20 @@ def test_drift_is_found_shown_and_mended(project: Project, name: str) -> None:
     committed = path.read_text()
     path.write_text(committed + "# edited by hand\n")
     with pytest.raises(DriftError, match=r"1 of 13 files differ") as caught:
-        check_rendered(project, project.matrix.cells)
+        check_rendered(project, everything(project))
     assert f"--- {name} (committed)" in caught.value.message
     assert "-# edited by hand" in caught.value.message
-    assert [line for line in render_images(project, project.matrix.cells) if "written" in line] == [f"{name} written"]
+    assert [line for line in render_images(project, everything(project)) if "written" in line] == [f"{name} written"]
     assert path.read_text() == committed
-    assert check_rendered(project, project.matrix.cells) == 13
+    assert check_rendered(project, everything(project)) == 13
 
 
 def test_a_missing_file_is_drift_and_scripts_are_made_executable(project: Project) -> None:
     entrypoint = project.common / "entrypoint"
     entrypoint.unlink()
     with pytest.raises(DriftError, match="/dev/null"):
-        check_rendered(project, project.matrix.cells)
-    assert "images/common/entrypoint written" in list(render_images(project, project.matrix.cells))
+        check_rendered(project, everything(project))
+    assert "images/common/entrypoint written" in list(render_images(project, everything(project)))
     assert entrypoint.stat().st_mode & 0o777 == 0o755
 
 
@@ -61,4 +66,4 @@ def test_a_changed_template_is_drift(project: Project) -> None:
     template = project.templates / "image.Dockerfile.j2"
     template.write_text(template.read_text().replace("WORKDIR /workspace", "WORKDIR /work"))
     with pytest.raises(DriftError, match=r"5 of 13 files differ"):
-        check_rendered(project, project.matrix.cells)
+        check_rendered(project, everything(project))

@@ -138,8 +138,10 @@ def test_sixteen_builders_at_once_keep_sixteen_entries(built_store: dict[str, st
     for n in names:
         target = project / f"images/{n}-2.6"
         shutil.copytree(project / "images/cpu-2.6", target)
-        for path in (target / "requirements.arm64.txt", target / "Dockerfile"):
-            path.write_text(path.read_text().replace("cpu-2.6", f"{n}-2.6"))
+        path = target / "requirements.arm64.txt"
+        path.write_text(path.read_text().replace("cpu-2.6", f"{n}-2.6"))
+    for command in ("claims", "render"):
+        assert buildctl(command, *(f"{n}-2.6" for n in names), cwd=project).returncode == 0
     argv = [sys.executable, "-m", "buildctl", "build", "--no-load", "--locked"]
     running = [
         subprocess.Popen(
@@ -186,13 +188,15 @@ def test_a_full_disk_is_one_clear_error_and_the_build_goes_on_later(built: Path,
 
 def test_a_foreign_instruction_is_refused_before_any_download(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project")
-    dockerfile = project / "images/cpu-2.6/Dockerfile"
-    text = dockerfile.read_text()
-    dockerfile.write_text(text + "RUN apt-get update && apt-get install -y ffmpeg\n")
-    line = len(text.splitlines()) + 1
+    template = (
+        '{% extends "image.Dockerfile.j2" %}\n{% block after_wheels %}\nRUN apt-get install -y ffmpeg\n{% endblock %}\n'
+    )
+    (project / "templates/cpu-2.6.Dockerfile.j2").write_text(template)
     fresh = tmp_path / "store"
     done = buildctl("build", "cpu-2.6", "--no-load", cwd=project, env={"BUILDCTL_CACHE": str(fresh)})
     assert done.returncode == 5
+    lines = (project / "images/cpu-2.6/Dockerfile").read_text().splitlines()
+    line = lines.index("RUN apt-get install -y ffmpeg") + 1
     assert f"images/cpu-2.6/Dockerfile:{line}: RUN: assemble runs nothing of an image" in done.stderr
     assert "--engine docker" in done.stderr
     assert not fresh.exists(), "nothing was downloaded, nothing was made"

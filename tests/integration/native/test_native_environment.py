@@ -16,6 +16,7 @@ import pytest
 
 from buildctl import probes
 from buildctl.expecting import expected_of
+from buildctl.locked import load_locked
 from buildctl.oci.digest import Digest
 from buildctl.probes.expected import Expected
 from buildctl.project import Project
@@ -65,7 +66,7 @@ def environment(built_store: dict[str, str], stores: Path, layouts: Callable[[st
 def expected() -> Expected:
     project = Project.find(ROOT)
     cell = next(c for c in project.matrix.select([CELLS[native_arch()]]) if c.arch == native_arch())
-    return dataclasses.replace(expected_of(project, cell), native=True, accelerator="mps")
+    return dataclasses.replace(expected_of(load_locked(project, [cell])[0]), native=True, accelerator="mps")
 
 
 def asked(environment: Path, expected: Expected, customized: str = "") -> Mapping[str, Finding]:

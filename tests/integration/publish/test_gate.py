@@ -60,7 +60,7 @@ def to(front: Proxy, request: pytest.FixtureRequest) -> Repository:
 
 
 def push(project: Small, to: Repository, *ids: str) -> Published:
-    return publish(project.project, project.cells(*ids), to, PublishOptions(), progress=Silent())
+    return publish(project.project, project.pinned, project.cells(*ids), to, PublishOptions(), progress=Silent())
 
 
 def outcomes(result: Published) -> dict[str, str]:
@@ -94,7 +94,8 @@ def test_what_the_matrix_allows_is_published_and_said(project: Small, to: Reposi
     ]
     assert result.to_json()["notRun"]["cuda-2.6-arm64"] == ["torch.compile"]
     rows = {
-        row[0]: row[3] for row in (t.row() for t in planned_tags(project.project, project.cells(), PublishOptions()))
+        row[0]: row[3]
+        for row in (t.row() for t in planned_tags(project.project, project.pinned, project.cells(), PublishOptions()))
     }
     assert rows["cuda-2.6"] == "ready, with works on the gpu, torch.compile NOT RUN"
 
@@ -102,8 +103,7 @@ def test_what_the_matrix_allows_is_published_and_said(project: Small, to: Reposi
 def test_what_the_matrix_requires_holds_back_the_tag(project: Small, to: Repository) -> None:
     project = with_policy(project)
     project.report("cpu-2.6-arm64", torchrun=Status.NOT_RUN)
-    result = publish(
-        project.project, project.cells("cpu-2.6-arm64"), to,
+    result = publish(project.project, project.pinned, project.cells("cpu-2.6-arm64"), to,
         PublishOptions(allow_not_run=frozenset({"torchrun"})), progress=Silent(),
     )  # fmt: skip
     assert result.exit_code == 1
@@ -129,7 +129,8 @@ def test_a_report_that_a_gpu_server_attached_counts_for_publish_and_promote(
     assert outcomes(result)["cuda-2.6"] == "CREATED"
     elsewhere = small(tmp_path / "elsewhere", cuda_on_arm=True)
     short = {c.id: project.layout.resolve(c.id).digest.short for c in project.cells()}
-    moved = promote(elsewhere.project, [elsewhere.cell(cell.id)], to, PublishOptions(revision=short[cell.id]))
+    options = PublishOptions(revision=short[cell.id])
+    moved = promote(elsewhere.project, elsewhere.pinned, [elsewhere.cell(cell.id)], to, options)
     assert outcomes(moved)["cuda-2.6"] == "UNCHANGED"
 
 
@@ -161,7 +162,7 @@ def test_attached_reports_are_brought_into_the_project(project: Small, to: Repos
 
 
 def test_the_published_index_is_the_layouts_to_the_byte(project: Small, to: Repository) -> None:
-    write_indexes(project.project, project.cells(), project.layout)
+    write_indexes(project.project, project.images(), project.layout)
     push(project, to)
     for name in ("cuda-2.6", "cpu-2.6"):
         published = to.manifest(name)
@@ -178,7 +179,7 @@ def test_a_platform_that_a_tag_keeps_keeps_its_claims(project: Small, to: Reposi
     push(project, to)
     project.build("cuda-2.6-amd64", labels=CUDA)
     project.report("cuda-2.6-amd64")
-    write_indexes(project.project, project.cells(), project.layout)
+    write_indexes(project.project, project.images(), project.layout)
     assert outcomes(push(project, to, "cuda-2.6-amd64"))["cuda-2.6"] == "MOVED"
     assert to.manifest("cuda-2.6").descriptor.digest == project.layout.resolve("cuda-2.6").digest
 

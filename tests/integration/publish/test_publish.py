@@ -227,7 +227,7 @@ def test_builders_push_by_digest_and_a_last_job_promotes_what_passed(
         push(project, to, cell, revision="r7", allow_not_run=frozenset())
     elsewhere = small(tmp_path / "elsewhere")  # the same matrix and locks, none of the images
     options = PublishOptions(revision="r7")
-    result = promote(elsewhere.project, elsewhere.cells(), to, options)
+    result = promote(elsewhere.project, elsewhere.pinned, elsewhere.cells(), to, options)
     assert result.exit_code == 0
     cuda, cpu = (project.layout.resolve(n).digest for n in ("cuda-2.6-amd64", "cpu-2.6-arm64"))
     assert platforms(to, "2.6") == {"linux/amd64": cuda, "linux/arm64": cpu}
@@ -243,7 +243,7 @@ def test_immutable_tags_alone_leave_the_moving_ones_to_the_last_job(
     set_now = {e.path.rpartition("/")[2] for e in front.writes() if "/manifests/" in e.path}
     names = {"2.6.0-cuda12.4-py3.13-amd64-r8", "2.6.0-cpu-py3.13-arm64-r8"}
     assert {name for name in set_now if not name.startswith("sha256")} == names
-    assert promote(project.project, project.cells(), to, PublishOptions(revision="r8")).exit_code == 0
+    assert promote(project.project, project.pinned, project.cells(), to, PublishOptions(revision="r8")).exit_code == 0
     assert set(platforms(to, "2.6")) == {"linux/amd64", "linux/arm64"}
 
 

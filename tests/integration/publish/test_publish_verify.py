@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from buildctl.cells import Cell
 from buildctl.contents import packages_of
+from buildctl.locked import LockedCell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
 from buildctl.progress import Silent
@@ -47,9 +47,9 @@ def put(project: Small, labels: dict[str, str]) -> Descriptor:
 def honest(
     project: Small, change: Callable[[dict[str, Any]], object] = lambda _: None
 ) -> Callable[..., list[Document]]:
-    def documents(cell: Cell, descriptor: Descriptor) -> list[Document]:
+    def documents(locked: LockedCell, descriptor: Descriptor) -> list[Document]:
         packages = packages_of(project.layout, descriptor)
-        value = bill(cell.image, descriptor, project.layout.config(descriptor), packages, {}, suite="")
+        value = bill(locked.cell.image, descriptor, project.layout.config(descriptor), packages, {}, suite="")
         change(value)
         return [Document(kind=SBOM_KIND, data=canonical_json(value))]
 
@@ -61,7 +61,7 @@ def published(project: Small, front: Proxy, documents: Callable[..., list[Docume
     patience = Patience(connect=5, read=5, attempts=3, backoff=0.01, longest_wait=1)
     to = Repository(reference=reference, transport=Transport(front.netloc, patience=patience), write=True)
     options = PublishOptions(revision="r")
-    publish(project.project, project.cells(CELL), to, options, documents=documents, progress=Silent())
+    publish(project.project, project.pinned, project.cells(CELL), to, options, documents=documents, progress=Silent())
     return replace(to, reference=reference.tagged("cpu-2.6"))
 
 

@@ -17,11 +17,11 @@ import pytest
 from buildctl.daemon import loopback_port
 from buildctl.errors import RuntimeUnavailableError
 from buildctl.indexing import claimed
+from buildctl.locked import load_matrix_images
 from buildctl.oci.digest import Digest
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
 from buildctl.promote import move_tags
-from buildctl.publish import claims_by_cell
 from buildctl.registry.client import open_repository
 from buildctl.registry.reference import Reference
 from buildctl.runtimes.api import EMULATION_ENV, ImageRef
@@ -83,7 +83,8 @@ def publishing(built: Path, stores: Path, cells: Mapping[str, str]) -> Iterator[
             done = buildctl("--layout", built, *argv)
             assert done.returncode == 0, done.stderr
             members = {c: claimed(d := layout.resolve(c), layout.config(d)) for c in cells.values()}
-            tags = tags_of(project.matrix.cells, claims_by_cell(project, project.matrix.cells), of=list(members))
+            claims = {name: locked.claims for name, locked in load_matrix_images(project).items()}
+            tags = tags_of(project.matrix.cells, claims, of=list(members))
             repository = open_repository(Reference.parse_repository(place), write=True)
             states = move_tags(repository, tags, members, objections={})
             assert {"2.6", *names} <= {s.name for s in states if s.digest}

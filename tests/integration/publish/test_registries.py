@@ -85,7 +85,10 @@ def test_builders_push_a_last_job_promotes_and_anybody_verifies(
         push(project, to, cell.id, revision="r1", tags="immutable")
     assert to.head("2.6") is None
     elsewhere = small(tmp_path / "elsewhere")
-    assert promote(elsewhere.project, elsewhere.cells(), to, PublishOptions(revision="r1")).exit_code == 0
+    assert (
+        promote(elsewhere.project, elsewhere.pinned, elsewhere.cells(), to, PublishOptions(revision="r1")).exit_code
+        == 0
+    )
     assert platforms(to, "2.6") == {c.platform: project.layout.resolve(c.id).digest for c in project.cells()}
     tagged = replace(to, reference=to.reference.tagged("2.6"))
     for found in verify(tagged, arch=None, scratch=tmp_path, progress=Silent()):

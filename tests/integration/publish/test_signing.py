@@ -24,6 +24,7 @@ from buildctl.contents import packages_of
 from buildctl.errors import ToolError
 from buildctl.gate import REPORT_KIND
 from buildctl.keys import PrivateKey, PublicKey
+from buildctl.locked import LockedCell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
 from buildctl.progress import Silent
@@ -138,7 +139,8 @@ def put(project: Small, cell: Cell, labels: dict[str, str], *, metadata: bytes =
 def documents(project: Small, change: Callable[[dict[str, Any]], object] = lambda _: None) -> Callable[..., Any]:
     """Bill and provenance of an image; `change` is what is done to the former."""
 
-    def made(cell: Cell, image: Descriptor) -> list[Document]:
+    def made(locked: LockedCell, image: Descriptor) -> list[Document]:
+        cell = locked.cell
         value = bill(
             cell.image, image, project.layout.config(image), packages_of(project.layout, image), {}, suite="trixie"
         )
@@ -162,6 +164,7 @@ def published(project: Small, place: str, signer: Any = None, **options: Any) ->
     repository = open_repository(Reference.parse(place), write=True)
     return publish(
         project.project,
+        project.pinned,
         project.cells("cuda-2.6-amd64", "cpu-2.6-arm64"),
         repository,
         PublishOptions(**{"revision": "r", "signer": signer, **options}),
@@ -523,7 +526,9 @@ def test_an_unsigned_image_is_not_kept_in_a_tag(
     cells, options = project.cells("cpu-2.6-arm64"), PublishOptions(revision="s", signer=KeySigner(key))
 
     def outcomes() -> dict[str, Outcome]:
-        found = publish(project.project, cells, repository, options, documents=documents(project), progress=Silent())
+        found = publish(
+            project.project, project.pinned, cells, repository, options, documents=documents(project), progress=Silent()
+        )
         return {t.name: t.outcome for t in found.tags}
 
     before = repository.manifest("2.6").descriptor.digest
@@ -541,7 +546,8 @@ def test_promote_signs_what_it_points_tags_at(
     """Builders without a key, and a last job that has it."""
     published(project, place, tags="immutable")
     cells = project.cells("cuda-2.6-amd64", "cpu-2.6-arm64")
-    result = promote(project.project, cells, opened(place), PublishOptions(revision="r", signer=KeySigner(key)))
+    options = PublishOptions(revision="r", signer=KeySigner(key))
+    result = promote(project.project, project.pinned, cells, opened(place), options)
     assert result.exit_code == 0
     assert cosign.accepts(f"{place}:2.6")
     assert all_passed(findings(f"{place}:2.6", cosign.public, tmp_path))
@@ -561,7 +567,7 @@ def test_promote_believes_only_signed_reports_of_signed_images(
 
     def moved(signer: KeySigner | None) -> dict[str, Outcome]:
         options = PublishOptions(revision="r", signer=signer, dry_run=True)
-        return {t.name: t.outcome for t in promote(project.project, cells, repository, options).tags}
+        return {t.name: t.outcome for t in promote(project.project, project.pinned, cells, repository, options).tags}
 
     assert moved(KeySigner(key))["cpu-2.6"] is Outcome.REFUSED
     assert moved(None)["cpu-2.6"] is Outcome.CREATED

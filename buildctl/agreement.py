@@ -1,0 +1,105 @@
+"""Where the locked artifacts contradict matrix.yaml, or each other: a tag is true only if they agree.
+
+Asked whenever matrix and locks are read together, before anything is resolved, downloaded or made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from buildctl import yamlfile
+from buildctl.bases import pythons
+from buildctl.cells import Cell, DebianBase, Flavour, ImageBase
+from buildctl.claims import glibc_floor
+from buildctl.errors import LockError, MatrixError, ProblemsError
+from buildctl.lock import LockedWheel
+from buildctl.lock_debian import BaseLock, is_stale, read_base_lock
+from buildctl.oci.image import ImageConfig
+from buildctl.project import Project
+
+
+def refuse_other_python(project: Project, cells: Iterable[Cell]) -> None:
+    """Raises ProblemsError when the current lock of a base under `cells` has another Python than matrix.yaml asks for.
+
+    Says nothing about a base that is not locked yet: `refuse_python_of` does, once it is resolved.
+    """
+    bases = dict.fromkeys((c.base, c.arch) for c in cells if not c.native and isinstance(c.base, DebianBase))
+    for base, arch in bases:
+        lock = _current(project, base, arch)
+        if lock is not None:
+            refuse_python_of(project, lock)
+
+
+def refuse_python_of(project: Project, lock: BaseLock) -> None:
+    """As `refuse_other_python`, for one runtime lock, wherever it comes from."""
+    wanted, found = project.matrix.python, pythons(p.name for p in lock.packages)
+    if found == [wanted]:
+        return
+    there = [base for base in project.matrix.bases if isinstance(base, DebianBase) and base.name != lock.base]
+    others = {base.name: _pythons(project, base) for base in there}
+    fitting = [name for name, versions in others.items() if versions == [wanted]]
+    ways = [f"name the base {name} under accelerators" for name in fitting]
+    ways += [f'set python: "{found[0]}"'] if len(found) == 1 else [f"name python{wanted} in bases.{lock.base}.packages"]
+    ways += [] if fitting else [f"add a base whose Debian release has Python {wanted}"]
+    has = {lock.base: found, **{name: versions for name, versions in others.items() if versions}}
+    raise _problem(
+        project,
+        ("python",),
+        f"{wanted} is not what the base has ({'; '.join(f'{n}: {_named(v)}' for n, v in has.items())})",
+        hint="; or ".join(ways),
+    )
+
+
+def refuse_newer_glibc(cell: Cell, wheels: Iterable[LockedWheel], runtime: BaseLock) -> None:
+    """Raises LockError when a wheel needs a newer C library than the base's locked libc6."""
+    libc = next((p.version for p in runtime.packages if p.name == "libc6"), None)
+    match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", libc or "")
+    if match is None:
+        return
+    for wheel in wheels:
+        floor = glibc_floor([wheel.filename])
+        if floor and tuple(map(int, floor.split("."))) > (int(match[1]), int(match[2])):
+            raise LockError(
+                f"{cell.id}: {wheel.filename} needs glibc {floor}, and bases.{runtime.base} has {libc}",
+                hint=f"name a base of a newer Debian release for {cell.accelerator.name}, "
+                f"or an older version of {wheel.name} under packages",
+            )
+
+
+def refuse_python_in(base: ImageBase, config: ImageConfig, python: str) -> None:
+    """Raises MatrixError when an image that is a base says itself that it has another Python (PYTHON_VERSION)."""
+    said = ".".join(dict(config.env).get("PYTHON_VERSION", "").split(".")[:2])
+    if re.fullmatch(r"\d+\.\d+", said) and said != python:
+        raise MatrixError(
+            f"bases.{base.name}: {base.image} has Python {said} (PYTHON_VERSION), the matrix asks for {python}",
+            hint=f'set python: "{said}", or name an image with Python {python}',
+        )
+
+
+def _named(versions: Sequence[str]) -> str:
+    return f"Python {' and '.join(versions)}" if versions else "no Python"
+
+
+def _pythons(project: Project, base: DebianBase) -> list[str]:
+    """Of its runtime lock for any architecture; empty when none is current."""
+    for arch in ("amd64", "arm64"):
+        if (lock := _current(project, base, arch)) is not None:
+            return pythons(p.name for p in lock.packages)
+    return []
+
+
+def _current(project: Project, base: DebianBase, arch: str) -> BaseLock | None:
+    try:
+        lock = read_base_lock(project.base_lock(base, Flavour.RUNTIME, arch))
+    except LockError:
+        return None
+    return None if is_stale(base, lock) else lock
+
+
+def _problem(project: Project, key: yamlfile.Path, text: str, *, hint: str) -> ProblemsError:
+    """With the line, as problems of the file itself have it."""
+    path = project.matrix.path
+    document = yamlfile.parse(path.read_text("utf-8"), str(path))
+    document.problem(key, text)
+    return ProblemsError(document.source, [line for _, line in document.problems], hint=hint)

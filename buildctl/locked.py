@@ -1,0 +1,110 @@
+"""A cell with everything that is pinned for it. Whoever renders, builds, tests or publishes takes this value and reads
+neither locks nor claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildctl.agreement import refuse_other_python
+from buildctl.cells import Cell, DebianBase, Flavour, ImageBase
+from buildctl.claims import Claims, claims_of, claims_path, lock_digest, read_claims
+from buildctl.errors import LockError
+from buildctl.lock import WheelLock, read_wheel_lock
+from buildctl.lock_debian import BaseLock, read_base_lock
+from buildctl.log import say
+from buildctl.matrix import Matrix
+from buildctl.project import Project
+
+# How the sentence begins when something would have to change and may not.
+LOCKED = "with --locked"
+WANTED = "for what matrix.yaml says"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockedCell:
+    """`debian` are the locks of the Debian packages below the wheels, the lowest first; none where the base is an image
+    or the cell a native environment. `claims` are the reviewed ones.
+    """
+
+    cell: Cell
+    wheels: WheelLock
+    debian: tuple[BaseLock, ...]
+    claims: Claims
+
+
+def load_locked(project: Project, cells: Iterable[Cell]) -> tuple[LockedCell, ...]:
+    """In the order of `cells`. Raises LockError for a lock or claims that are missing, malformed or about other wheels,
+    ProblemsError for a Python that the base does not have.
+    """
+    cells = tuple(cells)
+    refuse_other_python(project, cells)
+    wheels: dict[Path, WheelLock] = {}
+    claims: dict[Path, Claims] = {}
+    debian: dict[Path, BaseLock] = {}
+    found = []
+    for cell in cells:
+        path = project.wheel_lock(cell.name, cell.arch)
+        if path not in wheels:  # flavours share it
+            wheels[path] = read_wheel_lock(path)
+            claims[path] = _claims(project, cell, wheels[path])
+        below = () if cell.native else load_debian(project, cell, debian)
+        found.append(LockedCell(cell=cell, wheels=wheels[path], debian=below, claims=claims[path]))
+    return tuple(found)
+
+
+def load_matrix_images(project: Project) -> dict[str, LockedCell]:
+    """Every image of the matrix by cell id: all of them decide which tags there are. Raises as `load_locked`."""
+    return {one.cell.id: one for one in load_locked(project, (c for c in project.matrix.cells if not c.native))}
+
+
+def load_debian(project: Project, cell: Cell, known: dict[Path, BaseLock] | None = None) -> tuple[BaseLock, ...]:
+    """The locks below the wheels alone, also for an architecture that the cell's image does not exist for.
+
+    `known` are locks that have been read already. Raises LockError.
+    """
+    known = {} if known is None else known
+    paths = project.debian_locks(cell)
+    known |= {path: read_base_lock(path) for path in paths if path not in known}
+    return tuple(known[path] for path in paths)
+
+
+def load_runtime(project: Project, base: DebianBase, arch: str) -> BaseLock:
+    """The lock of a base by itself, such as the one whose Python makes the bytecode. Raises LockError."""
+    return read_base_lock(project.base_lock(base, Flavour.RUNTIME, arch))
+
+
+def debian_bases(matrix: Matrix, cell: Cell) -> tuple[DebianBase, ...]:
+    """The base of a cell; where that is an image those whose Python may make its bytecode."""
+    return tuple(
+        b for b in (matrix.bases if isinstance(cell.base, ImageBase) else [cell.base]) if isinstance(b, DebianBase)
+    )
+
+
+def of_all_architectures(project: Project, cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """The runtime cells of the images' names on every architecture: what their Dockerfiles are rendered from."""
+    names = {cell.name for cell in cells if not cell.native}
+    return tuple(c for c in project.matrix.cells if c.name in names and c.flavour is Flavour.RUNTIME)
+
+
+def _claims(project: Project, cell: Cell, lock: WheelLock) -> Claims:
+    """The reviewed file where there is one, else what the lock alone says. Raises LockError when the file is stale."""
+    path = claims_path(project.images, cell.name, cell.arch)
+    if not path.exists():
+        say(f"{project.shown(path)} is not there: what is inside torch's wheel is not claimed (run `buildctl claims`)")
+        return claims_of(cell, lock)
+    claims = read_claims(path)
+    torch = lock.wheel("torch")
+    inside = claims.facts.wheel if claims.facts and torch else None
+    for what, said, locked in (
+        ("the lock", claims.lock, lock_digest(lock)),
+        ("torch's wheel", inside or "", str(torch.digest) if torch and inside else ""),
+    ):
+        if said != locked:
+            raise LockError(
+                f"{project.shown(path)} is about other wheels: {what} is {locked}, it says {said}",
+                hint=f"run `buildctl claims {cell.name}`",
+            )
+    return claims

@@ -1,0 +1,80 @@
+"""What an image in the layout was built from: digests of its Dockerfile, scripts and locks, in a file next to it.
+
+The image itself holds nothing of it. So whoever publishes or tests knows whether a build was forgotten: an image keeps
+its name when the files have changed since.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from buildctl.cells import Cell, Flavour, ImageBase
+from buildctl.oci.digest import Digest
+from buildctl.oci.files import translated, write_whole
+from buildctl.project import Project
+
+ORIGINS = "origins"  # the folder in the layout
+
+
+def note_origin(project: Project, cell: Cell, image: Digest) -> None:
+    """The image was built now, from the files as they are."""
+    _write(project, cell, image, _inputs(project, cell))
+
+
+def note_rebased(project: Project, cell: Cell, before: Digest, after: Digest) -> None:
+    """`after` is `before` on another base: its Debian packages are those locked now, the rest is as it was."""
+    known = _read(project, cell)
+    if known is not None and known[0] == str(before):
+        debian = {project.shown(path) for path in project.debian_locks(cell)}
+        now = {name: digest for name, digest in _inputs(project, cell).items() if name in debian}
+        _write(project, cell, after, {**known[1], **now})
+
+
+def outdated(project: Project, cell: Cell, image: Digest) -> str | None:
+    """Why the image is not what the project's files say now, None when it is or when nothing is known about it."""
+    known = _read(project, cell)
+    if known is None or known[0] != str(image):
+        return None
+    now = _inputs(project, cell)
+    changed = sorted(name for name in now.keys() | known[1].keys() if now.get(name) != known[1].get(name))
+    return f"it was built before {', '.join(changed)} changed" if changed else None
+
+
+def _inputs(project: Project, cell: Cell) -> dict[str, str]:
+    """Digest by shown path; a base that is an image counts by its reference."""
+    wheels = project.wheel_lock(cell.name, cell.arch)
+    files = (project.dockerfile(cell.name), *sorted(project.common.glob("*")), wheels, *project.debian_locks(cell))
+    found = dict(_digests(project, files))
+    if isinstance(cell.base, ImageBase):
+        reference = cell.base.devel if cell.flavour is Flavour.DEVEL else cell.base.image
+        found[f"bases.{cell.base.name}"] = str(reference)
+    return found
+
+
+def _digests(project: Project, files: Iterable[Path]) -> Iterable[tuple[str, str]]:
+    for path in files:
+        with suppress(OSError):
+            yield project.shown(path), str(Digest.of_file(path))
+
+
+def _path(project: Project, cell: Cell) -> Path:
+    return project.layout / ORIGINS / f"{cell.id}.json"
+
+
+def _write(project: Project, cell: Cell, image: Digest, inputs: Mapping[str, str]) -> None:
+    path = _path(project, cell)
+    with translated(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps({"image": str(image), "inputs": dict(inputs)}, indent=1).encode() + b"\n")
+
+
+def _read(project: Project, cell: Cell) -> tuple[str, Mapping[str, str]] | None:
+    """Image and inputs. A file that somebody damaged says as little as one that is not there."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        value = json.loads(_path(project, cell).read_bytes())
+        if isinstance(value["inputs"], dict):
+            return str(value["image"]), value["inputs"]
+    return None

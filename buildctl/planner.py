@@ -1,0 +1,157 @@
+"""From a locked cell and its Dockerfile to recipes: what each layer is made from, before anything is fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from buildctl.agreement import refuse_python_in
+from buildctl.bases import pythons
+from buildctl.build_python import build_arch
+from buildctl.dockerfile.parse import read_dockerfile
+from buildctl.engines.assemble import ImageRecipe, Recipe
+from buildctl.engines.plan import PlanInput, WheelsLayer, plan_image
+from buildctl.engines.recipes import (
+    BaseRecipe,
+    Compiling,
+    base_image,
+    debian_base,
+    image_base,
+    image_recipe,
+    image_reference,
+)
+from buildctl.errors import EngineError, LockError
+from buildctl.lock import WheelLock
+from buildctl.lock_debian import BaseLock
+from buildctl.locked import LockedCell, debian_bases, load_debian, load_runtime
+from buildctl.matrix import Cell, DebianBase, Flavour, ImageBase
+from buildctl.oci.layer import Compression
+from buildctl.oci.layout import Layout
+from buildctl.progress import open_progress
+from buildctl.project import Project
+from buildctl.store import Store
+from buildctl.wheel import Site
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """`wheels` is None for a base alone."""
+
+    cell: Cell
+    base: BaseRecipe
+    recipe: ImageRecipe
+    compiling: Compiling
+    wheels: WheelLock | None
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        return (*self.base.recipes, *self.recipe.layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planner:
+    """Plans cells; what several of them share is read once."""
+
+    project: Project
+    compression: Compression
+    debian: dict[Path, BaseLock] = field(default_factory=dict)
+    bases: dict[tuple[str, str], BaseRecipe] = field(default_factory=dict)
+
+    def plan(self, locked: LockedCell) -> Planned:
+        """What the cell's Dockerfile makes. Raises DockerfileError for what the assemble engine cannot do."""
+        cell = locked.cell
+        path = self.project.dockerfile(cell.name)
+        base = self._base(cell, locked.debian)
+        given = PlanInput(
+            arch=cell.arch,
+            build_arch=build_arch(),
+            context=self.project.images,
+            contexts={"base": base.config, "uv": None},
+        )
+        plan = plan_image(read_dockerfile(path, shown_as=self.project.shown(path)), given)
+        locks = {o.requirements: self._own(locked, o) for o in plan.operations if isinstance(o, WheelsLayer)}
+        compiling = self.compiling(cell)
+        recipe = image_recipe(
+            cell.id, plan, base, locks, site=site_of(cell), compiling=compiling, compression=self.compression
+        )
+        return Planned(cell=cell, base=base, recipe=recipe, compiling=compiling, wheels=locked.wheels)
+
+    def plan_base(self, cell: Cell) -> Planned:
+        """The base of the cell and nothing on top."""
+        base = self._base(cell, load_debian(self.project, cell, self.debian))
+        recipe = replace(base_image(base), layers=())
+        return Planned(cell=cell, base=base, recipe=recipe, compiling=self.compiling(cell), wheels=None)
+
+    def compiling(self, cell: Cell) -> Compiling:
+        """The Python that makes bytecode: the Debian base's own, for the architecture of this machine."""
+        for base in debian_bases(self.project.matrix, cell):
+            lock = load_runtime(self.project, base, build_arch())
+            if pythons(p.name for p in lock.packages) == [cell.python]:
+                return Compiling(base=base, lock=lock)
+        raise EngineError(
+            f"{cell.id}: no Debian base whose Python {cell.python} could make the bytecode",
+            hint=f"add a Debian base with Python {cell.python} to matrix.yaml, or build with --engine docker",
+        )
+
+    def _own(self, locked: LockedCell, operation: WheelsLayer) -> WheelLock:
+        """What a Dockerfile installs is what is locked for its own cell."""
+        cell = locked.cell
+        own = self.project.wheel_lock(cell.name, cell.arch)
+        if operation.requirements != own:
+            raise LockError(
+                f"{self.project.shown(self.project.dockerfile(cell.name))} installs from "
+                f"{self.project.shown(operation.requirements)}, and the lock of {cell.id} is {self.project.shown(own)}",
+                hint="COPY NAME/requirements.${TARGETARCH}.txt of the image itself",
+            )
+        return locked.wheels
+
+    def _base(self, cell: Cell, debian: Sequence[BaseLock]) -> BaseRecipe:
+        key = (cell.base_image, cell.arch)
+        if key not in self.bases:
+            self.bases[key] = self._new_base(cell, debian)
+        return self.bases[key]
+
+    def _new_base(self, cell: Cell, debian: Sequence[BaseLock]) -> BaseRecipe:
+        base = cell.base
+        if not isinstance(base, DebianBase):
+            found = self._image_base(base, image_reference(base, devel=cell.flavour is Flavour.DEVEL), cell.arch)
+            refuse_python_in(base, found.config, cell.python)
+            return found
+        return debian_base(
+            cell.base_image,
+            debian,
+            compiling=self.compiling(cell),
+            compression=self.compression,
+        )
+
+    def _image_base(self, base: ImageBase, reference: str, arch: str) -> BaseRecipe:
+        """From a local layout, or pulled by digest from a registry into the store, once."""
+        if base.layout is not None:
+            layout = Layout(self.project.root / base.layout)
+            descriptor = layout.resolve(f"sha256:{reference.rpartition('sha256:')[2]}", arch)
+        else:
+            from buildctl.registry.bases import base_from_registry, mirrored  # noqa: PLC0415 - only such a base
+
+            with open_progress("fetched") as progress:
+                root, source = Store.default().root / "bases", mirrored(reference, base.mirrors)
+                layout, descriptor = base_from_registry(source, arch=arch, root=root, progress=progress)
+        return image_base(base, reference, layout, descriptor, arch=arch)
+
+
+def site_of(cell: Cell) -> Site:
+    """Where the base's Python looks for packages. Debian's folder for what a user adds is dist-packages."""
+    base, python = cell.base, cell.python
+    if isinstance(base, DebianBase):
+        interpreter, purelib = f"/usr/bin/python{python}", f"usr/local/lib/python{python}/dist-packages"
+    else:
+        interpreter, purelib = base.interpreter, base.purelib
+    prefix = purelib.partition("/lib/python")[0]
+    return Site(
+        purelib=purelib,
+        scripts=f"{prefix}/bin",
+        data=prefix,
+        headers=f"{prefix}/include/python{python}",
+        interpreter=interpreter,
+        python=python,
+    )

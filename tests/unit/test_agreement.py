@@ -1,0 +1,208 @@
+"""matrix.yaml and what is locked: a Python that no base has, wheels that a base is too old for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildctl import lock_debian
+from buildctl.agreement import refuse_newer_glibc, refuse_python_in
+from buildctl.cells import Flavour, ImageBase
+from buildctl.cli import cli
+from buildctl.errors import BuildctlError, LockError, MatrixError, ProblemsError
+from buildctl.lock import read_wheel_lock
+from buildctl.lock_debian import read_base_lock, write_base_lock
+from buildctl.locking import check_locks, lock_cells, update_locks
+from buildctl.matrix import load_matrix, parse_matrix
+from buildctl.oci.image import ImageConfig, Platform
+from buildctl.oci.layer import Compression
+from buildctl.planner import Planner
+from buildctl.project import Project
+from tests.support.projects import Small, base_lock, small
+
+CELL = "cpu-2.6-arm64"
+SECOND = ("  debian13:", "  debian12: {debian: bookworm, packages: [python3]}\n  debian13:")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Small:
+    return small(tmp_path / "project")
+
+
+def asking(project: Small, python: str, *edits: tuple[str, str]) -> Project:
+    path = project.project.root / "matrix.yaml"
+    text = path.read_text().replace('python: "3.13"', f'python: "{python}"')
+    for old, new in edits:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    return Project.find(path.parent)
+
+
+def refused(project: Project, *command: str) -> BuildctlError:
+    with pytest.raises(BuildctlError) as caught:
+        cli.main(["--project", str(project.root), *command], standalone_mode=False)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("lock",),
+        ("lock", "--check"),
+        ("build", "--no-load"),
+        ("build", "--no-load", "--locked"),
+        ("fetch",),
+        ("bases",),
+        ("publish", "--to", "127.0.0.1:9/p"),
+    ],
+    ids=" ".join,
+)
+def test_a_python_that_no_base_has_is_refused_with_key_line_and_the_way_out(
+    project: Small, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolved(*_: object, **__: object) -> None:
+        raise AssertionError("no wheel is resolved")
+
+    monkeypatch.setattr("buildctl.locking.resolve_wheels", resolved)
+    changed = asking(project, "3.12")
+    error = refused(changed, command[0], "cpu-2.6", *command[1:])
+    assert error.exit_code == 2
+    assert error.message == (
+        f"{changed.root}/matrix.yaml: 1 problem\n"
+        "  line 1: python: 3.12 is not what the base has (debian13: Python 3.13)"
+    )
+    assert error.hint == 'set python: "3.13"; or add a base whose Debian release has Python 3.12'
+
+
+def test_another_base_that_has_it_is_named(project: Small) -> None:
+    changed = asking(project, "3.11", SECOND)
+    write_base_lock(
+        changed.images / "bases/debian12/runtime.arm64.packages",
+        base_lock(changed, "arm64", python="3.11", name="debian12"),
+    )
+    with pytest.raises(ProblemsError, match=r"\(debian13: Python 3.13; debian12: Python 3.11\)") as caught:
+        check_locks(changed, changed.matrix.select(["cpu-2.6"]))
+    assert caught.value.hint == 'name the base debian12 under accelerators; or set python: "3.13"'
+
+
+def test_a_base_without_python_is_refused(project: Small) -> None:
+    path = project.project.images / "bases/debian13/runtime.arm64.packages"
+    lock = read_base_lock(path)
+    write_base_lock(path, replace(lock, packages=lock.packages[:1]))
+    with pytest.raises(ProblemsError, match=r"3.13 is not what the base has \(debian13: no Python\)") as caught:
+        update_locks(project.project, project.cells(CELL), locked=True)
+    assert (
+        caught.value.hint
+        == "name python3.13 in bases.debian13.packages; or add a base whose Debian release has Python 3.13"
+    )
+
+
+def test_a_base_that_is_resolved_now_is_asked_before_its_lock_is_written(
+    project: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = asking(project, "3.12", ("packages: [python3]", "packages: [python3, nano]"))
+    found = {Flavour.RUNTIME: base_lock(changed, "amd64", python="3.13")}
+    monkeypatch.setattr(lock_debian, "resolve_base", lambda *_, **__: found)
+    path = changed.images / "bases/debian13/runtime.amd64.packages"
+    before = path.read_bytes()
+    with pytest.raises(ProblemsError, match=r"debian13: Python 3\.13"):
+        list(lock_cells(changed, changed.matrix.select(["cpu-2.6"]), upgrade=False))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("libc", "fits"), [("2.27-8", False), ("2.28-10", True), ("1:2.36-9+deb12u14", True)])
+def test_wheels_that_the_base_is_too_old_for_are_refused(project: Small, libc: str, fits: bool) -> None:
+    """Those of the fixture are manylinux_2_28."""
+    cell = project.cell(CELL)
+    lock = base_lock(project.project, "arm64")
+    runtime = replace(lock, packages=tuple(replace(p, version=libc) if p.name == "libc6" else p for p in lock.packages))
+    wheels = read_wheel_lock(project.project.wheel_lock(cell.name, cell.arch)).wheels
+    if fits:
+        refuse_newer_glibc(cell, wheels, runtime)
+        return
+    with pytest.raises(
+        LockError, match=r"numpy-2.5.5-py3-none-manylinux_2_28_aarch64.whl needs glibc 2.28, and"
+    ) as one:
+        refuse_newer_glibc(cell, wheels, runtime)
+    assert f"bases.debian13 has {libc}" in one.value.message
+    write_base_lock(project.project.images / "bases/debian13/runtime.arm64.packages", runtime)
+    with pytest.raises(LockError, match="needs glibc"):
+        update_locks(project.project, project.cells(CELL), locked=True)
+
+
+DIGEST = "sha256:" + "a" * 64
+SLIM = """\
+python: "{python}"
+versions: {{"2.6": 2.6.0}}
+packages: []
+flavours: [runtime]
+bases:
+  slim:
+    image: registry.invalid/python@{digest}
+    interpreter: {interpreter}
+    purelib: {purelib}
+  debian13: {{debian: trixie, packages: [python3]}}
+accelerators:
+  cpu: {{arch: [arm64], base: slim, devices: {{}}}}
+"""
+
+
+def slim(**values: str) -> str:
+    paths = {"interpreter": "/usr/local/bin/python3.13", "purelib": "usr/local/lib/python3.13/site-packages"}
+    return SLIM.format(**{"python": "3.13", "digest": DIGEST, **paths, **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "lines"),
+    [
+        ({}, []),
+        ({"python": "3.12"}, [8, 9]),
+        ({"interpreter": "/usr/bin/python3.12"}, [8]),
+        ({"interpreter": "/opt/conda/bin/python", "purelib": "opt/conda/site"}, []),
+        ({"purelib": "opt/python3.1/site-packages"}, [9]),
+    ],
+)
+def test_what_a_registry_base_declares_is_compared_when_the_matrix_is_read(
+    values: Mapping[str, Any], lines: list[int]
+) -> None:
+    if not lines:
+        parse_matrix(slim(**values), Path("matrix.yaml"))
+        return
+    with pytest.raises(ProblemsError) as caught:
+        parse_matrix(slim(**values), Path("matrix.yaml"))
+    assert [p.partition(":")[0] for p in caught.value.problems] == [f"line {n}" for n in lines]
+    assert "is of Python 3." in caught.value.problems[0]
+
+
+@pytest.mark.parametrize(("said", "fits"), [("3.12.8", False), ("3.13.1", True), ("", True), ("latest", True)])
+def test_what_a_registry_base_says_itself_is_compared_before_anything_is_fetched(said: str, fits: bool) -> None:
+    base = parse_matrix(slim(), Path("matrix.yaml")).bases[0]
+    assert isinstance(base, ImageBase)
+    config = ImageConfig(platform=Platform(architecture="arm64"), env=(("PYTHON_VERSION", said),))
+    if fits:
+        refuse_python_in(base, config, "3.13")
+        return
+    with pytest.raises(
+        MatrixError, match=r"bases.slim: .* has Python 3.12 \(PYTHON_VERSION\), the matrix asks for 3.13"
+    ):
+        refuse_python_in(base, config, "3.13")
+
+
+def test_bytecode_for_a_registry_base_is_made_by_a_base_with_its_python(tmp_path: Path) -> None:
+    """A Python of another version compiles without a word, for itself."""
+    (tmp_path / "matrix.yaml").write_text(slim().replace(*SECOND))
+    project = Project(tmp_path, tmp_path / "dist")
+    assert [base.name for base in load_matrix(tmp_path / "matrix.yaml").bases] == ["slim", "debian12", "debian13"]
+    for name, python in (("debian12", "3.11"), ("debian13", "3.13")):
+        for arch in ("amd64", "arm64"):
+            lock = base_lock(project, arch, python=python, name=name)
+            write_base_lock(project.images / f"bases/{name}/runtime.{arch}.packages", lock)
+    planner = Planner(project=project, compression=Compression.ZSTD)
+    assert planner.compiling(project.matrix.cells[0]).base.name == "debian13"
+    with pytest.raises(BuildctlError, match=r"no Debian base whose Python 3\.14 could make the bytecode"):
+        planner.compiling(replace(project.matrix.cells[0], python="3.14"))
