@@ -27,10 +27,11 @@ TEMPLATE = '{% extends "image.Dockerfile.j2" %}\n{% block after_wheels %}\nRUN e
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """What render and build read; not docker-bake.json, which no build reads."""
+    folder = tmp_path / "project"
     for name in ("images", "templates"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    shutil.copy(ROOT / "matrix.yaml", tmp_path)
-    return tmp_path
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "matrix.yaml", folder)
+    return folder
 
 
 def edit(root: Path, change: tuple[str, str]) -> Project:
