@@ -43,7 +43,7 @@ SAYS = {"amd64": "2.6.0+cu124 12.4", "arm64": "2.6.0+cpu None"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """`place` is REGISTRY/REPOSITORY, `tag` one that has all of it; `digests` are by architecture, `sent` by cell id."""
+    """`place` is REGISTRY/REPOSITORY, `tag` one of all of it; `digests` are by architecture, `sent` by cell id."""
 
     names: list[str]
     place: str
