@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -132,23 +133,35 @@ def image(made: list[Layer], arch: str, root: Path) -> ImageRef:
     return ImageRef(layout=layout.root, descriptor=descriptor, name=f"base-{arch}", arch=arch, config=config)
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def reference(
-    request: pytest.FixtureRequest,
-    locks: Locks,
-    store: Store,
-    python: BuildPython,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> ImageRef:
-    flavour, arch = request.param
-    root = tmp_path_factory.mktemp("base")
-    return image(layers(locks, arch, flavour, store, python, root / "store"), arch, root)
+@pytest.fixture(scope="module")
+def references(
+    locks: Locks, store: Store, python: BuildPython, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Kind], ImageRef]:
+    """Each base as an image, made once however often tests ask for it."""
+
+    @cache
+    def made(kind: Kind) -> ImageRef:
+        flavour, arch = kind
+        root = tmp_path_factory.mktemp("base")
+        return image(layers(locks, arch, flavour, store, python, root / "store"), arch, root)
+
+    return made
 
 
 @pytest.fixture(scope="module")
-def session(reference: ImageRef, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> SandboxRuntime:
+    return SandboxRuntime(Store(tmp_path_factory.mktemp("sandbox")))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def reference(request: pytest.FixtureRequest, references: Callable[[Kind], ImageRef]) -> ImageRef:
+    return references(request.param)
+
+
+@pytest.fixture(scope="module")
+def session(reference: ImageRef, runtime: SandboxRuntime) -> Iterator[Session]:
     try:
-        with SandboxRuntime(Store(tmp_path_factory.mktemp("sandbox"))).start(reference) as session:
+        with runtime.start(reference) as session:
             yield session
     except RuntimeUnavailableError as error:
         pytest.skip(f"NOT RUN: {error.message} ({error.hint})")
