@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from buildctl.accelerators import CPU, CUDA, MPS, VERSIONED, Kind, short_version
 from buildctl.claims import glibc_floor, nvidia_version
 from buildctl.errors import RuntimeUnavailableError
 from buildctl.host import ARCHES
@@ -67,9 +68,10 @@ def _refuse_broken(interpreter: Interpreter) -> None:
 def expected_of_environment(interpreter: Interpreter, installed: Installed) -> Expected:
     """`unclaimed` are findings that this torch says nothing about."""
     said, versions = installed.said, installed.distributions
-    cuda, rocm = said.get("cuda"), said.get("hip")
-    mps = bool(installed.facts and installed.facts.mps)
-    accelerator = "cuda" if cuda else "rocm" if rocm else "mps" if mps else "cpu"
+    built_for = {"cuda": said.get("cuda"), "rocm": said.get("hip"), "xpu": said.get("xpu")}
+    versions_of = {name: short_version(text) if text else None for name, text in built_for.items()}
+    found = next((kind for kind in VERSIONED if built_for[kind.name]), None)
+    kind = found or (MPS if installed.facts and installed.facts.mps else CPU)
     glibc = glibc_floor(installed.tags)
     return Expected(
         torch=installed.torch,
@@ -77,10 +79,12 @@ def expected_of_environment(interpreter: Interpreter, installed: Installed) -> E
         torchaudio=versions.get("torchaudio"),
         python=_python(interpreter, installed.tags),
         arch=_arch(interpreter, installed.tags),
-        accelerator=accelerator,
-        cuda=cuda,
-        built=("cuda", "rocm") if rocm else (accelerator,) if accelerator in {"cuda", "mps"} else (),
-        never=("cuda",) if accelerator in {"cpu", "mps"} else (),
+        accelerator=kind.name,
+        cuda=versions_of["cuda"],
+        rocm=versions_of["rocm"],
+        xpu=versions_of["xpu"],
+        built=tuple(dict.fromkeys(filter(None, (kind.device, kind.backend)))),
+        never=() if found else (CUDA.name,),
         distributions=versions,
         gpu_architectures=(*installed.facts.gpu_architectures, *installed.facts.ptx) if installed.facts else None,
         build=said["__version__"],
@@ -90,11 +94,11 @@ def expected_of_environment(interpreter: Interpreter, installed: Installed) -> E
         system=interpreter.system,
         native=True,
         environment=True,
-        unclaimed=_unclaimed(installed, rocm=bool(rocm), mac=interpreter.system == "Darwin"),
+        unclaimed=_unclaimed(installed, kind, mac=interpreter.system == "Darwin"),
     )
 
 
-def _unclaimed(installed: Installed, *, rocm: bool, mac: bool) -> dict[str, str]:
+def _unclaimed(installed: Installed, kind: Kind, *, mac: bool) -> dict[str, str]:
     reasons: dict[str, str] = {}
     if "numpy" not in installed.distributions:
         reasons["numpy"] = _NOT_INSTALLED
@@ -102,9 +106,7 @@ def _unclaimed(installed: Installed, *, rocm: bool, mac: bool) -> dict[str, str]
         reasons["gpu architectures"] = installed.unread
         if mac:  # then nothing says whether it is built for MPS
             reasons |= dict.fromkeys(("backends", "devices"), installed.unread)
-    if rocm:
-        reasons["cuda version"] = "a ROCm build"
-    if installed.said.get("cuda") or rocm:
+    if kind.bundled:
         for name, stem in (("cudnn version", "nvidia-cudnn"), ("nccl version", "nvidia-nccl")):
             if nvidia_version(installed.distributions, stem) is None:
                 reasons[name] = f"no distribution {stem} says a version: the library came another way"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from buildctl.accelerators import Kind, kind_of, version_of
+from buildctl.accelerators import MPS, Kind, kind_of, version_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Expected:
 
     @property
     def kind(self) -> Kind:
-        return kind_of(self, native=self.native)
+        return kind_of(self, native=MPS.backend in self.built)
 
     @property
     def built_for(self) -> str | None:

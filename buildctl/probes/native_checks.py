@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from buildctl.accelerators import MPS
 from buildctl.probes import checks, judging, judging_environment, judging_mps
 from buildctl.probes.checks import Check, Run
 from buildctl.probes.expected import Expected
@@ -40,7 +41,7 @@ _OF_LOCKED = ("distributions", "console scripts", "pip check")  # a lock promise
 
 
 def is_mps(expected: Expected) -> bool:
-    return expected.accelerator == "mps"
+    return expected.kind is MPS
 
 
 def is_locked(expected: Expected) -> bool:

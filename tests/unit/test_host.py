@@ -152,7 +152,8 @@ def test_a_malformed_file_is_refused_with_its_name(change: dict[str, object], wo
 
 
 @pytest.mark.parametrize("machine", ["armv7l", "riscv64", "ppc64le"])
-def test_another_architecture_keeps_its_name(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_architecture_keeps_its_name(machine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("platform.machine", lambda: machine)
     host = this_host()
     assert host.arch == machine
