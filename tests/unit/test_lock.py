@@ -39,7 +39,7 @@ def wheel(name: str, version: str, tag: str = "py3-none-any") -> LockedWheel:
 
 PINS = {
     "nvidia-x": "1",
-    "numpy": "2.5.5",
+    "numpy": "2.2.6",
     "pip": "26.3",
     "torch": "2.6.0",
     "torchaudio": "2.6.0",
@@ -135,14 +135,14 @@ TEXT = format_wheel_lock(LOCK)
         ("# name: cuda-2.6\n", "", "x: the header does not say name"),
         ("# python: 3.13\n", "# python: 3.13\n# python: 3.13\n", "x:5: python is given twice"),
         (str(LOCK.inputs), "sha256:12", "x: inputs is no sha256 digest"),
-        ("numpy==2.5.5 --hash", "numpy==2.5.6 --hash", "is not numpy==2.5.6"),
-        ("numpy==2.5.5 --hash", "Numpy==2.5.5 --hash", "x:9: unexpected"),
-        ("numpy==2.5.5 --hash", "-e numpy==2.5.5 --hash", "x:9: unexpected"),
-        ("numpy==2.5.5 --hash=sha256:", "numpy==2.5.5 --hash=sha512:", "x:9: unexpected"),
-        ("# numpy-2.5.5-py3-none-any.whl 7\n", "", "unexpected"),
-        ("# numpy-2.5.5-py3-none-any.whl 7\n", "# numpy-2.5.5-py3-none-any.whl 0\n", "unexpected"),
-        ("# numpy-2.5.5-py3-none-any.whl 7\n", "# numpy-2.5.5-py3-any.whl 7\n", "x:9: Invalid wheel filename"),
-        ("# numpy-2.5.5-py3", "--extra-index-url=http://x.invalid\n# numpy-2.5.5-py3", "x:8: unexpected"),
+        ("numpy==2.2.6 --hash", "numpy==2.2.7 --hash", "is not numpy==2.2.7"),
+        ("numpy==2.2.6 --hash", "Numpy==2.2.6 --hash", "x:9: unexpected"),
+        ("numpy==2.2.6 --hash", "-e numpy==2.2.6 --hash", "x:9: unexpected"),
+        ("numpy==2.2.6 --hash=sha256:", "numpy==2.2.6 --hash=sha512:", "x:9: unexpected"),
+        ("# numpy-2.2.6-py3-none-any.whl 7\n", "", "unexpected"),
+        ("# numpy-2.2.6-py3-none-any.whl 7\n", "# numpy-2.2.6-py3-none-any.whl 0\n", "unexpected"),
+        ("# numpy-2.2.6-py3-none-any.whl 7\n", "# numpy-2.2.6-py3-any.whl 7\n", "x:9: Invalid wheel filename"),
+        ("# numpy-2.2.6-py3", "--extra-index-url=http://x.invalid\n# numpy-2.2.6-py3", "x:8: unexpected"),
     ],
 )
 def test_an_edited_lock_is_refused_with_its_line(old: str, new: str, message: str) -> None:
@@ -223,11 +223,11 @@ def test_a_wheel_swapped_by_hand_is_stale_although_the_inputs_agree() -> None:
 def test_changes_are_told_by_package() -> None:
     new = replace(LOCK, wheels=(wheel("numpy", "2.6.0"), replace(wheel("pip", "26.3"), size=8), wheel("zlib", "1")))
     assert changes(LOCK, new) == (
-        *("~ numpy 2.5.5 -> 2.6.0", "- nvidia-x 1", "~ pip 26.3: another file (pip-26.3-py3-none-any.whl)"),
+        *("~ numpy 2.2.6 -> 2.6.0", "- nvidia-x 1", "~ pip 26.3: another file (pip-26.3-py3-none-any.whl)"),
         *("- torch 2.6.0", "- torchaudio 2.6.0", "- torchvision 0.21.0", "+ zlib 1"),
     )
     assert changes(LOCK, LOCK) == ()
-    assert changes(None, replace(LOCK, wheels=LOCK.wheels[:1])) == ("+ numpy 2.5.5",)
+    assert changes(None, replace(LOCK, wheels=LOCK.wheels[:1])) == ("+ numpy 2.2.6",)
 
 
 # Tags.
