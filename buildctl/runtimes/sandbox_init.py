@@ -258,7 +258,7 @@ def shield(policy: dict[str, list[str]]) -> None:
 
 def mounts_in(path: str) -> list[str]:
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = {line.split()[4].encode().decode("unicode_escape") for line in lines}  # a space is \040
+    points = {line.split()[4].replace("\\040", " ") for line in lines}  # codecs are files, which the image lacks
     return sorted(point for point in points if f"{point}/".startswith(f"{path}/"))
 
 

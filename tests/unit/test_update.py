@@ -17,8 +17,9 @@ from buildctl.project import Project
 from buildctl.rendering import update_rendered
 from tests.conftest import ROOT
 
-ENV = ("    devices: {never: [cuda, mps]}\n", "    devices: {never: [cuda, mps]}\n    env: {ODD: '1'}\n")
-DEVICES = ("    devices: {never: [cuda, mps]}\n", "    devices: {never: [cuda]}\n")
+CPU = "  cpu:\n    arch: [amd64, arm64]\n    base: debian13\n"
+ENV = (CPU, f"{CPU}    env: {{ODD: '1'}}\n")
+DEVICES = (CPU, f"{CPU}    devices: {{never: [cuda, mps, xpu]}}\n")
 PACKAGE = ("      - tzdata\n", "      - tzdata\n      - nano\n")
 WHEEL = ("  - numpy\n", "  - numpy\n  - six\n")
 TEMPLATE = '{% extends "image.Dockerfile.j2" %}\n{% block after_wheels %}\nRUN echo odd\n{% endblock %}\n'
@@ -116,10 +117,10 @@ def test_claims_follow_the_matrix_without_a_look_into_the_wheel(root: Path) -> N
     before = read_claims(path)
     update_locks(project, cells, locked=False)
     now = read_claims(path)
-    assert (before.never, now.never) == (("cuda", "mps"), ("cuda",))
+    assert (before.never, now.never) == (("cuda", "mps"), ("cuda", "mps", "xpu"))
     assert now.facts == before.facts
     update_rendered(project, load_locked(project, cells), locked=False)
-    assert 'dev.buildctl.devices.never="cuda"' in project.dockerfile("cpu-2.6").read_text()
+    assert 'dev.buildctl.devices.never="cuda mps xpu"' in project.dockerfile("cpu-2.6").read_text()
 
 
 @pytest.mark.parametrize("change", [{"cuda": "12.5"}, {"python": "3.12"}, {"name": "cpu-2.7"}, {"lock": "sha256:0"}])

@@ -21,6 +21,7 @@ from buildctl.runtimes.sandbox_emulation import native_arch
 from buildctl.runtimes.sandbox_shield import MASKED
 from buildctl.store import Store
 from tests.support.images import file, tar
+from tests.support.programs import programs
 from tests.support.pythons import base_python, put_image, python_config, python_members
 
 # `write(1, "emulated\n", 9); exit(42)` for Linux on arm64, a whole static program
@@ -150,6 +151,12 @@ print(opened)
 @pytest.mark.parametrize("user", ["0", "1000"])
 def test_the_kernel_s_files_are_read_only(either: SandboxSession, user: str) -> None:
     assert python(either, OPENS_FOR_WRITING, user=user) == "[]"
+
+
+@pytest.mark.usefixtures("session")  # one can be made here
+def test_an_image_needs_no_python_for_process_1(tmp_path: Path, store: Store) -> None:
+    with SandboxRuntime(store).start(put_image(tmp_path, tar(*programs("true")))) as bare:
+        assert bare.run(["true"], timeout=30).returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: not root")
