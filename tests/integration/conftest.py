@@ -21,17 +21,18 @@ ROOM_BIG = 30 << 30  # the same with both engines' cuda-2.6
 OWN = pytest.StashKey[Engine | None]()  # our own engine, once it runs
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs real images, what takes gigabytes, and who shares a worker: all that use Docker, and a module."""
-    for item in items:
-        wanted = set(getattr(item, "fixturenames", ()))
-        docker = bool(DOCKER & wanted) or item.get_closest_marker("docker") is not None
-        item.add_marker(pytest.mark.xdist_group("docker" if docker else item.path.stem))
-        if docker or IMAGES & wanted:
-            item.add_marker("images")
-        if "everything" in wanted:
-            item.add_marker("big")
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what needs real images, what takes gigabytes, and who shares a worker: all that use Docker, and a module.
+
+    As soon as it is collected: xdist reads the groups before any other hook of ours.
+    """
+    wanted = set(getattr(item, "fixturenames", ()))
+    docker = bool(DOCKER & wanted) or item.get_closest_marker("docker") is not None
+    item.add_marker(pytest.mark.xdist_group("docker" if docker else item.path.stem))
+    if docker or IMAGES & wanted:
+        item.add_marker("images")
+    if "everything" in wanted:
+        item.add_marker("big")
 
 
 @pytest.fixture(scope="module", autouse=True)
