@@ -213,7 +213,7 @@ def this_host() -> Host:
 
 def _linux(machine: str, system: str) -> Host:
     release = platform.release()
-    cpuinfo = _text(Path("/proc/cpuinfo"), 4096)
+    cpuinfo = read_some(Path("/proc/cpuinfo"), 4096)
     translated, arch = translation(machine, cpuinfo)
     driver, gpus, problem = nvidia_gpus()
     engine, engine_problem = container_engine()
@@ -306,7 +306,7 @@ def gpu_nodes(dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> tuple[Node,
     wanted = [Path(path) for kind in VERSIONED if kind.files for path in kind.files.needed]
     found = [Node(path=str(path)) for path in wanted if (dev / path.relative_to("/dev")).exists()]
     for path in sorted((dev / "dri").glob("renderD*")):
-        vendor = _text(sys / "class" / "drm" / path.name / "device" / "vendor", 64).strip()
+        vendor = read_some(sys / "class" / "drm" / path.name / "device" / "vendor", 64).strip()
         found.append(Node(path=f"/dev/dri/{path.name}", vendor=vendor))
     return tuple(found)
 
@@ -413,7 +413,7 @@ def _sysctl(key: str) -> str:
         return ""
 
 
-def _text(path: Path, limit: int) -> str:
+def read_some(path: Path, limit: int) -> str:
     try:
         with path.open("rb") as file:
             return file.read(limit).decode("utf-8", "replace")
