@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from buildctl import yamlfile
 from buildctl.cells import Accelerator, DebianBase, Os, PackageRule
-from buildctl.yamlfile import did_you_mean
+from buildctl.ground.errors import did_you_mean
 
 # An extra is a group of packages by name, and the findings that `buildctl test` has for it.
 # onnx: what torch.onnx.export needs, and ONNX Runtime to run the result. On Linux that wheel runs on the CPU, also in a

@@ -12,7 +12,7 @@ from buildctl import yamlfile
 from buildctl.bases import pythons
 from buildctl.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.claims import glibc_floor
-from buildctl.errors import LockError, MatrixError, ProblemsError
+from buildctl.ground.errors import LockError, MatrixError, ProblemsError
 from buildctl.lock import LockedWheel
 from buildctl.lock_debian import BaseLock, is_stale, read_base_lock
 from buildctl.oci.image import ImageConfig

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl.deb import parse_stanzas
-from buildctl.errors import ArtifactError, LockError
+from buildctl.ground.errors import ArtifactError, LockError
 
 ARCHIVES = ("debian", "debian-security")
 # Programs that make Debian systems know the mirror where apt's own sources are another distribution's (Ubuntu).

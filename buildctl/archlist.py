@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 
 _WORD = rb"(?:sm|compute)_\d{1,4}[af]?"
 # Only the end is marked, by NUL. The string may follow anything: after merging constants, linkers leave no NUL between

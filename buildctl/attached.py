@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from buildctl.errors import BuildctlError
 from buildctl.gate import REPORT_KIND, parse_report, report_bytes
+from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.registry.client import Repository

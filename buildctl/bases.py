@@ -17,7 +17,7 @@ from buildctl.bytecode import Compiler, pyc_path
 from buildctl.configured import configured_entries
 from buildctl.deb import Deb, open_deb, parse_stanzas
 from buildctl.dpkg_database import conffile_paths, database_entries
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.lock_debian import BaseLock, DebPackage
 from buildctl.maintscripts import WAY_OUT, Installed, install
 from buildctl.oci.entry import Bytes, Entry, Kind, directory_entry, file_entry

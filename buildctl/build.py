@@ -9,19 +9,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from buildctl.build_python import build_arch, python_packages
+from buildctl.cells import Cell, DebianBase
 from buildctl.engines.assemble import Built, Made, Recipe, make_layers, write_image
-from buildctl.engines.recipes import (
-    artifacts_of,
-    base_image,
-    refuse_conflicts,
-)
-from buildctl.errors import EngineError, FetchError, RuntimeUnavailableError
+from buildctl.engines.recipes import artifacts_of, base_image, refuse_conflicts
+from buildctl.ground.errors import EngineError, FetchError, RuntimeUnavailableError
 from buildctl.indexing import write_indexes
 from buildctl.lock import WheelLock
 from buildctl.lock_debian import DebPackage
 from buildctl.locked import LockedCell
 from buildctl.log import say
-from buildctl.matrix import ARCHES, Cell, DebianBase
+from buildctl.matrix import ARCHES
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.image import Descriptor

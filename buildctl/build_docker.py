@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from buildctl.cells import Cell, DebianBase, ImageBase
 from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.engines.assemble import Built
 from buildctl.engines.docker import (
@@ -22,10 +23,10 @@ from buildctl.engines.docker import (
     put_uv,
     user_secrets,
 )
-from buildctl.errors import DockerfileError
+from buildctl.ground.errors import DockerfileError
 from buildctl.index import uv_environment
 from buildctl.log import say
-from buildctl.matrix import ARCHES, Cell, DebianBase, ImageBase
+from buildctl.matrix import ARCHES
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout

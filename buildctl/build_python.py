@@ -18,7 +18,7 @@ from pathlib import Path
 from buildctl.bases import merged, python_version
 from buildctl.bytecode import BuildPython
 from buildctl.deb import open_deb
-from buildctl.errors import ArtifactError, EngineError, LockError
+from buildctl.ground.errors import ArtifactError, EngineError, LockError
 from buildctl.lock_debian import BaseLock, DebPackage
 from buildctl.oci.entry import Entry, Kind
 from buildctl.store import Store, recipe_key

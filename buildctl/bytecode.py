@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Protocol
 
-from buildctl.errors import EngineError
+from buildctl.ground.errors import EngineError
 
 _NONE = 0xFFFFFFFF  # a length: this file has no bytecode
 _DEADLINE = 600.0  # seconds for the rest of a layer after its last source

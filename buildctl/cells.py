@@ -9,7 +9,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from buildctl.accelerators import Kind
-from buildctl.errors import MatrixError
+from buildctl.ground.errors import MatrixError
 
 
 class Flavour(StrEnum):

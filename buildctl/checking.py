@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildctl.errors import MatrixError
+from buildctl.ground.errors import MatrixError
 from buildctl.host import Host, read_host, this_host
 from buildctl.verdict import Kind, Subject, Verdict, catalogue, decide
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.archlist import architectures
+from buildctl.cells import Cell
 from buildctl.claims import Claims, WheelFacts, claims_of, claims_path, format_claims, read_claims
-from buildctl.errors import ArtifactError, BuildctlError, FetchError, LockError
+from buildctl.ground.errors import ArtifactError, BuildctlError, FetchError, LockError
 from buildctl.lock import LockedWheel, WheelLock, read_wheel_lock
 from buildctl.log import say
-from buildctl.matrix import Cell
 from buildctl.oci.files import write_whole
 from buildctl.project import Project
 from buildctl.store import Store
@@ -124,7 +124,7 @@ class RangedFile(io.RawIOBase):
     """A file at a URL, of known size, read in pieces: the few members wanted of a wheel of 0.8 GB are 10 MB."""
 
     def __init__(self, url: str, size: int) -> None:
-        from buildctl.transfer import new_session  # noqa: PLC0415 - only here is there a network
+        from buildctl.ground.net import new_session  # noqa: PLC0415 - only here is there a network
 
         self.url, self.size, self.at = url, size, 0
         self.session = new_session()
@@ -164,7 +164,8 @@ def facts_from_index(cell: Cell, wheel: LockedWheel) -> WheelFacts:
     Once in a process: a lock is compared with the wheel before it is written, the claims are written after it. Raises
     FetchError.
     """
-    from buildctl.index import redact, with_credentials  # noqa: PLC0415
+    from buildctl.ground.net import redact  # noqa: PLC0415
+    from buildctl.index import with_credentials  # noqa: PLC0415
     from buildctl.resolve import index_of, locate  # noqa: PLC0415
 
     say(f"looking into {wheel.filename} at the index")

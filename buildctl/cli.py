@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from buildctl import __version__, interrupts
-from buildctl.errors import BuildctlError
+from buildctl import __version__
+from buildctl.ground import interrupts
+from buildctl.ground.errors import BuildctlError
 
 # Modules are imported where they are used: `buildctl --help` and completion answer in a tenth of a second.
 if TYPE_CHECKING:
@@ -515,7 +516,7 @@ def _revision(_: click.Context, option: click.Parameter, value: str) -> str:
 def _known_findings(_: click.Context, __: click.Parameter, names: Sequence[str]) -> Sequence[str]:
     if names:
         from buildctl.gate import known_findings
-        from buildctl.yamlfile import did_you_mean
+        from buildctl.ground.errors import did_you_mean
 
         known = known_findings()
         for name in names:

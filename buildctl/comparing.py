@@ -6,7 +6,7 @@ import json
 
 from buildctl.contents import Package, packages_of
 from buildctl.diffing import Difference, Seen, difference
-from buildctl.errors import LayoutError
+from buildctl.ground.errors import LayoutError
 from buildctl.oci.image import ImageConfig, Manifest
 from buildctl.oci.layout import Layout, parse_object
 from buildctl.project import Project

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from buildctl.certificates import SOURCE, certificate_entries
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Entry, Kind, directory_entry, file_entry, symlink_entry
 
 MAIL, SHADOW, UTMP = 8, 42, 43

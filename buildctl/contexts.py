@@ -13,8 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from buildctl.errors import RuntimeUnavailableError
-from buildctl.yamlfile import did_you_mean
+from buildctl.ground.errors import RuntimeUnavailableError, did_you_mean
 
 DEFAULT = "default"
 SOCKET = "unix:///var/run/docker.sock"

@@ -12,7 +12,7 @@ from docker.errors import DockerException
 from docker.tls import TLSConfig
 
 from buildctl.contexts import Endpoint, endpoint
-from buildctl.errors import RuntimeUnavailableError
+from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.ssh import Tunnel, without_user
 
 CONNECT = 10  # seconds until an answer to the first question

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Protocol
 
 import zstandard
 
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry, Kind
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from buildctl.errors import BuildctlError
+from buildctl.cells import Cell
 from buildctl.gate import read_report
-from buildctl.matrix import Cell
+from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
 from buildctl.project import Project
 from buildctl.report import Ran, Report, Status, last_run

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.accelerators import VERSIONED
-from buildctl.errors import BuildctlError, RuntimeUnavailableError, ToolError
+from buildctl.ground.errors import BuildctlError, RuntimeUnavailableError, ToolError
+from buildctl.ground.run import run, which
 from buildctl.host import PUBLISHED, Host, device_files, this_host
 from buildctl.project import Project
-from buildctl.run import run, which
 from buildctl.store import Store
 from buildctl.table import size
 

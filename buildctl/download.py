@@ -12,22 +12,13 @@ from dataclasses import dataclass, field
 
 import requests
 
-from buildctl.errors import ArtifactError, FetchError
-from buildctl.index import redact
+from buildctl.ground.errors import ArtifactError, FetchError
+from buildctl.ground.net import Patience, new_session, redact
 from buildctl.oci.digest import Digest
 from buildctl.partial import Partial, prepare
 from buildctl.progress import Progress, Task
 from buildctl.store import Store
-from buildctl.transfer import (
-    Body,
-    GoneError,
-    OtherFileError,
-    Patience,
-    RefusedError,
-    RetryError,
-    new_session,
-    open_range,
-)
+from buildctl.transfer import Body, GoneError, OtherFileError, RefusedError, RetryError, open_range
 
 _MOVED = 1 << 16  # an attempt that brought this much was no failure, only too short
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from buildctl.deb import Control, Deb
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Entry, directory_entry, file_entry
 
 ROOT = "var/lib/dpkg"

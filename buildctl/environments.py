@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from buildctl.accelerators import CPU, CUDA, MPS, VERSIONED, Kind, short_version
 from buildctl.claims import glibc_floor, nvidia_version
-from buildctl.errors import RuntimeUnavailableError
+from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.host import ARCHES
 from buildctl.installed import Installed, read_installed
 from buildctl.interpreter import Interpreter, find_interpreter

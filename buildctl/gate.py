@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 
-from buildctl.errors import BuildctlError
+from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import canonical_json
 from buildctl.report import Finding, Report, Status, remembering, undated

@@ -6,17 +6,16 @@ version can be on both, and the wrong build wins (sgl-project/sglang#23593).
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
-import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from buildctl.errors import LockError
+from buildctl.ground.errors import LockError
+from buildctl.ground.net import pip_settings, xdg_folders
 
 # uv's words for "where to fetch from"; one of them set means that the user has configured uv itself
 _UV_INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_NO_INDEX")
@@ -45,52 +44,6 @@ def uv_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     if "cert" in pip and not environ.get("SSL_CERT_FILE"):
         out["SSL_CERT_FILE"] = pip["cert"]
     return out
-
-
-def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """`index-url` and `cert` as pip would see them: files from the site's to the user's, then the environment."""
-    out: dict[str, str] = {}
-    for path in _pip_files(environ):
-        # pip parses with exactly this class: no interpolation
-        parser = configparser.RawConfigParser()
-        try:
-            parser.read_string(path.read_text("utf-8"), str(path))
-        except FileNotFoundError:
-            continue
-        except (OSError, UnicodeDecodeError, configparser.Error) as error:
-            raise LockError(f"pip's configuration {path} cannot be read: {error}") from error
-        for section in ("global", "download", "install"):
-            for key in ("index-url", "cert"):
-                for spelled in (key, key.replace("-", "_")):
-                    if parser.has_option(section, spelled):
-                        out[key] = parser.get(section, spelled).strip()
-    for key in ("index-url", "cert"):
-        if value := environ.get("PIP_" + key.upper().replace("-", "_")):
-            out[key] = value.strip()
-    return {key: value for key, value in out.items() if value}
-
-
-def _pip_files(environ: Mapping[str, str]) -> list[Path]:
-    """In the order in which pip lets later ones win (pip's configuration documentation, "Precedence")."""
-    own = environ.get("PIP_CONFIG_FILE")
-    if own == os.devnull:
-        return []
-    home = Path(environ.get("HOME") or Path.home())
-    files = [Path(folder) / "pip" / "pip.conf" for folder in _xdg_folders(environ)]
-    files += [Path("/etc/pip.conf"), home / ".pip" / "pip.conf"]
-    support = home / "Library" / "Application Support" / "pip"
-    if sys.platform == "darwin" and support.is_dir():
-        files.append(support / "pip.conf")
-    else:
-        files.append(Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / "pip.conf")
-    files.append(Path(environ.get("VIRTUAL_ENV") or sys.prefix) / "pip.conf")
-    return [*files, Path(own)] if own else files
-
-
-def _xdg_folders(environ: Mapping[str, str]) -> list[str]:
-    if sys.platform == "darwin":
-        return ["/Library/Application Support"]
-    return [folder for folder in (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":") if folder]
 
 
 def _uv_has_index(environ: Mapping[str, str]) -> bool:
@@ -149,7 +102,7 @@ def _uv_files(environ: Mapping[str, str]) -> list[Path]:
         return [Path(own)]
     home = Path(environ.get("HOME") or Path.home())
     user = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "uv" / "uv.toml"
-    return [user, *(Path(folder) / "uv" / "uv.toml" for folder in _xdg_folders(environ)), Path("/etc/uv/uv.toml")]
+    return [user, *(Path(folder) / "uv" / "uv.toml" for folder in xdg_folders(environ)), Path("/etc/uv/uv.toml")]
 
 
 def _uv_tables(environ: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -164,8 +117,3 @@ def _uv_tables(environ: Mapping[str, str]) -> list[dict[str, Any]]:
             raise LockError(f"uv's configuration {path} cannot be read: {error}") from error
         out += [value, value.get("pip", {})]
     return out
-
-
-def redact(text: str) -> str:
-    """Without user names and passwords in URLs."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", text)

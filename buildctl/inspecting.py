@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.claims import LABEL, Claims, label_values, read_labels
-from buildctl.errors import BuildctlError, LayoutError, LockError
 from buildctl.gate import merged, read_report
+from buildctl.ground.errors import BuildctlError, LayoutError, LockError
 from buildctl.locked import load_locked
 from buildctl.oci.image import ImageConfig
 from buildctl.oci.layout import Layout

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 from buildctl.claiming import VERSION, assignments, torch_facts
 from buildctl.claims import WheelFacts
-from buildctl.errors import ArtifactError, RuntimeUnavailableError
+from buildctl.ground.errors import ArtifactError, RuntimeUnavailableError
 from buildctl.interpreter import Interpreter
 from buildctl.oci.digest import Digest
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildctl.errors import RuntimeUnavailableError, ToolError
-from buildctl.run import run
+from buildctl.ground.errors import RuntimeUnavailableError, ToolError
+from buildctl.ground.run import run
 
 OLDEST = (3, 9)  # what the probes run on
 _PATIENCE = 60.0  # seconds; a cold network file system is slow

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from buildctl.errors import BuildctlError
+from buildctl.ground.errors import BuildctlError
 
 PASSWORD = "COSIGN_PASSWORD"  # noqa: S105 - the variable that cosign reads, too
 _ENVIRONMENT = "env://"  # cosign's way to name a variable that holds a key

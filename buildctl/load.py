@@ -17,7 +17,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 
 from buildctl import loopback
 from buildctl.daemon import loopback_port
-from buildctl.errors import BuildctlError, EngineError, LayoutError
+from buildctl.ground.errors import BuildctlError, EngineError, LayoutError
 from buildctl.oci.check import check_image
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import REF_NAME, Descriptor, ImageConfig, Index, MediaType, canonical_json

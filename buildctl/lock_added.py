@@ -13,7 +13,7 @@ from pathlib import Path
 
 from buildctl.cells import Cell, DebianBase
 from buildctl.deb import Control
-from buildctl.errors import LockError, ToolError
+from buildctl.ground.errors import LockError, ToolError
 from buildctl.lock_debian import (
     FORMAT,
     KEYRING,

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from buildctl import run
 from buildctl.apt_sources import ARCHIVES, apt_mirrors
+from buildctl.cells import DebianBase, Flavour
 from buildctl.deb import parse_stanzas
-from buildctl.errors import ArtifactError, LockError, ToolError
-from buildctl.matrix import DebianBase, Flavour
+from buildctl.ground import run
+from buildctl.ground.errors import ArtifactError, LockError, ToolError
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole
 from buildctl.oci.image import canonical_json

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from buildctl.alternatives import Alternative
 from buildctl.deb import Control, Deb
 from buildctl.debconf import Debconf
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Entry, Kind, directory_entry, file_entry, symlink_entry
 from buildctl.shell import Answer, Call, Shell
 from buildctl.shell_words import ScriptError

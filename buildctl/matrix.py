@@ -33,9 +33,8 @@ from buildctl.cells import (
     Os,
     PackageRule,
 )
-from buildctl.errors import MatrixError
+from buildctl.ground.errors import MatrixError, did_you_mean
 from buildctl.policy import Policy, read_policy
-from buildctl.yamlfile import did_you_mean
 
 __all__ = [
     "ARCHES",

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import uv
 
+from buildctl.cells import Cell
 from buildctl.claiming import facts_from_file
 from buildctl.claims import check_facts, lock_digest
-from buildctl.errors import LockError, MatrixError, RuntimeUnavailableError, ToolError
 from buildctl.expecting import expected_of
+from buildctl.ground.errors import LockError, MatrixError, RuntimeUnavailableError, ToolError
+from buildctl.ground.run import run
 from buildctl.host import Host, this_host
 from buildctl.index import uv_environment
 from buildctl.lock import WheelLock, is_stale
 from buildctl.locked import LockedCell, load_locked
-from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
 from buildctl.probes.testing import names_of, not_run, test_native
 from buildctl.project import Project
 from buildctl.report import Finding, Report
-from buildctl.run import run
 from buildctl.runtimes.native import NativeRuntime
 from buildctl.store import Store
 from buildctl.verdict import Kind, catalogue, decide

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from buildctl.errors import EngineError
+from buildctl.ground.errors import EngineError
 from buildctl.oci.digest import Digest
 from buildctl.store import Store
 

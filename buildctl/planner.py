@@ -9,6 +9,7 @@ from pathlib import Path
 from buildctl.agreement import refuse_python_in
 from buildctl.bases import pythons
 from buildctl.build_python import build_arch
+from buildctl.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.engines.assemble import ImageRecipe, Recipe
 from buildctl.engines.plan import PlanInput, WheelsLayer, plan_image
@@ -21,17 +22,16 @@ from buildctl.engines.recipes import (
     image_recipe,
     image_reference,
 )
-from buildctl.errors import EngineError, LockError
+from buildctl.ground.errors import EngineError, LockError
 from buildctl.lock import WheelLock
 from buildctl.lock_debian import BaseLock
 from buildctl.locked import LockedCell, debian_bases, load_debian, load_runtime
-from buildctl.matrix import Cell, DebianBase, Flavour, ImageBase
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.progress import open_progress
 from buildctl.project import Project
 from buildctl.store import Store
-from buildctl.wheel import Site
+from buildctl.wheelread import Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from buildctl.cells import Cell, Flavour
-from buildctl.errors import ProblemsError
-from buildctl.yamlfile import Document, Path, did_you_mean, show
+from buildctl.ground.errors import ProblemsError, did_you_mean
+from buildctl.yamlfile import Document, Path, show
 
 KEYS = ("allow-not-run", "require")
 

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from buildctl.errors import LayoutError, MatrixError, RuntimeUnavailableError, ToolError
+from buildctl.cells import Cell, Flavour
+from buildctl.ground.errors import LayoutError, MatrixError, RuntimeUnavailableError, ToolError
 from buildctl.host import this_host
 from buildctl.log import say
-from buildctl.matrix import Cell, Flavour
 from buildctl.moves import Move, Portability, Result, measured, promised
 from buildctl.native import default_folder, native_names, refusal
 from buildctl.oci.files import write_whole

@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from buildctl.errors import MatrixError
-from buildctl.matrix import Cell, DebianBase, Flavour, Matrix, load_matrix
+from buildctl.cells import Cell, DebianBase, Flavour
+from buildctl.ground.errors import MatrixError
+from buildctl.matrix import Matrix, load_matrix
 
 MATRIX = "matrix.yaml"
 

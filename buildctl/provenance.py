@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 from buildctl import __version__
-from buildctl.errors import LockError
+from buildctl.cells import Cell
+from buildctl.ground.errors import LockError
 from buildctl.locked import LockedCell
-from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
 from buildctl.project import Project

@@ -13,21 +13,12 @@ from typing import Any, TypeVar
 
 from buildctl.accelerators import VERSIONED, version_of
 from buildctl.attached import attached_reports
+from buildctl.cells import Cell
 from buildctl.claims import Claims
-from buildctl.errors import BuildctlError, DriftError, LayoutError
-from buildctl.gate import (
-    REPORT_KIND,
-    completed,
-    known_findings,
-    merged,
-    not_run,
-    objection,
-    read_report,
-    report_bytes,
-)
+from buildctl.gate import REPORT_KIND, completed, known_findings, merged, not_run, objection, read_report, report_bytes
+from buildctl.ground.errors import BuildctlError, DriftError, LayoutError
 from buildctl.indexing import claimed
 from buildctl.locked import LockedCell
-from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Manifest
 from buildctl.oci.layout import Layout

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from buildctl.build import build_bases
+from buildctl.cells import Cell, DebianBase
 from buildctl.contents import packages_of
 from buildctl.diffing import package_changes
-from buildctl.errors import LayoutError
+from buildctl.ground.errors import LayoutError
 from buildctl.indexing import write_indexes
 from buildctl.locked import LOCKED
 from buildctl.locking import refuse_stale_bases, renew_base
-from buildctl.matrix import ARCHES, Cell, DebianBase
+from buildctl.matrix import ARCHES
 from buildctl.oci.image import Descriptor, ImageConfig, Layer
 from buildctl.oci.layout import Layout
 from buildctl.origin import note_rebased

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from buildctl.errors import BuildctlError
+from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
 
 SCHEMA = 1

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from buildctl.errors import BuildctlError, LayoutError
+from buildctl.cells import Cell
 from buildctl.gate import completed, joined, parse_report, read_report
-from buildctl.matrix import Cell
+from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout

@@ -21,10 +21,11 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import Version
 
 from buildctl.cells import Accelerator
-from buildctl.errors import LockError, ToolError
-from buildctl.index import redact, several_indexes, uv_environment
+from buildctl.ground.errors import LockError, ToolError
+from buildctl.ground.net import redact
+from buildctl.ground.run import Completed, run
+from buildctl.index import several_indexes, uv_environment
 from buildctl.oci.digest import Digest
-from buildctl.run import Completed, run
 
 # These come from one index, always the same for all of them.
 FAMILY = ("torch", "torchvision", "torchaudio")

@@ -11,20 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from buildctl.shell_parse import (
-    Block,
-    Case,
-    Chain,
-    For,
-    Function,
-    Group,
-    If,
-    Node,
-    Not,
-    Other,
-    Simple,
-    parse,
-)
+from buildctl.shell_parse import Block, Case, Chain, For, Function, Group, If, Node, Not, Other, Simple, parse
 from buildctl.shell_words import Lexer, Part, ScriptError, Word
 
 _MAX_STEPS = 10_000

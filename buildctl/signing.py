@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from buildctl.errors import LayoutError, ToolError
+from buildctl.ground.errors import LayoutError, ToolError
+from buildctl.ground.run import run, which
 from buildctl.keys import PrivateKey, PublicKey, SigningError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
@@ -21,7 +22,6 @@ from buildctl.registry.client import Repository
 from buildctl.registry.members import members
 from buildctl.registry.problems import RegistryError, UnavailableError
 from buildctl.registry.referrers import EMPTY_TYPE, Document, Referrer, Signer, attach, document, kind_of, referrers
-from buildctl.run import run, which
 
 BUNDLE_KIND = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_KIND = "application/vnd.in-toto+json"

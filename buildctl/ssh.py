@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from buildctl.errors import RuntimeUnavailableError, ToolError
-from buildctl.run import kill_group, run, which
+from buildctl.ground.errors import RuntimeUnavailableError, ToolError
+from buildctl.ground.run import kill_group, run, which
 
 CONNECT = 8  # seconds for a connection to the host and the exchange of keys
 ENDING = 5.0  # seconds until what does not end by itself is killed

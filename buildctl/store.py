@@ -24,7 +24,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
-from buildctl.errors import EngineError, LayoutError
+from buildctl.ground.errors import EngineError, LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import Descriptor, Layer, canonical_json

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.zipmember import DEFLATED, FULL_32, STORED, ZIP64, Member, extra_fields
 
 _EOCD = struct.Struct("<4s4H2LH")

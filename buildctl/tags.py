@@ -16,9 +16,10 @@ from enum import StrEnum
 
 from packaging.version import Version
 
+from buildctl.cells import Cell, Flavour
 from buildctl.claims import Claims
-from buildctl.errors import BuildctlError
-from buildctl.matrix import ARCHES, Cell, Flavour
+from buildctl.ground.errors import BuildctlError
+from buildctl.matrix import ARCHES
 
 
 class Kind(StrEnum):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from packaging.version import Version
 
 from buildctl.accelerators import CPU, MPS, VERSIONED, Kind, agrees, readings, short_version
-from buildctl.errors import LockError
+from buildctl.ground.errors import LockError
 
 if TYPE_CHECKING:
     from buildctl.cells import Accelerator, Cell

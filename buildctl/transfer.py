@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import email.utils
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -16,22 +13,11 @@ from urllib.parse import unquote, urlsplit
 import requests
 import urllib3
 
-from buildctl.index import pip_settings, redact
+from buildctl.ground.net import Patience, brief, retry_after
 
 _CHUNK = 1 << 18
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _GONE = {404, 410}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """Seconds; and how many attempts in a row may bring nothing before a source is given up."""
-
-    connect: float = 15.0
-    read: float = 30.0
-    attempts: int = 6
-    backoff: float = 0.5
-    longest_wait: float = 120.0
 
 
 class RetryError(Exception):
@@ -66,16 +52,6 @@ class Body:
     chunks: Iterator[bytes]
 
 
-def new_session() -> requests.Session:
-    """Proxies, netrc and REQUESTS_CA_BUNDLE as requests does; else the CA bundle that uv or pip is told to use."""
-    session = requests.Session()
-    session.headers["Accept-Encoding"] = "identity"
-    bundle = os.environ.get("SSL_CERT_FILE") or pip_settings(os.environ).get("cert")
-    if bundle:
-        session.verify = bundle
-    return session
-
-
 @contextlib.contextmanager
 def open_range(
     session: requests.Session, url: str, start: int, end: int, size: int, *, patience: Patience, fresh: bool = False
@@ -95,11 +71,11 @@ def open_range(
     try:
         answer = session.get(url, headers=headers, stream=True, timeout=(patience.connect, patience.read))
     except requests.exceptions.SSLError as error:
-        raise RefusedError(_brief(error), hint="behind a company proxy, set SSL_CERT_FILE to its CA bundle") from error
+        raise RefusedError(brief(error), hint="behind a company proxy, set SSL_CERT_FILE to its CA bundle") from error
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-        raise RefusedError(_brief(error)) from error
+        raise RefusedError(brief(error)) from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise RetryError(_brief(error)) from error
+        raise RetryError(brief(error)) from error
     with answer:
         ranged = _judge(answer, start, end, size, patience) or "Range" not in headers
         yield Body(ranged=ranged, chunks=_chunks(answer, end - start if ranged else size))
@@ -146,7 +122,7 @@ def _chunks(answer: requests.Response, wanted: int) -> Iterator[bytes]:
                 raise OtherFileError(f"more than {wanted} bytes")
             yield chunk
     except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
-        raise RetryError(_brief(error)) from error
+        raise RetryError(brief(error)) from error
 
 
 @contextlib.contextmanager
@@ -168,24 +144,3 @@ def _read(file: BinaryIO, wanted: int) -> Iterator[bytes]:
     while wanted and (chunk := file.read(min(_CHUNK, wanted))):
         wanted -= len(chunk)
         yield chunk
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds or an HTTP date (RFC 9110)."""
-    if value is None:
-        return None
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None
-
-
-def _brief(error: BaseException) -> str:
-    """The cause at the bottom of what requests and urllib3 wrap around it, in one line."""
-    text = redact(str(error)).strip() or type(error).__name__
-    if isinstance(error, requests.exceptions.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
-        return "nothing arrived for too long"
-    return text.splitlines()[0][:300]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from buildctl.build import VanishedDebError
-from buildctl.errors import LockError
+from buildctl.ground.errors import LockError
 from buildctl.locked import LOCKED
 from buildctl.locking import renew_base
 from buildctl.log import say

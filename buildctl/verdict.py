@@ -12,7 +12,7 @@ from packaging.version import Version
 
 from buildctl.accelerators import DeviceFiles
 from buildctl.claims import Claims, read_claims, runs_on
-from buildctl.errors import LayoutError, MatrixError
+from buildctl.ground.errors import LayoutError, MatrixError
 from buildctl.host import PUBLISHED, Gpu, Host, device_files
 
 # NVIDIA's Linux for Jetson: kernel 5.10 is JetPack 5, 5.15 is JetPack 6 (L4T R36), 6.8 is JetPack 7 (R38, R39), the

@@ -16,8 +16,8 @@ from typing import Any
 from buildctl.accelerators import VERSIONED, kind_in_image
 from buildctl.claims import LABEL
 from buildctl.contents import Package, packages_of
-from buildctl.errors import BuildctlError, LayoutError
 from buildctl.gate import REPORT_KIND, merged, parse_report
+from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.keys import PublicKey
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, Platform

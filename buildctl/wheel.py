@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from buildctl.bytecode import Compilation, Compiler, pyc_path
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Body, Bytes, DeflatedBody, Entry, directory_entry, file_entry
 from buildctl.wheelread import Placed, Site, Wheel, read_wheel, record_digest
 

@@ -18,7 +18,7 @@ from installer.utils import parse_entrypoints, parse_metadata_file
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Body, Bytes, Entry
 from buildctl.strictzip import read_zip
 from buildctl.zipmember import Member

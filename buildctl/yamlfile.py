@@ -5,7 +5,6 @@ PyYAML reads an unquoted 2.10 as the number 2.1 and takes the last of two equal 
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from buildctl.errors import ProblemsError
+from buildctl.ground.errors import ProblemsError, did_you_mean
 
 if TYPE_CHECKING:
     import jsonschema  # the processes that make layers import this module and validate nothing
@@ -62,12 +61,6 @@ def show(path: Iterable[str | int]) -> str:
         else:
             out += f"[{json.dumps(part)}]"
     return out
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'cuda'?)`, or nothing when no known name is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def parse(text: str, source: str) -> Document:

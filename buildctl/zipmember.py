@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 
 from isal import igzip_lib, isal_zlib
 
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 
 STORED, DEFLATED = 0, 8
 SIZES_FOLLOW = 0x0008

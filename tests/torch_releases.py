@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.claiming import facts_from_index
-from buildctl.errors import LockError
+from buildctl.ground.errors import LockError
 from buildctl.lock import LockedWheel
 from buildctl.project import Project
 from buildctl.resolve import resolve

@@ -17,13 +17,13 @@ from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol
 
-from buildctl.errors import EngineError
-from buildctl.interrupts import without_interrupts
+from buildctl.ground.errors import EngineError
+from buildctl.ground.interrupts import without_interrupts
+from buildctl.ground.parent import end_with_parent
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import Descriptor, History, ImageConfig, Layer
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
-from buildctl.parent import end_with_parent
 from buildctl.progress import Progress
 from buildctl.store import Store
 

@@ -19,13 +19,13 @@ from typing import Any
 
 from buildctl.dockerfile.parse import Instruction
 from buildctl.engines.buildkit_progress import watched
-from buildctl.errors import EngineError, ToolError
+from buildctl.ground.errors import EngineError, ToolError
+from buildctl.ground.run import run, which
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import file_entry
 from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, MediaType, Platform
 from buildctl.oci.layer import Compression, write_layer
 from buildctl.oci.layout import Layout
-from buildctl.run import run, which
 
 DEADLINE = 4 * 3600.0  # seconds for all targets of one build
 UV = "uv"  # the image that holds /uv and nothing else, a named context of every Dockerfile

@@ -15,7 +15,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from buildctl.dockerfile.common import common_file
 from buildctl.dockerfile.parse import Instruction, assignments, expand, words
-from buildctl.errors import DockerfileError
+from buildctl.ground.errors import DockerfileError
 from buildctl.oci.entry import Entry, Kind
 from buildctl.oci.image import ImageConfig, Platform
 

@@ -11,20 +11,21 @@ from pathlib import Path
 from buildctl.bases import base_entries
 from buildctl.build_python import build_python, prepare_python, python_packages
 from buildctl.bytecode import BuildPython
+from buildctl.cells import DebianBase, ImageBase
 from buildctl.configured import VERSION
 from buildctl.engines.assemble import ImageRecipe, Recipe
 from buildctl.engines.plan import FilesLayer, Operation, Plan, Setting, WheelsLayer
-from buildctl.errors import ArtifactError, LockError, MatrixError
+from buildctl.ground.errors import ArtifactError, LockError, MatrixError
 from buildctl.lock import LockedWheel, WheelLock
 from buildctl.lock_debian import BaseLock, DebPackage
-from buildctl.matrix import DebianBase, ImageBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, Platform
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.store import Store, recipe_key
-from buildctl.wheel import Site, WheelFile, estimated_work, group_entries, refuse_overlaps
+from buildctl.wheel import WheelFile, estimated_work, group_entries, refuse_overlaps
+from buildctl.wheelread import Site
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 Artifact = LockedWheel | DebPackage

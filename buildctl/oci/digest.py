@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from buildctl.errors import LayoutError
+from buildctl.ground.errors import LayoutError
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 

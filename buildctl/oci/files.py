@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from buildctl.errors import BuildctlError, EngineError, LayoutError
+from buildctl.ground.errors import BuildctlError, EngineError, LayoutError
 from buildctl.oci.digest import Digest
 
 TEMPORARY = ".tmp-"  # prefix of the names of files that are still being written

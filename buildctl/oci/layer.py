@@ -10,7 +10,7 @@ from typing import BinaryIO, assert_never
 import deflate
 import zstandard
 
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import DeflatedBody, Entry, Kind
 from buildctl.oci.image import Descriptor, Layer, MediaType

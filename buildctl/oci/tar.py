@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import assert_never
 
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Entry, Kind
 
 BLOCK = 512

@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 import zstandard
 from isal import igzip, isal_zlib
 
-from buildctl.errors import LayoutError
+from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 
 BLOCK = 512

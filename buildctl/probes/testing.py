@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from buildctl.errors import LayoutError, RuntimeUnavailableError, ToolError
+from buildctl.ground.errors import LayoutError, RuntimeUnavailableError, ToolError
 from buildctl.interpreter import Interpreter
 from buildctl.oci.digest import Digest
 from buildctl.probes import native_checks

@@ -1,1 +1,8 @@
-"""A client of the OCI distribution specification: no daemon, only missing blobs move, errors say of which kind."""
+"""Images elsewhere: a client of the OCI distribution specification. Only missing blobs move.
+
+Start with `client.Repository`. `transport` has retries, tokens and limits, `problems` the kinds of failure,
+`reference` the grammar of names, `referrers` attached documents, `target` an image wherever it is (layout or
+registry).
+
+May import: oci, matrix, console and ground.
+"""

@@ -10,7 +10,7 @@ from typing import Any
 import requests
 import urllib3
 
-from buildctl.errors import LayoutError
+from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType
 from buildctl.oci.layout import INDEX_TYPES, JSON_LIMIT, MANIFEST_TYPES, parse_object

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from buildctl.errors import BuildctlError
+from buildctl.ground.errors import BuildctlError
 
 
 class RegistryError(BuildctlError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from buildctl.errors import LayoutError
+from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import TEMPORARY, translated
 from buildctl.oci.image import Descriptor, ImageConfig, Manifest, Platform

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Self
 
-from buildctl.errors import BuildctlError, LayoutError
+from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.oci.digest import Digest
 
 DOCKER_HUB = "docker.io"

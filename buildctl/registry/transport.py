@@ -15,6 +15,7 @@ import urllib3
 from requests.auth import AuthBase
 
 from buildctl import __version__
+from buildctl.ground.net import Patience, retry_after
 from buildctl.log import say
 from buildctl.oci.layout import JSON_LIMIT
 from buildctl.registry.auth import Credentials, docker_credentials, parse_challenge
@@ -29,7 +30,6 @@ from buildctl.registry.problems import (
 )
 from buildctl.registry.reference import DOCKER_HUB, is_loopback
 from buildctl.registry.trust import BUNDLE, Distrust, distrust, open_session, speaks_tls
-from buildctl.transfer import Patience, retry_after
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _NOTICED = 2  # failures in a row after which a person wonders why nothing happens

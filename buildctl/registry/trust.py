@@ -18,8 +18,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import create_urllib3_context
 
+from buildctl.ground.net import new_session
 from buildctl.registry.problems import RefusedError
-from buildctl.transfer import new_session
 
 BUNDLE = "REQUESTS_CA_BUNDLE or SSL_CERT_FILE"
 

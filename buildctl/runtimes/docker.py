@@ -17,7 +17,7 @@ from docker.types import DeviceRequest
 
 from buildctl.accelerators import Kind
 from buildctl.daemon import connected, is_here
-from buildctl.errors import EngineError, RuntimeUnavailableError, ToolError
+from buildctl.ground.errors import EngineError, RuntimeUnavailableError, ToolError
 from buildctl.load import load
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV, ImageRef, Outcome

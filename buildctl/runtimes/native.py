@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from buildctl.errors import RuntimeUnavailableError, ToolError
+from buildctl.ground.errors import RuntimeUnavailableError, ToolError
+from buildctl.ground.reaper import reaped
+from buildctl.ground.run import kill_group
 from buildctl.interpreter import Interpreter
-from buildctl.reaper import reaped
-from buildctl.run import kill_group
 from buildctl.runtimes.api import Outcome
 from buildctl.runtimes.sandbox_gpu import NO_DEVICE
 from buildctl.runtimes.tail import Tail

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from buildctl.errors import RuntimeUnavailableError, ToolError
+from buildctl.ground.errors import RuntimeUnavailableError, ToolError
 from buildctl.oci.image import ImageConfig
 from buildctl.runtimes.api import ImageRef, Outcome
 from buildctl.runtimes.gpu_files import kind_of_image

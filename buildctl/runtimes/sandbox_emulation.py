@@ -8,8 +8,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildctl.errors import RuntimeUnavailableError
-from buildctl.run import run, which
+from buildctl.ground.errors import RuntimeUnavailableError
+from buildctl.ground.run import run, which
 from buildctl.runtimes.api import EMULATION_ENV
 
 # Docker's word -> (uname -m, qemu's word, ELF machine number)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl.accelerators import Kind
-from buildctl.run import run, which
+from buildctl.ground.run import run, which
 from buildctl.runtimes.gpu_files import EMULATED, NOT_FOR_GPUS, files_here
 
 TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}

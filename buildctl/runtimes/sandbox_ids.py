@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildctl.errors import ToolError
+from buildctl.ground.errors import ToolError
 
 # Unused by distributions, useradd and container managers: 1879048192 to 2147352575 (systemd, docs/UIDS-GIDS.md).
 FIRST = 2_000_000_000

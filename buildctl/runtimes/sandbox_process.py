@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildctl.run import kill_group
+from buildctl.ground.run import kill_group
 from buildctl.runtimes.api import Outcome
 from buildctl.runtimes.tail import PIECE, Tail
 

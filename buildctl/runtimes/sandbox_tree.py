@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildctl.errors import LayoutError
+from buildctl.ground.errors import LayoutError
 from buildctl.oci.layout import Layout
 from buildctl.oci.unpack import Owner, unpack_image, unpack_layers
 from buildctl.runtimes.api import ImageRef

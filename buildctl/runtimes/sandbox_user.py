@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from buildctl.errors import LayoutError
+from buildctl.ground.errors import LayoutError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

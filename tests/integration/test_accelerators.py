@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.claims import Claims, read_claims
-from buildctl.errors import LockError
+from buildctl.ground.errors import LockError
 from buildctl.locked import load_locked
 from buildctl.locking import lock_cells
 from buildctl.project import Project

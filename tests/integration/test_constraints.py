@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import uv
 
-from buildctl.errors import RuntimeUnavailableError
+from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.oci.layout import Layout
 from buildctl.probes.asking import deadline_for
 from buildctl.runtimes.api import ImageRef, Outcome, Session

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import pytest
 
+from buildctl.ground.net import Patience
 from buildctl.oci.image import Descriptor, canonical_json
 from buildctl.registry.client import Repository, document_type
 from buildctl.registry.members import members
 from buildctl.registry.problems import RefusedError
 from buildctl.registry.referrers import Document, attach, fallback_tag, referrers
-from buildctl.registry.transport import Patience, Transport
+from buildctl.registry.transport import Transport
 from tests.support.projects import Small
 from tests.support.publishing import outcomes, push, repository
 from tests.support.registry import Fault, Proxy

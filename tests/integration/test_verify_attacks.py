@@ -211,7 +211,7 @@ def test_nothing_that_is_empty_or_misplaced_gets_a_signature(place: Place) -> No
 
 
 def _sign(place: Place, tag: str) -> tuple[int, str]:
-    from buildctl.errors import LayoutError
+    from buildctl.ground.errors import LayoutError
 
     where = replace(place.repository, reference=place.repository.reference.tagged(tag))
     try:

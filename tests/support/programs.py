@@ -6,7 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from buildctl.run import which
+from buildctl.ground.run import which
 from tests.support.images import Member, file, folder, symlink
 
 

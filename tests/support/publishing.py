@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from buildctl.ground.net import Patience
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Index
 from buildctl.progress import Silent
 from buildctl.publish import Published, PublishOptions, publish
 from buildctl.registry.client import Repository
 from buildctl.registry.reference import Reference
-from buildctl.registry.transport import Patience, Transport
+from buildctl.registry.transport import Transport
 from tests.support.projects import Small
 from tests.support.registry import Proxy
 

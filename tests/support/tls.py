@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.run import which
+from buildctl.ground.run import which
 
 _NAMES = "subjectAltName=IP:127.0.0.1,DNS:localhost"
 

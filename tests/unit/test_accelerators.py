@@ -23,10 +23,11 @@ from buildctl.accelerators import (
     claim_in_name,
     kind_in_image,
 )
+from buildctl.cells import Os
 from buildctl.claims import LABEL, Claims, claims_of
-from buildctl.errors import LockError, MatrixError, ProblemsError
+from buildctl.ground.errors import LockError, MatrixError, ProblemsError
 from buildctl.lock import LockedWheel, WheelLock, inputs_of
-from buildctl.matrix import Matrix, Os, parse_matrix, schema
+from buildctl.matrix import Matrix, parse_matrix, schema
 from buildctl.oci.digest import Digest
 from buildctl.tags import variant
 from tests.conftest import ROOT

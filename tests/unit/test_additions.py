@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from buildctl.additions import keys_of
-from buildctl.errors import ProblemsError
+from buildctl.cells import Cell
+from buildctl.ground.errors import ProblemsError
 from buildctl.lock import inputs_of
-from buildctl.matrix import Cell, Matrix, parse_matrix
+from buildctl.matrix import Matrix, parse_matrix
 
 ROOT = Path(__file__).parents[2]
 SMALL = """

@@ -13,7 +13,7 @@ from buildctl import lock_debian
 from buildctl.agreement import refuse_newer_glibc, refuse_python_in
 from buildctl.cells import Flavour, ImageBase
 from buildctl.cli import cli
-from buildctl.errors import BuildctlError, LockError, MatrixError, ProblemsError
+from buildctl.ground.errors import BuildctlError, LockError, MatrixError, ProblemsError
 from buildctl.lock import read_wheel_lock
 from buildctl.lock_debian import read_base_lock, write_base_lock
 from buildctl.locking import check_locks, lock_cells, update_locks

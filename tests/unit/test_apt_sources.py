@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.apt_sources import apt_mirrors, read_sources
-from buildctl.errors import LockError
+from buildctl.ground.errors import LockError
 
 DEBIAN = 'ID=debian\nVERSION_CODENAME="bookworm"\n'
 HOST = "http://mirror.example.invalid"

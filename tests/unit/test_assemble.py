@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.engines.assemble import Recipe, make_layers
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Entry, file_entry
 from buildctl.oci.layer import Compression
 from buildctl.progress import open_progress

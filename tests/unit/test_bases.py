@@ -7,7 +7,7 @@ import pytest
 
 from buildctl.bases import apt_sources, base_entries, left_out, python_version, with_parents
 from buildctl.deb import Control, Deb
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Kind, file_entry
 from tests.support.debs import (
     SOURCES,

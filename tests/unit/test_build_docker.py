@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.build_docker import bake_file, target_of
-from buildctl.errors import BuildctlError
+from buildctl.ground.errors import BuildctlError
 from buildctl.matrix import Matrix, parse_matrix
 from buildctl.registry.bases import mirrored
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.build_python import build_arch, build_python, prepare_python, python_packages
-from buildctl.errors import ArtifactError, EngineError, LockError
+from buildctl.ground.errors import ArtifactError, EngineError, LockError
 from buildctl.lock_debian import BaseLock
 from buildctl.store import Store
 from tests.support.debs import deb, file, link, lock_of, package

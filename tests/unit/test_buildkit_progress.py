@@ -6,7 +6,7 @@ import time
 from rich.console import Console
 
 from buildctl.engines.buildkit_progress import Shown, Steps, watched
-from buildctl.run import run
+from buildctl.ground.run import run
 
 # as buildx 0.29 writes it with --progress plain
 FAILED = """\

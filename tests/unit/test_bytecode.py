@@ -13,7 +13,7 @@ from types import CodeType
 import pytest
 
 from buildctl.bytecode import BuildPython, pyc_path
-from buildctl.errors import EngineError
+from buildctl.ground.errors import EngineError
 
 HERE = BuildPython(argv=(sys.executable,), identity="here", tag=str(sys.implementation.cache_tag))
 Source = tuple[str, bytes]

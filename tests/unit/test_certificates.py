@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from buildctl.certificates import certificate_entries, der_of, subject_hash
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Bytes, Kind
 
 # Subject: C=DE, O="  Ex  AMPLE  Ünï", OU=b + CN="Test Root" (one set), emailAddress=A@Example.invalid.

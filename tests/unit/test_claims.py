@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.cells import Cell
 from buildctl.claiming import assignments, differences, facts_from_file, links_to_metal
 from buildctl.claims import (
     Claims,
@@ -25,11 +26,10 @@ from buildctl.claims import (
     read_claims,
     read_labels,
 )
-from buildctl.errors import ArtifactError, LockError
 from buildctl.expecting import expected_of
+from buildctl.ground.errors import ArtifactError, LockError
 from buildctl.lock import LockedWheel, read_wheel_lock
 from buildctl.locked import load_locked
-from buildctl.matrix import Cell
 from buildctl.oci.digest import Digest
 from buildctl.probes.asking import Answers
 from buildctl.probes.checks import CHECKS

@@ -14,7 +14,8 @@ import pytest
 
 from buildctl.checking import check_images
 from buildctl.cli import main
-from buildctl.errors import BuildctlError, LayoutError, ProblemsError
+from buildctl.ground.errors import BuildctlError, LayoutError, ProblemsError
+from buildctl.ground.net import Patience
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole
 from buildctl.oci.image import Descriptor
@@ -30,7 +31,6 @@ from buildctl.registry.transport import Tries
 from buildctl.report import Finding, Report, Status
 from buildctl.reports import keep
 from buildctl.testing import image_ref, with_labels
-from buildctl.transfer import Patience
 from buildctl.verifying import verify
 from tests.conftest import ROOT
 from tests.support.projects import Small, small

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from buildctl.contexts import SOCKET, Endpoint, endpoint
-from buildctl.errors import RuntimeUnavailableError
+from buildctl.ground.errors import RuntimeUnavailableError
 
 
 @pytest.fixture

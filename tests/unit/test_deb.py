@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from buildctl import deb as module
 from buildctl.deb import Deb, open_deb, parse_stanzas, read_control
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Kind
 from tests.support import debs

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from buildctl.debt import debt_text, debts
-from buildctl.errors import BuildctlError
 from buildctl.gate import read_report
+from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
 from buildctl.overview import overview
 from buildctl.project import Project

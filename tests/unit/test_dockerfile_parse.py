@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildctl.dockerfile.parse import assignments, expand, parse_dockerfile, words
-from buildctl.errors import DockerfileError
+from buildctl.ground.errors import DockerfileError
 
 
 def only(text: str) -> object:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.cells import Cell
 from buildctl.claims import claims_of
 from buildctl.dockerfile.parse import assignments, parse_dockerfile
 from buildctl.dockerfile.render import drift, install_steps, render_image
-from buildctl.errors import DockerfileError, LockError
+from buildctl.ground.errors import DockerfileError, LockError
 from buildctl.lock import LockedWheel, WheelLock
 from buildctl.locked import LockedCell
-from buildctl.matrix import Cell, Matrix, parse_matrix
+from buildctl.matrix import Matrix, parse_matrix
 from buildctl.oci.digest import Digest
 
 ROOT = Path(__file__).parents[2]

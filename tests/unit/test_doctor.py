@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.doctor import Examination, State, examine, sandbox_problem
-from buildctl.errors import MatrixError
+from buildctl.ground.errors import MatrixError
 from buildctl.host import Host, read_host
 from buildctl.project import Project
 from tests.conftest import ROOT

@@ -17,7 +17,7 @@ from buildctl.engines.docker import (
     has_fixed_times,
     user_secrets,
 )
-from buildctl.errors import ToolError
+from buildctl.ground.errors import ToolError
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT
 

@@ -15,7 +15,7 @@ import pytest
 
 from buildctl import probes
 from buildctl.environments import expected_of_environment
-from buildctl.errors import RuntimeUnavailableError
+from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.installed import Installed, read_installed
 from buildctl.interpreter import find_interpreter
 from buildctl.probes import judging_environment

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from buildctl import fetch, partial, transfer
-from buildctl.errors import FetchError, LockError
 from buildctl.fetch import fetch_wheels
+from buildctl.ground.errors import FetchError, LockError
+from buildctl.ground.net import new_session
 from buildctl.lock import LockedWheel, WheelLock, inputs_of
 from buildctl.matrix import load_matrix
 from buildctl.oci.digest import Digest
@@ -19,7 +20,6 @@ from buildctl.partial import Partial
 from buildctl.progress import Silent
 from buildctl.resolve import NoSolutionError
 from buildctl.store import Store
-from buildctl.transfer import new_session
 
 CELL = load_matrix(Path(__file__).parents[2] / "matrix.yaml").select(["cpu-2.6"])[0]
 DATA = bytes(range(256)) * 10

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from buildctl.errors import BuildctlError
 from buildctl.gate import known_findings, merged, objection, parse_report, report_bytes
+from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
 from buildctl.report import Finding, Report, Status, following
 

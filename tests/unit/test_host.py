@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.errors import BuildctlError
+from buildctl.ground.errors import BuildctlError
 from buildctl.host import (
     Engine,
     Gpu,

@@ -25,7 +25,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("probes", "report", "publish"),
     ("cli",),
 )
-FORMAT_MAY_IMPORT = ("buildctl.oci", "buildctl.errors")
+FORMAT_MAY_IMPORT = ("buildctl.oci", "buildctl.ground.errors")
 FORMAT_MAY_NOT_TOUCH = {"socket", "http", "urllib", "requests", "docker", "subprocess", "torch"}
 
 

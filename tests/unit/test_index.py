@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.errors import LockError
-from buildctl.index import pip_settings, redact, several_indexes, uv_environment, with_credentials
+from buildctl.ground.errors import LockError
+from buildctl.ground.net import pip_settings, redact
+from buildctl.index import several_indexes, uv_environment, with_credentials
 
 A, B = "https://a.example.invalid/simple", "https://b.example.invalid/simple"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from buildctl.errors import LayoutError, MatrixError
+from buildctl.ground.errors import LayoutError, MatrixError
 from buildctl.inspecting import inspect_images, told_by
 from buildctl.oci.check import check_layout
 from buildctl.oci.image import ImageConfig, MediaType, Platform, canonical_json

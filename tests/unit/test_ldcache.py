@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.ldcache import ARCHES, HEADER, MAGIC, RECORD, Library, cache, is_library, libraries, soname, sort_key
 from buildctl.oci.entry import Entry, file_entry, symlink_entry
 

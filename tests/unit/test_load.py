@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from buildctl.errors import LayoutError
+from buildctl.ground.errors import LayoutError
 from buildctl.load import _full_name, archive, differences
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor

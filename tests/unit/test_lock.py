@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.tags import Tag
 
-from buildctl.errors import LockError
+from buildctl.cells import Cell
+from buildctl.ground.errors import LockError
 from buildctl.lock import (
     LockedWheel,
     WheelLock,
@@ -23,7 +24,7 @@ from buildctl.lock import (
     refuse_another_build,
     write_wheel_lock,
 )
-from buildctl.matrix import Cell, load_matrix
+from buildctl.matrix import load_matrix
 from buildctl.oci.digest import Digest
 from buildctl.resolve import Found, best, supported_tags
 

@@ -10,8 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildctl.errors import MatrixError, ProblemsError
-from buildctl.matrix import DebianBase, Flavour, ImageBase, Matrix, Os, load_matrix, parse_arch, parse_matrix, schema
+from buildctl.cells import DebianBase, Flavour, ImageBase, Os
+from buildctl.ground.errors import MatrixError, ProblemsError
+from buildctl.matrix import Matrix, load_matrix, parse_arch, parse_matrix, schema
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from buildctl import probes
-from buildctl.errors import LockError, MatrixError, RuntimeUnavailableError
 from buildctl.expecting import expected_of
+from buildctl.ground.errors import LockError, MatrixError, RuntimeUnavailableError
 from buildctl.host import read_host
 from buildctl.locked import LockedCell, load_locked
 from buildctl.native import install_commands, make_native, native_cell, native_names, native_report, refuse_stale

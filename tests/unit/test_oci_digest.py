@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.errors import LayoutError
+from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 
 # of the empty input, FIPS 180-4

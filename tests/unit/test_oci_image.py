@@ -8,18 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildctl.errors import LayoutError
+from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
-from buildctl.oci.image import (
-    Descriptor,
-    History,
-    ImageConfig,
-    Index,
-    Manifest,
-    MediaType,
-    Platform,
-    canonical_json,
-)
+from buildctl.oci.image import Descriptor, History, ImageConfig, Index, Manifest, MediaType, Platform, canonical_json
 
 LAYER = Descriptor(media_type=MediaType.LAYER_ZSTD, digest=Digest.of(b"layer"), size=5, annotations={"k": "v"})
 CONFIG = Descriptor(media_type=MediaType.CONFIG, digest=Digest.of(b"config"), size=6)

@@ -14,7 +14,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH, Bytes, Entry, Kind, directory_entry, file_entry, symlink_entry
 from buildctl.oci.image import Layer

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from buildctl.errors import EngineError, LayoutError
+from buildctl.ground.errors import EngineError, LayoutError
 from buildctl.oci import files
 from buildctl.oci.check import check_layout
 from buildctl.oci.digest import Digest

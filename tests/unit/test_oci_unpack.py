@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildctl.errors import EngineError, LayoutError
+from buildctl.ground.errors import EngineError, LayoutError
 from buildctl.oci import unpack
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import MediaType

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.cli import cli
-from buildctl.errors import BuildctlError
+from buildctl.ground.errors import BuildctlError
 from buildctl.origin import note_origin, note_rebased, outdated
 from tests.support.projects import Small, small
 

@@ -7,7 +7,7 @@ import pytest
 from buildctl.dockerfile.common import common_file
 from buildctl.dockerfile.parse import parse_dockerfile
 from buildctl.engines.plan import FilesLayer, Plan, PlanInput, WheelsLayer, plan_image
-from buildctl.errors import DockerfileError
+from buildctl.ground.errors import DockerfileError
 from buildctl.oci.image import ImageConfig, Platform
 
 HEAD = """\

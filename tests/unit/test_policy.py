@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.errors import ProblemsError
 from buildctl.gate import known_findings
+from buildctl.ground.errors import ProblemsError
 from buildctl.matrix import Matrix, load_matrix, parse_matrix
 from tests.conftest import ROOT
 

@@ -18,8 +18,8 @@ import pytest
 from packaging.version import Version
 
 from buildctl import probes
-from buildctl.errors import MatrixError, ToolError
-from buildctl.matrix import Cell
+from buildctl.cells import Cell
+from buildctl.ground.errors import MatrixError, ToolError
 from buildctl.moves import Move, Portability, Result, measured, promised
 from buildctl.portability import Member, check_portability, exported, formats_of, moves_into
 from buildctl.probes.portable import Exported, Model, Sample, export_in, load_in, relative_error

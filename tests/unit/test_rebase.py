@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.errors import LayoutError
+from buildctl.ground.errors import LayoutError
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.ground.net import retry_after
 from buildctl.registry.auth import Challenge, Credentials, docker_credentials, parse_challenge
 from buildctl.registry.problems import RefusedError
-from buildctl.registry.transport import retry_after
 
 BEARER = 'Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a:pull,push"'
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from buildctl.errors import BuildctlError
+from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
 from buildctl.registry.reference import Reference, is_loopback
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.errors import DriftError
+from buildctl.ground.errors import DriftError
 from buildctl.locked import LockedCell, load_locked
 from buildctl.project import Project
 from buildctl.rendering import check_rendered, render_images

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from buildctl.errors import BuildctlError
+from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
 from buildctl.report import Finding, Report, Status, counts_line, junit_xml, table_lines
 

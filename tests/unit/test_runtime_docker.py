@@ -9,7 +9,7 @@ import pytest
 
 from buildctl.accelerators import CPU, CUDA
 from buildctl.daemon import connect
-from buildctl.errors import RuntimeUnavailableError
+from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.docker import NO_GPU, DockerRuntime, _as_signal, gpu_request
 from tests.support.images import file, image, tar

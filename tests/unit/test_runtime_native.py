@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.errors import RuntimeUnavailableError, ToolError
+from buildctl.ground.errors import RuntimeUnavailableError, ToolError
 from buildctl.runtimes.api import Session
 from buildctl.runtimes.native import SHELL, NativeRuntime
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.errors import LayoutError, RuntimeUnavailableError
+from buildctl.ground.errors import LayoutError, RuntimeUnavailableError
 from buildctl.oci.image import ImageConfig, Platform
 from buildctl.runtimes import sandbox
 from buildctl.runtimes.sandbox import OverlayRefusedError, SandboxSession, open_session, unavailable

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.errors import ToolError
+from buildctl.ground.errors import ToolError
 from buildctl.runtimes.sandbox_ids import FIRST, MOST, Ids, find_ids
 
 ALL = "0 0 4294967295\n"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
-from buildctl.errors import ToolError
+from buildctl.ground.errors import ToolError
 from buildctl.keys import PrivateKey, PublicKey, SigningError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import canonical_json

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.daemon import connect
-from buildctl.errors import RuntimeUnavailableError
+from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.ssh import Tunnel, without_user
 
 

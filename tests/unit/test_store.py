@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.errors import BuildctlError, EngineError
+from buildctl.ground.errors import BuildctlError, EngineError
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry, file_entry
 from buildctl.oci.image import Layer

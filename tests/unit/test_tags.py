@@ -6,7 +6,7 @@ import pytest
 
 from buildctl.cells import Cell
 from buildctl.claims import Claims, claims_of
-from buildctl.errors import BuildctlError
+from buildctl.ground.errors import BuildctlError
 from buildctl.matrix import parse_matrix
 from buildctl.tags import Kind, Tag, tags_of
 from tests.support.projects import wheel_lock

@@ -10,7 +10,7 @@ import pytest
 
 from buildctl.claims import read_claims
 from buildctl.cli import cli
-from buildctl.errors import BuildctlError, DockerfileError, DriftError, LockError
+from buildctl.ground.errors import BuildctlError, DockerfileError, DriftError, LockError
 from buildctl.locked import load_locked
 from buildctl.locking import update_locks
 from buildctl.project import Project

@@ -10,7 +10,7 @@ import pytest
 
 from buildctl.checking import check_images
 from buildctl.claims import WheelFacts
-from buildctl.errors import MatrixError
+from buildctl.ground.errors import MatrixError
 from buildctl.host import Gpu, Host, read_host
 from buildctl.verdict import Kind, Subject, Verdict, catalogue, covers, decide
 from tests.conftest import ROOT

@@ -16,10 +16,11 @@ from installer.destinations import SchemeDictionaryDestination
 from installer.sources import WheelFile as InstallerWheel
 
 from buildctl.bytecode import BuildPython, pyc_path
-from buildctl.errors import ArtifactError
+from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import DeflatedBody, Entry, Kind
 from buildctl.oci.layer import Compression, write_layer
-from buildctl.wheel import Site, WheelFile, estimated_work, group_entries, refuse_overlaps, wheel_entries
+from buildctl.wheel import WheelFile, estimated_work, group_entries, refuse_overlaps, wheel_entries
+from buildctl.wheelread import Site
 from tests.support.wheels import make_wheel, record_line, saved, wheel_contents, zipped
 
 SITE = Site()

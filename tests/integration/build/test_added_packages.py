@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.build_python import build_arch
-from buildctl.errors import RuntimeUnavailableError
+from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.oci.check import check_image, check_layout
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from buildctl.errors import ToolError
+from buildctl.ground.errors import ToolError
+from buildctl.ground.run import Completed, run, which
 from buildctl.loopback import serve
 from buildctl.oci.check import check_image, check_layout
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType
 from buildctl.oci.layout import Layout
 from buildctl.oci.unpack import unpack_image
-from buildctl.run import Completed, run, which
 from tests.support.engine import Unavailable, program
 from tests.support.images import AMD64_ELF, Blobs, Member, file, folder, hard_link, image, put, symlink, tar
 

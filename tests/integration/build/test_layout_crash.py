@@ -20,13 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.errors import BuildctlError, EngineError
+from buildctl.ground.errors import BuildctlError, EngineError
+from buildctl.ground.run import run, which
 from buildctl.oci.check import check_layout
 from buildctl.oci.files import TEMPORARY
 from buildctl.oci.image import Layer
 from buildctl.oci.layout import Layout
 from buildctl.oci.unpack import unpack_image
-from buildctl.run import run, which
 from tests.support.images import Blobs, file, image, put, tar
 
 REFUSED = 3  # exit status of the program below when it printed one clear error

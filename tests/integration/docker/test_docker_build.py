@@ -17,7 +17,7 @@ import zstandard
 from buildctl.build_docker import put_tool, with_fixed_times
 from buildctl.daemon import loopback_port
 from buildctl.engines.docker import DockerOptions, Target, build_with_docker, user_secrets
-from buildctl.errors import EngineError
+from buildctl.ground.errors import EngineError
 from buildctl.index import uv_environment
 from buildctl.load import load
 from buildctl.lock import read_wheel_lock

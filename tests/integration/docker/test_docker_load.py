@@ -9,7 +9,7 @@ import docker
 import pytest
 
 from buildctl.daemon import loopback_port
-from buildctl.errors import BuildctlError, LayoutError
+from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.load import load
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json

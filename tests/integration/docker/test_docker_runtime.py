@@ -7,7 +7,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from buildctl.errors import RuntimeUnavailableError
+from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.oci.image import History, ImageConfig, Platform
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef, Session

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.errors import BuildctlError
 from buildctl.gate import REPORT_KIND
+from buildctl.ground.errors import BuildctlError
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
 from buildctl.oci.layout import Layout

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from buildctl.contents import packages_of
+from buildctl.ground.net import Patience
 from buildctl.locked import LockedCell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
@@ -20,7 +21,7 @@ from buildctl.registry.client import Repository
 from buildctl.registry.problems import UnavailableError
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import Document
-from buildctl.registry.transport import Patience, Transport
+from buildctl.registry.transport import Transport
 from buildctl.report import Status
 from buildctl.sbom import SBOM_KIND, bill
 from buildctl.verifying import Verified, verify

@@ -15,7 +15,7 @@ import docker
 import pytest
 
 from buildctl.daemon import loopback_port
-from buildctl.errors import RuntimeUnavailableError
+from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.indexing import claimed
 from buildctl.locked import load_matrix_images
 from buildctl.oci.digest import Digest

@@ -21,8 +21,8 @@ from cryptography.x509.oid import NameOID
 
 from buildctl.cells import Cell
 from buildctl.contents import packages_of
-from buildctl.errors import ToolError
 from buildctl.gate import REPORT_KIND
+from buildctl.ground.errors import ToolError
 from buildctl.keys import PrivateKey, PublicKey
 from buildctl.locked import LockedCell
 from buildctl.oci.digest import Digest

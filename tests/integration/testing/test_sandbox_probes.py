@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from buildctl import probes
-from buildctl.errors import RuntimeUnavailableError
+from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.probes import checks
 from buildctl.probes.expected import Expected
 from buildctl.report import Finding, Report, Status

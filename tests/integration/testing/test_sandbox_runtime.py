@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.errors import RuntimeUnavailableError
+from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.runtimes import sandbox, sandbox_emulation
 from buildctl.runtimes.api import ImageRef, Session
 from buildctl.runtimes.sandbox import SandboxRuntime, SandboxSession

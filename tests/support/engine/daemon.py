@@ -23,7 +23,7 @@ from pathlib import Path
 import docker
 from docker.errors import DockerException
 
-from buildctl.run import run
+from buildctl.ground.run import run
 from tests.support.engine import rootfs
 from tests.support.engine.rootfs import Unavailable
 

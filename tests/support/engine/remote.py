@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildctl.run import run, which
+from buildctl.ground.run import run, which
 from tests.support.engine import daemon
 from tests.support.engine.rootfs import Unavailable, program
 

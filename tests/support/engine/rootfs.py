@@ -10,8 +10,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from buildctl.errors import ToolError
-from buildctl.run import run, which
+from buildctl.ground.errors import ToolError
+from buildctl.ground.run import run, which
 
 SUITE = "forky"
 PACKAGES = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class BuildctlError(Exception):
@@ -113,3 +114,9 @@ def _restore_problems(
     cls: type[ProblemsError], source: str, problems: Sequence[str], hint: str | None
 ) -> ProblemsError:
     return cls(source, problems, hint=hint)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'cuda'?)`, or nothing when no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""

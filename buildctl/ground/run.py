@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildctl.errors import ToolError
-from buildctl.reaper import reaped
+from buildctl.ground.errors import ToolError
+from buildctl.ground.reaper import reaped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

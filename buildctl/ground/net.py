@@ -1,0 +1,111 @@
+"""HTTP as everything here does it: sessions with the user's CA bundle, what is retried, and what a message may show."""
+
+from __future__ import annotations
+
+import configparser
+import email.utils
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import requests
+import urllib3
+
+from buildctl.ground.errors import LockError
+
+
+def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """`index-url` and `cert` as pip would see them: files from the site's to the user's, then the environment."""
+    out: dict[str, str] = {}
+    for path in _pip_files(environ):
+        # pip parses with exactly this class: no interpolation
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read_string(path.read_text("utf-8"), str(path))
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError, configparser.Error) as error:
+            raise LockError(f"pip's configuration {path} cannot be read: {error}") from error
+        for section in ("global", "download", "install"):
+            for key in ("index-url", "cert"):
+                for spelled in (key, key.replace("-", "_")):
+                    if parser.has_option(section, spelled):
+                        out[key] = parser.get(section, spelled).strip()
+    for key in ("index-url", "cert"):
+        if value := environ.get("PIP_" + key.upper().replace("-", "_")):
+            out[key] = value.strip()
+    return {key: value for key, value in out.items() if value}
+
+
+def _pip_files(environ: Mapping[str, str]) -> list[Path]:
+    """In the order in which pip lets later ones win (pip's configuration documentation, "Precedence")."""
+    own = environ.get("PIP_CONFIG_FILE")
+    if own == os.devnull:
+        return []
+    home = Path(environ.get("HOME") or Path.home())
+    files = [Path(folder) / "pip" / "pip.conf" for folder in xdg_folders(environ)]
+    files += [Path("/etc/pip.conf"), home / ".pip" / "pip.conf"]
+    support = home / "Library" / "Application Support" / "pip"
+    if sys.platform == "darwin" and support.is_dir():
+        files.append(support / "pip.conf")
+    else:
+        files.append(Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / "pip.conf")
+    files.append(Path(environ.get("VIRTUAL_ENV") or sys.prefix) / "pip.conf")
+    return [*files, Path(own)] if own else files
+
+
+def xdg_folders(environ: Mapping[str, str]) -> list[str]:
+    if sys.platform == "darwin":
+        return ["/Library/Application Support"]
+    return [folder for folder in (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":") if folder]
+
+
+def redact(text: str) -> str:
+    """Without user names and passwords in URLs."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """Seconds; and how many attempts in a row may bring nothing before a source is given up."""
+
+    connect: float = 15.0
+    read: float = 30.0
+    attempts: int = 6
+    backoff: float = 0.5
+    longest_wait: float = 120.0
+
+
+def new_session() -> requests.Session:
+    """Proxies, netrc and REQUESTS_CA_BUNDLE as requests does; else the CA bundle that uv or pip is told to use."""
+    session = requests.Session()
+    session.headers["Accept-Encoding"] = "identity"
+    bundle = os.environ.get("SSL_CERT_FILE") or pip_settings(os.environ).get("cert")
+    if bundle:
+        session.verify = bundle
+    return session
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds or an HTTP date (RFC 9110)."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None
+
+
+def brief(error: BaseException) -> str:
+    """The cause at the bottom of what requests and urllib3 wrap around it, in one line."""
+    text = redact(str(error)).strip() or type(error).__name__
+    if isinstance(error, requests.exceptions.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
+        return "nothing arrived for too long"
+    return text.splitlines()[0][:300]
