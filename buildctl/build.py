@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from buildctl.build_python import build_arch, python_packages
 from buildctl.cells import Cell, DebianBase
+from buildctl.console.log import say
+from buildctl.console.progress import Progress, open_progress
+from buildctl.console.table import size, table
 from buildctl.engines.assemble import Built, Made, Recipe, make_layers, write_image
 from buildctl.engines.recipes import artifacts_of, base_image, refuse_conflicts
 from buildctl.ground.errors import EngineError, FetchError, RuntimeUnavailableError
@@ -17,7 +20,6 @@ from buildctl.indexing import write_indexes
 from buildctl.lock import WheelLock
 from buildctl.lock_debian import DebPackage
 from buildctl.locked import LockedCell
-from buildctl.log import say
 from buildctl.matrix import ARCHES
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH
@@ -26,10 +28,8 @@ from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.origin import note_origin
 from buildctl.planner import Planned, Planner
-from buildctl.progress import Progress, open_progress
 from buildctl.project import Project
 from buildctl.store import Store
-from buildctl.table import size, table
 
 # Docker, downloads and rendering are imported where they are used: a build with nothing to do answers in half a second.
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from buildctl.cells import Cell, DebianBase, ImageBase
+from buildctl.console.log import say
 from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.engines.assemble import Built
 from buildctl.engines.docker import (
@@ -25,7 +26,6 @@ from buildctl.engines.docker import (
 )
 from buildctl.ground.errors import DockerfileError
 from buildctl.index import uv_environment
-from buildctl.log import say
 from buildctl.matrix import ARCHES
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.layer import Compression

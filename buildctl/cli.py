@@ -481,8 +481,8 @@ def prune(everything: bool) -> None:
     Examples:
       buildctl prune
     """
+    from buildctl.console.table import size
     from buildctl.store import Store
-    from buildctl.table import size
 
     store = Store.default()
     click.echo(f"freed {size(store.prune(everything=everything))} in {store.root}")
@@ -620,9 +620,9 @@ def publish(
       buildctl publish --to registry.example/pytorch --arch arm64 --tags immutable --revision 20261122   then `promote`
       buildctl publish --to registry.example/pytorch --sign-key cosign.key      its password in $COSIGN_PASSWORD
     """
+    from buildctl.console.progress import open_progress
     from buildctl.locked import WANTED, load_locked, load_matrix_images, of_all_architectures
     from buildctl.locking import refuse_stale_locks
-    from buildctl.progress import open_progress
     from buildctl.publish import PublishOptions, attached
     from buildctl.publish import publish as push
     from buildctl.registry.client import open_repository
@@ -722,9 +722,9 @@ def tags(options: Options, names: Sequence[str], revision: str, allow_not_run: S
       buildctl tags cpu-2.6
       buildctl tags --allow-not-run entrypoint
     """
+    from buildctl.console.table import table
     from buildctl.locked import load_matrix_images
     from buildctl.publish import PublishOptions, planned_tags
-    from buildctl.table import table
 
     project = options.open()
     wanted = PublishOptions(revision=revision, allow_not_run=frozenset(allow_not_run))
@@ -997,9 +997,9 @@ def verify(reference: str, arch: str | None, key: str | None, plain_http: bool |
       buildctl verify localhost:5000/pytorch:2.6 --key cosign.pub
       buildctl verify registry.example/pytorch:cuda-2.6 --arch amd64
     """
+    from buildctl.console.progress import open_progress
     from buildctl.keys import PublicKey
     from buildctl.matrix import parse_arch
-    from buildctl.progress import open_progress
     from buildctl.registry.client import open_repository
     from buildctl.verifying import verify as check_published
 

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from buildctl.console.table import size
 from buildctl.contents import Package
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig
-from buildctl.table import size
 
 _WIDTH = 70  # characters of a step that are shown
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import requests
 
+from buildctl.console.progress import Progress, Task
 from buildctl.ground.errors import ArtifactError, FetchError
 from buildctl.ground.net import Patience, new_session, redact
 from buildctl.oci.digest import Digest
 from buildctl.partial import Partial, prepare
-from buildctl.progress import Progress, Task
 from buildctl.store import Store
 from buildctl.transfer import Body, GoneError, OtherFileError, RefusedError, RetryError, open_range
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from buildctl.cells import Cell
+from buildctl.console.progress import Progress
 from buildctl.download import Download, download
 from buildctl.ground.errors import FetchError, LockError
 from buildctl.ground.net import Patience
@@ -13,7 +14,6 @@ from buildctl.index import with_credentials
 from buildctl.lock import LockedWheel, WheelLock
 from buildctl.lock_debian import DebPackage
 from buildctl.oci.digest import Digest
-from buildctl.progress import Progress
 from buildctl.resolve import NoSolutionError, index_of, locate
 from buildctl.store import Store
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.claims import LABEL, Claims, label_values, read_labels
+from buildctl.console.table import size
 from buildctl.gate import merged, read_report
 from buildctl.ground.errors import BuildctlError, LayoutError, LockError
 from buildctl.locked import load_locked
@@ -16,7 +17,6 @@ from buildctl.oci.image import ImageConfig
 from buildctl.oci.layout import Layout
 from buildctl.project import Project
 from buildctl.report import Report, Status
-from buildctl.table import size
 from buildctl.targets import Image, Target, find_target, in_layout
 
 # What images of others often say in their environment: not a claim of ours, but better than nothing.

@@ -11,10 +11,10 @@ from pathlib import Path
 from buildctl.agreement import refuse_other_python
 from buildctl.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.claims import Claims, claims_of, claims_path, lock_digest, read_claims
+from buildctl.console.log import say
 from buildctl.ground.errors import LockError
 from buildctl.lock import WheelLock, read_wheel_lock
 from buildctl.lock_debian import BaseLock, read_base_lock
-from buildctl.log import say
 from buildctl.matrix import Matrix
 from buildctl.project import Project
 

@@ -12,14 +12,14 @@ from buildctl.agreement import refuse_newer_glibc, refuse_other_python, refuse_p
 from buildctl.bases import check_scripts
 from buildctl.cells import Cell, DebianBase, Flavour
 from buildctl.claiming import derive, stale_claims, write_claims
+from buildctl.console.log import say
+from buildctl.console.progress import open_progress
 from buildctl.deb import Control, read_control
 from buildctl.ground.errors import ArtifactError, FetchError, LockError
 from buildctl.lock import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.lock_debian import DebPackage
 from buildctl.locked import LOCKED, debian_bases
-from buildctl.log import say
 from buildctl.matrix import ARCHES
-from buildctl.progress import open_progress
 from buildctl.project import Project
 from buildctl.resolve import NoSolutionError
 from buildctl.store import Store

@@ -10,8 +10,8 @@ from typing import Any
 
 from packaging.version import Version
 
+from buildctl.console.table import table
 from buildctl.probes.portable import TOLERANCE, Sample, relative_error
-from buildctl.table import table
 
 
 class Result(StrEnum):

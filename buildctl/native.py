@@ -184,8 +184,8 @@ def verify_native(project: Project, name: str) -> Iterator[str]:
     torch = lock.wheel("torch")
     if torch is None:
         raise LockError(f"{shown} holds no torch", hint=f"buildctl lock {cell.name}")
+    from buildctl.console.progress import open_progress  # noqa: PLC0415
     from buildctl.fetch import fetch_wheels  # noqa: PLC0415 - the other commands need no network
-    from buildctl.progress import open_progress  # noqa: PLC0415
 
     store = Store.default()
     with open_progress("fetched") as progress:

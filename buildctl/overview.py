@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.cells import Cell, Combination
+from buildctl.console.table import table
 from buildctl.debt import Debt, debt_text, debts, this_moment
 from buildctl.gate import known_findings, read_report
 from buildctl.ground.errors import BuildctlError, LayoutError
@@ -20,7 +21,6 @@ from buildctl.oci.layout import Layout
 from buildctl.project import Project
 from buildctl.report import Status
 from buildctl.reports import built_digest
-from buildctl.table import table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from buildctl.agreement import refuse_python_in
 from buildctl.bases import pythons
 from buildctl.build_python import build_arch
 from buildctl.cells import Cell, DebianBase, Flavour, ImageBase
+from buildctl.console.progress import open_progress
 from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.engines.assemble import ImageRecipe, Recipe
 from buildctl.engines.plan import PlanInput, WheelsLayer, plan_image
@@ -28,7 +29,6 @@ from buildctl.lock_debian import BaseLock
 from buildctl.locked import LockedCell, debian_bases, load_debian, load_runtime
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
-from buildctl.progress import open_progress
 from buildctl.project import Project
 from buildctl.store import Store
 from buildctl.wheelread import Site

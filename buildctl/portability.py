@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from buildctl.cells import Cell, Flavour
+from buildctl.console.log import say
+from buildctl.console.table import size
 from buildctl.ground.errors import LayoutError, MatrixError, RuntimeUnavailableError, ToolError
 from buildctl.host import this_host
-from buildctl.log import say
 from buildctl.moves import Move, Portability, Result, measured, promised
 from buildctl.native import default_folder, native_names, refusal
 from buildctl.oci.files import write_whole
@@ -21,7 +22,6 @@ from buildctl.probes.portable import SUFFIXES, Exported, Model, Sample, export_i
 from buildctl.project import Project
 from buildctl.runtimes.api import Runtime, Session
 from buildctl.runtimes.native import NativeRuntime
-from buildctl.table import size
 from buildctl.testing import image_ref, runtimes
 
 EXTRAS: Mapping[str, str] = {"onnx": "onnx", "coreml": "coreml"}  # format -> the extra that brings its packages

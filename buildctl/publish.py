@@ -15,6 +15,8 @@ from buildctl.accelerators import VERSIONED, version_of
 from buildctl.attached import attached_reports
 from buildctl.cells import Cell
 from buildctl.claims import Claims
+from buildctl.console.progress import Progress
+from buildctl.console.table import size, table
 from buildctl.gate import REPORT_KIND, completed, known_findings, merged, not_run, objection, read_report, report_bytes
 from buildctl.ground.errors import BuildctlError, DriftError, LayoutError
 from buildctl.indexing import claimed
@@ -23,7 +25,6 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Manifest
 from buildctl.oci.layout import Layout
 from buildctl.origin import outdated
-from buildctl.progress import Progress
 from buildctl.project import Project
 from buildctl.promote import Outcome, TagState, move_tags, published
 from buildctl.provenance import LOCAL, provenance_document
@@ -34,7 +35,6 @@ from buildctl.registry.upload import Blob, Moved, Upload
 from buildctl.report import Report
 from buildctl.sbom import sbom_document
 from buildctl.store import Store
-from buildctl.table import size, table
 from buildctl.tags import Kind, Tag, tags_of
 
 WORKERS = 4

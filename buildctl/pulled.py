@@ -11,14 +11,14 @@ from dataclasses import replace
 
 from buildctl.attached import attach_report
 from buildctl.claims import Claims, claims_from_labels
+from buildctl.console.log import say
+from buildctl.console.progress import open_progress
 from buildctl.expecting import expected_by
 from buildctl.gate import LABELS
-from buildctl.log import say
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.probes.expected import Expected
 from buildctl.probes.testing import not_run
-from buildctl.progress import open_progress
 from buildctl.registry.client import Repository
 from buildctl.registry.pull import pull
 from buildctl.registry.referrers import document, referrers

@@ -13,6 +13,7 @@ from typing import Any
 
 from buildctl.build import build_bases
 from buildctl.cells import Cell, DebianBase
+from buildctl.console.table import size, table
 from buildctl.contents import packages_of
 from buildctl.diffing import package_changes
 from buildctl.ground.errors import LayoutError
@@ -25,7 +26,6 @@ from buildctl.oci.layout import Layout
 from buildctl.origin import note_rebased
 from buildctl.project import Project
 from buildctl.store import Store
-from buildctl.table import size, table
 from buildctl.vanished import renewing
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from buildctl.cells import Cell
 from buildctl.claims import read_labels
+from buildctl.console.log import console, say
 from buildctl.daemon import connected
 from buildctl.expecting import expected_of
 from buildctl.gate import LABELS
 from buildctl.ground.errors import BuildctlError, LayoutError, RuntimeUnavailableError
 from buildctl.locked import WANTED, load_locked, of_all_architectures
 from buildctl.locking import refuse_stale_locks
-from buildctl.log import console, say
 from buildctl.native import native_names, native_report
 from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from buildctl.build import VanishedDebError
+from buildctl.console.log import say
 from buildctl.ground.errors import LockError
 from buildctl.locked import LOCKED
 from buildctl.locking import renew_base
-from buildctl.log import say
 from buildctl.project import Project
 
 T = TypeVar("T")

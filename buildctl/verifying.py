@@ -15,6 +15,7 @@ from typing import Any
 
 from buildctl.accelerators import VERSIONED, kind_in_image
 from buildctl.claims import LABEL
+from buildctl.console.progress import Progress
 from buildctl.contents import Package, packages_of
 from buildctl.gate import REPORT_KIND, merged, parse_report
 from buildctl.ground.errors import BuildctlError, LayoutError
@@ -22,7 +23,6 @@ from buildctl.keys import PublicKey
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, Platform
 from buildctl.oci.layout import Layout
-from buildctl.progress import Progress
 from buildctl.provenance import PREDICATE, PROVENANCE_KIND
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.members import ArtifactError, Entry, Member, entries, is_unknown, look

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from buildctl import log
+from buildctl.console import log
 
 SHOWN = 8  # lines on a terminal
 KEPT = 25  # lines of what a step said

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from buildctl.console.progress import Progress
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.progress import Progress
 from buildctl.registry.client import open_repository
 from buildctl.registry.pull import pull
 from buildctl.registry.reference import Reference

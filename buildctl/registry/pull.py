@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from buildctl.console.progress import Progress, Task
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import TEMPORARY, translated
 from buildctl.oci.image import Descriptor, ImageConfig, Manifest, Platform
 from buildctl.oci.layout import JSON_LIMIT, MANIFEST_TYPES, Layout, parse_object
-from buildctl.progress import Progress, Task
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.members import ArtifactError, entries, is_unknown, look, same_platform
 from buildctl.registry.problems import AgainError, RefusedError, UnavailableError

@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from buildctl.console.progress import Silent
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType, canonical_json
 from buildctl.oci.layout import INDEX_TYPES
-from buildctl.progress import Silent
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError, ForbiddenError, RefusedError, UnavailableError
 from buildctl.registry.upload import Blob, Upload

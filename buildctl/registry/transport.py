@@ -15,8 +15,8 @@ import urllib3
 from requests.auth import AuthBase
 
 from buildctl import __version__
+from buildctl.console.log import say
 from buildctl.ground.net import Patience, retry_after
-from buildctl.log import say
 from buildctl.oci.layout import JSON_LIMIT
 from buildctl.registry.auth import Credentials, docker_credentials, parse_challenge
 from buildctl.registry.bounded import EndlessError, keep_body, read_body

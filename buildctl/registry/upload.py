@@ -15,10 +15,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import requests
 
+from buildctl.console.progress import Task
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
-from buildctl.progress import Task
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError, AgainError, RefusedError
 from buildctl.registry.transport import Tries

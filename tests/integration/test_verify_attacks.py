@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
+from buildctl.console.progress import Silent
 from buildctl.keys import PrivateKey
 from buildctl.oci.image import Descriptor, MediaType, canonical_json
 from buildctl.oci.layout import CONFIG_TYPES
-from buildctl.progress import Silent
 from buildctl.publish import PublishOptions, publish
 from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.reference import Reference

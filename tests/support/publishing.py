@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from buildctl.console.progress import Silent
 from buildctl.ground.net import Patience
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Index
-from buildctl.progress import Silent
 from buildctl.publish import Published, PublishOptions, publish
 from buildctl.registry.client import Repository
 from buildctl.registry.reference import Reference

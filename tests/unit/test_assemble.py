@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.console.progress import open_progress
 from buildctl.engines.assemble import Recipe, make_layers
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Entry, file_entry
 from buildctl.oci.layer import Compression
-from buildctl.progress import open_progress
 from buildctl.store import Store
 
 

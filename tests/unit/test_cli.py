@@ -14,6 +14,7 @@ import pytest
 
 from buildctl.checking import check_images
 from buildctl.cli import main
+from buildctl.console.progress import Silent
 from buildctl.ground.errors import BuildctlError, LayoutError, ProblemsError
 from buildctl.ground.net import Patience
 from buildctl.oci.digest import Digest
@@ -22,7 +23,6 @@ from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.overview import overview
 from buildctl.probes.expected import Expected
-from buildctl.progress import Silent
 from buildctl.project import Project
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.problems import AgainError, UnavailableError

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from buildctl import fetch, partial, transfer
+from buildctl.console.progress import Silent
 from buildctl.fetch import fetch_wheels
 from buildctl.ground.errors import FetchError, LockError
 from buildctl.ground.net import new_session
@@ -17,7 +18,6 @@ from buildctl.lock import LockedWheel, WheelLock, inputs_of
 from buildctl.matrix import load_matrix
 from buildctl.oci.digest import Digest
 from buildctl.partial import Partial
-from buildctl.progress import Silent
 from buildctl.resolve import NoSolutionError
 from buildctl.store import Store
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from buildctl.progress import Bars, Lines, Silent, open_progress, size
+from buildctl.console.progress import Bars, Lines, Silent, open_progress, size
 
 
 def console(*, terminal: bool) -> tuple[Console, io.StringIO]:

@@ -17,6 +17,7 @@ from buildctl.bases import base_entries
 from buildctl.build_python import build_arch, build_python, prepare_python, python_packages
 from buildctl.bytecode import BuildPython
 from buildctl.cells import DebianBase, Flavour
+from buildctl.console.progress import Silent
 from buildctl.deb import read_control
 from buildctl.fetch import fetch_debs
 from buildctl.ground.errors import FetchError, RuntimeUnavailableError
@@ -26,7 +27,6 @@ from buildctl.oci.check import check_layout
 from buildctl.oci.image import ImageConfig, Layer, Platform
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
-from buildctl.progress import Silent
 from buildctl.runtimes.api import ImageRef, Outcome, Session
 from buildctl.runtimes.sandbox import SandboxRuntime
 from buildctl.store import Store

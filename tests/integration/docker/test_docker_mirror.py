@@ -9,6 +9,7 @@ import docker
 import pytest
 
 from buildctl.build_docker import target_of
+from buildctl.console.progress import Silent
 from buildctl.daemon import loopback_port
 from buildctl.engines.docker import DockerOptions, Target, build_with_docker
 from buildctl.matrix import parse_matrix
@@ -16,7 +17,6 @@ from buildctl.oci.check import check_layout
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import INDEX_TYPES, Layout
-from buildctl.progress import Silent
 from buildctl.registry.client import open_repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.upload import Blob, Upload

@@ -15,13 +15,13 @@ import uv
 from buildctl import fetch
 from buildctl.cells import Cell
 from buildctl.claims import claims_of
+from buildctl.console.progress import Silent
 from buildctl.fetch import fetch_wheels
 from buildctl.ground.errors import FetchError, LockError
 from buildctl.ground.net import Patience
 from buildctl.lock import WheelLock, format_wheel_lock, parse_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.matrix import parse_matrix
 from buildctl.oci.digest import Digest
-from buildctl.progress import Silent
 from buildctl.resolve import NoSolutionError
 from buildctl.store import Store
 from tests.support.servers import Fault, Site, site, wheel

@@ -10,12 +10,12 @@ import pytest
 
 from buildctl.attached import attach_report, attached_reports
 from buildctl.checking import check_images
+from buildctl.console.progress import Silent
 from buildctl.gate import read_report
 from buildctl.indexing import write_indexes
 from buildctl.inspecting import inspect_images
 from buildctl.oci.image import Index
 from buildctl.oci.layout import Layout
-from buildctl.progress import Silent
 from buildctl.project import Project
 from buildctl.publish import Published, PublishOptions, planned_tags, promote, publish
 from buildctl.pulled import PULLED

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.console.progress import Silent
 from buildctl.gate import REPORT_KIND
 from buildctl.ground.errors import BuildctlError
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
 from buildctl.oci.layout import Layout
-from buildctl.progress import Silent
 from buildctl.promote import Outcome
 from buildctl.publish import PublishOptions, promote
 from buildctl.registry.auth import Credentials

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from buildctl.console.progress import Silent
 from buildctl.contents import packages_of
 from buildctl.ground.net import Patience
 from buildctl.locked import LockedCell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
-from buildctl.progress import Silent
 from buildctl.publish import PublishOptions, publish
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import UnavailableError

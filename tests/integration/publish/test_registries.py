@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from buildctl.comparing import from_registry
+from buildctl.console.progress import Silent
 from buildctl.diffing import difference
 from buildctl.gate import REPORT_KIND, report_bytes
 from buildctl.oci.layout import Layout
-from buildctl.progress import Silent
 from buildctl.publish import PublishOptions, promote
 from buildctl.rebase import _rebase
 from buildctl.registry.auth import Credentials

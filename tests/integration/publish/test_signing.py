@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
 from buildctl.cells import Cell
+from buildctl.console.progress import Silent
 from buildctl.contents import packages_of
 from buildctl.gate import REPORT_KIND
 from buildctl.ground.errors import ToolError
@@ -27,7 +28,6 @@ from buildctl.keys import PrivateKey, PublicKey
 from buildctl.locked import LockedCell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
-from buildctl.progress import Silent
 from buildctl.promote import Outcome
 from buildctl.provenance import PREDICATE, PROVENANCE_KIND, STATEMENT
 from buildctl.publish import Published, PublishOptions, promote, publish

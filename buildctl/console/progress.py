@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRem
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
-from buildctl import log
+from buildctl.console import log
 
 # Without a terminal: what takes long says when it starts, what is small is only counted.
 _LONG = 64_000_000
