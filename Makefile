@@ -43,7 +43,7 @@ check: dev ## what CI checks before it builds: linters of every language here, d
 	@.venv/bin/ruff check buildctl tests benchmarks
 	@.venv/bin/ruff format --check buildctl tests benchmarks
 	@.venv/bin/mypy
-	@.venv/bin/check-jsonschema -q --schemafile buildctl/matrix.schema.json matrix.yaml
+	@.venv/bin/check-jsonschema -q --schemafile buildctl/matrix/schema.json matrix.yaml
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@.venv/bin/zizmor -q --offline .github/workflows
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.compose-spec docs/examples/compose.yaml

@@ -17,8 +17,8 @@ from measured import ROOT, buildctl, fresh_store, scratch, warm
 from page import Row, section, update
 
 from buildctl.lock import read_wheel_lock
+from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from buildctl.runtimes.sandbox import SandboxRuntime
 from buildctl.store import Store
 from buildctl.testing import image_ref

@@ -25,9 +25,9 @@ from buildctl.build_docker import with_fixed_times
 from buildctl.engines.docker import DockerOptions, Target, build_with_docker, user_secrets
 from buildctl.load import load
 from buildctl.lock import LockedWheel, read_wheel_lock
+from buildctl.matrix.project import Project
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from buildctl.store import Store
 from tests.support.engine import engine
 from tests.support.wheelhouse import wheelhouse

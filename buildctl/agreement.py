@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from buildctl import yamlfile
 from buildctl.bases import pythons
-from buildctl.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.claims import glibc_floor
 from buildctl.ground.errors import LockError, MatrixError, ProblemsError
 from buildctl.lock import LockedWheel
 from buildctl.lock_debian import BaseLock, is_stale, read_base_lock
+from buildctl.matrix import yamlfile
+from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
+from buildctl.matrix.project import Project
 from buildctl.oci.image import ImageConfig
-from buildctl.project import Project
 
 
 def refuse_other_python(project: Project, cells: Iterable[Cell]) -> None:

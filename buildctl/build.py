@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from buildctl.build_python import build_arch, python_packages
-from buildctl.cells import Cell, DebianBase
 from buildctl.console.log import say
 from buildctl.console.progress import Progress, open_progress
 from buildctl.console.table import size, table
@@ -20,7 +19,9 @@ from buildctl.indexing import write_indexes
 from buildctl.lock import WheelLock
 from buildctl.lock_debian import DebPackage
 from buildctl.locked import LockedCell
-from buildctl.matrix import ARCHES
+from buildctl.matrix.cells import Cell, DebianBase
+from buildctl.matrix.matrix import ARCHES
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.image import Descriptor
@@ -28,7 +29,6 @@ from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.origin import note_origin
 from buildctl.planner import Planned, Planner
-from buildctl.project import Project
 from buildctl.store import Store
 
 # Docker, downloads and rendering are imported where they are used: a build with nothing to do answers in half a second.

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from buildctl.cells import Cell, DebianBase, ImageBase
 from buildctl.console.log import say
 from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.engines.assemble import Built
@@ -26,11 +25,12 @@ from buildctl.engines.docker import (
 )
 from buildctl.ground.errors import DockerfileError
 from buildctl.index import uv_environment
-from buildctl.matrix import ARCHES
+from buildctl.matrix.cells import Cell, DebianBase, ImageBase
+from buildctl.matrix.matrix import ARCHES
+from buildctl.matrix.project import Project
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from buildctl.registry.bases import mirrored
 
 BAKE = "docker-bake.json"

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.archlist import architectures
-from buildctl.cells import Cell
 from buildctl.claims import Claims, WheelFacts, claims_of, claims_path, format_claims, read_claims
 from buildctl.console.log import say
 from buildctl.ground.errors import ArtifactError, BuildctlError, FetchError, LockError
 from buildctl.lock import LockedWheel, WheelLock, read_wheel_lock
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.project import Project
 from buildctl.oci.files import write_whole
-from buildctl.project import Project
 from buildctl.store import Store
 from buildctl.strictzip import read_zip
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
-from buildctl.accelerators import MPS, Kind, kind_of, version_of
 from buildctl.ground.errors import LockError
+from buildctl.matrix.accelerators import MPS, Kind, kind_of, version_of
 from buildctl.torch_build import certain_build
 
 # `buildctl check` reads claims and answers in a moment: what resolves and parses locks is not loaded for it
 if TYPE_CHECKING:
-    from buildctl.cells import Cell
     from buildctl.lock import WheelLock
+    from buildctl.matrix.cells import Cell
 
 SCHEMA = 1
 LABEL = "dev.buildctl."

@@ -19,7 +19,7 @@ from buildctl.ground.errors import BuildctlError
 
 # Modules are imported where they are used: `buildctl --help` and completion answer in a tenth of a second.
 if TYPE_CHECKING:
-    from buildctl.project import Project
+    from buildctl.matrix.project import Project
     from buildctl.registry.reference import Reference
     from buildctl.registry.referrers import Signer
 
@@ -30,7 +30,7 @@ class Options:
     layout: Path | None
 
     def open(self) -> Project:
-        from buildctl.project import Project
+        from buildctl.matrix.project import Project
 
         return Project.find(self.project, layout=self.layout)
 
@@ -352,7 +352,7 @@ def test(
       buildctl test env:~/miniforge3/envs/torch --json > report.json      without a container, by what it claims
     """
     from buildctl.environments import names_environment, test_environments
-    from buildctl.matrix import parse_arch
+    from buildctl.matrix.matrix import parse_arch
     from buildctl.targets import points_elsewhere
     from buildctl.testing import TestResult, heard, test_images
 
@@ -781,7 +781,7 @@ def inspect(options: Options, target: str, arch: str | None, as_json: bool) -> N
       buildctl inspect /tmp/layout:latest
     """
     from buildctl.inspecting import inspect_images
-    from buildctl.matrix import parse_arch
+    from buildctl.matrix.matrix import parse_arch
 
     found = inspect_images(options.open, target, arch=parse_arch(arch) if arch else None)
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
@@ -907,7 +907,7 @@ def diff(options: Options, a: str, b: str, arch: str, plain_http: bool | None, a
       buildctl diff registry.example/pytorch:cuda-2.6 cuda-2.6
     """
     from buildctl.comparing import compare
-    from buildctl.matrix import parse_arch
+    from buildctl.matrix.matrix import parse_arch
 
     found = compare(options.open(), a, b, arch=parse_arch(arch), plain_http=plain_http)
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
@@ -999,7 +999,7 @@ def verify(reference: str, arch: str | None, key: str | None, plain_http: bool |
     """
     from buildctl.console.progress import open_progress
     from buildctl.keys import PublicKey
-    from buildctl.matrix import parse_arch
+    from buildctl.matrix.matrix import parse_arch
     from buildctl.registry.client import open_repository
     from buildctl.verifying import verify as check_published
 

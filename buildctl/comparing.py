@@ -7,9 +7,9 @@ import json
 from buildctl.contents import Package, packages_of
 from buildctl.diffing import Difference, Seen, difference
 from buildctl.ground.errors import LayoutError
+from buildctl.matrix.project import Project
 from buildctl.oci.image import ImageConfig, Manifest
 from buildctl.oci.layout import Layout, parse_object
-from buildctl.project import Project
 from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.pull import resolve
 from buildctl.registry.reference import Reference

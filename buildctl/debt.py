@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from buildctl.cells import Cell
 from buildctl.console.table import table
 from buildctl.gate import read_report
 from buildctl.ground.errors import BuildctlError
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
-from buildctl.project import Project
 from buildctl.report import Ran, Report, Status, last_run
 
 EVERYTHING = ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from buildctl.cells import Cell
 from buildctl.console.progress import Progress
 from buildctl.download import Download, download
 from buildctl.ground.errors import FetchError, LockError
@@ -13,6 +12,7 @@ from buildctl.ground.net import Patience
 from buildctl.index import with_credentials
 from buildctl.lock import LockedWheel, WheelLock
 from buildctl.lock_debian import DebPackage
+from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 from buildctl.resolve import NoSolutionError, index_of, locate
 from buildctl.store import Store

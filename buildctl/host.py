@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from buildctl.accelerators import VERSIONED, DeviceFiles
 from buildctl.ground.errors import BuildctlError, ToolError
 from buildctl.ground.run import run, which
+from buildctl.matrix.accelerators import VERSIONED, DeviceFiles
 
 SCHEMA = 1
 ARCHES: Mapping[str, str] = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from buildctl.claims import LABEL, read_labels
+from buildctl.matrix.cells import public_version
+from buildctl.matrix.project import Project
 from buildctl.oci.image import Descriptor, ImageConfig, Index
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
-from buildctl.tags import public_version
 from buildctl.targets import TITLE
 
 VERSION = "org.opencontainers.image.version"

@@ -13,9 +13,9 @@ from buildctl.console.table import size
 from buildctl.gate import merged, read_report
 from buildctl.ground.errors import BuildctlError, LayoutError, LockError
 from buildctl.locked import load_locked
+from buildctl.matrix.project import Project
 from buildctl.oci.image import ImageConfig
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from buildctl.report import Report, Status
 from buildctl.targets import Image, Target, find_target, in_layout
 

@@ -14,9 +14,9 @@ from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from buildctl.cells import Cell
 from buildctl.ground.errors import LockError
 from buildctl.ground.net import redact
+from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole
 from buildctl.oci.image import canonical_json

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildctl.cells import Cell, DebianBase
 from buildctl.deb import Control
 from buildctl.ground.errors import LockError, ToolError
 from buildctl.lock_debian import (
@@ -25,6 +24,7 @@ from buildctl.lock_debian import (
     private_root,
     update,
 )
+from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import canonical_json
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from buildctl.apt_sources import ARCHIVES, apt_mirrors
-from buildctl.cells import DebianBase, Flavour
 from buildctl.deb import parse_stanzas
 from buildctl.ground import run
 from buildctl.ground.errors import ArtifactError, LockError, ToolError
+from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole
 from buildctl.oci.image import canonical_json

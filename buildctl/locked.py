@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl.agreement import refuse_other_python
-from buildctl.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.claims import Claims, claims_of, claims_path, lock_digest, read_claims
 from buildctl.console.log import say
 from buildctl.ground.errors import LockError
 from buildctl.lock import WheelLock, read_wheel_lock
 from buildctl.lock_debian import BaseLock, read_base_lock
-from buildctl.matrix import Matrix
-from buildctl.project import Project
+from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
+from buildctl.matrix.matrix import Matrix
+from buildctl.matrix.project import Project
 
 # How the sentence begins when something would have to change and may not.
 LOCKED = "with --locked"

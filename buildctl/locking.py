@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl import lock_added, lock_debian
-from buildctl.additions import keys_of
 from buildctl.agreement import refuse_newer_glibc, refuse_other_python, refuse_python_of
 from buildctl.bases import check_scripts
-from buildctl.cells import Cell, DebianBase, Flavour
 from buildctl.claiming import derive, stale_claims, write_claims
 from buildctl.console.log import say
 from buildctl.console.progress import open_progress
@@ -19,8 +17,10 @@ from buildctl.ground.errors import ArtifactError, FetchError, LockError
 from buildctl.lock import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.lock_debian import DebPackage
 from buildctl.locked import LOCKED, debian_bases
-from buildctl.matrix import ARCHES
-from buildctl.project import Project
+from buildctl.matrix.additions import keys_of
+from buildctl.matrix.cells import Cell, DebianBase, Flavour
+from buildctl.matrix.matrix import ARCHES
+from buildctl.matrix.project import Project
 from buildctl.resolve import NoSolutionError
 from buildctl.store import Store
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import uv
 
-from buildctl.cells import Cell
 from buildctl.claiming import facts_from_file
 from buildctl.claims import check_facts, lock_digest
 from buildctl.expecting import expected_of
@@ -19,9 +18,10 @@ from buildctl.host import Host, this_host
 from buildctl.index import uv_environment
 from buildctl.lock import WheelLock, is_stale
 from buildctl.locked import LockedCell, load_locked
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.probes.testing import names_of, not_run, test_native
-from buildctl.project import Project
 from buildctl.report import Finding, Report
 from buildctl.runtimes.native import NativeRuntime
 from buildctl.store import Store

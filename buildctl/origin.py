@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from buildctl.cells import Cell, Flavour, ImageBase
+from buildctl.matrix.cells import Cell, Flavour, ImageBase
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import translated, write_whole
-from buildctl.project import Project
 
 ORIGINS = "origins"  # the folder in the layout
 

@@ -10,15 +10,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from buildctl.cells import Cell, Combination
 from buildctl.console.table import table
 from buildctl.debt import Debt, debt_text, debts, this_moment
 from buildctl.gate import known_findings, read_report
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.locked import load_locked
 from buildctl.locking import stale_locks
+from buildctl.matrix.cells import Cell, Combination
+from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from buildctl.report import Status
 from buildctl.reports import built_digest
 

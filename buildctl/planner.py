@@ -9,7 +9,6 @@ from pathlib import Path
 from buildctl.agreement import refuse_python_in
 from buildctl.bases import pythons
 from buildctl.build_python import build_arch
-from buildctl.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.console.progress import open_progress
 from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.engines.assemble import ImageRecipe, Recipe
@@ -27,9 +26,10 @@ from buildctl.ground.errors import EngineError, LockError
 from buildctl.lock import WheelLock
 from buildctl.lock_debian import BaseLock
 from buildctl.locked import LockedCell, debian_bases, load_debian, load_runtime
+from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
+from buildctl.matrix.project import Project
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from buildctl.store import Store
 from buildctl.wheelread import Site
 

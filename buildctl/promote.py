@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from buildctl.cells import Cell
 from buildctl.claims import LABEL
 from buildctl.indexing import claimed, index_of
+from buildctl.matrix.cells import Cell, public_version
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType, Platform, canonical_json
 from buildctl.oci.layout import INDEX_TYPES
@@ -19,7 +19,7 @@ from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.members import ArtifactError, Entry, entries, is_unknown, look, same_platform
 from buildctl.registry.problems import UnavailableError
 from buildctl.registry.referrers import Signer
-from buildctl.tags import Kind, Tag, public_version
+from buildctl.tags import Kind, Tag
 
 WORKERS = 4
 

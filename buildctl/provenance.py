@@ -10,12 +10,12 @@ from typing import Any
 from urllib.parse import quote
 
 from buildctl import __version__
-from buildctl.cells import Cell
 from buildctl.ground.errors import LockError
 from buildctl.locked import LockedCell
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
-from buildctl.project import Project
 from buildctl.registry.referrers import Document
 from buildctl.sbom import locked_hashes
 

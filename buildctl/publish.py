@@ -11,9 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from buildctl.accelerators import VERSIONED, version_of
 from buildctl.attached import attached_reports
-from buildctl.cells import Cell
 from buildctl.claims import Claims
 from buildctl.console.progress import Progress
 from buildctl.console.table import size, table
@@ -21,11 +19,13 @@ from buildctl.gate import REPORT_KIND, completed, known_findings, merged, not_ru
 from buildctl.ground.errors import BuildctlError, DriftError, LayoutError
 from buildctl.indexing import claimed
 from buildctl.locked import LockedCell
+from buildctl.matrix.accelerators import VERSIONED, version_of
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Manifest
 from buildctl.oci.layout import Layout
 from buildctl.origin import outdated
-from buildctl.project import Project
 from buildctl.promote import Outcome, TagState, move_tags, published
 from buildctl.provenance import LOCAL, provenance_document
 from buildctl.registry.client import Repository

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from buildctl.build import build_bases
-from buildctl.cells import Cell, DebianBase
 from buildctl.console.table import size, table
 from buildctl.contents import packages_of
 from buildctl.diffing import package_changes
@@ -20,11 +19,12 @@ from buildctl.ground.errors import LayoutError
 from buildctl.indexing import write_indexes
 from buildctl.locked import LOCKED
 from buildctl.locking import refuse_stale_bases, renew_base
-from buildctl.matrix import ARCHES
+from buildctl.matrix.cells import Cell, DebianBase
+from buildctl.matrix.matrix import ARCHES
+from buildctl.matrix.project import Project
 from buildctl.oci.image import Descriptor, ImageConfig, Layer
 from buildctl.oci.layout import Layout
 from buildctl.origin import note_rebased
-from buildctl.project import Project
 from buildctl.store import Store
 from buildctl.vanished import renewing
 

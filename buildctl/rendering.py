@@ -9,15 +9,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from buildctl.build_docker import BAKE, bake_file
-from buildctl.cells import Flavour
 from buildctl.console.log import say
 from buildctl.dockerfile.common import COMMON, common_file
 from buildctl.dockerfile.constraints import render_constraints
 from buildctl.dockerfile.render import drift, render_image
 from buildctl.ground.errors import DriftError
 from buildctl.locked import LOCKED, LockedCell
+from buildctl.matrix.cells import Flavour
+from buildctl.matrix.project import Project
 from buildctl.oci.files import write_whole
-from buildctl.project import Project
 
 
 def render_images(project: Project, cells: Iterable[LockedCell]) -> Iterator[str]:

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from buildctl.cells import Cell
 from buildctl.gate import completed, joined, parse_report, read_report
 from buildctl.ground.errors import BuildctlError, LayoutError
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from buildctl.report import Report, Status, following
 
 

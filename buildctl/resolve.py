@@ -20,11 +20,11 @@ from packaging import tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from buildctl.cells import Accelerator
 from buildctl.ground.errors import LockError, ToolError
 from buildctl.ground.net import redact
 from buildctl.ground.run import Completed, run
 from buildctl.index import several_indexes, uv_environment
+from buildctl.matrix.cells import Accelerator
 from buildctl.oci.digest import Digest
 
 # These come from one index, always the same for all of them.

@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import quote
 
 from buildctl import __version__
-from buildctl.cells import DebianBase
 from buildctl.contents import Package, packages_of
 from buildctl.ground.errors import LayoutError
 from buildctl.licences import spdx
 from buildctl.locked import LockedCell
+from buildctl.matrix.cells import DebianBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, canonical_json
 from buildctl.oci.layout import Layout

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from packaging.version import InvalidVersion, Version
 
-from buildctl.accelerators import CPU, CUDA
 from buildctl.claims import LABEL, Claims, claims_from_labels
 from buildctl.ground.errors import LayoutError
+from buildctl.matrix.accelerators import CPU, CUDA
 from buildctl.requirement import asked_cuda
 from buildctl.targets import Image, Target, find_target
 from buildctl.verdict import Subject

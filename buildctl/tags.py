@@ -14,12 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from packaging.version import Version
-
-from buildctl.cells import Cell, Flavour
 from buildctl.claims import Claims
 from buildctl.ground.errors import BuildctlError
-from buildctl.matrix import ARCHES
+from buildctl.matrix.cells import Cell, Flavour, public_version
+from buildctl.matrix.matrix import ARCHES
 
 
 class Kind(StrEnum):
@@ -110,11 +108,6 @@ def _full(cell: Cell, claims: Claims) -> str:
 
 def _flavour(cell: Cell) -> str:
     return "" if cell.flavour is Flavour.RUNTIME else f"-{cell.flavour}"
-
-
-def public_version(cell: Cell) -> str:
-    """Without a local version: `+` cannot stand in a tag, and the variant says the same."""
-    return Version(str(cell.torch)).public
 
 
 def _check(tags: Sequence[Tag]) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from buildctl.cells import Cell
 from buildctl.claims import read_labels
 from buildctl.console.log import console, say
 from buildctl.daemon import connected
@@ -16,6 +15,8 @@ from buildctl.gate import LABELS
 from buildctl.ground.errors import BuildctlError, LayoutError, RuntimeUnavailableError
 from buildctl.locked import WANTED, load_locked, of_all_architectures
 from buildctl.locking import refuse_stale_locks
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.project import Project
 from buildctl.native import native_names, native_report
 from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
@@ -23,7 +24,6 @@ from buildctl.origin import outdated
 from buildctl.probes.expected import Expected
 from buildctl.probes.judging import labels
 from buildctl.probes.testing import not_run, test_image
-from buildctl.project import Project
 from buildctl.rendering import refuse_drift
 from buildctl.report import Finding, Report, Status, junit_xml, table_lines
 from buildctl.reports import keep, now

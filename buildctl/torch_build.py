@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from packaging.version import Version
 
-from buildctl.accelerators import CPU, MPS, VERSIONED, Kind, agrees, readings, short_version
 from buildctl.ground.errors import LockError
+from buildctl.matrix.accelerators import CPU, MPS, VERSIONED, Kind, agrees, readings, short_version
 
 if TYPE_CHECKING:
-    from buildctl.cells import Accelerator, Cell
+    from buildctl.matrix.cells import Accelerator, Cell
 
 
 class Inside(Protocol):
@@ -171,7 +171,7 @@ def certain_build(cell: Cell, versions: Mapping[str, str], facts: Inside | None 
     if build.kind.driver_floors is not None and build.kind.driver_floor(build.version) is None:
         raise LockError(
             f"{cell.id}: the minimum driver of {build.kind.titled(build.version)} is not known",
-            hint="add it to driver_floors in buildctl/accelerators.py",
+            hint="add it to driver_floors in buildctl/matrix/accelerators.py",
         )
     return build
 

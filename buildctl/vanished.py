@@ -10,7 +10,7 @@ from buildctl.console.log import say
 from buildctl.ground.errors import LockError
 from buildctl.locked import LOCKED
 from buildctl.locking import renew_base
-from buildctl.project import Project
+from buildctl.matrix.project import Project
 
 T = TypeVar("T")
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildctl.accelerators import VERSIONED, kind_in_image
 from buildctl.claims import LABEL
 from buildctl.console.progress import Progress
 from buildctl.contents import Package, packages_of
 from buildctl.gate import REPORT_KIND, merged, parse_report
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.keys import PublicKey
+from buildctl.matrix.accelerators import VERSIONED, kind_in_image
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, Platform
 from buildctl.oci.layout import Layout

@@ -16,7 +16,7 @@ from typing import Any
 from buildctl.claiming import facts_from_index
 from buildctl.ground.errors import LockError
 from buildctl.lock import LockedWheel
-from buildctl.project import Project
+from buildctl.matrix.project import Project
 from buildctl.resolve import resolve
 from tests.conftest import ROOT
 

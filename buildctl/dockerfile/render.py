@@ -12,13 +12,13 @@ from typing import Any
 
 import jinja2
 
-from buildctl.cells import Cell
 from buildctl.claims import Claims, claim_labels
 from buildctl.dockerfile.constraints import MACHINES, constraints_environment
 from buildctl.dockerfile.parse import Instruction, parse_dockerfile
 from buildctl.ground.errors import DockerfileError, LockError
 from buildctl.lock import LockedWheel, WheelLock
 from buildctl.locked import LockedCell
+from buildctl.matrix.cells import Cell
 
 # A wheel of at least this many bytes is an install step, and so a layer, of its own; the others share one.
 HEAVY = 20_000_000

@@ -11,13 +11,13 @@ from pathlib import Path
 from buildctl.bases import base_entries
 from buildctl.build_python import build_python, prepare_python, python_packages
 from buildctl.bytecode import BuildPython
-from buildctl.cells import DebianBase, ImageBase
 from buildctl.configured import VERSION
 from buildctl.engines.assemble import ImageRecipe, Recipe
 from buildctl.engines.plan import FilesLayer, Operation, Plan, Setting, WheelsLayer
 from buildctl.ground.errors import ArtifactError, LockError, MatrixError
 from buildctl.lock import LockedWheel, WheelLock
 from buildctl.lock_debian import BaseLock, DebPackage
+from buildctl.matrix.cells import DebianBase, ImageBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, Platform

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from buildctl.accelerators import MPS, Kind, kind_of, version_of
+from buildctl.matrix.accelerators import MPS, Kind, kind_of, version_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from buildctl.accelerators import MPS
+from buildctl.matrix.accelerators import MPS
 from buildctl.probes import checks, judging, judging_environment, judging_mps
 from buildctl.probes.checks import Check, Run
 from buildctl.probes.expected import Expected

@@ -15,10 +15,10 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest
 
-from buildctl.accelerators import Kind
 from buildctl.daemon import connected, is_here
 from buildctl.ground.errors import EngineError, RuntimeUnavailableError, ToolError
 from buildctl.load import load
+from buildctl.matrix.accelerators import Kind
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV, ImageRef, Outcome
 from buildctl.runtimes.gpu_files import EMULATED, NOT_FOR_GPUS, files_here, kind_of_image

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from buildctl.accelerators import Kind, kind_in_image
 from buildctl.claims import LABEL
 from buildctl.host import device_files, gpu_nodes
+from buildctl.matrix.accelerators import Kind, kind_in_image
 from buildctl.oci.image import ImageConfig
 
 NOT_FOR_GPUS = "not an image for GPUs"

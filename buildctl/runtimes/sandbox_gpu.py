@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildctl.accelerators import Kind
 from buildctl.ground.run import run, which
+from buildctl.matrix.accelerators import Kind
 from buildctl.runtimes.gpu_files import EMULATED, NOT_FOR_GPUS, files_here
 
 TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}

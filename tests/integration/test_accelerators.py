@@ -13,7 +13,7 @@ from buildctl.claims import Claims, read_claims
 from buildctl.ground.errors import LockError
 from buildctl.locked import load_locked
 from buildctl.locking import lock_cells
-from buildctl.project import Project
+from buildctl.matrix.project import Project
 from buildctl.rendering import render_images
 from buildctl.tags import tags_of
 from tests.conftest import ROOT

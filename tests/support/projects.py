@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from buildctl.cells import Cell, DebianBase, Flavour
 from buildctl.claims import claims_of, claims_path, format_claims
 from buildctl.lock import LockedWheel, WheelLock, inputs_of, write_wheel_lock
 from buildctl.lock_debian import BaseLock, DebPackage, write_base_lock
 from buildctl.lock_debian import inputs_of as debian_inputs
 from buildctl.locked import LockedCell, load_locked, load_matrix_images
-from buildctl.matrix import ARCHES
+from buildctl.matrix.cells import Cell, DebianBase, Flavour
+from buildctl.matrix.matrix import ARCHES
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Layer
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from buildctl.rendering import render_images
 from buildctl.report import Finding, Report, Status
 from tests.conftest import ROOT

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 import buildctl
-from buildctl.accelerators import (
+from buildctl.claims import LABEL, Claims, claims_of
+from buildctl.ground.errors import LockError, MatrixError, ProblemsError
+from buildctl.lock import LockedWheel, WheelLock, inputs_of
+from buildctl.matrix.accelerators import (
     CPU,
     CUDA,
     KINDS,
@@ -23,11 +26,9 @@ from buildctl.accelerators import (
     claim_in_name,
     kind_in_image,
 )
-from buildctl.cells import Os
-from buildctl.claims import LABEL, Claims, claims_of
-from buildctl.ground.errors import LockError, MatrixError, ProblemsError
-from buildctl.lock import LockedWheel, WheelLock, inputs_of
-from buildctl.matrix import Matrix, parse_matrix, schema
+from buildctl.matrix.cells import Os
+from buildctl.matrix.matrix import Matrix
+from buildctl.matrix.read import parse_matrix, schema
 from buildctl.oci.digest import Digest
 from buildctl.tags import variant
 from tests.conftest import ROOT

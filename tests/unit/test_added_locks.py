@@ -10,15 +10,15 @@ import pytest
 
 from buildctl.build import bases_under
 from buildctl.build_docker import bake_file
-from buildctl.cells import Cell, DebianBase, Flavour
 from buildctl.engines.recipes import Compiling, debian_base
 from buildctl.ground.errors import LockError
 from buildctl.lock_added import added_name, inputs_of
 from buildctl.lock_debian import BaseLock, read_base_lock, write_base_lock
 from buildctl.locked import load_locked
 from buildctl.locking import check_locks, stale_locks
+from buildctl.matrix.cells import Cell, DebianBase, Flavour
+from buildctl.matrix.project import Project
 from buildctl.oci.layer import Compression
-from buildctl.project import Project
 from buildctl.provenance import statement
 from buildctl.rendering import render_images
 from buildctl.sbom import locked_hashes

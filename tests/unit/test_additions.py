@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.additions import keys_of
-from buildctl.cells import Cell
 from buildctl.ground.errors import ProblemsError
 from buildctl.lock import inputs_of
-from buildctl.matrix import Matrix, parse_matrix
+from buildctl.matrix.additions import keys_of
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.matrix import Matrix
+from buildctl.matrix.read import parse_matrix
 
 ROOT = Path(__file__).parents[2]
 SMALL = """

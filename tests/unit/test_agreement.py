@@ -11,17 +11,17 @@ import pytest
 
 from buildctl import lock_debian
 from buildctl.agreement import refuse_newer_glibc, refuse_python_in
-from buildctl.cells import Flavour, ImageBase
 from buildctl.cli import cli
 from buildctl.ground.errors import BuildctlError, LockError, MatrixError, ProblemsError
 from buildctl.lock import read_wheel_lock
 from buildctl.lock_debian import read_base_lock, write_base_lock
 from buildctl.locking import check_locks, lock_cells, update_locks
-from buildctl.matrix import load_matrix, parse_matrix
+from buildctl.matrix.cells import Flavour, ImageBase
+from buildctl.matrix.project import Project
+from buildctl.matrix.read import load_matrix, parse_matrix
 from buildctl.oci.image import ImageConfig, Platform
 from buildctl.oci.layer import Compression
 from buildctl.planner import Planner
-from buildctl.project import Project
 from tests.support.projects import Small, base_lock, small
 
 CELL = "cpu-2.6-arm64"

@@ -7,7 +7,8 @@ import pytest
 
 from buildctl.build_docker import bake_file, target_of
 from buildctl.ground.errors import BuildctlError
-from buildctl.matrix import Matrix, parse_matrix
+from buildctl.matrix.matrix import Matrix
+from buildctl.matrix.read import parse_matrix
 from buildctl.registry.bases import mirrored
 
 DIGEST = "sha256:" + "a" * 64

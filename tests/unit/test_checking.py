@@ -118,7 +118,7 @@ HEAVY = (
     "yaml",
     "jsonschema",
     "rich",
-    "buildctl.matrix",
+    "buildctl.matrix.matrix",
     "buildctl.registry",
     "buildctl.subjects",
 )

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.cells import Cell
 from buildctl.claiming import assignments, differences, facts_from_file, links_to_metal
 from buildctl.claims import (
     Claims,
@@ -30,12 +29,13 @@ from buildctl.expecting import expected_of
 from buildctl.ground.errors import ArtifactError, LockError
 from buildctl.lock import LockedWheel, read_wheel_lock
 from buildctl.locked import load_locked
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.probes.asking import Answers
 from buildctl.probes.checks import CHECKS
 from buildctl.probes.judging import labels as judge_labels
 from buildctl.probes.testing import finding_of
-from buildctl.project import Project
 from buildctl.report import Status
 from tests.conftest import ROOT
 from tests.support.wheels import make_wheel

@@ -17,13 +17,13 @@ from buildctl.cli import main
 from buildctl.console.progress import Silent
 from buildctl.ground.errors import BuildctlError, LayoutError, ProblemsError
 from buildctl.ground.net import Patience
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.overview import overview
 from buildctl.probes.expected import Expected
-from buildctl.project import Project
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.problems import AgainError, UnavailableError
 from buildctl.registry.reference import Reference

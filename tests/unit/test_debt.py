@@ -13,9 +13,9 @@ import pytest
 from buildctl.debt import debt_text, debts
 from buildctl.gate import read_report
 from buildctl.ground.errors import BuildctlError
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.overview import overview
-from buildctl.project import Project
 from buildctl.report import Finding, Report, Status
 from buildctl.reports import bring, built_digest, keep
 from tests.support.projects import Small, small

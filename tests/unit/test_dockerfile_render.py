@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.cells import Cell
 from buildctl.claims import claims_of
 from buildctl.dockerfile.parse import assignments, parse_dockerfile
 from buildctl.dockerfile.render import drift, install_steps, render_image
 from buildctl.ground.errors import DockerfileError, LockError
 from buildctl.lock import LockedWheel, WheelLock
 from buildctl.locked import LockedCell
-from buildctl.matrix import Matrix, parse_matrix
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.matrix import Matrix
+from buildctl.matrix.read import parse_matrix
 from buildctl.oci.digest import Digest
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 from buildctl.doctor import Examination, State, examine, sandbox_problem
 from buildctl.ground.errors import MatrixError
 from buildctl.host import Host, read_host
-from buildctl.project import Project
+from buildctl.matrix.project import Project
 from tests.conftest import ROOT
 
 HOSTS = Path(__file__).parents[1] / "support" / "hosts"

@@ -15,7 +15,7 @@ from buildctl.fetch import fetch_wheels
 from buildctl.ground.errors import FetchError, LockError
 from buildctl.ground.net import new_session
 from buildctl.lock import LockedWheel, WheelLock, inputs_of
-from buildctl.matrix import load_matrix
+from buildctl.matrix.read import load_matrix
 from buildctl.oci.digest import Digest
 from buildctl.partial import Partial
 from buildctl.resolve import NoSolutionError

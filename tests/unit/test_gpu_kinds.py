@@ -10,14 +10,14 @@ from typing import Any
 import docker
 import pytest
 
-from buildctl.accelerators import CPU, CUDA, ROCM, XPU, Kind
 from buildctl.claims import LABEL, Claims, claims_from_labels, label_values
 from buildctl.doctor import examine
 from buildctl.host import Node, device_files, gpu_nodes, read_host
+from buildctl.matrix.accelerators import CPU, CUDA, ROCM, XPU, Kind
+from buildctl.matrix.project import Project
 from buildctl.probes import judging
 from buildctl.probes.checks import CHECKS
 from buildctl.probes.expected import Expected
-from buildctl.project import Project
 from buildctl.report import Status
 from buildctl.runtimes import gpu_files
 from buildctl.runtimes.docker import DockerSession, gpu_request

@@ -12,10 +12,10 @@ import pytest
 
 from buildctl.ground.errors import LayoutError, MatrixError
 from buildctl.inspecting import inspect_images, told_by
+from buildctl.matrix.project import Project
 from buildctl.oci.check import check_layout
 from buildctl.oci.image import ImageConfig, MediaType, Platform, canonical_json
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from buildctl.report import Finding, Report, Status
 from buildctl.subjects import subjects_of
 from buildctl.targets import BASE, in_layout

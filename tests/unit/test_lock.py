@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.tags import Tag
 
-from buildctl.cells import Cell
 from buildctl.ground.errors import LockError
 from buildctl.lock import (
     LockedWheel,
@@ -24,7 +23,8 @@ from buildctl.lock import (
     refuse_another_build,
     write_wheel_lock,
 )
-from buildctl.matrix import load_matrix
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.read import load_matrix
 from buildctl.oci.digest import Digest
 from buildctl.resolve import Found, best, supported_tags
 

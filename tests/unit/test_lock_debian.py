@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from buildctl import lock_debian
-from buildctl.cells import DebianBase, Flavour
 from buildctl.ground.errors import LockError, ToolError
 from buildctl.lock_debian import (
     BaseLock,
@@ -20,6 +19,7 @@ from buildctl.lock_debian import (
     resolve_base,
     write_base_lock,
 )
+from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.oci.digest import Digest
 
 BASE = DebianBase(name="debian13", suite="trixie", packages=("apt", "tini"), devel=("gcc",))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from buildctl import locking
-from buildctl.project import Project
+from buildctl.matrix.project import Project
 from tests.conftest import ROOT
 
 

@@ -10,9 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildctl.cells import DebianBase, Flavour, ImageBase, Os
 from buildctl.ground.errors import MatrixError, ProblemsError
-from buildctl.matrix import Matrix, load_matrix, parse_arch, parse_matrix, schema
+from buildctl.matrix.cells import DebianBase, Flavour, ImageBase, Os
+from buildctl.matrix.matrix import Matrix, parse_arch
+from buildctl.matrix.read import load_matrix, parse_matrix, schema
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,8 @@ import pytest
 
 from buildctl.gate import known_findings
 from buildctl.ground.errors import ProblemsError
-from buildctl.matrix import Matrix, load_matrix, parse_matrix
+from buildctl.matrix.matrix import Matrix
+from buildctl.matrix.read import load_matrix, parse_matrix
 from tests.conftest import ROOT
 
 MATRIX = """\

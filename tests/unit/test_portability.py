@@ -18,12 +18,12 @@ import pytest
 from packaging.version import Version
 
 from buildctl import probes
-from buildctl.cells import Cell
 from buildctl.ground.errors import MatrixError, ToolError
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.project import Project
 from buildctl.moves import Move, Portability, Result, measured, promised
 from buildctl.portability import Member, check_portability, exported, formats_of, moves_into
 from buildctl.probes.portable import Exported, Model, Sample, export_in, load_in, relative_error
-from buildctl.project import Project
 from buildctl.runtimes.api import Outcome
 from tests.conftest import ROOT, buildctl
 

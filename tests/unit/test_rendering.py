@@ -7,7 +7,7 @@ import pytest
 
 from buildctl.ground.errors import DriftError
 from buildctl.locked import LockedCell, load_locked
-from buildctl.project import Project
+from buildctl.matrix.project import Project
 from buildctl.rendering import check_rendered, render_images
 
 ROOT = Path(__file__).parents[2]

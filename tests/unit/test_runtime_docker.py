@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from buildctl.accelerators import CPU, CUDA
 from buildctl.daemon import connect
 from buildctl.ground.errors import RuntimeUnavailableError
+from buildctl.matrix.accelerators import CPU, CUDA
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.docker import NO_GPU, DockerRuntime, _as_signal, gpu_request
 from tests.support.images import file, image, tar

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.cells import Cell
 from buildctl.claims import Claims, claims_of
 from buildctl.ground.errors import BuildctlError
-from buildctl.matrix import parse_matrix
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.read import parse_matrix
 from buildctl.tags import Kind, Tag, tags_of
 from tests.support.projects import wheel_lock
 

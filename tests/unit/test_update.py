@@ -13,7 +13,7 @@ from buildctl.cli import cli
 from buildctl.ground.errors import BuildctlError, DockerfileError, DriftError, LockError
 from buildctl.locked import load_locked
 from buildctl.locking import update_locks
-from buildctl.project import Project
+from buildctl.matrix.project import Project
 from buildctl.rendering import update_rendered
 from tests.conftest import ROOT
 

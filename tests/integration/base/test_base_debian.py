@@ -16,13 +16,13 @@ from buildctl.apt_sources import apt_mirrors
 from buildctl.bases import base_entries
 from buildctl.build_python import build_arch, build_python, prepare_python, python_packages
 from buildctl.bytecode import BuildPython
-from buildctl.cells import DebianBase, Flavour
 from buildctl.console.progress import Silent
 from buildctl.deb import read_control
 from buildctl.fetch import fetch_debs
 from buildctl.ground.errors import FetchError, RuntimeUnavailableError
 from buildctl.lock_debian import BaseLock, DebPackage, read_base_lock, resolve_base
-from buildctl.matrix import load_matrix
+from buildctl.matrix.cells import DebianBase, Flavour
+from buildctl.matrix.read import load_matrix
 from buildctl.oci.check import check_layout
 from buildctl.oci.image import ImageConfig, Layer, Platform
 from buildctl.oci.layer import Compression

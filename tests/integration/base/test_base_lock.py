@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from buildctl.apt_sources import apt_mirrors
-from buildctl.cells import Cell, DebianBase, Flavour
 from buildctl.deb import Control
 from buildctl.ground.errors import LockError
 from buildctl.lock_added import BaseMovedError, Wanted, inputs_of, resolve_added
 from buildctl.lock_added import is_stale as is_stale_on_top
 from buildctl.lock_debian import BaseLock, DebPackage, changes, is_stale, read_base_lock, resolve_base, write_base_lock
-from buildctl.matrix import load_matrix, parse_matrix
+from buildctl.matrix.cells import Cell, DebianBase, Flavour
+from buildctl.matrix.read import load_matrix, parse_matrix
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(

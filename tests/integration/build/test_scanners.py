@@ -16,8 +16,8 @@ import pytest
 
 from buildctl.lock import read_wheel_lock
 from buildctl.lock_debian import read_base_lock
+from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from tests.conftest import ROOT, buildctl
 from tests.support.cyclonedx import problems
 

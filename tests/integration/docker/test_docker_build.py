@@ -21,12 +21,12 @@ from buildctl.ground.errors import EngineError
 from buildctl.index import uv_environment
 from buildctl.load import load
 from buildctl.lock import read_wheel_lock
+from buildctl.matrix.project import Project
 from buildctl.oci.check import check_image
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.image import MediaType
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from buildctl.runtimes.api import EMULATION_ENV
 from buildctl.runtimes.sandbox_emulation import native_arch
 from buildctl.store import Store

@@ -12,7 +12,7 @@ from buildctl.build_docker import target_of
 from buildctl.console.progress import Silent
 from buildctl.daemon import loopback_port
 from buildctl.engines.docker import DockerOptions, Target, build_with_docker
-from buildctl.matrix import parse_matrix
+from buildctl.matrix.read import parse_matrix
 from buildctl.oci.check import check_layout
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.image import Descriptor

@@ -13,14 +13,14 @@ import pytest
 import uv
 
 from buildctl import fetch
-from buildctl.cells import Cell
 from buildctl.claims import claims_of
 from buildctl.console.progress import Silent
 from buildctl.fetch import fetch_wheels
 from buildctl.ground.errors import FetchError, LockError
 from buildctl.ground.net import Patience
 from buildctl.lock import WheelLock, format_wheel_lock, parse_wheel_lock, resolve_wheels, write_wheel_lock
-from buildctl.matrix import parse_matrix
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.read import parse_matrix
 from buildctl.oci.digest import Digest
 from buildctl.resolve import NoSolutionError
 from buildctl.store import Store

@@ -17,9 +17,9 @@ import pytest
 from buildctl import probes
 from buildctl.expecting import expected_of
 from buildctl.locked import load_locked
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.probes.expected import Expected
-from buildctl.project import Project
 from buildctl.report import Finding, Status
 from buildctl.runtimes.sandbox_emulation import native_arch
 from tests.conftest import ROOT, buildctl

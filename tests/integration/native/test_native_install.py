@@ -14,8 +14,8 @@ import uv
 from buildctl.claims import read_claims
 from buildctl.ground.run import Completed, run
 from buildctl.lock import read_wheel_lock
+from buildctl.matrix.project import Project
 from buildctl.native import environment, install_commands, native_cell
-from buildctl.project import Project
 from tests.conftest import ROOT
 
 MACH_O_ARM64 = bytes.fromhex("cffaedfe0c000001")  # mach/machine.h: MH_MAGIC_64, CPU_TYPE_ARM64

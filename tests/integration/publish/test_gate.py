@@ -14,9 +14,9 @@ from buildctl.console.progress import Silent
 from buildctl.gate import read_report
 from buildctl.indexing import write_indexes
 from buildctl.inspecting import inspect_images
+from buildctl.matrix.project import Project
 from buildctl.oci.image import Index
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from buildctl.publish import Published, PublishOptions, planned_tags, promote, publish
 from buildctl.pulled import PULLED
 from buildctl.registry.client import Repository

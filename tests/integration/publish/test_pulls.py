@@ -18,9 +18,9 @@ from buildctl.daemon import loopback_port
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.indexing import claimed
 from buildctl.locked import load_matrix_images
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.layout import Layout
-from buildctl.project import Project
 from buildctl.promote import move_tags
 from buildctl.registry.client import open_repository
 from buildctl.registry.reference import Reference

@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
-from buildctl.cells import Cell
 from buildctl.console.progress import Silent
 from buildctl.contents import packages_of
 from buildctl.gate import REPORT_KIND
 from buildctl.ground.errors import ToolError
 from buildctl.keys import PrivateKey, PublicKey
 from buildctl.locked import LockedCell
+from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
 from buildctl.promote import Outcome

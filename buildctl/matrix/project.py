@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from buildctl.cells import Cell, DebianBase, Flavour
 from buildctl.ground.errors import MatrixError
-from buildctl.matrix import Matrix, load_matrix
+from buildctl.matrix.cells import Cell, DebianBase, Flavour
+from buildctl.matrix.matrix import Matrix
+from buildctl.matrix.read import load_matrix
 
 MATRIX = "matrix.yaml"
 

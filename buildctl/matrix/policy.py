@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from buildctl.cells import Cell, Flavour
 from buildctl.ground.errors import ProblemsError, did_you_mean
-from buildctl.yamlfile import Document, Path, show
+from buildctl.matrix.cells import Cell, Flavour
+from buildctl.matrix.yamlfile import Document, Path, show
 
 KEYS = ("allow-not-run", "require")
 

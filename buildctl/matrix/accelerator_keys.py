@@ -9,9 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from buildctl import yamlfile
-from buildctl.accelerators import KINDS, MPS, Kind, agrees, claim_in_name
-from buildctl.cells import VERSION_KEYS, VersionClaim
+from buildctl.matrix import yamlfile
+from buildctl.matrix.accelerators import KINDS, MPS, Kind, agrees, claim_in_name
+from buildctl.matrix.cells import VERSION_KEYS, VersionClaim
 
 
 def read_kind(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from buildctl import yamlfile
-from buildctl.cells import Accelerator, DebianBase, Os, PackageRule
 from buildctl.ground.errors import did_you_mean
+from buildctl.matrix import yamlfile
+from buildctl.matrix.cells import Accelerator, DebianBase, Os, PackageRule
 
 # An extra is a group of packages by name, and the findings that `buildctl test` has for it.
 # onnx: what torch.onnx.export needs, and ONNX Runtime to run the result. On Linux that wheel runs on the CPU, also in a
