@@ -16,11 +16,11 @@ import floor
 from measured import ROOT, buildctl, fresh_store, scratch, warm
 from page import Row, section, update
 
+from buildctl.artifacts.store import Store
 from buildctl.lock import read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.sandbox import SandboxRuntime
-from buildctl.store import Store
 from buildctl.testing import image_ref
 
 IMPORT = "import time; t = time.perf_counter(); import torch; print(time.perf_counter() - t)"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from buildctl.store import Store
+from buildctl.artifacts.store import Store
 
 ROOT = Path(__file__).parents[1]
 

@@ -21,6 +21,7 @@ from page import Row
 
 sys.path.insert(0, str(ROOT))  # the tests' Docker Engine and index
 
+from buildctl.artifacts.store import Store
 from buildctl.build_docker import with_fixed_times
 from buildctl.engines.docker import DockerOptions, Target, build_with_docker, user_secrets
 from buildctl.load import load
@@ -28,7 +29,6 @@ from buildctl.lock import LockedWheel, read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.layout import Layout
-from buildctl.store import Store
 from tests.support.engine import engine
 from tests.support.wheelhouse import wheelhouse
 

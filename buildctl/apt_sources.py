@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildctl.deb import parse_stanzas
+from buildctl.artifacts.debian.deb822 import parse_stanzas
 from buildctl.ground.errors import ArtifactError, LockError
 
 ARCHIVES = ("debian", "debian-security")

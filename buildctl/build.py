@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from buildctl.build_python import build_arch, python_packages
+from buildctl.artifacts.debian.package import DebPackage
+from buildctl.artifacts.debian.python import build_arch, python_packages
+from buildctl.artifacts.store import Store
 from buildctl.console.log import say
 from buildctl.console.progress import Progress, open_progress
 from buildctl.console.table import size, table
@@ -17,7 +19,6 @@ from buildctl.engines.recipes import artifacts_of, base_image, refuse_conflicts
 from buildctl.ground.errors import EngineError, FetchError, RuntimeUnavailableError
 from buildctl.indexing import write_indexes
 from buildctl.lock import WheelLock
-from buildctl.lock_debian import DebPackage
 from buildctl.locked import LockedCell
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.matrix.matrix import ARCHES
@@ -29,7 +30,6 @@ from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.origin import note_origin
 from buildctl.planner import Planned, Planner
-from buildctl.store import Store
 
 # Docker, downloads and rendering are imported where they are used: a build with nothing to do answers in half a second.
 if TYPE_CHECKING:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.archlist import architectures
+from buildctl.artifacts.store import Store
+from buildctl.artifacts.wheels.zip import read_zip
 from buildctl.claims import Claims, WheelFacts, claims_of, claims_path, format_claims, read_claims
 from buildctl.console.log import say
 from buildctl.ground.errors import ArtifactError, BuildctlError, FetchError, LockError
@@ -24,8 +26,6 @@ from buildctl.lock import LockedWheel, WheelLock, read_wheel_lock
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.files import write_whole
-from buildctl.store import Store
-from buildctl.strictzip import read_zip
 
 VERSION = "torch/version.py"
 PYTHON_LIBRARY = re.compile(r"torch/lib/libtorch_python\.(so|dylib)")

@@ -289,13 +289,13 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
     Examples:
       buildctl bases && docker buildx bake cpu-2_6-arm64
     """
+    from buildctl.artifacts.store import Store
     from buildctl.build import bases_under, build_bases
     from buildctl.build_docker import put_tool
     from buildctl.locked import load_locked, of_all_architectures
     from buildctl.locking import update_locks
     from buildctl.oci.layout import Layout
     from buildctl.rendering import update_rendered
-    from buildctl.store import Store
     from buildctl.vanished import renewing
 
     project = options.open()
@@ -481,8 +481,8 @@ def prune(everything: bool) -> None:
     Examples:
       buildctl prune
     """
+    from buildctl.artifacts.store import Store
     from buildctl.console.table import size
-    from buildctl.store import Store
 
     store = Store.default()
     click.echo(f"freed {size(store.prune(everything=everything))} in {store.root}")
@@ -751,8 +751,8 @@ def claims(options: Options, names: Sequence[str], check: bool) -> None:
       buildctl claims
       buildctl claims --check              in CI
     """
+    from buildctl.artifacts.store import Store
     from buildctl.claiming import check_claims, write_claims
-    from buildctl.store import Store
 
     project = options.open()
     cells = project.matrix.select(names)
@@ -925,10 +925,10 @@ def sbom(options: Options, name: str, arch: str | None) -> None:
       buildctl sbom cpu-2.6 > cpu-2.6.cdx.json
       buildctl sbom cuda-2.15 --arch arm64
     """
+    from buildctl.artifacts.store import Store
     from buildctl.locked import load_locked
     from buildctl.oci.layout import Layout
     from buildctl.sbom import sbom_document
-    from buildctl.store import Store
 
     project = options.open()
     cells = project.matrix.images_of([name], arch)

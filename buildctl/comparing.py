@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-from buildctl.contents import Package, packages_of
+from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
+from buildctl.artifacts.contents import Package, packages_of
+from buildctl.artifacts.store import Store
 from buildctl.diffing import Difference, Seen, difference
 from buildctl.ground.errors import LayoutError
 from buildctl.matrix.project import Project
@@ -14,8 +16,6 @@ from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.pull import resolve
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import document, referrers
-from buildctl.sbom import SBOM_KIND, packages_in_bill
-from buildctl.store import Store
 
 
 def compare(project: Project, a: str, b: str, *, arch: str, plain_http: bool | None = None) -> Difference:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from buildctl.artifacts.contents import Package
 from buildctl.console.table import size
-from buildctl.contents import Package
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig
 

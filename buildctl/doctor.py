@@ -11,13 +11,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from buildctl.artifacts.store import Store
 from buildctl.console.table import size
 from buildctl.ground.errors import BuildctlError, RuntimeUnavailableError, ToolError
 from buildctl.ground.run import run, which
 from buildctl.host import PUBLISHED, Host, device_files, this_host
 from buildctl.matrix.accelerators import VERSIONED
 from buildctl.matrix.project import Project
-from buildctl.store import Store
 
 # Measured: the whole default matrix is 14 GB of artifacts and 16 GB of layers; one cuda image 3 and 3. Tests without
 # Docker unpack what they test, once: as much again.

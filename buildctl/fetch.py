@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from buildctl.artifacts.debian.package import DebPackage
+from buildctl.artifacts.download import Download, download
+from buildctl.artifacts.store import Store
 from buildctl.console.progress import Progress
-from buildctl.download import Download, download
 from buildctl.ground.errors import FetchError, LockError
 from buildctl.ground.net import Patience
 from buildctl.index import with_credentials
 from buildctl.lock import LockedWheel, WheelLock
-from buildctl.lock_debian import DebPackage
 from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 from buildctl.resolve import NoSolutionError, index_of, locate
-from buildctl.store import Store
 
 _LOOKUPS = 4
 _AGAIN = "`buildctl lock --upgrade` resolves again; or point uv or pip to the index that was locked from"

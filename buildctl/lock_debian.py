@@ -10,12 +10,12 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
 from buildctl.apt_sources import ARCHIVES, apt_mirrors
-from buildctl.deb import parse_stanzas
+from buildctl.artifacts.debian.deb822 import parse_stanzas
+from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.ground import run
 from buildctl.ground.errors import ArtifactError, LockError, ToolError
 from buildctl.matrix.cells import DebianBase, Flavour
@@ -49,31 +49,6 @@ VERSION = re.compile(r"[A-Za-z0-9.+:~-]+")
 FILENAME = re.compile(r"pool/(?:[A-Za-z0-9_+~][A-Za-z0-9_.+~:%-]*/)+[A-Za-z0-9_.+~:%-]+\.deb")
 URI_LINE = re.compile(r"'([^']+)' (\S+_\S+_\S+)\.deb ([0-9]+) SHA256:([0-9a-f]{64})")
 DEADLINE = 300.0  # seconds for one run of apt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DebPackage:
-    """`filename` is the path below the archive's root (`pool/...`), `archive` one of ARCHIVES, `size` in bytes."""
-
-    name: str
-    version: str
-    architecture: str
-    archive: str
-    filename: str
-    size: int
-    digest: Digest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaseLock:
-    """The packages of one flavour on one architecture, sorted by name. Devel holds only what it adds to runtime."""
-
-    base: str
-    flavour: str
-    arch: str
-    suite: str
-    inputs: str
-    packages: tuple[DebPackage, ...]
 
 
 def inputs_of(base: DebianBase, flavour: Flavour, arch: str) -> str:

@@ -8,21 +8,21 @@ from pathlib import Path
 
 from buildctl import lock_added, lock_debian
 from buildctl.agreement import refuse_newer_glibc, refuse_other_python, refuse_python_of
-from buildctl.bases import check_scripts
+from buildctl.artifacts.debian.base import check_scripts
+from buildctl.artifacts.debian.deb import Control, read_control
+from buildctl.artifacts.debian.package import DebPackage
+from buildctl.artifacts.store import Store
 from buildctl.claiming import derive, stale_claims, write_claims
 from buildctl.console.log import say
 from buildctl.console.progress import open_progress
-from buildctl.deb import Control, read_control
 from buildctl.ground.errors import ArtifactError, FetchError, LockError
 from buildctl.lock import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
-from buildctl.lock_debian import DebPackage
 from buildctl.locked import LOCKED, debian_bases
 from buildctl.matrix.additions import keys_of
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
 from buildctl.resolve import NoSolutionError
-from buildctl.store import Store
 
 
 def lock_cells(project: Project, cells: Sequence[Cell], *, upgrade: bool, upgrade_bases: bool = False) -> Iterator[str]:

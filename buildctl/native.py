@@ -9,6 +9,7 @@ from pathlib import Path
 
 import uv
 
+from buildctl.artifacts.store import Store
 from buildctl.claiming import facts_from_file
 from buildctl.claims import check_facts, lock_digest
 from buildctl.expecting import expected_of
@@ -24,7 +25,6 @@ from buildctl.oci.digest import Digest
 from buildctl.probes.testing import names_of, not_run, test_native
 from buildctl.report import Finding, Report
 from buildctl.runtimes.native import NativeRuntime
-from buildctl.store import Store
 from buildctl.verdict import Kind, catalogue, decide
 
 _INSTALL = 3600.0

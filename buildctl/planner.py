@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from buildctl.agreement import refuse_python_in
-from buildctl.bases import pythons
-from buildctl.build_python import build_arch
+from buildctl.artifacts.debian.base import pythons
+from buildctl.artifacts.debian.package import BaseLock
+from buildctl.artifacts.debian.python import build_arch
+from buildctl.artifacts.store import Store
+from buildctl.artifacts.wheels.wheel import Site
 from buildctl.console.progress import open_progress
 from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.engines.assemble import ImageRecipe, Recipe
@@ -24,14 +27,11 @@ from buildctl.engines.recipes import (
 )
 from buildctl.ground.errors import EngineError, LockError
 from buildctl.lock import WheelLock
-from buildctl.lock_debian import BaseLock
 from buildctl.locked import LockedCell, debian_bases, load_debian, load_runtime
 from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.matrix.project import Project
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
-from buildctl.store import Store
-from buildctl.wheelread import Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

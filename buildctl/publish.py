@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from buildctl.artifacts.store import Store
 from buildctl.attached import attached_reports
 from buildctl.claims import Claims
 from buildctl.console.progress import Progress
@@ -34,7 +35,6 @@ from buildctl.registry.referrers import Document, Signer, attach
 from buildctl.registry.upload import Blob, Moved, Upload
 from buildctl.report import Report
 from buildctl.sbom import sbom_document
-from buildctl.store import Store
 from buildctl.tags import Kind, Tag, tags_of
 
 WORKERS = 4

@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
+from buildctl.artifacts.store import Store
 from buildctl.attached import attach_report
 from buildctl.claims import Claims, claims_from_labels
 from buildctl.console.log import say
@@ -25,8 +27,6 @@ from buildctl.registry.referrers import document, referrers
 from buildctl.report import Report, Status, following
 from buildctl.reports import now
 from buildctl.runtimes.api import ImageRef, Runtime
-from buildctl.sbom import SBOM_KIND, packages_in_bill
-from buildctl.store import Store
 from buildctl.subjects import claims_from_environment
 from buildctl.targets import Image, Target, find_target
 from buildctl.testing import TestResult, ask_image, runtimes

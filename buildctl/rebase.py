@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from buildctl.artifacts.contents import packages_of
+from buildctl.artifacts.store import Store
 from buildctl.build import build_bases
 from buildctl.console.table import size, table
-from buildctl.contents import packages_of
 from buildctl.diffing import package_changes
 from buildctl.ground.errors import LayoutError
 from buildctl.indexing import write_indexes
@@ -25,7 +26,6 @@ from buildctl.matrix.project import Project
 from buildctl.oci.image import Descriptor, ImageConfig, Layer
 from buildctl.oci.layout import Layout
 from buildctl.origin import note_rebased
-from buildctl.store import Store
 from buildctl.vanished import renewing
 
 

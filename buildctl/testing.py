@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from buildctl.artifacts.store import Store
 from buildctl.claims import read_labels
 from buildctl.console.log import console, say
 from buildctl.daemon import connected
@@ -30,7 +31,6 @@ from buildctl.reports import keep, now
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.docker import DockerRuntime
 from buildctl.runtimes.sandbox import SandboxRuntime
-from buildctl.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

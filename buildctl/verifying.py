@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
+from buildctl.artifacts.contents import Package, packages_of
 from buildctl.claims import LABEL
 from buildctl.console.progress import Progress
-from buildctl.contents import Package, packages_of
 from buildctl.gate import REPORT_KIND, merged, parse_report
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.keys import PublicKey
@@ -30,7 +31,6 @@ from buildctl.registry.problems import AbsentError, UnavailableError
 from buildctl.registry.pull import pull
 from buildctl.registry.referrers import document
 from buildctl.report import Finding, Status
-from buildctl.sbom import SBOM_KIND, packages_in_bill
 from buildctl.signed import MissingError, Signed, WrongError
 
 _SHOWN = 5

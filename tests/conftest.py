@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from buildctl.store import Store
+from buildctl.artifacts.store import Store
 
 ROOT = Path(__file__).parents[1]
 

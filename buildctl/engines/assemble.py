@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol
 
+from buildctl.artifacts.store import Store
 from buildctl.console.progress import Progress
 from buildctl.ground.errors import EngineError
 from buildctl.ground.interrupts import without_interrupts
@@ -25,7 +26,6 @@ from buildctl.oci.entry import Entry
 from buildctl.oci.image import Descriptor, History, ImageConfig, Layer
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
-from buildctl.store import Store
 
 
 class Source(Protocol):

@@ -8,24 +8,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from buildctl.bases import base_entries
-from buildctl.build_python import build_python, prepare_python, python_packages
-from buildctl.bytecode import BuildPython
-from buildctl.configured import VERSION
+from buildctl.artifacts.bytecode import BuildPython
+from buildctl.artifacts.debian.base import base_entries
+from buildctl.artifacts.debian.configured import VERSION
+from buildctl.artifacts.debian.package import BaseLock, DebPackage
+from buildctl.artifacts.debian.python import build_python, prepare_python, python_packages
+from buildctl.artifacts.store import Store, recipe_key
+from buildctl.artifacts.wheels.layer import WheelFile, estimated_work, group_entries, refuse_overlaps
+from buildctl.artifacts.wheels.wheel import Site
 from buildctl.engines.assemble import ImageRecipe, Recipe
 from buildctl.engines.plan import FilesLayer, Operation, Plan, Setting, WheelsLayer
 from buildctl.ground.errors import ArtifactError, LockError, MatrixError
 from buildctl.lock import LockedWheel, WheelLock
-from buildctl.lock_debian import BaseLock, DebPackage
 from buildctl.matrix.cells import DebianBase, ImageBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, Platform
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
-from buildctl.store import Store, recipe_key
-from buildctl.wheel import WheelFile, estimated_work, group_entries, refuse_overlaps
-from buildctl.wheelread import Site
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 Artifact = LockedWheel | DebPackage

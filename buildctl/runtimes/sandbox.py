@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from buildctl.artifacts.store import Store
 from buildctl.ground.errors import RuntimeUnavailableError, ToolError
 from buildctl.oci.image import ImageConfig
 from buildctl.runtimes.api import ImageRef, Outcome
@@ -20,7 +21,6 @@ from buildctl.runtimes.sandbox_process import Launched, launch
 from buildctl.runtimes.sandbox_shield import POLICY
 from buildctl.runtimes.sandbox_tree import Tree, merged, stacked
 from buildctl.runtimes.sandbox_user import User, find_user
-from buildctl.store import Store
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SET_UP = 30.0  # seconds for a sandbox that only sets itself up

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import zstandard
 
-from buildctl.bases import base_entries
-from buildctl.bytecode import Compilation
-from buildctl.lock_debian import BaseLock, DebPackage
+from buildctl.artifacts.bytecode import Compilation
+from buildctl.artifacts.debian.base import base_entries
+from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry, Kind
 from tests.support.images import Member

@@ -15,8 +15,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from buildctl.artifacts.store import Store
 from buildctl.lock import LockedWheel
-from buildctl.store import Store
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 

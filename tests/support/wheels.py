@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from buildctl.wheel import WheelFile
+from buildctl.artifacts.wheels.layer import WheelFile
 
 
 def record_line(name: str, data: bytes) -> str:

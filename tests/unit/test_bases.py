@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.bases import apt_sources, base_entries, left_out, python_version, with_parents
-from buildctl.deb import Control, Deb
+from buildctl.artifacts.debian.base import apt_sources, base_entries, left_out, python_version, with_parents
+from buildctl.artifacts.debian.deb import Control, Deb
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Kind, file_entry
 from tests.support.debs import (

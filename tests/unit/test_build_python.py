@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.build_python import build_arch, build_python, prepare_python, python_packages
+from buildctl.artifacts.debian.package import BaseLock
+from buildctl.artifacts.debian.python import build_arch, build_python, prepare_python, python_packages
+from buildctl.artifacts.store import Store
 from buildctl.ground.errors import ArtifactError, EngineError, LockError
-from buildctl.lock_debian import BaseLock
-from buildctl.store import Store
 from tests.support.debs import deb, file, link, lock_of, package
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu"

@@ -12,7 +12,7 @@ from types import CodeType
 
 import pytest
 
-from buildctl.bytecode import BuildPython, pyc_path
+from buildctl.artifacts.bytecode import BuildPython, pyc_path
 from buildctl.ground.errors import EngineError
 
 HERE = BuildPython(argv=(sys.executable,), identity="here", tag=str(sys.implementation.cache_tag))
@@ -76,7 +76,7 @@ def test_results_come_in_the_order_of_the_sources() -> None:
 def test_several_processes_share_the_sources_of_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     library = Path(os.__file__).parent
     sources = [(f"/lib/{f.name}", f.read_bytes()) for f in sorted(library.glob("*.py"))[:60]]
-    monkeypatch.setattr("buildctl.bytecode._ENOUGH", 10_000)
+    monkeypatch.setattr("buildctl.artifacts.bytecode._ENOUGH", 10_000)
     seen, popen = {}, subprocess.Popen
     for cores in (1, 3):
         started: list[int] = []

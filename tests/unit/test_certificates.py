@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from buildctl.certificates import certificate_entries, der_of, subject_hash
+from buildctl.artifacts.debian.certificates import certificate_entries, der_of, subject_hash
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Bytes, Kind
 

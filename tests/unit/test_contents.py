@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from buildctl.contents import Package, packages_of
+from buildctl.artifacts.bill import bill, packages_in_bill
+from buildctl.artifacts.contents import Package, packages_of
+from buildctl.artifacts.store import Store
 from buildctl.diffing import Seen, difference
 from buildctl.oci.image import ImageConfig, Platform, canonical_json
-from buildctl.sbom import bill, packages_in_bill
-from buildctl.store import Store
 from tests.support.cyclonedx import problems
 from tests.support.images import file, image, symlink, tar
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildctl import deb as module
-from buildctl.deb import Deb, open_deb, parse_stanzas, read_control
+from buildctl.artifacts.debian import deb as module
+from buildctl.artifacts.debian.deb import Deb, open_deb, read_control
+from buildctl.artifacts.debian.deb822 import parse_stanzas
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Kind

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.bases import merged
+from buildctl.artifacts.debian.base import merged
 from tests.support.debs import Tree, facts, made, text, tiny_base
 
 

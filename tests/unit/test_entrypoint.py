@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl import bytecode
+from buildctl.artifacts import bytecode
 
 COMMON = Path(__file__).parents[2] / "images" / "common"
 SHELLS = [name for name in ("sh", "dash", "bash", "busybox") if shutil.which(name)]

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from buildctl import fetch, partial, transfer
+from buildctl import fetch
+from buildctl.artifacts import partial, transfer
+from buildctl.artifacts.partial import Partial
+from buildctl.artifacts.store import Store
 from buildctl.console.progress import Silent
 from buildctl.fetch import fetch_wheels
 from buildctl.ground.errors import FetchError, LockError
@@ -17,9 +20,7 @@ from buildctl.ground.net import new_session
 from buildctl.lock import LockedWheel, WheelLock, inputs_of
 from buildctl.matrix.read import load_matrix
 from buildctl.oci.digest import Digest
-from buildctl.partial import Partial
 from buildctl.resolve import NoSolutionError
-from buildctl.store import Store
 
 CELL = load_matrix(Path(__file__).parents[2] / "matrix.yaml").select(["cpu-2.6"])[0]
 DATA = bytes(range(256)) * 10

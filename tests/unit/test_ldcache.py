@@ -5,8 +5,19 @@ import struct
 
 import pytest
 
+from buildctl.artifacts.debian.ldcache import (
+    ARCHES,
+    HEADER,
+    MAGIC,
+    RECORD,
+    Library,
+    cache,
+    is_library,
+    libraries,
+    soname,
+    sort_key,
+)
 from buildctl.ground.errors import ArtifactError
-from buildctl.ldcache import ARCHES, HEADER, MAGIC, RECORD, Library, cache, is_library, libraries, soname, sort_key
 from buildctl.oci.entry import Entry, file_entry, symlink_entry
 
 FOLDER = "usr/lib/x86_64-linux-gnu"

@@ -8,7 +8,7 @@ from pathlib import Path
 import cyclonedx.schema
 import pytest
 
-from buildctl.licences import _KNOWN, spdx
+from buildctl.artifacts.licences import _KNOWN, spdx
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from buildctl import lock_debian
+from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.ground.errors import LockError, ToolError
 from buildctl.lock_debian import (
-    BaseLock,
-    DebPackage,
     changes,
     format_base_lock,
     inputs_of,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.bases import check_scripts
+from buildctl.artifacts.debian.base import check_scripts
 from buildctl.ground.errors import ArtifactError
 from tests.support.debs import Compiled, Tree, deb, facts, file, folder, link, lock_of, made, text, tiny_base, write_all
 

@@ -99,7 +99,7 @@ def test_the_diff_id_does_not_depend_on_the_compression() -> None:
 
 
 def test_bytes_stay_the_same_from_release_to_release() -> None:
-    # A change here changes the digest of every layer ever made: raise RECIPE_VERSION in buildctl/store.py with it.
+    # A change here changes the digest of every layer ever made: raise RECIPE_VERSION in buildctl/artifacts/store.py with it.
     assert {c.value: written(EXAMPLE, c)[1].descriptor.digest.short for c in COMPRESSIONS} == GOLDEN
 
 

@@ -287,8 +287,8 @@ def test_the_first_emulator_that_the_kernel_takes_is_used(tmp_path: Path, monkey
 
 
 def test_only_linux_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from buildctl.artifacts.store import Store
     from buildctl.runtimes.api import ImageRef
-    from buildctl.store import Store
     from tests.support.images import image, tar
 
     layout, descriptor = image(tmp_path, tar())

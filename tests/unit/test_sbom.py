@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from buildctl.contents import Package
+from buildctl.artifacts.bill import bill, packages_in_bill
+from buildctl.artifacts.contents import Package
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, MediaType, Platform, canonical_json
-from buildctl.sbom import bill, packages_in_bill
 from tests.support.cyclonedx import problems
 
 IMAGE = Descriptor(media_type=MediaType.MANIFEST, digest=Digest("a" * 64), size=1)

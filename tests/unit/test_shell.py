@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildctl.shell import Answer, Call, Shell
-from buildctl.shell_parse import parse
-from buildctl.shell_words import ScriptError
+from buildctl.artifacts.debian.scripts.parse import parse
+from buildctl.artifacts.debian.scripts.shell import Answer, Call, Shell
+from buildctl.artifacts.debian.scripts.words import ScriptError
 
 
 def calls(script: str, *arguments: str, status: dict[str, int] | None = None) -> list[tuple[str, ...]]:

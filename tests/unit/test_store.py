@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.artifacts.store import Store, recipe_key
 from buildctl.ground.errors import BuildctlError, EngineError
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry, file_entry
 from buildctl.oci.image import Layer
 from buildctl.oci.layer import Compression
-from buildctl.store import Store, recipe_key
 
 KEY = "k" * 64
 

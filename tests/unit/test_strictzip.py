@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from buildctl.artifacts.wheels.zip import read_zip
+from buildctl.artifacts.wheels.zip_member import Member
 from buildctl.ground.errors import ArtifactError
-from buildctl.strictzip import read_zip
-from buildctl.zipmember import Member
 from tests.support.wheels import zipped
 
 LABEL = "demo-1.0-py3-none-any.whl"

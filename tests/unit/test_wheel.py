@@ -15,12 +15,12 @@ from installer import install
 from installer.destinations import SchemeDictionaryDestination
 from installer.sources import WheelFile as InstallerWheel
 
-from buildctl.bytecode import BuildPython, pyc_path
+from buildctl.artifacts.bytecode import BuildPython, pyc_path
+from buildctl.artifacts.wheels.layer import WheelFile, estimated_work, group_entries, refuse_overlaps, wheel_entries
+from buildctl.artifacts.wheels.wheel import Site
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import DeflatedBody, Entry, Kind
 from buildctl.oci.layer import Compression, write_layer
-from buildctl.wheel import WheelFile, estimated_work, group_entries, refuse_overlaps, wheel_entries
-from buildctl.wheelread import Site
 from tests.support.wheels import make_wheel, record_line, saved, wheel_contents, zipped
 
 SITE = Site()
@@ -308,7 +308,7 @@ def test_every_way_through_compares_with_record(
 
 
 def test_large_libraries_are_held_to_the_checksum_of_the_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("buildctl.wheelread._MAX_HASHED", 9999)
+    monkeypatch.setattr("buildctl.artifacts.wheels.wheel._MAX_HASHED", 9999)
     good, other = bytes(10_000), b"other" + bytes(9995)
     wrong_record = {**wheel_contents({"lib.so": good}), "lib.so": other}
     assert installed(saved(tmp_path, zipped(wrong_record)))[f"{PURE}/lib.so"] == other

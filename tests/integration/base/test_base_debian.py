@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
-from buildctl.alternatives import ALTERNATIVES
 from buildctl.apt_sources import apt_mirrors
-from buildctl.bases import base_entries
-from buildctl.build_python import build_arch, build_python, prepare_python, python_packages
-from buildctl.bytecode import BuildPython
+from buildctl.artifacts.bytecode import BuildPython
+from buildctl.artifacts.debian.alternatives import ALTERNATIVES
+from buildctl.artifacts.debian.base import base_entries
+from buildctl.artifacts.debian.deb import read_control
+from buildctl.artifacts.debian.package import BaseLock, DebPackage
+from buildctl.artifacts.debian.python import build_arch, build_python, prepare_python, python_packages
+from buildctl.artifacts.store import Store
 from buildctl.console.progress import Silent
-from buildctl.deb import read_control
 from buildctl.fetch import fetch_debs
 from buildctl.ground.errors import FetchError, RuntimeUnavailableError
-from buildctl.lock_debian import BaseLock, DebPackage, read_base_lock, resolve_base
+from buildctl.lock_debian import read_base_lock, resolve_base
 from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.matrix.read import load_matrix
 from buildctl.oci.check import check_layout
@@ -29,7 +31,6 @@ from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef, Outcome, Session
 from buildctl.runtimes.sandbox import SandboxRuntime
-from buildctl.store import Store
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.network

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from buildctl.apt_sources import apt_mirrors
-from buildctl.deb import Control
+from buildctl.artifacts.debian.deb import Control
+from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.ground.errors import LockError
 from buildctl.lock_added import BaseMovedError, Wanted, inputs_of, resolve_added
 from buildctl.lock_added import is_stale as is_stale_on_top
-from buildctl.lock_debian import BaseLock, DebPackage, changes, is_stale, read_base_lock, resolve_base, write_base_lock
+from buildctl.lock_debian import changes, is_stale, read_base_lock, resolve_base, write_base_lock
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.read import load_matrix, parse_matrix
 from tests.conftest import ROOT

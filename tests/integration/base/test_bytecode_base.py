@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from buildctl.apt_sources import apt_mirrors
-from buildctl.build_python import build_arch, build_python, prepare_python, python_packages
-from buildctl.bytecode import BuildPython
+from buildctl.artifacts.bytecode import BuildPython
+from buildctl.artifacts.debian.python import build_arch, build_python, prepare_python, python_packages
+from buildctl.artifacts.store import Store
 from buildctl.console.progress import Silent
 from buildctl.fetch import fetch_debs
 from buildctl.lock_debian import read_base_lock
 from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.matrix.read import load_matrix
-from buildctl.store import Store
 from tests.conftest import ROOT
 from tests.unit.test_bytecode import TRAPS, Source, compiled
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.build_python import build_arch
+from buildctl.artifacts.debian.python import build_arch
+from buildctl.artifacts.store import Store
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.oci.check import check_image, check_layout
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef
 from buildctl.runtimes.sandbox import SandboxRuntime
-from buildctl.store import Store
 from tests.conftest import buildctl, fresh_store
 from tests.support.engine import Engine
 from tests.support.projects import copy_project

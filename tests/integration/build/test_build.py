@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.artifacts.store import Store
 from buildctl.oci.check import check_layout
 from buildctl.oci.layout import Layout
-from buildctl.store import Store
 from tests.conftest import ROOT, buildctl
 from tests.support.projects import copy_project
 

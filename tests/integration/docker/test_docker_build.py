@@ -14,6 +14,7 @@ import docker
 import pytest
 import zstandard
 
+from buildctl.artifacts.store import Store
 from buildctl.build_docker import put_tool, with_fixed_times
 from buildctl.daemon import loopback_port
 from buildctl.engines.docker import DockerOptions, Target, build_with_docker, user_secrets
@@ -29,7 +30,6 @@ from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV
 from buildctl.runtimes.sandbox_emulation import native_arch
-from buildctl.store import Store
 from tests.conftest import ROOT
 from tests.support.engine import Engine
 from tests.support.images import image, tar

@@ -16,16 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from buildctl import download as download_module
-from buildctl import partial
+from buildctl.artifacts import download as download_module
+from buildctl.artifacts import partial
+from buildctl.artifacts.debian.package import DebPackage
+from buildctl.artifacts.download import Download, download
+from buildctl.artifacts.store import Store
 from buildctl.console.progress import Silent, Task
-from buildctl.download import Download, download
 from buildctl.fetch import fetch_debs
 from buildctl.ground.errors import ArtifactError, EngineError, FetchError
 from buildctl.ground.net import Patience
-from buildctl.lock_debian import DebPackage
 from buildctl.oci.digest import Digest
-from buildctl.store import Store
 from tests.support.servers import Fault, Site, site
 
 PART = 64 << 10

@@ -13,6 +13,7 @@ import pytest
 import uv
 
 from buildctl import fetch
+from buildctl.artifacts.store import Store
 from buildctl.claims import claims_of
 from buildctl.console.progress import Silent
 from buildctl.fetch import fetch_wheels
@@ -23,7 +24,6 @@ from buildctl.matrix.cells import Cell
 from buildctl.matrix.read import parse_matrix
 from buildctl.oci.digest import Digest
 from buildctl.resolve import NoSolutionError
-from buildctl.store import Store
 from tests.support.servers import Fault, Site, site, wheel
 
 TORCH = "torch-2.6.0-cp313-cp313-manylinux1_x86_64.whl"

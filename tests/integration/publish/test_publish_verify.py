@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from buildctl.artifacts.bill import SBOM_KIND, bill
+from buildctl.artifacts.contents import packages_of
 from buildctl.console.progress import Silent
-from buildctl.contents import packages_of
 from buildctl.ground.net import Patience
 from buildctl.locked import LockedCell
 from buildctl.oci.digest import Digest
@@ -23,7 +24,6 @@ from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import Document
 from buildctl.registry.transport import Transport
 from buildctl.report import Status
-from buildctl.sbom import SBOM_KIND, bill
 from buildctl.verifying import Verified, verify
 from tests.conftest import buildctl
 from tests.support.images import config_of, file, tar

@@ -14,6 +14,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from buildctl.artifacts.store import Store
 from buildctl.daemon import loopback_port
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.indexing import claimed
@@ -26,7 +27,6 @@ from buildctl.registry.client import open_repository
 from buildctl.registry.reference import Reference
 from buildctl.runtimes.api import EMULATION_ENV, ImageRef
 from buildctl.runtimes.sandbox import SandboxRuntime
-from buildctl.store import Store
 from buildctl.tags import tags_of
 from tests.conftest import ROOT, buildctl
 from tests.support.engine import Engine, Unavailable, program

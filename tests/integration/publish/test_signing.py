@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
+from buildctl.artifacts.bill import SBOM_KIND, bill
+from buildctl.artifacts.contents import packages_of
 from buildctl.console.progress import Silent
-from buildctl.contents import packages_of
 from buildctl.gate import REPORT_KIND
 from buildctl.ground.errors import ToolError
 from buildctl.keys import PrivateKey, PublicKey
@@ -35,7 +36,6 @@ from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import Document, attach, fallback_tag, referrers
 from buildctl.report import Status
-from buildctl.sbom import SBOM_KIND, bill
 from buildctl.signing import BUNDLE_KIND, KeylessSigner, KeySigner, sign_reference
 from buildctl.verifying import verify
 from tests.conftest import buildctl

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from buildctl.artifacts.store import Store
 from buildctl.matrix.project import Project
 from buildctl.moves import Result, measured
 from buildctl.oci.layout import Layout
 from buildctl.probes.portable import Model, Sample, load_in
 from buildctl.runtimes.sandbox import SandboxRuntime
-from buildctl.store import Store
 from buildctl.testing import image_ref
 from tests.conftest import ROOT, buildctl
 

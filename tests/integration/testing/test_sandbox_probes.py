@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from buildctl import probes
+from buildctl.artifacts.store import Store
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.probes import checks
 from buildctl.probes.expected import Expected
 from buildctl.report import Finding, Report, Status
 from buildctl.runtimes.sandbox import SandboxRuntime
 from buildctl.runtimes.sandbox_emulation import native_arch
-from buildctl.store import Store
 from tests.support.images import file, tar
 from tests.support.pythons import Python, base_python, put_image, python_members, torch_layer
 

@@ -13,13 +13,13 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
+from buildctl.artifacts.store import Store
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole
 from buildctl.oci.image import Descriptor, canonical_json
 from buildctl.oci.layout import Layout
 from buildctl.oci.tarread import LayerReader
-from buildctl.store import Store
 
 FORMAT = 2
 _STATUS = re.compile(r"(?:\./)?var/lib/dpkg/(?:status|status\.d/[^/]+)")

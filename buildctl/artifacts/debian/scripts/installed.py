@@ -1,7 +1,7 @@
 """What the maintainer scripts of added Debian packages would do to a fresh system, as data; no script is run.
 
-buildctl.shell follows each script; here is what its commands do to the tree. A command without an answer is an
-ArtifactError, so that nothing is skipped in silence. Left out on purpose, as in buildctl.configured: units and init
+buildctl.artifacts.debian.scripts.shell follows each script; here is what its commands do to the tree. A command without an answer is an
+ArtifactError, so that nothing is skipped in silence. Left out on purpose, as in buildctl.artifacts.debian.configured: units and init
 scripts being enabled (nothing starts them in a container), and caches that programs do without.
 """
 
@@ -12,14 +12,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from buildctl.alternatives import Alternative
-from buildctl.deb import Control, Deb
-from buildctl.debconf import Debconf
+from buildctl.artifacts.debian.alternatives import Alternative
+from buildctl.artifacts.debian.deb import Control, Deb
+from buildctl.artifacts.debian.scripts.debconf import Debconf
+from buildctl.artifacts.debian.scripts.shell import Answer, Call, Shell
+from buildctl.artifacts.debian.scripts.tree import append_line, evaluate, find, lines_of
+from buildctl.artifacts.debian.scripts.words import ScriptError
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Entry, Kind, directory_entry, file_entry, symlink_entry
-from buildctl.shell import Answer, Call, Shell
-from buildctl.shell_words import ScriptError
-from buildctl.treeview import append_line, evaluate, find, lines_of
 
 # Programs whose work is left out, whatever their arguments.
 LEFT_OUT = frozenset(

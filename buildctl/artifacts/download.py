@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 import requests
 
+from buildctl.artifacts.partial import Partial, prepare
+from buildctl.artifacts.store import Store
+from buildctl.artifacts.transfer import Body, GoneError, OtherFileError, RefusedError, RetryError, open_range
 from buildctl.console.progress import Progress, Task
 from buildctl.ground.errors import ArtifactError, FetchError
 from buildctl.ground.net import Patience, new_session, redact
 from buildctl.oci.digest import Digest
-from buildctl.partial import Partial, prepare
-from buildctl.store import Store
-from buildctl.transfer import Body, GoneError, OtherFileError, RefusedError, RetryError, open_range
 
 _MOVED = 1 << 16  # an attempt that brought this much was no failure, only too short
 

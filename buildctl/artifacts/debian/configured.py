@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from buildctl.certificates import SOURCE, certificate_entries
+from buildctl.artifacts.debian.certificates import SOURCE, certificate_entries
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Entry, Kind, directory_entry, file_entry, symlink_entry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from buildctl.shell_words import ASSIGNMENT, NAME, REDIRECTS, Lexer, Part, ScriptError, Token, Word
+from buildctl.artifacts.debian.scripts.words import ASSIGNMENT, NAME, REDIRECTS, Lexer, Part, ScriptError, Token, Word
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from buildctl import ldcache
-from buildctl.alternatives import alternative_entries
-from buildctl.bytecode import Compiler, pyc_path
-from buildctl.configured import configured_entries
-from buildctl.deb import Deb, open_deb, parse_stanzas
-from buildctl.dpkg_database import conffile_paths, database_entries
+from buildctl.artifacts.bytecode import Compiler, pyc_path
+from buildctl.artifacts.debian import ldcache
+from buildctl.artifacts.debian.alternatives import alternative_entries
+from buildctl.artifacts.debian.configured import configured_entries
+from buildctl.artifacts.debian.deb import Deb, open_deb
+from buildctl.artifacts.debian.deb822 import parse_stanzas
+from buildctl.artifacts.debian.dpkg_database import conffile_paths, database_entries
+from buildctl.artifacts.debian.package import BaseLock, DebPackage
+from buildctl.artifacts.debian.scripts.installed import WAY_OUT, Installed, install
 from buildctl.ground.errors import ArtifactError
-from buildctl.lock_debian import BaseLock, DebPackage
-from buildctl.maintscripts import WAY_OUT, Installed, install
 from buildctl.oci.entry import Bytes, Entry, Kind, directory_entry, file_entry
 
 # Documentation, manuals and translations are left out. The image's own dpkg is not told so by path-exclude: it would

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from buildctl.artifacts.store import Store
 from buildctl.ground.errors import EngineError
 from buildctl.oci.digest import Digest
-from buildctl.store import Store
 
 PART = 16 << 20
 _ABANDONED = 30 * 24 * 3600.0

@@ -11,10 +11,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from buildctl.bytecode import Compilation, Compiler, pyc_path
+from buildctl.artifacts.bytecode import Compilation, Compiler, pyc_path
+from buildctl.artifacts.wheels.wheel import Placed, Site, Wheel, read_wheel, record_digest
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Body, Bytes, DeflatedBody, Entry, directory_entry, file_entry
-from buildctl.wheelread import Placed, Site, Wheel, read_wheel, record_digest
 
 __all__ = ["Site", "WheelFile", "estimated_work", "group_entries", "refuse_overlaps", "wheel_entries"]
 

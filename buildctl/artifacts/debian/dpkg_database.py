@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from buildctl.deb import Control, Deb
+from buildctl.artifacts.debian.deb import Control, Deb
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Entry, directory_entry, file_entry
 

@@ -11,8 +11,21 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from buildctl.shell_parse import Block, Case, Chain, For, Function, Group, If, Node, Not, Other, Simple, parse
-from buildctl.shell_words import Lexer, Part, ScriptError, Word
+from buildctl.artifacts.debian.scripts.parse import (
+    Block,
+    Case,
+    Chain,
+    For,
+    Function,
+    Group,
+    If,
+    Node,
+    Not,
+    Other,
+    Simple,
+    parse,
+)
+from buildctl.artifacts.debian.scripts.words import Lexer, Part, ScriptError, Word
 
 _MAX_STEPS = 10_000
 _BRACED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*|[0-9@*#?])(?:(:?[-+])(.*))?", re.DOTALL)

@@ -15,13 +15,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from buildctl.bases import merged, python_version
-from buildctl.bytecode import BuildPython
-from buildctl.deb import open_deb
+from buildctl.artifacts.bytecode import BuildPython
+from buildctl.artifacts.debian.base import merged, python_version
+from buildctl.artifacts.debian.deb import open_deb
+from buildctl.artifacts.debian.package import BaseLock, DebPackage
+from buildctl.artifacts.store import Store, recipe_key
 from buildctl.ground.errors import ArtifactError, EngineError, LockError
-from buildctl.lock_debian import BaseLock, DebPackage
 from buildctl.oci.entry import Entry, Kind
-from buildctl.store import Store, recipe_key
 
 # Machine names of the kernel -> Docker's architecture, multiarch folder, dynamic loader
 MACHINES = {

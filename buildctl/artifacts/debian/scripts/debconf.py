@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from buildctl.deb import Control, parse_stanzas
-from buildctl.shell import Answer, Call, Shell
+from buildctl.artifacts.debian.deb import Control
+from buildctl.artifacts.debian.deb822 import parse_stanzas
+from buildctl.artifacts.debian.scripts.shell import Answer, Call, Shell
 
 _WITHOUT_ANSWER = frozenset(
     f"db_{name}" for name in ("go", "version", "stop", "purge", "title", "capb", "beginblock", "endblock")

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from buildctl.artifacts.wheels.zip_member import DEFLATED, FULL_32, STORED, ZIP64, Member, extra_fields
 from buildctl.ground.errors import ArtifactError
-from buildctl.zipmember import DEFLATED, FULL_32, STORED, ZIP64, Member, extra_fields
 
 _EOCD = struct.Struct("<4s4H2LH")
 _EOCD64_LOCATOR = struct.Struct("<4sLQL")

@@ -18,10 +18,10 @@ from installer.utils import parse_entrypoints, parse_metadata_file
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from buildctl.artifacts.wheels.zip import read_zip
+from buildctl.artifacts.wheels.zip_member import Member
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Body, Bytes, Entry
-from buildctl.strictzip import read_zip
-from buildctl.zipmember import Member
 
 _MAX_METADATA = 64 << 20
 _HASHES = {"sha256", "sha384", "sha512"}  # PEP 427: sha256 or better
