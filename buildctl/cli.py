@@ -353,7 +353,7 @@ def test(
     """
     from buildctl.environments import names_environment, test_environments
     from buildctl.matrix.matrix import parse_arch
-    from buildctl.targets import points_elsewhere
+    from buildctl.registry.target import points_elsewhere
     from buildctl.testing import TestResult, heard, test_images
 
     environments = [name for name in names if names_environment(name)]

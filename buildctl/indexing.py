@@ -13,7 +13,7 @@ from buildctl.matrix.cells import public_version
 from buildctl.matrix.project import Project
 from buildctl.oci.image import Descriptor, ImageConfig, Index
 from buildctl.oci.layout import Layout
-from buildctl.targets import TITLE
+from buildctl.registry.target import TITLE
 
 VERSION = "org.opencontainers.image.version"
 

@@ -16,8 +16,8 @@ from buildctl.locked import load_locked
 from buildctl.matrix.project import Project
 from buildctl.oci.image import ImageConfig
 from buildctl.oci.layout import Layout
+from buildctl.registry.target import Image, Target, find_target, in_layout
 from buildctl.report import Report, Status
-from buildctl.targets import Image, Target, find_target, in_layout
 
 # What images of others often say in their environment: not a claim of ours, but better than nothing.
 _ENVIRONMENT = {

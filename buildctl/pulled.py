@@ -24,11 +24,11 @@ from buildctl.probes.testing import not_run
 from buildctl.registry.client import Repository
 from buildctl.registry.pull import pull
 from buildctl.registry.referrers import document, referrers
+from buildctl.registry.target import Image, Target, find_target
 from buildctl.report import Report, Status, following
 from buildctl.reports import now
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.subjects import claims_from_environment
-from buildctl.targets import Image, Target, find_target
 from buildctl.testing import TestResult, ask_image, runtimes
 
 PULLED = "pulled"  # a layout in the store; `buildctl prune` removes it

@@ -10,8 +10,8 @@ from packaging.version import InvalidVersion, Version
 from buildctl.claims import LABEL, Claims, claims_from_labels
 from buildctl.ground.errors import LayoutError
 from buildctl.matrix.accelerators import CPU, CUDA
+from buildctl.registry.target import Image, Target, find_target
 from buildctl.requirement import asked_cuda
-from buildctl.targets import Image, Target, find_target
 from buildctl.verdict import Subject
 
 _CUDA = re.compile(r"(\d+\.\d+)(\.\d+)*")

@@ -13,9 +13,9 @@ from buildctl.oci.image import Descriptor, ImageConfig, Manifest, MediaType, Pla
 from buildctl.probes.expected import Expected
 from buildctl.probes.testing import findings_of
 from buildctl.pulled import PROMISES, expected_of_image
+from buildctl.registry.target import Image
 from buildctl.report import Status
 from buildctl.runtimes.api import Outcome
-from buildctl.targets import Image
 from tests.conftest import ROOT
 
 CLAIMS = read_claims(ROOT / "images" / "cuda-2.6" / "claims.amd64.json")
