@@ -33,7 +33,7 @@ from buildctl.planner import Planned, Planner
 
 # Docker, downloads and rendering are imported where they are used: a build with nothing to do answers in half a second.
 if TYPE_CHECKING:
-    from buildctl.load import Loaded
+    from buildctl.docker.load import Loaded
 
 REPOSITORY = "pytorch"  # the name of our images in a Docker daemon: pytorch:cuda-2.6
 
@@ -96,7 +96,7 @@ class BuildResult:
 def reach(options: BuildOptions) -> None:
     """Before any work: the Docker that was named answers. Raises RuntimeUnavailableError."""
     if options.context is not None:
-        from buildctl.daemon import connected
+        from buildctl.docker.daemon import connected
 
         with connected(options.context):
             pass
@@ -196,8 +196,8 @@ def load_images(
     """
     if wanted is False:
         return ()
-    from buildctl.daemon import connected
-    from buildctl.load import load
+    from buildctl.docker.daemon import connected
+    from buildctl.docker.load import load
 
     try:
         with connected(context) as client:

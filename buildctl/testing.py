@@ -10,7 +10,7 @@ from typing import Any
 from buildctl.artifacts.store import Store
 from buildctl.claims import read_labels
 from buildctl.console.log import console, say
-from buildctl.daemon import connected
+from buildctl.docker.daemon import connected
 from buildctl.expecting import expected_of
 from buildctl.gate import LABELS
 from buildctl.ground.errors import BuildctlError, LayoutError, RuntimeUnavailableError

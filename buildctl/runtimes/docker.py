@@ -15,9 +15,9 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest
 
-from buildctl.daemon import connected, is_here
+from buildctl.docker.daemon import connected, is_here
+from buildctl.docker.load import load
 from buildctl.ground.errors import EngineError, RuntimeUnavailableError, ToolError
-from buildctl.load import load
 from buildctl.matrix.accelerators import Kind
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV, ImageRef, Outcome

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from buildctl.contexts import SOCKET, Endpoint, endpoint
+from buildctl.docker.context import SOCKET, Endpoint, endpoint
 from buildctl.ground.errors import RuntimeUnavailableError
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from buildctl.docker.load import _full_name, archive, differences
 from buildctl.ground.errors import LayoutError
-from buildctl.load import _full_name, archive, differences
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from buildctl.daemon import connect
+from buildctl.docker.daemon import connect
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.matrix.accelerators import CPU, CUDA
 from buildctl.runtimes.api import ImageRef, Runtime
@@ -47,7 +47,7 @@ def test_a_malformed_host_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch, no_daemon: str, host: str, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", host.format(none=tmp_path / "none"))
-    monkeypatch.setattr("buildctl.daemon.CONNECT", 0.1)
+    monkeypatch.setattr("buildctl.docker.daemon.CONNECT", 0.1)
     with pytest.raises(RuntimeUnavailableError):
         connect()
 

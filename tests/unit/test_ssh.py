@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.daemon import connect
+from buildctl.docker.daemon import connect
+from buildctl.docker.ssh import Tunnel, without_user
 from buildctl.ground.errors import RuntimeUnavailableError
-from buildctl.ssh import Tunnel, without_user
 
 
 @contextmanager
@@ -80,14 +80,14 @@ def test_what_ssh_says_becomes_the_reason_and_a_hint(
 
 
 def test_a_host_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("buildctl.daemon.CONNECT", 0.5)
+    monkeypatch.setattr("buildctl.docker.daemon.CONNECT", 0.5)
     with tunnel(tmp_path, monkeypatch, "exec sleep 600"), pytest.raises(RuntimeUnavailableError, match="ssh://box"):
         connect("ssh://box")
     assert running(tmp_path) == []
 
 
 def test_what_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("buildctl.ssh.ENDING", 0.2)
+    monkeypatch.setattr("buildctl.docker.ssh.ENDING", 0.2)
     with tunnel(tmp_path, monkeypatch, "trap '' TERM; while :; do sleep 0.1; done") as found:
         client = socket.socket(socket.AF_UNIX)
         client.connect(str(found.path))
@@ -119,7 +119,7 @@ def test_a_port_that_came_back_is_given_up_again(tmp_path: Path, monkeypatch: py
 
 
 def test_without_the_program_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("buildctl.ssh.which", lambda program: None)
+    monkeypatch.setattr("buildctl.docker.ssh.which", lambda program: None)
     with pytest.raises(RuntimeUnavailableError, match="ssh://box needs the program ssh") as caught:
         connect("ssh://me@box")
     assert "openssh-client" in str(caught.value.hint)

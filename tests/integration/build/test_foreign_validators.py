@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from buildctl.docker.loopback import serve
 from buildctl.ground.errors import ToolError
 from buildctl.ground.run import Completed, run, which
-from buildctl.loopback import serve
 from buildctl.oci.check import check_image, check_layout
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType

@@ -16,11 +16,11 @@ import zstandard
 
 from buildctl.artifacts.store import Store
 from buildctl.build_docker import put_tool, with_fixed_times
-from buildctl.daemon import loopback_port
+from buildctl.docker.daemon import loopback_port
+from buildctl.docker.load import load
 from buildctl.engines.docker import DockerOptions, Target, build_with_docker, user_secrets
 from buildctl.ground.errors import EngineError
 from buildctl.index import uv_environment
-from buildctl.load import load
 from buildctl.lock import read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.check import check_image

@@ -16,9 +16,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from buildctl.daemon import Client, connected
+from buildctl.docker.daemon import Client, connected
+from buildctl.docker.load import load
 from buildctl.engines.docker import DockerOptions, Target, build_with_docker
-from buildctl.load import load
 from buildctl.oci.check import check_image
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH
@@ -121,7 +121,7 @@ def test_layers_that_only_seemed_to_be_there_are_sent_after_all(
     def all_of_them(*_: object) -> frozenset[Digest]:
         return layers
 
-    monkeypatch.setattr("buildctl.load._held", all_of_them)
+    monkeypatch.setattr("buildctl.docker.load._held", all_of_them)
     with remote.tcp(NAME) as host, connected(host) as client:
         loaded = load(layout, descriptor, "buildctl-test-context:x", client=client)
         assert (loaded.how, loaded.moved) == ("load", sum(d.size for d in layout.manifest(descriptor).layers))

@@ -8,9 +8,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from buildctl.daemon import loopback_port
+from buildctl.docker.daemon import loopback_port
+from buildctl.docker.load import load
 from buildctl.ground.errors import BuildctlError, LayoutError
-from buildctl.load import load
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
 from buildctl.oci.layout import Layout
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.docker
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, docker_client: docker.DockerClient) -> str:
     """Both ways in: pulled from our registry on loopback, and streamed into `docker load`."""
     if request.param == "load":
-        monkeypatch.setattr("buildctl.load.loopback_port", lambda client, port: nullcontext())
+        monkeypatch.setattr("buildctl.docker.load.loopback_port", lambda client, port: nullcontext())
     else:
         skip_where_loopback_is_elsewhere(docker_client)
     return str(request.param)
@@ -177,7 +177,7 @@ def test_another_image_under_the_name_is_noticed(
     old, old_descriptor = image(tmp_path / "old", tar(file("a", b"old")))
     load(old, old_descriptor, TAG, client=docker_client)
     new, new_descriptor = image(tmp_path / "new", tar(file("a", b"new")), tar(file("b")))
-    monkeypatch.setattr("buildctl.load._bring", lambda *_: ("load", 0))
+    monkeypatch.setattr("buildctl.docker.load._bring", lambda *_: ("load", 0))
     with pytest.raises(BuildctlError, match=r"image id: .*\n.*layers: 1, expected 2"):
         load(new, new_descriptor, TAG, client=docker_client)
 

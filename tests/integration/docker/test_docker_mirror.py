@@ -10,7 +10,7 @@ import pytest
 
 from buildctl.build_docker import target_of
 from buildctl.console.progress import Silent
-from buildctl.daemon import loopback_port
+from buildctl.docker.daemon import loopback_port
 from buildctl.engines.docker import DockerOptions, Target, build_with_docker
 from buildctl.matrix.read import parse_matrix
 from buildctl.oci.check import check_layout

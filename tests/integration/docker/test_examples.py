@@ -21,8 +21,8 @@ import yaml
 from docker.types import Mount, Ulimit
 
 from buildctl.apt_sources import apt_mirrors
+from buildctl.docker.load import load
 from buildctl.ground.net import pip_settings
-from buildctl.load import load
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV
 from buildctl.runtimes.sandbox_emulation import native_arch

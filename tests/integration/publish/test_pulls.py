@@ -15,7 +15,7 @@ import docker
 import pytest
 
 from buildctl.artifacts.store import Store
-from buildctl.daemon import loopback_port
+from buildctl.docker.daemon import loopback_port
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.indexing import claimed
 from buildctl.locked import load_matrix_images

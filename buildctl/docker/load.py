@@ -15,8 +15,8 @@ from typing import Any
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound
 
-from buildctl import loopback
-from buildctl.daemon import loopback_port
+from buildctl.docker import loopback
+from buildctl.docker.daemon import loopback_port
 from buildctl.ground.errors import BuildctlError, EngineError, LayoutError
 from buildctl.oci.check import check_image
 from buildctl.oci.digest import Digest

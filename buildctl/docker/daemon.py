@@ -11,9 +11,9 @@ import docker
 from docker.errors import DockerException
 from docker.tls import TLSConfig
 
-from buildctl.contexts import Endpoint, endpoint
+from buildctl.docker.context import Endpoint, endpoint
+from buildctl.docker.ssh import Tunnel, without_user
 from buildctl.ground.errors import RuntimeUnavailableError
-from buildctl.ssh import Tunnel, without_user
 
 CONNECT = 10  # seconds until an answer to the first question
 HINT = "start Docker, or point DOCKER_HOST or `docker context use` at a machine that runs it"
