@@ -17,7 +17,7 @@ from measured import ROOT, buildctl, fresh_store, scratch, warm
 from page import Row, section, update
 
 from buildctl.artifacts.store import Store
-from buildctl.lock import read_wheel_lock
+from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.sandbox import SandboxRuntime

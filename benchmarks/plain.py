@@ -25,7 +25,7 @@ from buildctl.artifacts.store import Store
 from buildctl.build_docker import with_fixed_times
 from buildctl.docker.load import load
 from buildctl.engines.docker import DockerOptions, Target, build_with_docker, user_secrets
-from buildctl.lock import LockedWheel, read_wheel_lock
+from buildctl.lock.wheels import LockedWheel, read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.layout import Layout

@@ -18,8 +18,8 @@ from buildctl.engines.assemble import Built, Made, Recipe, make_layers, write_im
 from buildctl.engines.recipes import artifacts_of, base_image, refuse_conflicts
 from buildctl.ground.errors import EngineError, FetchError, RuntimeUnavailableError
 from buildctl.indexing import write_indexes
-from buildctl.lock import WheelLock
-from buildctl.locked import LockedCell
+from buildctl.lock.locked import LockedCell
+from buildctl.lock.wheels import WheelLock
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
@@ -240,7 +240,7 @@ def _fetch(project: Project, planned: Sequence[Planned], store: Store, *, everyt
     if not missing:
         return
     wanted = {artifact.digest for recipe in missing.values() for artifact in artifacts_of(recipe)}
-    from buildctl.fetch import fetch_wheels
+    from buildctl.lock.fetch import fetch_wheels
 
     with open_progress("fetched") as progress:
         _fetch_debs(project, planned, missing, store, progress)
@@ -270,8 +270,8 @@ def _fetch_debs(
     packages = {k: d for found in locks.values() for k, d in found.items() if store.artifact(k) is None}
     if not packages:
         return
-    from buildctl.apt_sources import apt_mirrors
-    from buildctl.fetch import fetch_debs
+    from buildctl.lock.apt_sources import apt_mirrors
+    from buildctl.lock.fetch import fetch_debs
 
     mirrors = dict(apt_mirrors(project.matrix.debian_mirror))
     try:

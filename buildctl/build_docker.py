@@ -24,7 +24,7 @@ from buildctl.engines.docker import (
     user_secrets,
 )
 from buildctl.ground.errors import DockerfileError
-from buildctl.index import uv_environment
+from buildctl.lock.index import uv_environment
 from buildctl.matrix.cells import Cell, DebianBase, ImageBase
 from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project

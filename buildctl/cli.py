@@ -150,7 +150,7 @@ def lock(options: Options, names: Sequence[str], upgrade: bool, upgrade_bases: b
       buildctl lock --upgrade-bases      security fixes of Debian; torch and all wheels stay
       buildctl lock --check              in CI
     """
-    from buildctl.locking import check_locks, lock_cells
+    from buildctl.lock.update import check_locks, lock_cells
 
     if check and (upgrade or upgrade_bases):
         raise click.UsageError("--check changes nothing: leave out --upgrade and --upgrade-bases")
@@ -175,7 +175,7 @@ def render(options: Options, names: Sequence[str], check: bool) -> None:
       buildctl render
       buildctl render --check
     """
-    from buildctl.locked import load_locked, of_all_architectures
+    from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.rendering import check_rendered, render_images
 
     project = options.open()
@@ -200,8 +200,8 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
       buildctl fetch cuda-2.6
     """
     from buildctl.build import fetch_images
-    from buildctl.locked import load_locked, of_all_architectures
-    from buildctl.locking import update_locks
+    from buildctl.lock.locked import load_locked, of_all_architectures
+    from buildctl.lock.update import update_locks
     from buildctl.rendering import update_rendered
     from buildctl.vanished import renewing
 
@@ -256,8 +256,8 @@ def build(
       buildctl build --engine docker --context gpu-box      made there, too
     """
     from buildctl.build import BuildOptions, build_images, reach
-    from buildctl.locked import load_locked, of_all_architectures
-    from buildctl.locking import update_locks
+    from buildctl.lock.locked import load_locked, of_all_architectures
+    from buildctl.lock.update import update_locks
     from buildctl.rendering import update_rendered
     from buildctl.vanished import renewing
 
@@ -292,8 +292,8 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
     from buildctl.artifacts.store import Store
     from buildctl.build import bases_under, build_bases
     from buildctl.build_docker import put_tool
-    from buildctl.locked import load_locked, of_all_architectures
-    from buildctl.locking import update_locks
+    from buildctl.lock.locked import load_locked, of_all_architectures
+    from buildctl.lock.update import update_locks
     from buildctl.oci.layout import Layout
     from buildctl.rendering import update_rendered
     from buildctl.vanished import renewing
@@ -621,8 +621,8 @@ def publish(
       buildctl publish --to registry.example/pytorch --sign-key cosign.key      its password in $COSIGN_PASSWORD
     """
     from buildctl.console.progress import open_progress
-    from buildctl.locked import WANTED, load_locked, load_matrix_images, of_all_architectures
-    from buildctl.locking import refuse_stale_locks
+    from buildctl.lock.locked import WANTED, load_locked, load_matrix_images, of_all_architectures
+    from buildctl.lock.update import refuse_stale_locks
     from buildctl.publish import PublishOptions, attached
     from buildctl.publish import publish as push
     from buildctl.registry.client import open_repository
@@ -687,7 +687,7 @@ def promote(
     Examples:
       buildctl promote --to registry.example/pytorch --revision 20261122
     """
-    from buildctl.locked import load_matrix_images
+    from buildctl.lock.locked import load_matrix_images
     from buildctl.publish import PublishOptions
     from buildctl.publish import promote as move
     from buildctl.registry.client import open_repository
@@ -723,7 +723,7 @@ def tags(options: Options, names: Sequence[str], revision: str, allow_not_run: S
       buildctl tags --allow-not-run entrypoint
     """
     from buildctl.console.table import table
-    from buildctl.locked import load_matrix_images
+    from buildctl.lock.locked import load_matrix_images
     from buildctl.publish import PublishOptions, planned_tags
 
     project = options.open()
@@ -752,7 +752,7 @@ def claims(options: Options, names: Sequence[str], check: bool) -> None:
       buildctl claims --check              in CI
     """
     from buildctl.artifacts.store import Store
-    from buildctl.claiming import check_claims, write_claims
+    from buildctl.lock.claim_files import check_claims, write_claims
 
     project = options.open()
     cells = project.matrix.select(names)
@@ -926,7 +926,7 @@ def sbom(options: Options, name: str, arch: str | None) -> None:
       buildctl sbom cuda-2.15 --arch arm64
     """
     from buildctl.artifacts.store import Store
-    from buildctl.locked import load_locked
+    from buildctl.lock.locked import load_locked
     from buildctl.oci.layout import Layout
     from buildctl.sbom import sbom_document
 

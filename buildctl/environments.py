@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from buildctl.claims import glibc_floor, nvidia_version
 from buildctl.console.log import say
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.host import ARCHES
 from buildctl.installed import Installed, read_installed
 from buildctl.interpreter import Interpreter, find_interpreter
+from buildctl.lock.claims import glibc_floor, nvidia_version
 from buildctl.matrix.accelerators import CPU, CUDA, MPS, VERSIONED, Kind, short_version
 from buildctl.probes.expected import Expected
 from buildctl.probes.testing import test_environment

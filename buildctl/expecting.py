@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from buildctl.claims import Claims, label_values
-from buildctl.locked import LockedCell
+from buildctl.lock.claims import Claims, label_values
+from buildctl.lock.locked import LockedCell
 from buildctl.probes.expected import Expected
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from buildctl.claims import LABEL, read_labels
+from buildctl.lock.claims import LABEL, read_labels
 from buildctl.matrix.cells import public_version
 from buildctl.matrix.project import Project
 from buildctl.oci.image import Descriptor, ImageConfig, Index

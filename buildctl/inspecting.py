@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from buildctl.claims import LABEL, Claims, label_values, read_labels
 from buildctl.console.table import size
 from buildctl.gate import merged, read_report
 from buildctl.ground.errors import BuildctlError, LayoutError, LockError
-from buildctl.locked import load_locked
+from buildctl.lock.claims import LABEL, Claims, label_values, read_labels
+from buildctl.lock.locked import load_locked
 from buildctl.matrix.project import Project
 from buildctl.oci.image import ImageConfig
 from buildctl.oci.layout import Layout

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from buildctl.claiming import VERSION, assignments, torch_facts
-from buildctl.claims import WheelFacts
 from buildctl.ground.errors import ArtifactError, RuntimeUnavailableError
 from buildctl.interpreter import Interpreter
+from buildctl.lock.claims import WheelFacts
+from buildctl.lock.torch_wheel import VERSION, assignments, torch_facts
 from buildctl.oci.digest import Digest
 
 _BLOCK = 1 << 20

@@ -10,15 +10,15 @@ from pathlib import Path
 import uv
 
 from buildctl.artifacts.store import Store
-from buildctl.claiming import facts_from_file
-from buildctl.claims import check_facts, lock_digest
 from buildctl.expecting import expected_of
 from buildctl.ground.errors import LockError, MatrixError, RuntimeUnavailableError, ToolError
 from buildctl.ground.run import run
 from buildctl.host import Host, this_host
-from buildctl.index import uv_environment
-from buildctl.lock import WheelLock, is_stale
-from buildctl.locked import LockedCell, load_locked
+from buildctl.lock.claims import check_facts, lock_digest
+from buildctl.lock.index import uv_environment
+from buildctl.lock.locked import LockedCell, load_locked
+from buildctl.lock.torch_wheel import facts_from_file
+from buildctl.lock.wheels import WheelLock, is_stale
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
@@ -185,7 +185,7 @@ def verify_native(project: Project, name: str) -> Iterator[str]:
     if torch is None:
         raise LockError(f"{shown} holds no torch", hint=f"buildctl lock {cell.name}")
     from buildctl.console.progress import open_progress  # noqa: PLC0415
-    from buildctl.fetch import fetch_wheels  # noqa: PLC0415 - the other commands need no network
+    from buildctl.lock.fetch import fetch_wheels  # noqa: PLC0415 - the other commands need no network
 
     store = Store.default()
     with open_progress("fetched") as progress:
@@ -199,7 +199,7 @@ def verify_native(project: Project, name: str) -> Iterator[str]:
 
 def _check_hashes(cell: Cell, lock: WheelLock, shown: str) -> None:
     """Asked apart, because uv compares hashes only when it downloads."""
-    from buildctl.resolve import index_of, locate  # noqa: PLC0415 - as above
+    from buildctl.lock.uv import index_of, locate  # noqa: PLC0415 - as above
 
     with index_of(cell.accelerator) as index:
         urls = locate([f"{w.name}=={w.version}" for w in lock.wheels], python=cell.python, index=index)

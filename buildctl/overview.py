@@ -14,8 +14,8 @@ from buildctl.console.table import table
 from buildctl.debt import Debt, debt_text, debts, this_moment
 from buildctl.gate import known_findings, read_report
 from buildctl.ground.errors import BuildctlError, LayoutError
-from buildctl.locked import load_locked
-from buildctl.locking import stale_locks
+from buildctl.lock.locked import load_locked
+from buildctl.lock.update import stale_locks
 from buildctl.matrix.cells import Cell, Combination
 from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from buildctl.agreement import refuse_python_in
 from buildctl.artifacts.debian.base import pythons
 from buildctl.artifacts.debian.package import BaseLock
 from buildctl.artifacts.debian.python import build_arch
@@ -26,8 +25,9 @@ from buildctl.engines.recipes import (
     image_reference,
 )
 from buildctl.ground.errors import EngineError, LockError
-from buildctl.lock import WheelLock
-from buildctl.locked import LockedCell, debian_bases, load_debian, load_runtime
+from buildctl.lock.agreement import refuse_python_in
+from buildctl.lock.locked import LockedCell, debian_bases, load_debian, load_runtime
+from buildctl.lock.wheels import WheelLock
 from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.matrix.project import Project
 from buildctl.oci.layer import Compression

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from buildctl.claims import LABEL
 from buildctl.indexing import claimed, index_of
+from buildctl.lock.claims import LABEL
 from buildctl.matrix.cells import Cell, public_version
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType, Platform, canonical_json

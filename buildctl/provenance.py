@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from buildctl import __version__
 from buildctl.ground.errors import LockError
-from buildctl.locked import LockedCell
+from buildctl.lock.locked import LockedCell
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest

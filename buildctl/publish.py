@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 from buildctl.artifacts.store import Store
 from buildctl.attached import attached_reports
-from buildctl.claims import Claims
 from buildctl.console.progress import Progress
 from buildctl.console.table import size, table
 from buildctl.gate import REPORT_KIND, completed, known_findings, merged, not_run, objection, read_report, report_bytes
 from buildctl.ground.errors import BuildctlError, DriftError, LayoutError
 from buildctl.indexing import claimed
-from buildctl.locked import LockedCell
+from buildctl.lock.claims import Claims
+from buildctl.lock.locked import LockedCell
 from buildctl.matrix.accelerators import VERSIONED, version_of
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project

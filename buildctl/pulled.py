@@ -12,11 +12,11 @@ from dataclasses import replace
 from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.artifacts.store import Store
 from buildctl.attached import attach_report
-from buildctl.claims import Claims, claims_from_labels
 from buildctl.console.log import say
 from buildctl.console.progress import open_progress
 from buildctl.expecting import expected_by
 from buildctl.gate import LABELS
+from buildctl.lock.claims import Claims, claims_from_labels
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.probes.expected import Expected

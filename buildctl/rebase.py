@@ -18,8 +18,8 @@ from buildctl.console.table import size, table
 from buildctl.diffing import package_changes
 from buildctl.ground.errors import LayoutError
 from buildctl.indexing import write_indexes
-from buildctl.locked import LOCKED
-from buildctl.locking import refuse_stale_bases, renew_base
+from buildctl.lock.locked import LOCKED
+from buildctl.lock.update import refuse_stale_bases, renew_base
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project

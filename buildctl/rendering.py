@@ -14,7 +14,7 @@ from buildctl.dockerfile.common import COMMON, common_file
 from buildctl.dockerfile.constraints import render_constraints
 from buildctl.dockerfile.render import drift, render_image
 from buildctl.ground.errors import DriftError
-from buildctl.locked import LOCKED, LockedCell
+from buildctl.lock.locked import LOCKED, LockedCell
 from buildctl.matrix.cells import Flavour
 from buildctl.matrix.project import Project
 from buildctl.oci.files import write_whole

@@ -53,7 +53,7 @@ def bring(project: Project, sources: Iterable[str]) -> Iterator[str]:
 def built_digest(project: Project, cell: Cell) -> Digest | None:
     """What a report on the cell has to be about: the image in the layout, for a native environment its lock."""
     if cell.native:
-        from buildctl.locked import load_locked  # noqa: PLC0415 - rarely
+        from buildctl.lock.locked import load_locked  # noqa: PLC0415 - rarely
 
         with suppress(BuildctlError):
             return Digest.parse(load_locked(project, [cell])[0].claims.lock)

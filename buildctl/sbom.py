@@ -9,7 +9,7 @@ from __future__ import annotations
 from buildctl.artifacts.bill import SBOM_KIND, Key, bill, compare
 from buildctl.artifacts.contents import packages_of
 from buildctl.artifacts.store import Store
-from buildctl.locked import LockedCell
+from buildctl.lock.locked import LockedCell
 from buildctl.matrix.cells import DebianBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json

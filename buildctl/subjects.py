@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from packaging.version import InvalidVersion, Version
 
-from buildctl.claims import LABEL, Claims, claims_from_labels
 from buildctl.ground.errors import LayoutError
+from buildctl.lock.claims import LABEL, Claims, claims_from_labels
 from buildctl.matrix.accelerators import CPU, CUDA
 from buildctl.registry.target import Image, Target, find_target
 from buildctl.requirement import asked_cuda

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from buildctl.claims import Claims
 from buildctl.ground.errors import BuildctlError
+from buildctl.lock.claims import Claims
 from buildctl.matrix.cells import Cell, Flavour, public_version
 from buildctl.matrix.matrix import ARCHES
 

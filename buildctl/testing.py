@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.artifacts.store import Store
-from buildctl.claims import read_labels
 from buildctl.console.log import console, say
 from buildctl.docker.daemon import connected
 from buildctl.expecting import expected_of
 from buildctl.gate import LABELS
 from buildctl.ground.errors import BuildctlError, LayoutError, RuntimeUnavailableError
-from buildctl.locked import WANTED, load_locked, of_all_architectures
-from buildctl.locking import refuse_stale_locks
+from buildctl.lock.claims import read_labels
+from buildctl.lock.locked import WANTED, load_locked, of_all_architectures
+from buildctl.lock.update import refuse_stale_locks
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.native import native_names, native_report

@@ -8,8 +8,8 @@ from typing import TypeVar
 from buildctl.build import VanishedDebError
 from buildctl.console.log import say
 from buildctl.ground.errors import LockError
-from buildctl.locked import LOCKED
-from buildctl.locking import renew_base
+from buildctl.lock.locked import LOCKED
+from buildctl.lock.update import renew_base
 from buildctl.matrix.project import Project
 
 T = TypeVar("T")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from buildctl.claims import Claims, read_claims, runs_on
 from buildctl.ground.errors import LayoutError, MatrixError
 from buildctl.host import PUBLISHED, Gpu, Host, device_files
+from buildctl.lock.claims import Claims, read_claims, runs_on
 from buildctl.matrix.accelerators import DeviceFiles
 
 # NVIDIA's Linux for Jetson: kernel 5.10 is JetPack 5, 5.15 is JetPack 6 (L4T R36), 6.8 is JetPack 7 (R38, R39), the

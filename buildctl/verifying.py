@@ -15,11 +15,11 @@ from typing import Any
 
 from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.artifacts.contents import Package, packages_of
-from buildctl.claims import LABEL
 from buildctl.console.progress import Progress
 from buildctl.gate import REPORT_KIND, merged, parse_report
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.keys import PublicKey
+from buildctl.lock.claims import LABEL
 from buildctl.matrix.accelerators import VERSIONED, kind_in_image
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, Platform

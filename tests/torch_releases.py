@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from buildctl.claiming import facts_from_index
 from buildctl.ground.errors import LockError
-from buildctl.lock import LockedWheel
+from buildctl.lock.torch_wheel import facts_from_index
+from buildctl.lock.uv import resolve
+from buildctl.lock.wheels import LockedWheel
 from buildctl.matrix.project import Project
-from buildctl.resolve import resolve
 from tests.conftest import ROOT
 
 TABLE = Path(__file__).with_suffix(".json")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from packaging.version import Version
 
-from buildctl.lock import WheelLock
+from buildctl.lock.wheels import WheelLock
 
 PLACE = "/usr/local/share/pytorch-constraints.txt"
 KEPT = ("torch", "torchaudio", "torchvision", "triton")

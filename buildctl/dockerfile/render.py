@@ -12,12 +12,12 @@ from typing import Any
 
 import jinja2
 
-from buildctl.claims import Claims, claim_labels
 from buildctl.dockerfile.constraints import MACHINES, constraints_environment
 from buildctl.dockerfile.parse import Instruction, parse_dockerfile
 from buildctl.ground.errors import DockerfileError, LockError
-from buildctl.lock import LockedWheel, WheelLock
-from buildctl.locked import LockedCell
+from buildctl.lock.claims import Claims, claim_labels
+from buildctl.lock.locked import LockedCell
+from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.cells import Cell
 
 # A wheel of at least this many bytes is an install step, and so a layer, of its own; the others share one.

@@ -19,7 +19,7 @@ from buildctl.artifacts.wheels.wheel import Site
 from buildctl.engines.assemble import ImageRecipe, Recipe
 from buildctl.engines.plan import FilesLayer, Operation, Plan, Setting, WheelsLayer
 from buildctl.ground.errors import ArtifactError, LockError, MatrixError
-from buildctl.lock import LockedWheel, WheelLock
+from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.cells import DebianBase, ImageBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry

@@ -11,7 +11,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from buildctl.claims import runs_on
+from buildctl.lock.claims import runs_on
 from buildctl.matrix.accelerators import VERSIONED, short_version
 from buildctl.probes.expected import Expected
 from buildctl.report import Status

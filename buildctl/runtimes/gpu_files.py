@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from buildctl.claims import LABEL
 from buildctl.host import device_files, gpu_nodes
+from buildctl.lock.claims import LABEL
 from buildctl.matrix.accelerators import Kind, kind_in_image
 from buildctl.oci.image import ImageConfig
 

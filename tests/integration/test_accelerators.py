@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.claims import Claims, read_claims
 from buildctl.ground.errors import LockError
-from buildctl.locked import load_locked
-from buildctl.locking import lock_cells
+from buildctl.lock.claims import Claims, read_claims
+from buildctl.lock.locked import load_locked
+from buildctl.lock.update import lock_cells
 from buildctl.matrix.project import Project
 from buildctl.rendering import render_images
 from buildctl.tags import tags_of

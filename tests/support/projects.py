@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
-from buildctl.claims import claims_of, claims_path, format_claims
-from buildctl.lock import LockedWheel, WheelLock, inputs_of, write_wheel_lock
-from buildctl.lock_debian import inputs_of as debian_inputs
-from buildctl.lock_debian import write_base_lock
-from buildctl.locked import LockedCell, load_locked, load_matrix_images
+from buildctl.lock.claims import claims_of, claims_path, format_claims
+from buildctl.lock.debian import inputs_of as debian_inputs
+from buildctl.lock.debian import write_base_lock
+from buildctl.lock.locked import LockedCell, load_locked, load_matrix_images
+from buildctl.lock.wheels import LockedWheel, WheelLock, inputs_of, write_wheel_lock
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project

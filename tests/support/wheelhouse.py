@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from buildctl.artifacts.store import Store
-from buildctl.lock import LockedWheel
+from buildctl.lock.wheels import LockedWheel
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import buildctl
-from buildctl.claims import LABEL, Claims, claims_of
 from buildctl.ground.errors import LockError, MatrixError, ProblemsError
-from buildctl.lock import LockedWheel, WheelLock, inputs_of
+from buildctl.lock.claims import LABEL, Claims, claims_of
+from buildctl.lock.wheels import LockedWheel, WheelLock, inputs_of
 from buildctl.matrix.accelerators import (
     CPU,
     CUDA,

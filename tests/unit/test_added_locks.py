@@ -13,10 +13,10 @@ from buildctl.build import bases_under
 from buildctl.build_docker import bake_file
 from buildctl.engines.recipes import Compiling, debian_base
 from buildctl.ground.errors import LockError
-from buildctl.lock_added import added_name, inputs_of
-from buildctl.lock_debian import read_base_lock, write_base_lock
-from buildctl.locked import load_locked
-from buildctl.locking import check_locks, stale_locks
+from buildctl.lock.debian import read_base_lock, write_base_lock
+from buildctl.lock.debian_added import added_name, inputs_of
+from buildctl.lock.locked import load_locked
+from buildctl.lock.update import check_locks, stale_locks
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.project import Project
 from buildctl.oci.layer import Compression

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.ground.errors import ProblemsError
-from buildctl.lock import inputs_of
+from buildctl.lock.wheels import inputs_of
 from buildctl.matrix.additions import keys_of
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.matrix import Matrix

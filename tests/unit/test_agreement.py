@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from buildctl import lock_debian
-from buildctl.agreement import refuse_newer_glibc, refuse_python_in
 from buildctl.cli import cli
 from buildctl.ground.errors import BuildctlError, LockError, MatrixError, ProblemsError
-from buildctl.lock import read_wheel_lock
-from buildctl.lock_debian import read_base_lock, write_base_lock
-from buildctl.locking import check_locks, lock_cells, update_locks
+from buildctl.lock import debian as lock_debian
+from buildctl.lock.agreement import refuse_newer_glibc, refuse_python_in
+from buildctl.lock.debian import read_base_lock, write_base_lock
+from buildctl.lock.update import check_locks, lock_cells, update_locks
+from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.cells import Flavour, ImageBase
 from buildctl.matrix.project import Project
 from buildctl.matrix.read import load_matrix, parse_matrix
@@ -68,7 +68,7 @@ def test_a_python_that_no_base_has_is_refused_with_key_line_and_the_way_out(
     def resolved(*_: object, **__: object) -> None:
         raise AssertionError("no wheel is resolved")
 
-    monkeypatch.setattr("buildctl.locking.resolve_wheels", resolved)
+    monkeypatch.setattr("buildctl.lock.update.resolve_wheels", resolved)
     changed = asking(project, "3.12")
     error = refused(changed, command[0], "cpu-2.6", *command[1:])
     assert error.exit_code == 2

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.apt_sources import apt_mirrors, read_sources
 from buildctl.ground.errors import LockError
+from buildctl.lock.apt_sources import apt_mirrors, read_sources
 
 DEBIAN = 'ID=debian\nVERSION_CODENAME="bookworm"\n'
 HOST = "http://mirror.example.invalid"

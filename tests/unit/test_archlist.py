@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from buildctl.archlist import architectures
 from buildctl.ground.errors import ArtifactError
+from buildctl.lock.archlist import architectures
 from tests.torch_releases import read_table
 
 LIST = b"sm_70 sm_75 sm_80 sm_86 sm_90 sm_100 sm_120\0"

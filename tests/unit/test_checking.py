@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from buildctl.checking import check_images
-from buildctl.claims import claim_labels, claims_from_labels, label_values, read_claims
 from buildctl.ground.errors import LayoutError, MatrixError
+from buildctl.lock.claims import claim_labels, claims_from_labels, label_values, read_claims
 from buildctl.oci.layout import Layout
 from buildctl.verdict import Kind, Verdict
 from tests.conftest import ROOT

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.claiming import assignments, differences, facts_from_file, links_to_metal
-from buildctl.claims import (
+from buildctl.expecting import expected_of
+from buildctl.ground.errors import ArtifactError, LockError
+from buildctl.lock.claim_files import differences
+from buildctl.lock.claims import (
     Claims,
     claim_labels,
     claims_of,
@@ -25,10 +27,9 @@ from buildctl.claims import (
     read_claims,
     read_labels,
 )
-from buildctl.expecting import expected_of
-from buildctl.ground.errors import ArtifactError, LockError
-from buildctl.lock import LockedWheel, read_wheel_lock
-from buildctl.locked import load_locked
+from buildctl.lock.locked import load_locked
+from buildctl.lock.torch_wheel import assignments, facts_from_file, links_to_metal
+from buildctl.lock.wheels import LockedWheel, read_wheel_lock
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from packaging.requirements import Requirement
 
 from buildctl.dockerfile.constraints import render_constraints
-from buildctl.lock import LockedWheel, WheelLock
+from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.oci.digest import Digest
 
 

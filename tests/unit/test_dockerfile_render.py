@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.claims import claims_of
 from buildctl.dockerfile.parse import assignments, parse_dockerfile
 from buildctl.dockerfile.render import drift, install_steps, render_image
 from buildctl.ground.errors import DockerfileError, LockError
-from buildctl.lock import LockedWheel, WheelLock
-from buildctl.locked import LockedCell
+from buildctl.lock.claims import claims_of
+from buildctl.lock.locked import LockedCell
+from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.read import parse_matrix

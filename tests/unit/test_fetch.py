@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from buildctl import fetch
 from buildctl.artifacts import partial, transfer
 from buildctl.artifacts.partial import Partial
 from buildctl.artifacts.store import Store
 from buildctl.console.progress import Silent
-from buildctl.fetch import fetch_wheels
 from buildctl.ground.errors import FetchError, LockError
 from buildctl.ground.net import new_session
-from buildctl.lock import LockedWheel, WheelLock, inputs_of
+from buildctl.lock import fetch
+from buildctl.lock.fetch import fetch_wheels
+from buildctl.lock.uv import NoSolutionError
+from buildctl.lock.wheels import LockedWheel, WheelLock, inputs_of
 from buildctl.matrix.read import load_matrix
 from buildctl.oci.digest import Digest
-from buildctl.resolve import NoSolutionError
 
 CELL = load_matrix(Path(__file__).parents[2] / "matrix.yaml").select(["cpu-2.6"])[0]
 DATA = bytes(range(256)) * 10

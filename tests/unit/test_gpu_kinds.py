@@ -10,9 +10,9 @@ from typing import Any
 import docker
 import pytest
 
-from buildctl.claims import LABEL, Claims, claims_from_labels, label_values
 from buildctl.doctor import examine
 from buildctl.host import Node, device_files, gpu_nodes, read_host
+from buildctl.lock.claims import LABEL, Claims, claims_from_labels, label_values
 from buildctl.matrix.accelerators import CPU, CUDA, ROCM, XPU, Kind
 from buildctl.matrix.project import Project
 from buildctl.probes import judging

@@ -6,7 +6,7 @@ import pytest
 
 from buildctl.ground.errors import LockError
 from buildctl.ground.net import pip_settings, redact
-from buildctl.index import several_indexes, uv_environment, with_credentials
+from buildctl.lock.index import several_indexes, uv_environment, with_credentials
 
 A, B = "https://a.example.invalid/simple", "https://b.example.invalid/simple"
 

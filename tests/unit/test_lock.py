@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from packaging.tags import Tag
 
 from buildctl.ground.errors import LockError
-from buildctl.lock import (
+from buildctl.lock.uv import Found, best, supported_tags
+from buildctl.lock.wheels import (
     LockedWheel,
     WheelLock,
     changes,
@@ -26,7 +27,6 @@ from buildctl.lock import (
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.read import load_matrix
 from buildctl.oci.digest import Digest
-from buildctl.resolve import Found, best, supported_tags
 
 ROOT = Path(__file__).parents[2]
 CELLS = load_matrix(ROOT / "matrix.yaml").cells

@@ -6,18 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from buildctl import lock_debian
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.ground.errors import LockError, ToolError
-from buildctl.lock_debian import (
-    changes,
-    format_base_lock,
-    inputs_of,
-    is_stale,
-    read_base_lock,
-    resolve_base,
-    write_base_lock,
-)
+from buildctl.lock import debian as lock_debian
+from buildctl.lock.apt import resolve_base
+from buildctl.lock.debian import changes, format_base_lock, inputs_of, is_stale, read_base_lock, write_base_lock
 from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.oci.digest import Digest
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from buildctl import locking
+from buildctl.lock import update as locking
 from buildctl.matrix.project import Project
 from tests.conftest import ROOT
 

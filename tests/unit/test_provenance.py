@@ -11,9 +11,9 @@ from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenan
 from in_toto_attestation.v1 import statement_pb2  # type: ignore[import-untyped]
 from in_toto_attestation.v1.statement import Statement  # type: ignore[import-untyped]
 
-from buildctl.lock import read_wheel_lock
-from buildctl.lock_debian import read_base_lock
-from buildctl.locked import load_locked
+from buildctl.lock.debian import read_base_lock
+from buildctl.lock.locked import load_locked
+from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from buildctl.claims import claim_labels, read_claims
 from buildctl.gate import known_findings
+from buildctl.lock.claims import claim_labels, read_claims
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, Manifest, MediaType, Platform
 from buildctl.probes.expected import Expected

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.ground.errors import DriftError
-from buildctl.locked import LockedCell, load_locked
+from buildctl.lock.locked import LockedCell, load_locked
 from buildctl.matrix.project import Project
 from buildctl.rendering import check_rendered, render_images
 

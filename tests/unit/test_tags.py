@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.claims import Claims, claims_of
 from buildctl.ground.errors import BuildctlError
+from buildctl.lock.claims import Claims, claims_of
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.read import parse_matrix
 from buildctl.tags import Kind, Tag, tags_of

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.claims import read_claims
 from buildctl.cli import cli
 from buildctl.ground.errors import BuildctlError, DockerfileError, DriftError, LockError
-from buildctl.locked import load_locked
-from buildctl.locking import update_locks
+from buildctl.lock.claims import read_claims
+from buildctl.lock.locked import load_locked
+from buildctl.lock.update import update_locks
 from buildctl.matrix.project import Project
 from buildctl.rendering import update_rendered
 from tests.conftest import ROOT

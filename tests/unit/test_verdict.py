@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from buildctl.checking import check_images
-from buildctl.claims import WheelFacts
 from buildctl.ground.errors import MatrixError
 from buildctl.host import Gpu, Host, read_host
+from buildctl.lock.claims import WheelFacts
 from buildctl.verdict import Kind, Subject, Verdict, catalogue, covers, decide
 from tests.conftest import ROOT
 

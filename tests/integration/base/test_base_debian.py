@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
-from buildctl.apt_sources import apt_mirrors
 from buildctl.artifacts.bytecode import BuildPython
 from buildctl.artifacts.debian.alternatives import ALTERNATIVES
 from buildctl.artifacts.debian.base import base_entries
@@ -20,9 +19,11 @@ from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.debian.python import build_arch, build_python, prepare_python, python_packages
 from buildctl.artifacts.store import Store
 from buildctl.console.progress import Silent
-from buildctl.fetch import fetch_debs
 from buildctl.ground.errors import FetchError, RuntimeUnavailableError
-from buildctl.lock_debian import read_base_lock, resolve_base
+from buildctl.lock.apt import resolve_base
+from buildctl.lock.apt_sources import apt_mirrors
+from buildctl.lock.debian import read_base_lock
+from buildctl.lock.fetch import fetch_debs
 from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.matrix.read import load_matrix
 from buildctl.oci.check import check_layout

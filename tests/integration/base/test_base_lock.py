@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.apt_sources import apt_mirrors
 from buildctl.artifacts.debian.deb import Control
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.ground.errors import LockError
-from buildctl.lock_added import BaseMovedError, Wanted, inputs_of, resolve_added
-from buildctl.lock_added import is_stale as is_stale_on_top
-from buildctl.lock_debian import changes, is_stale, read_base_lock, resolve_base, write_base_lock
+from buildctl.lock.apt import resolve_base
+from buildctl.lock.apt_sources import apt_mirrors
+from buildctl.lock.debian import changes, is_stale, read_base_lock, write_base_lock
+from buildctl.lock.debian_added import BaseMovedError, Wanted, inputs_of, resolve_added
+from buildctl.lock.debian_added import is_stale as is_stale_on_top
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.read import load_matrix, parse_matrix
 from tests.conftest import ROOT

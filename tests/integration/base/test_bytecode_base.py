@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.apt_sources import apt_mirrors
 from buildctl.artifacts.bytecode import BuildPython
 from buildctl.artifacts.debian.python import build_arch, build_python, prepare_python, python_packages
 from buildctl.artifacts.store import Store
 from buildctl.console.progress import Silent
-from buildctl.fetch import fetch_debs
-from buildctl.lock_debian import read_base_lock
+from buildctl.lock.apt_sources import apt_mirrors
+from buildctl.lock.debian import read_base_lock
+from buildctl.lock.fetch import fetch_debs
 from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.matrix.read import load_matrix
 from tests.conftest import ROOT

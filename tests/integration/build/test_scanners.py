@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from buildctl.lock import read_wheel_lock
-from buildctl.lock_debian import read_base_lock
+from buildctl.lock.debian import read_base_lock
+from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT, buildctl

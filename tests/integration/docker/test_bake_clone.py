@@ -14,7 +14,7 @@ import docker
 import pytest
 
 from buildctl.engines.docker import user_secrets
-from buildctl.index import uv_environment
+from buildctl.lock.index import uv_environment
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT, buildctl
 from tests.support.engine import Engine

@@ -20,8 +20,8 @@ from buildctl.docker.daemon import loopback_port
 from buildctl.docker.load import load
 from buildctl.engines.docker import DockerOptions, Target, build_with_docker, user_secrets
 from buildctl.ground.errors import EngineError
-from buildctl.index import uv_environment
-from buildctl.lock import read_wheel_lock
+from buildctl.lock.index import uv_environment
+from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.check import check_image
 from buildctl.oci.entry import EPOCH

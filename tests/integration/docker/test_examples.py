@@ -20,9 +20,9 @@ import pytest
 import yaml
 from docker.types import Mount, Ulimit
 
-from buildctl.apt_sources import apt_mirrors
 from buildctl.docker.load import load
 from buildctl.ground.net import pip_settings
+from buildctl.lock.apt_sources import apt_mirrors
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV
 from buildctl.runtimes.sandbox_emulation import native_arch

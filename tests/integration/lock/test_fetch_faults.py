@@ -22,9 +22,9 @@ from buildctl.artifacts.debian.package import DebPackage
 from buildctl.artifacts.download import Download, download
 from buildctl.artifacts.store import Store
 from buildctl.console.progress import Silent, Task
-from buildctl.fetch import fetch_debs
 from buildctl.ground.errors import ArtifactError, EngineError, FetchError
 from buildctl.ground.net import Patience
+from buildctl.lock.fetch import fetch_debs
 from buildctl.oci.digest import Digest
 from tests.support.servers import Fault, Site, site
 

@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 import uv
 
-from buildctl import fetch
 from buildctl.artifacts.store import Store
-from buildctl.claims import claims_of
 from buildctl.console.progress import Silent
-from buildctl.fetch import fetch_wheels
 from buildctl.ground.errors import FetchError, LockError
 from buildctl.ground.net import Patience
-from buildctl.lock import WheelLock, format_wheel_lock, parse_wheel_lock, resolve_wheels, write_wheel_lock
+from buildctl.lock import fetch
+from buildctl.lock.claims import claims_of
+from buildctl.lock.fetch import fetch_wheels
+from buildctl.lock.uv import NoSolutionError
+from buildctl.lock.wheels import WheelLock, format_wheel_lock, parse_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.read import parse_matrix
 from buildctl.oci.digest import Digest
-from buildctl.resolve import NoSolutionError
 from tests.support.servers import Fault, Site, site, wheel
 
 TORCH = "torch-2.6.0-cp313-cp313-manylinux1_x86_64.whl"

@@ -16,7 +16,7 @@ import pytest
 
 from buildctl import probes
 from buildctl.expecting import expected_of
-from buildctl.locked import load_locked
+from buildctl.lock.locked import load_locked
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.probes.expected import Expected

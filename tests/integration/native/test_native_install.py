@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import uv
 
-from buildctl.claims import read_claims
 from buildctl.ground.run import Completed, run
-from buildctl.lock import read_wheel_lock
+from buildctl.lock.claims import read_claims
+from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.native import environment, install_commands, native_cell
 from tests.conftest import ROOT

@@ -14,7 +14,7 @@ from buildctl.artifacts.bill import SBOM_KIND, bill
 from buildctl.artifacts.contents import packages_of
 from buildctl.console.progress import Silent
 from buildctl.ground.net import Patience
-from buildctl.locked import LockedCell
+from buildctl.lock.locked import LockedCell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
 from buildctl.publish import PublishOptions, publish

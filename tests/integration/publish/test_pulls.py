@@ -18,7 +18,7 @@ from buildctl.artifacts.store import Store
 from buildctl.docker.daemon import loopback_port
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.indexing import claimed
-from buildctl.locked import load_matrix_images
+from buildctl.lock.locked import load_matrix_images
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.layout import Layout

@@ -25,7 +25,7 @@ from buildctl.console.progress import Silent
 from buildctl.gate import REPORT_KIND
 from buildctl.ground.errors import ToolError
 from buildctl.keys import PrivateKey, PublicKey
-from buildctl.locked import LockedCell
+from buildctl.lock.locked import LockedCell
 from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json

@@ -11,11 +11,11 @@ from buildctl.artifacts.store import Store
 from buildctl.console.progress import Progress
 from buildctl.ground.errors import FetchError, LockError
 from buildctl.ground.net import Patience
-from buildctl.index import with_credentials
-from buildctl.lock import LockedWheel, WheelLock
+from buildctl.lock.index import with_credentials
+from buildctl.lock.uv import NoSolutionError, index_of, locate
+from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
-from buildctl.resolve import NoSolutionError, index_of, locate
 
 _LOOKUPS = 4
 _AGAIN = "`buildctl lock --upgrade` resolves again; or point uv or pip to the index that was locked from"

@@ -6,23 +6,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildctl import lock_added, lock_debian
-from buildctl.agreement import refuse_newer_glibc, refuse_other_python, refuse_python_of
 from buildctl.artifacts.debian.base import check_scripts
 from buildctl.artifacts.debian.deb import Control, read_control
 from buildctl.artifacts.debian.package import DebPackage
 from buildctl.artifacts.store import Store
-from buildctl.claiming import derive, stale_claims, write_claims
 from buildctl.console.log import say
 from buildctl.console.progress import open_progress
 from buildctl.ground.errors import ArtifactError, FetchError, LockError
-from buildctl.lock import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
-from buildctl.locked import LOCKED, debian_bases
+from buildctl.lock import debian as lock_debian
+from buildctl.lock import debian_added as lock_added
+from buildctl.lock.agreement import refuse_newer_glibc, refuse_other_python, refuse_python_of
+from buildctl.lock.claim_files import derive, stale_claims, write_claims
+from buildctl.lock.locked import LOCKED, debian_bases
+from buildctl.lock.uv import NoSolutionError
+from buildctl.lock.wheels import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.matrix.additions import keys_of
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
-from buildctl.resolve import NoSolutionError
 
 
 def lock_cells(project: Project, cells: Sequence[Cell], *, upgrade: bool, upgrade_bases: bool = False) -> Iterator[str]:
@@ -238,7 +239,7 @@ def renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
 
 
 def _renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
-    from buildctl.apt_sources import apt_mirrors
+    from buildctl.lock.apt_sources import apt_mirrors
 
     say(f"resolving {base.name} ({base.suite}) for {arch}")
     found = lock_debian.resolve_base(base, arch, mirrors=dict(apt_mirrors(project.matrix.debian_mirror)))
@@ -295,7 +296,7 @@ def _resolve_groups(project: Project, cells: Sequence[Cell], *, moving: bool) ->
 
 
 def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool) -> Iterator[str]:
-    from buildctl.apt_sources import apt_mirrors
+    from buildctl.lock.apt_sources import apt_mirrors
 
     base, arch = cells[0].base, cells[0].arch
     assert isinstance(base, DebianBase)  # noqa: S101 - matrix.yaml's reader refuses the others
@@ -352,7 +353,7 @@ class _Debs:
         missing = {p.digest: p for p in packages if self.store.artifact(p.digest) is None}
         if not missing:
             return
-        from buildctl.fetch import fetch_debs
+        from buildctl.lock.fetch import fetch_debs
 
         with open_progress("fetched") as progress:
             fetch_debs(missing.values(), store=self.store, mirrors=self.mirrors, progress=progress)

@@ -23,7 +23,7 @@ from packaging.version import Version
 from buildctl.ground.errors import LockError, ToolError
 from buildctl.ground.net import redact
 from buildctl.ground.run import Completed, run
-from buildctl.index import several_indexes, uv_environment
+from buildctl.lock.index import several_indexes, uv_environment
 from buildctl.matrix.cells import Accelerator
 from buildctl.oci.digest import Digest
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from buildctl.artifacts.debian.deb import Control
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.ground.errors import LockError, ToolError
-from buildctl.lock_debian import FORMAT, KEYRING, KEYRING_HINT, apt, parse_uri, private_root, update
+from buildctl.lock.apt import KEYRING, KEYRING_HINT, apt, parse_uri, private_root, update
+from buildctl.lock.debian import FORMAT
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import canonical_json

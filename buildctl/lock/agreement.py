@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 
 from buildctl.artifacts.debian.base import pythons
 from buildctl.artifacts.debian.package import BaseLock
-from buildctl.claims import glibc_floor
 from buildctl.ground.errors import LockError, MatrixError, ProblemsError
-from buildctl.lock import LockedWheel
-from buildctl.lock_debian import is_stale, read_base_lock
+from buildctl.lock.claims import glibc_floor
+from buildctl.lock.debian import is_stale, read_base_lock
+from buildctl.lock.wheels import LockedWheel
 from buildctl.matrix import yamlfile
 from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.matrix.project import Project

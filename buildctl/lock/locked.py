@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildctl.agreement import refuse_other_python
 from buildctl.artifacts.debian.package import BaseLock
-from buildctl.claims import Claims, claims_of, claims_path, lock_digest, read_claims
 from buildctl.console.log import say
 from buildctl.ground.errors import LockError
-from buildctl.lock import WheelLock, read_wheel_lock
-from buildctl.lock_debian import read_base_lock
+from buildctl.lock.agreement import refuse_other_python
+from buildctl.lock.claims import Claims, claims_of, claims_path, lock_digest, read_claims
+from buildctl.lock.debian import read_base_lock
+from buildctl.lock.wheels import WheelLock, read_wheel_lock
 from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.project import Project

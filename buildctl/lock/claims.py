@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 from buildctl.ground.errors import LockError
+from buildctl.lock.torch_build import certain_build
 from buildctl.matrix.accelerators import MPS, Kind, kind_of, version_of
-from buildctl.torch_build import certain_build
 
 # `buildctl check` reads claims and answers in a moment: what resolves and parses locks is not loaded for it
 if TYPE_CHECKING:
-    from buildctl.lock import WheelLock
+    from buildctl.lock.wheels import WheelLock
     from buildctl.matrix.cells import Cell
 
 SCHEMA = 1

@@ -16,12 +16,12 @@ from packaging.version import InvalidVersion, Version
 
 from buildctl.ground.errors import LockError
 from buildctl.ground.net import redact
+from buildctl.lock.torch_build import build_of, check_build
+from buildctl.lock.uv import Found, index_of, resolve
 from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole
 from buildctl.oci.image import canonical_json
-from buildctl.resolve import Found, index_of, resolve
-from buildctl.torch_build import build_of, check_build
 
 _FORMAT = 1
 _TITLE = "# Written by `buildctl lock`. pip and uv read it as requirements with hashes; above each: its file and size."
