@@ -15,9 +15,10 @@ from buildctl.artifacts.store import Store
 from buildctl.console.table import size
 from buildctl.ground.errors import BuildctlError, RuntimeUnavailableError, ToolError
 from buildctl.ground.run import run, which
-from buildctl.host import PUBLISHED, Host, device_files, this_host
+from buildctl.host import PUBLISHED, Host, this_host
 from buildctl.matrix.accelerators import VERSIONED
 from buildctl.matrix.project import Project
+from buildctl.runtimes.devices import device_files
 
 # Measured: the whole default matrix is 14 GB of artifacts and 16 GB of layers; one cuda image 3 and 3. Tests without
 # Docker unpack what they test, once: as much again.
@@ -183,7 +184,7 @@ def emulator(host: Host, arch: str) -> str:
         return f"{host.engine.name}'s virtual machine"
     if host.system != "linux":
         return ""
-    from buildctl.runtimes.sandbox_emulation import find_emulators  # noqa: PLC0415
+    from buildctl.runtimes.sandbox.emulation import find_emulators  # noqa: PLC0415
 
     try:
         return find_emulators(arch)[0].name

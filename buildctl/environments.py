@@ -12,13 +12,13 @@ from buildctl.console.log import say
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.host import ARCHES
 from buildctl.installed import Installed, read_installed
-from buildctl.interpreter import Interpreter, find_interpreter
 from buildctl.lock.claims import glibc_floor, nvidia_version
 from buildctl.matrix.accelerators import CPU, CUDA, MPS, VERSIONED, Kind, short_version
 from buildctl.probes.expected import Expected
 from buildctl.probes.testing import test_environment
 from buildctl.report import Finding, Report, following
 from buildctl.reports import now
+from buildctl.runtimes.interpreter import Interpreter, find_interpreter
 from buildctl.runtimes.native import NativeRuntime
 
 PREFIX = "env:"

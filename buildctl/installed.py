@@ -13,10 +13,10 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from buildctl.ground.errors import ArtifactError, RuntimeUnavailableError
-from buildctl.interpreter import Interpreter
 from buildctl.lock.claims import WheelFacts
 from buildctl.lock.torch_wheel import VERSION, assignments, torch_facts
 from buildctl.oci.digest import Digest
+from buildctl.runtimes.interpreter import Interpreter
 
 _BLOCK = 1 << 20
 _TAG = re.compile(r"^Tag: (\S+)$", re.MULTILINE)

@@ -30,7 +30,7 @@ from buildctl.report import Finding, Report, Status, junit_xml, table_lines
 from buildctl.reports import keep, now
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.docker import DockerRuntime
-from buildctl.runtimes.sandbox import SandboxRuntime
+from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 from packaging.version import Version
 
 from buildctl.ground.errors import LayoutError, MatrixError
-from buildctl.host import PUBLISHED, Gpu, Host, device_files
+from buildctl.host import PUBLISHED, Gpu, Host
 from buildctl.lock.claims import Claims, read_claims, runs_on
 from buildctl.matrix.accelerators import DeviceFiles
+from buildctl.runtimes.devices import device_files
 
 # NVIDIA's Linux for Jetson: kernel 5.10 is JetPack 5, 5.15 is JetPack 6 (L4T R36), 6.8 is JetPack 7 (R38, R39), the
 # first whose driver runs code that is built for arm64 servers

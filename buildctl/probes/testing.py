@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.ground.errors import LayoutError, RuntimeUnavailableError, ToolError
-from buildctl.interpreter import Interpreter
 from buildctl.oci.digest import Digest
 from buildctl.probes import native_checks
 from buildctl.probes.asking import Answers, UnansweredError, ask
@@ -18,6 +17,7 @@ from buildctl.probes.commands import COMMANDS, Command, torchrun
 from buildctl.probes.expected import Expected
 from buildctl.report import Finding, Report, Status
 from buildctl.runtimes.api import ImageRef, Runtime, Session
+from buildctl.runtimes.interpreter import Interpreter
 from buildctl.runtimes.native import NativeRuntime
 
 WRONG_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from buildctl.host import device_files, gpu_nodes
 from buildctl.lock.claims import LABEL
 from buildctl.matrix.accelerators import Kind, kind_in_image
 from buildctl.oci.image import ImageConfig
+from buildctl.runtimes.devices import device_files, gpu_nodes
 
 NOT_FOR_GPUS = "not an image for GPUs"
 EMULATED = "no GPU reaches an emulated image"

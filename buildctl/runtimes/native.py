@@ -19,9 +19,9 @@ from pathlib import Path
 from buildctl.ground.errors import RuntimeUnavailableError, ToolError
 from buildctl.ground.reaper import reaped
 from buildctl.ground.run import kill_group
-from buildctl.interpreter import Interpreter
 from buildctl.runtimes.api import Outcome
-from buildctl.runtimes.sandbox_gpu import NO_DEVICE
+from buildctl.runtimes.interpreter import Interpreter
+from buildctl.runtimes.sandbox.gpu import NO_DEVICE
 from buildctl.runtimes.tail import Tail
 
 SYSTEM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"

@@ -12,7 +12,7 @@ from pathlib import Path
 from buildctl.oci.image import History, ImageConfig, Platform
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef
-from buildctl.runtimes.sandbox_emulation import native_arch
+from buildctl.runtimes.sandbox.emulation import native_arch
 from tests.support.images import Blobs, Member, file, folder, symlink, tar
 from tests.support.programs import programs
 

@@ -17,9 +17,9 @@ from buildctl import probes
 from buildctl.environments import expected_of_environment
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.installed import Installed, read_installed
-from buildctl.interpreter import find_interpreter
 from buildctl.probes import judging_environment
 from buildctl.report import Status
+from buildctl.runtimes.interpreter import find_interpreter
 from buildctl.runtimes.native import NativeRuntime, no_gpus
 from tests.conftest import buildctl
 

@@ -11,7 +11,7 @@ import docker
 import pytest
 
 from buildctl.doctor import examine
-from buildctl.host import Node, device_files, gpu_nodes, read_host
+from buildctl.host import read_host
 from buildctl.lock.claims import LABEL, Claims, claims_from_labels, label_values
 from buildctl.matrix.accelerators import CPU, CUDA, ROCM, XPU, Kind
 from buildctl.matrix.project import Project
@@ -20,8 +20,9 @@ from buildctl.probes.checks import CHECKS
 from buildctl.probes.expected import Expected
 from buildctl.report import Status
 from buildctl.runtimes import gpu_files
+from buildctl.runtimes.devices import Node, device_files, gpu_nodes
 from buildctl.runtimes.docker import DockerSession, gpu_request
-from buildctl.runtimes.sandbox_gpu import Passthrough, passthrough
+from buildctl.runtimes.sandbox.gpu import Passthrough, passthrough
 from buildctl.verdict import Kind as Verdicts
 from buildctl.verdict import Subject, decide
 from tests.conftest import ROOT

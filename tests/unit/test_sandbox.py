@@ -12,9 +12,8 @@ import pytest
 
 from buildctl.ground.errors import LayoutError, RuntimeUnavailableError
 from buildctl.oci.image import ImageConfig, Platform
-from buildctl.runtimes import sandbox
-from buildctl.runtimes.sandbox import OverlayRefusedError, SandboxSession, open_session, unavailable
-from buildctl.runtimes.sandbox_emulation import (
+from buildctl.runtimes.sandbox import sandbox
+from buildctl.runtimes.sandbox.emulation import (
     Emulator,
     binfmt_rule,
     find_emulators,
@@ -23,10 +22,11 @@ from buildctl.runtimes.sandbox_emulation import (
     native_arch,
     processor,
 )
-from buildctl.runtimes.sandbox_gpu import NO_DEVICE, Passthrough, find_gpus
-from buildctl.runtimes.sandbox_process import Launched
-from buildctl.runtimes.sandbox_tree import Tree
-from buildctl.runtimes.sandbox_user import User, find_user
+from buildctl.runtimes.sandbox.gpu import NO_DEVICE, Passthrough, find_gpus
+from buildctl.runtimes.sandbox.process import Launched
+from buildctl.runtimes.sandbox.sandbox import OverlayRefusedError, SandboxSession, open_session, unavailable
+from buildctl.runtimes.sandbox.tree import Tree
+from buildctl.runtimes.sandbox.user import User, find_user
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\ntorch:x:1000:1001::/home/torch:/bin/sh\nbroken\n"
 GROUP = "root:x:0:\ntorch:x:1001:\nvideo:x:44:root,torch\n"
@@ -157,7 +157,7 @@ def test_no_device_is_the_reason(tmp_path: Path) -> None:
 
 
 def test_a_gpu_is_passed_with_its_driver_and_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("buildctl.runtimes.sandbox_gpu.which", lambda name: Path("/usr/bin") / name)
+    monkeypatch.setattr("buildctl.runtimes.sandbox.gpu.which", lambda name: Path("/usr/bin") / name)
     found = find_gpus("amd64", dev=devices(tmp_path / "dev", *WHOLE), libraries=libraries(tmp_path / "lib", *LIBRARIES))
     assert found.available
     assert {target: writable for _, target, writable in found.binds} == {

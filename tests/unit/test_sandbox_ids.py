@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.ground.errors import ToolError
-from buildctl.runtimes.sandbox_ids import FIRST, MOST, Ids, find_ids
+from buildctl.runtimes.sandbox.ids import FIRST, MOST, Ids, find_ids
 
 ALL = "0 0 4294967295\n"
 

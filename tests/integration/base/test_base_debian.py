@@ -31,7 +31,7 @@ from buildctl.oci.image import ImageConfig, Layer, Platform
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef, Outcome, Session
-from buildctl.runtimes.sandbox import SandboxRuntime
+from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.network

@@ -15,7 +15,7 @@ from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.oci.check import check_image, check_layout
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef
-from buildctl.runtimes.sandbox import SandboxRuntime
+from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
 from tests.conftest import buildctl, fresh_store
 from tests.support.engine import Engine
 from tests.support.projects import copy_project

@@ -29,7 +29,7 @@ from buildctl.oci.image import MediaType
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV
-from buildctl.runtimes.sandbox_emulation import native_arch
+from buildctl.runtimes.sandbox.emulation import native_arch
 from tests.conftest import ROOT
 from tests.support.engine import Engine
 from tests.support.images import image, tar

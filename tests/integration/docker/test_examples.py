@@ -25,7 +25,7 @@ from buildctl.ground.net import pip_settings
 from buildctl.lock.apt_sources import apt_mirrors
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV
-from buildctl.runtimes.sandbox_emulation import native_arch
+from buildctl.runtimes.sandbox.emulation import native_arch
 from tests.conftest import ROOT
 from tests.support.engine import Engine
 

@@ -21,7 +21,7 @@ from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.probes.expected import Expected
 from buildctl.report import Finding, Status
-from buildctl.runtimes.sandbox_emulation import native_arch
+from buildctl.runtimes.sandbox.emulation import native_arch
 from tests.conftest import ROOT, buildctl
 from tests.support.native import environment_of
 

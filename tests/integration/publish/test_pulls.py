@@ -26,7 +26,7 @@ from buildctl.promote import move_tags
 from buildctl.registry.client import open_repository
 from buildctl.registry.reference import Reference
 from buildctl.runtimes.api import EMULATION_ENV, ImageRef
-from buildctl.runtimes.sandbox import SandboxRuntime
+from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
 from buildctl.tags import tags_of
 from tests.conftest import ROOT, buildctl
 from tests.support.engine import Engine, Unavailable, program

@@ -15,7 +15,7 @@ from buildctl.matrix.project import Project
 from buildctl.moves import Result, measured
 from buildctl.oci.layout import Layout
 from buildctl.probes.portable import Model, Sample, load_in
-from buildctl.runtimes.sandbox import SandboxRuntime
+from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
 from buildctl.testing import image_ref
 from tests.conftest import ROOT, buildctl
 

@@ -14,8 +14,8 @@ from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.probes import checks
 from buildctl.probes.expected import Expected
 from buildctl.report import Finding, Report, Status
-from buildctl.runtimes.sandbox import SandboxRuntime
-from buildctl.runtimes.sandbox_emulation import native_arch
+from buildctl.runtimes.sandbox.emulation import native_arch
+from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
 from tests.support.images import file, tar
 from tests.support.pythons import Python, base_python, put_image, python_members, torch_layer
 
@@ -194,7 +194,7 @@ def test_a_runtime_that_cannot_run_it_makes_everything_not_run(
     def refuse(arch: str) -> None:
         raise RuntimeUnavailableError("no qemu here", hint="install it")
 
-    monkeypatch.setattr("buildctl.runtimes.sandbox.emulators_for", refuse)
+    monkeypatch.setattr("buildctl.runtimes.sandbox.sandbox.emulators_for", refuse)
     report = probes.test_image(put_image(tmp_path, base), cpu, SandboxRuntime(store))
     assert {f.status for f in report.findings} == {Status.NOT_RUN}
     assert {f.detail for f in report.findings} == {"no qemu here (install it)"}

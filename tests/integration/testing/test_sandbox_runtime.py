@@ -15,11 +15,12 @@ import pytest
 
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import RuntimeUnavailableError
-from buildctl.runtimes import sandbox, sandbox_emulation
 from buildctl.runtimes.api import ImageRef, Session
-from buildctl.runtimes.sandbox import SandboxRuntime, SandboxSession
-from buildctl.runtimes.sandbox_emulation import native_arch
-from buildctl.runtimes.sandbox_shield import MASKED
+from buildctl.runtimes.sandbox import emulation as sandbox_emulation
+from buildctl.runtimes.sandbox import sandbox
+from buildctl.runtimes.sandbox.emulation import native_arch
+from buildctl.runtimes.sandbox.sandbox import SandboxRuntime, SandboxSession
+from buildctl.runtimes.sandbox.shield import MASKED
 from tests.support.images import file, tar
 from tests.support.programs import programs
 from tests.support.pythons import base_python, put_image, python_config, python_members

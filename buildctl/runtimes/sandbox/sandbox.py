@@ -14,13 +14,13 @@ from buildctl.ground.errors import RuntimeUnavailableError, ToolError
 from buildctl.oci.image import ImageConfig
 from buildctl.runtimes.api import ImageRef, Outcome
 from buildctl.runtimes.gpu_files import kind_of_image
-from buildctl.runtimes.sandbox_emulation import HINT, Emulator, find_emulators, kernel_files, native_arch
-from buildctl.runtimes.sandbox_gpu import Passthrough, passthrough
-from buildctl.runtimes.sandbox_ids import Ids, find_ids, own_map
-from buildctl.runtimes.sandbox_process import Launched, launch
-from buildctl.runtimes.sandbox_shield import POLICY
-from buildctl.runtimes.sandbox_tree import Tree, merged, stacked
-from buildctl.runtimes.sandbox_user import User, find_user
+from buildctl.runtimes.sandbox.emulation import HINT, Emulator, find_emulators, kernel_files, native_arch
+from buildctl.runtimes.sandbox.gpu import Passthrough, passthrough
+from buildctl.runtimes.sandbox.ids import Ids, find_ids, own_map
+from buildctl.runtimes.sandbox.process import Launched, launch
+from buildctl.runtimes.sandbox.shield import POLICY
+from buildctl.runtimes.sandbox.tree import Tree, merged, stacked
+from buildctl.runtimes.sandbox.user import User, find_user
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SET_UP = 30.0  # seconds for a sandbox that only sets itself up
