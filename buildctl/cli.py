@@ -811,7 +811,7 @@ def check(options: Options, names: Sequence[str], host_file: Path | None, save: 
       buildctl check --host server.json
       buildctl check pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime     by its labels or its environment
     """
-    from buildctl.checking import check_images
+    from buildctl.host.check import check_images
 
     answer = check_images(options.project, options.layout, names, host_file=host_file, save=save)
     click.echo(json.dumps(answer.to_json(), indent=2) if as_json else answer.text())
@@ -830,7 +830,7 @@ def doctor(options: Options, as_json: bool) -> None:
     Examples:
       buildctl doctor
     """
-    from buildctl.doctor import examine
+    from buildctl.host.doctor import examine
 
     found = examine(options.open)
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from buildctl.console.log import say
 from buildctl.ground.errors import RuntimeUnavailableError
-from buildctl.host import ARCHES
+from buildctl.host.facts import ARCHES
 from buildctl.installed import Installed, read_installed
 from buildctl.lock.claims import glibc_floor, nvidia_version
 from buildctl.matrix.accelerators import CPU, CUDA, MPS, VERSIONED, Kind, short_version

@@ -13,7 +13,8 @@ from buildctl.artifacts.store import Store
 from buildctl.expecting import expected_of
 from buildctl.ground.errors import LockError, MatrixError, RuntimeUnavailableError, ToolError
 from buildctl.ground.run import run
-from buildctl.host import Host, this_host
+from buildctl.host.facts import Host, this_host
+from buildctl.host.verdict import Kind, catalogue, decide
 from buildctl.lock.claims import check_facts, lock_digest
 from buildctl.lock.index import uv_environment
 from buildctl.lock.locked import LockedCell, load_locked
@@ -25,7 +26,6 @@ from buildctl.oci.digest import Digest
 from buildctl.probes.testing import names_of, not_run, test_native
 from buildctl.report import Finding, Report
 from buildctl.runtimes.native import NativeRuntime
-from buildctl.verdict import Kind, catalogue, decide
 
 _INSTALL = 3600.0
 # What torch does when an operation has no Metal kernel yet: compute it on the CPU instead of failing.

@@ -12,7 +12,7 @@ from pathlib import Path
 from buildctl.console.log import say
 from buildctl.console.table import size
 from buildctl.ground.errors import LayoutError, MatrixError, RuntimeUnavailableError, ToolError
-from buildctl.host import this_host
+from buildctl.host.facts import this_host
 from buildctl.matrix.cells import Cell, Flavour
 from buildctl.matrix.project import Project
 from buildctl.moves import Move, Portability, Result, measured, promised

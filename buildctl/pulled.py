@@ -16,6 +16,7 @@ from buildctl.console.log import say
 from buildctl.console.progress import open_progress
 from buildctl.expecting import expected_by
 from buildctl.gate import LABELS
+from buildctl.host.subject import claims_from_environment
 from buildctl.lock.claims import Claims, claims_from_labels
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
@@ -28,7 +29,6 @@ from buildctl.registry.target import Image, Target, find_target
 from buildctl.report import Report, Status, following
 from buildctl.reports import now
 from buildctl.runtimes.api import ImageRef, Runtime
-from buildctl.subjects import claims_from_environment
 from buildctl.testing import TestResult, ask_image, runtimes
 
 PULLED = "pulled"  # a layout in the store; `buildctl prune` removes it

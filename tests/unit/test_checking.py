@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.checking import check_images
 from buildctl.ground.errors import LayoutError, MatrixError
+from buildctl.host.check import check_images
+from buildctl.host.verdict import Kind, Verdict
 from buildctl.lock.claims import claim_labels, claims_from_labels, label_values, read_claims
 from buildctl.oci.layout import Layout
-from buildctl.verdict import Kind, Verdict
 from tests.conftest import ROOT
 from tests.support.images import Blobs, config_of, file, tar
 
@@ -120,7 +120,7 @@ HEAVY = (
     "rich",
     "buildctl.matrix.matrix",
     "buildctl.registry",
-    "buildctl.subjects",
+    "buildctl.host.subject",
 )
 
 

@@ -12,11 +12,11 @@ from typing import cast
 
 import pytest
 
-from buildctl.checking import check_images
 from buildctl.cli import main
 from buildctl.console.progress import Silent
 from buildctl.ground.errors import BuildctlError, LayoutError, ProblemsError
 from buildctl.ground.net import Patience
+from buildctl.host.check import check_images
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.doctor import Examination, State, examine, sandbox_problem
 from buildctl.ground.errors import MatrixError
-from buildctl.host import Host, read_host
+from buildctl.host.doctor import Examination, State, examine, sandbox_problem
+from buildctl.host.facts import Host, read_host
 from buildctl.matrix.project import Project
 from tests.conftest import ROOT
 

@@ -10,8 +10,10 @@ from typing import Any
 import docker
 import pytest
 
-from buildctl.doctor import examine
-from buildctl.host import read_host
+from buildctl.host.doctor import examine
+from buildctl.host.facts import read_host
+from buildctl.host.verdict import Kind as Verdicts
+from buildctl.host.verdict import Subject, decide
 from buildctl.lock.claims import LABEL, Claims, claims_from_labels, label_values
 from buildctl.matrix.accelerators import CPU, CUDA, ROCM, XPU, Kind
 from buildctl.matrix.project import Project
@@ -23,8 +25,6 @@ from buildctl.runtimes import gpu_files
 from buildctl.runtimes.devices import Node, device_files, gpu_nodes
 from buildctl.runtimes.docker import DockerSession, gpu_request
 from buildctl.runtimes.sandbox.gpu import Passthrough, passthrough
-from buildctl.verdict import Kind as Verdicts
-from buildctl.verdict import Subject, decide
 from tests.conftest import ROOT
 
 HOSTS = Path(__file__).parents[1] / "support" / "hosts"

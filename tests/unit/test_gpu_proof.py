@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.host import read_host
+from buildctl.host.facts import read_host
 from tests.conftest import ROOT
 from tests.unit.test_environments import put_torch
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.ground.errors import BuildctlError
-from buildctl.host import (
+from buildctl.host.facts import (
     Engine,
     Gpu,
     Host,

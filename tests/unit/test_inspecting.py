@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from buildctl.ground.errors import LayoutError, MatrixError
+from buildctl.host.subject import subjects_of
 from buildctl.inspecting import inspect_images, told_by
 from buildctl.matrix.project import Project
 from buildctl.oci.check import check_layout
@@ -18,7 +19,6 @@ from buildctl.oci.image import ImageConfig, MediaType, Platform, canonical_json
 from buildctl.oci.layout import Layout
 from buildctl.registry.target import BASE, in_layout
 from buildctl.report import Finding, Report, Status
-from buildctl.subjects import subjects_of
 from tests.conftest import ROOT
 from tests.support.images import Blobs, config_of, file, tar
 

@@ -12,7 +12,7 @@ import pytest
 from buildctl import probes
 from buildctl.expecting import expected_of
 from buildctl.ground.errors import LockError, MatrixError, RuntimeUnavailableError
-from buildctl.host import read_host
+from buildctl.host.facts import read_host
 from buildctl.lock.locked import LockedCell, load_locked
 from buildctl.matrix.project import Project
 from buildctl.native import install_commands, make_native, native_cell, native_names, native_report, refuse_stale

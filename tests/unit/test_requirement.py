@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from buildctl.requirement import asked_cuda, cuda_of, unmet
+from buildctl.host.requirement import asked_cuda, cuda_of, unmet
 
 OFFICIAL = "cuda>=12.4 brand=tesla,driver>=470,driver<471 brand=tesla,driver>=535,driver<536"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.checking import check_images
 from buildctl.ground.errors import MatrixError
-from buildctl.host import Gpu, Host, read_host
+from buildctl.host.check import check_images
+from buildctl.host.facts import Gpu, Host, read_host
+from buildctl.host.verdict import Kind, Subject, Verdict, catalogue, covers, decide
 from buildctl.lock.claims import WheelFacts
-from buildctl.verdict import Kind, Subject, Verdict, catalogue, covers, decide
 from tests.conftest import ROOT
 
 HOSTS = Path(__file__).parents[1] / "support" / "hosts"

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from buildctl.attached import attach_report, attached_reports
-from buildctl.checking import check_images
 from buildctl.console.progress import Silent
 from buildctl.gate import read_report
+from buildctl.host.check import check_images
+from buildctl.host.verdict import Kind
 from buildctl.indexing import write_indexes
 from buildctl.inspecting import inspect_images
 from buildctl.matrix.project import Project
@@ -23,7 +24,6 @@ from buildctl.registry.client import Repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.transport import Transport
 from buildctl.report import Status
-from buildctl.verdict import Kind
 from tests.conftest import ROOT, buildctl
 from tests.support.projects import Small, small
 from tests.support.registry import Proxy

@@ -15,7 +15,7 @@ from buildctl.artifacts.store import Store
 from buildctl.console.table import size
 from buildctl.ground.errors import BuildctlError, RuntimeUnavailableError, ToolError
 from buildctl.ground.run import run, which
-from buildctl.host import PUBLISHED, Host, this_host
+from buildctl.host.facts import PUBLISHED, Host, this_host
 from buildctl.matrix.accelerators import VERSIONED
 from buildctl.matrix.project import Project
 from buildctl.runtimes.devices import device_files
@@ -231,7 +231,7 @@ def _run(host: Host) -> Iterator[Symptom]:
         return
     names = ", ".join(dict.fromkeys(gpu.name for gpu in host.gpus))
     yield _good("run", "GPU", f"{names}, driver {host.driver}")
-    from buildctl.verdict import toolkit_refusal, toolkit_step  # noqa: PLC0415
+    from buildctl.host.verdict import toolkit_refusal, toolkit_step  # noqa: PLC0415
 
     if reason := toolkit_refusal(host):
         yield _bad("run", "GPU in containers", reason, toolkit_step(host))

@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from buildctl.ground.errors import LayoutError, MatrixError
-from buildctl.host import PUBLISHED, Gpu, Host
+from buildctl.host.facts import PUBLISHED, Gpu, Host
 from buildctl.lock.claims import Claims, read_claims, runs_on
 from buildctl.matrix.accelerators import DeviceFiles
 from buildctl.runtimes.devices import device_files
@@ -246,7 +246,7 @@ def driver_refusal(claims: Claims, host: Host) -> str:
 def _requirement(subject: Subject, host: Host) -> str:
     if host.driver is None:
         return ""
-    from buildctl.requirement import unmet  # noqa: PLC0415 - images of others only
+    from buildctl.host.requirement import unmet  # noqa: PLC0415 - images of others only
 
     return unmet(subject.requires, host.driver)
 

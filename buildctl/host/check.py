@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.ground.errors import MatrixError
-from buildctl.host import Host, read_host, this_host
-from buildctl.verdict import Kind, Subject, Verdict, catalogue, decide
+from buildctl.host.facts import Host, read_host, this_host
+from buildctl.host.verdict import Kind, Subject, Verdict, catalogue, decide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ def _elsewhere(names: Sequence[str]) -> dict[str, list[Subject]]:
     """Those of `names` that are references or paths of layouts."""
     if not any("/" in name or (Path(name.partition(":")[0]) / "index.json").is_file() for name in names):
         return {}
-    from buildctl.subjects import subjects_of  # noqa: PLC0415 - with references comes what speaks to registries
+    from buildctl.host.subject import subjects_of  # noqa: PLC0415 - with references comes what speaks to registries
 
     found = {name: subjects_of(name) for name in dict.fromkeys(names)}
     return {name: subjects for name, subjects in found.items() if subjects}
