@@ -24,7 +24,8 @@ sys.path.insert(0, str(ROOT))  # the tests' Docker Engine and index
 from buildctl.artifacts.store import Store
 from buildctl.build_docker import with_fixed_times
 from buildctl.docker.load import load
-from buildctl.engines.docker import DockerOptions, Target, build_with_docker, user_secrets
+from buildctl.dockerfile.bake import Target
+from buildctl.engines.docker import DockerOptions, build_with_docker, user_secrets
 from buildctl.lock.wheels import LockedWheel, read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.entry import EPOCH

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from buildctl.console.log import say
+from buildctl.dockerfile.bake import UV, Target, target_of
 from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.engines.assemble import Built
-from buildctl.engines.docker import (
-    UV,
-    DockerOptions,
-    Target,
-    bake_definition,
-    build_with_docker,
-    has_fixed_times,
-    put_uv,
-    user_secrets,
-)
+from buildctl.engines.docker import DockerOptions, build_with_docker, has_fixed_times, put_uv, user_secrets
 from buildctl.ground.errors import DockerfileError
 from buildctl.lock.index import uv_environment
-from buildctl.matrix.cells import Cell, DebianBase, ImageBase
+from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
-from buildctl.oci.entry import EPOCH
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
-from buildctl.registry.bases import mirrored
-
-BAKE = "docker-bake.json"
 
 
 def docker_images(
@@ -85,23 +72,6 @@ def put_tool(layout: Layout) -> None:
         put_uv(layout, ARCHES, env=uv_environment())
 
 
-def target_of(cell: Cell, *, context: Path, layout: Path) -> Target:
-    """The bake target of a cell, with its base and uv as named contexts."""
-    base = cell.base
-    if isinstance(base, DebianBase):
-        where = f"oci-layout://{layout}:{cell.base_image}"
-    else:
-        where = _image_context(base, cell, root=context.parent)
-    return Target(
-        name=cell.id,
-        arch=cell.arch,
-        dockerfile=f"{cell.name}/Dockerfile",
-        context=str(context),
-        contexts={"base": where, UV: f"oci-layout://{layout}:{UV}"},
-        tags=(f"pytorch:{cell.id}",),
-    )
-
-
 def _target(cell: Cell, *, context: Path, layout: Path) -> Target:
     target = target_of(cell, context=context, layout=layout)
     # somebody else's base may be compressed in another way, which is taken for a reason to export once more
@@ -113,17 +83,3 @@ def with_fixed_times(target: Target) -> Target:
     with suppress(DockerfileError):
         return replace(target, fixed_times=has_fixed_times(read_dockerfile(Path(target.context, target.dockerfile))))
     return target
-
-
-def _image_context(base: ImageBase, cell: Cell, *, root: Path) -> str:
-    reference = base.devel if cell.flavour == "devel" and base.devel else base.image
-    if base.layout is None:
-        return f"docker-image://{mirrored(reference, base.mirrors)}"
-    return f"oci-layout://{root / base.layout}@{reference.partition('@')[2]}"
-
-
-def bake_file(cells: Iterable[Cell]) -> str:
-    """docker-bake.json for a clone: relative paths, the layout in dist/, two builds of one checkout agree."""
-    where, args = {"context": Path("images"), "layout": Path("dist")}, {"SOURCE_DATE_EPOCH": str(EPOCH)}
-    targets = [replace(target_of(cell, **where), args=args) for cell in cells if not cell.native]
-    return json.dumps(bake_definition(targets), indent=2) + "\n"

@@ -175,8 +175,8 @@ def render(options: Options, names: Sequence[str], check: bool) -> None:
       buildctl render
       buildctl render --check
     """
+    from buildctl.dockerfile.files import check_rendered, render_images
     from buildctl.lock.locked import load_locked, of_all_architectures
-    from buildctl.rendering import check_rendered, render_images
 
     project = options.open()
     cells = load_locked(project, of_all_architectures(project, project.matrix.images_of(names)))
@@ -200,9 +200,9 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
       buildctl fetch cuda-2.6
     """
     from buildctl.build import fetch_images
+    from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
-    from buildctl.rendering import update_rendered
     from buildctl.vanished import renewing
 
     project = options.open()
@@ -256,9 +256,9 @@ def build(
       buildctl build --engine docker --context gpu-box      made there, too
     """
     from buildctl.build import BuildOptions, build_images, reach
+    from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
-    from buildctl.rendering import update_rendered
     from buildctl.vanished import renewing
 
     project = Options(options.project, output or options.layout).open()
@@ -292,10 +292,10 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
     from buildctl.artifacts.store import Store
     from buildctl.build import bases_under, build_bases
     from buildctl.build_docker import put_tool
+    from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
     from buildctl.oci.layout import Layout
-    from buildctl.rendering import update_rendered
     from buildctl.vanished import renewing
 
     project = options.open()
@@ -621,13 +621,13 @@ def publish(
       buildctl publish --to registry.example/pytorch --sign-key cosign.key      its password in $COSIGN_PASSWORD
     """
     from buildctl.console.progress import open_progress
+    from buildctl.dockerfile.files import refuse_drift
     from buildctl.lock.locked import WANTED, load_locked, load_matrix_images, of_all_architectures
     from buildctl.lock.update import refuse_stale_locks
     from buildctl.publish import PublishOptions, attached
     from buildctl.publish import publish as push
     from buildctl.registry.client import open_repository
     from buildctl.registry.reference import Reference
-    from buildctl.rendering import refuse_drift
 
     project = options.open()
     cells = project.matrix.images_of(names, arch)

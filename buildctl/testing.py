@@ -10,6 +10,7 @@ from typing import Any
 from buildctl.artifacts.store import Store
 from buildctl.console.log import console, say
 from buildctl.docker.daemon import connected
+from buildctl.dockerfile.files import refuse_drift
 from buildctl.expecting import expected_of
 from buildctl.gate import LABELS
 from buildctl.ground.errors import BuildctlError, LayoutError, RuntimeUnavailableError
@@ -25,7 +26,6 @@ from buildctl.origin import outdated
 from buildctl.probes.expected import Expected
 from buildctl.probes.judging import labels
 from buildctl.probes.testing import not_run, test_image
-from buildctl.rendering import refuse_drift
 from buildctl.report import Finding, Report, Status, junit_xml, table_lines
 from buildctl.reports import keep, now
 from buildctl.runtimes.api import ImageRef, Runtime

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+from buildctl.dockerfile.bake import UV, Target, bake_definition, bake_name
 from buildctl.dockerfile.parse import Instruction
 from buildctl.engines.buildkit_progress import watched
 from buildctl.ground.errors import EngineError, ToolError
@@ -28,28 +28,10 @@ from buildctl.oci.layer import Compression, write_layer
 from buildctl.oci.layout import Layout
 
 DEADLINE = 4 * 3600.0  # seconds for all targets of one build
-UV = "uv"  # the image that holds /uv and nothing else, a named context of every Dockerfile
 UV_PLATFORMS = {"amd64": "x86_64-unknown-linux-musl", "arm64": "aarch64-unknown-linux-musl"}
 NO_BUILDX = "install Docker's buildx plugin (Debian: docker-buildx), or build without Docker: --engine assemble"
 # predefined build arguments of BuildKit: used by every RUN, kept out of history and cache keys
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """One cell to build. `dockerfile` is relative to `context`; `contexts` are named contexts, as buildx writes them
-    (`oci-layout://DIR:NAME`, a folder, `docker-image://...`). `fixed_times` says that no layer of it can hold a time
-    stamp of the build, so that none has to be rewritten.
-    """
-
-    name: str
-    arch: str
-    dockerfile: str
-    context: str
-    contexts: Mapping[str, str] = field(default_factory=dict)
-    args: Mapping[str, str] = field(default_factory=dict)
-    tags: tuple[str, ...] = ()
-    fixed_times: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,35 +51,6 @@ class DockerOptions:
     cache: bool = True
     network: str | None = None
     env: Mapping[str, str] | None = None
-
-
-def bake_definition(targets: Sequence[Target]) -> dict[str, Any]:
-    """What `docker buildx bake` reads, a target per cell and all of them in the group `default`."""
-    return {
-        "group": {"default": {"targets": [bake_name(t.name) for t in targets]}},
-        "target": {bake_name(t.name): _target(t) for t in targets},
-    }
-
-
-def bake_name(name: str) -> str:
-    """Bake allows letters, digits, `_` and `-` in a target's name: cpu-2.6-arm64 -> cpu-2_6-arm64."""
-    return name.replace(".", "_")
-
-
-def _target(target: Target) -> dict[str, Any]:
-    out: dict[str, Any] = {
-        "context": target.context,
-        "dockerfile": target.dockerfile,
-        "platforms": [f"linux/{target.arch}"],
-        "contexts": dict(sorted(target.contexts.items())),
-        # provenance and SBOM change the digest and hide the image behind an index; they are attached when publishing
-        "attest": [{"type": "provenance", "disabled": "true"}, {"type": "sbom", "disabled": "true"}],
-    }
-    if target.args:
-        out["args"] = dict(sorted(target.args.items()))
-    if target.tags:
-        out["tags"] = list(target.tags)
-    return out
 
 
 def build_with_docker(targets: Sequence[Target], options: DockerOptions, *, layout: Layout) -> dict[str, Descriptor]:

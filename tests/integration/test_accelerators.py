@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.dockerfile.files import render_images
 from buildctl.ground.errors import LockError
 from buildctl.lock.claims import Claims, read_claims
 from buildctl.lock.locked import load_locked
 from buildctl.lock.update import lock_cells
 from buildctl.matrix.project import Project
-from buildctl.rendering import render_images
 from buildctl.tags import tags_of
 from tests.conftest import ROOT
 from tests.support.servers import Site, site, torch_wheel, wheel

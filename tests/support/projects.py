@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
+from buildctl.dockerfile.files import render_images
 from buildctl.lock.claims import claims_of, claims_path, format_claims
 from buildctl.lock.debian import inputs_of as debian_inputs
 from buildctl.lock.debian import write_base_lock
@@ -23,7 +24,6 @@ from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Layer
 from buildctl.oci.layout import Layout
-from buildctl.rendering import render_images
 from buildctl.report import Finding, Report, Status
 from tests.conftest import ROOT
 from tests.support.images import Blobs, config_of, file, tar

@@ -10,7 +10,8 @@ import pytest
 
 from buildctl.artifacts.debian.package import BaseLock
 from buildctl.build import bases_under
-from buildctl.build_docker import bake_file
+from buildctl.dockerfile.bake import bake_file
+from buildctl.dockerfile.files import render_images
 from buildctl.engines.recipes import Compiling, debian_base
 from buildctl.ground.errors import LockError
 from buildctl.lock.debian import read_base_lock, write_base_lock
@@ -21,7 +22,6 @@ from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.project import Project
 from buildctl.oci.layer import Compression
 from buildctl.provenance import statement
-from buildctl.rendering import render_images
 from buildctl.sbom import locked_hashes
 from tests.conftest import ROOT
 from tests.support.debs import deb, package

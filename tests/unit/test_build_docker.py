@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.build_docker import bake_file, target_of
+from buildctl.dockerfile.bake import bake_file, target_of
 from buildctl.ground.errors import BuildctlError
 from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.read import parse_matrix

@@ -7,16 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.dockerfile.bake import Target, bake_definition, bake_name
 from buildctl.dockerfile.parse import parse_dockerfile, read_dockerfile
-from buildctl.engines.docker import (
-    DockerOptions,
-    Target,
-    bake_definition,
-    bake_name,
-    build_with_docker,
-    has_fixed_times,
-    user_secrets,
-)
+from buildctl.engines.docker import DockerOptions, build_with_docker, has_fixed_times, user_secrets
 from buildctl.ground.errors import ToolError
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.dockerfile.files import check_rendered, render_images
 from buildctl.ground.errors import DriftError
 from buildctl.lock.locked import LockedCell, load_locked
 from buildctl.matrix.project import Project
-from buildctl.rendering import check_rendered, render_images
 
 ROOT = Path(__file__).parents[2]
 

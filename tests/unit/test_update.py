@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from buildctl.cli import cli
+from buildctl.dockerfile.files import update_rendered
 from buildctl.ground.errors import BuildctlError, DockerfileError, DriftError, LockError
 from buildctl.lock.claims import read_claims
 from buildctl.lock.locked import load_locked
 from buildctl.lock.update import update_locks
 from buildctl.matrix.project import Project
-from buildctl.rendering import update_rendered
 from tests.conftest import ROOT
 
 CPU = "  cpu:\n    arch: [amd64, arm64]\n    base: debian13\n"

@@ -18,7 +18,8 @@ import pytest
 
 from buildctl.docker.daemon import Client, connected
 from buildctl.docker.load import load
-from buildctl.engines.docker import DockerOptions, Target, build_with_docker
+from buildctl.dockerfile.bake import Target
+from buildctl.engines.docker import DockerOptions, build_with_docker
 from buildctl.oci.check import check_image
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH

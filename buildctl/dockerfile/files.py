@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from buildctl.build_docker import BAKE, bake_file
 from buildctl.console.log import say
+from buildctl.dockerfile.bake import BAKE, bake_file
 from buildctl.dockerfile.common import COMMON, common_file
 from buildctl.dockerfile.constraints import render_constraints
 from buildctl.dockerfile.render import drift, render_image

@@ -1,0 +1,95 @@
+"""The bake file: the targets of `docker buildx bake`, one for each cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from buildctl.matrix.cells import Cell, DebianBase, ImageBase
+from buildctl.oci.entry import EPOCH
+from buildctl.registry.bases import mirrored
+
+UV = "uv"  # the image that holds /uv and nothing else, a named context of every Dockerfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One cell to build. `dockerfile` is relative to `context`; `contexts` are named contexts, as buildx writes them
+    (`oci-layout://DIR:NAME`, a folder, `docker-image://...`). `fixed_times` says that no layer of it can hold a time
+    stamp of the build, so that none has to be rewritten.
+    """
+
+    name: str
+    arch: str
+    dockerfile: str
+    context: str
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    args: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    fixed_times: bool = False
+
+
+def bake_definition(targets: Sequence[Target]) -> dict[str, Any]:
+    """What `docker buildx bake` reads, a target per cell and all of them in the group `default`."""
+    return {
+        "group": {"default": {"targets": [bake_name(t.name) for t in targets]}},
+        "target": {bake_name(t.name): _target(t) for t in targets},
+    }
+
+
+def bake_name(name: str) -> str:
+    """Bake allows letters, digits, `_` and `-` in a target's name: cpu-2.6-arm64 -> cpu-2_6-arm64."""
+    return name.replace(".", "_")
+
+
+def _target(target: Target) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "context": target.context,
+        "dockerfile": target.dockerfile,
+        "platforms": [f"linux/{target.arch}"],
+        "contexts": dict(sorted(target.contexts.items())),
+        # provenance and SBOM change the digest and hide the image behind an index; they are attached when publishing
+        "attest": [{"type": "provenance", "disabled": "true"}, {"type": "sbom", "disabled": "true"}],
+    }
+    if target.args:
+        out["args"] = dict(sorted(target.args.items()))
+    if target.tags:
+        out["tags"] = list(target.tags)
+    return out
+
+
+BAKE = "docker-bake.json"
+
+
+def target_of(cell: Cell, *, context: Path, layout: Path) -> Target:
+    """The bake target of a cell, with its base and uv as named contexts."""
+    base = cell.base
+    if isinstance(base, DebianBase):
+        where = f"oci-layout://{layout}:{cell.base_image}"
+    else:
+        where = _image_context(base, cell, root=context.parent)
+    return Target(
+        name=cell.id,
+        arch=cell.arch,
+        dockerfile=f"{cell.name}/Dockerfile",
+        context=str(context),
+        contexts={"base": where, UV: f"oci-layout://{layout}:{UV}"},
+        tags=(f"pytorch:{cell.id}",),
+    )
+
+
+def _image_context(base: ImageBase, cell: Cell, *, root: Path) -> str:
+    reference = base.devel if cell.flavour == "devel" and base.devel else base.image
+    if base.layout is None:
+        return f"docker-image://{mirrored(reference, base.mirrors)}"
+    return f"oci-layout://{root / base.layout}@{reference.partition('@')[2]}"
+
+
+def bake_file(cells: Iterable[Cell]) -> str:
+    """docker-bake.json for a clone: relative paths, the layout in dist/, two builds of one checkout agree."""
+    where, args = {"context": Path("images"), "layout": Path("dist")}, {"SOURCE_DATE_EPOCH": str(EPOCH)}
+    targets = [replace(target_of(cell, **where), args=args) for cell in cells if not cell.native]
+    return json.dumps(bake_definition(targets), indent=2) + "\n"
