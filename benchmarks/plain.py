@@ -22,10 +22,10 @@ from page import Row
 sys.path.insert(0, str(ROOT))  # the tests' Docker Engine and index
 
 from buildctl.artifacts.store import Store
-from buildctl.build_docker import with_fixed_times
+from buildctl.build.buildkit import DockerOptions, build_with_docker, user_secrets
+from buildctl.build.buildkit_images import with_fixed_times
 from buildctl.docker.load import load
 from buildctl.dockerfile.bake import Target
-from buildctl.engines.docker import DockerOptions, build_with_docker, user_secrets
 from buildctl.lock.wheels import LockedWheel, read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.entry import EPOCH

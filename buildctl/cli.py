@@ -199,11 +199,11 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
     Examples:
       buildctl fetch cuda-2.6
     """
-    from buildctl.build import fetch_images
+    from buildctl.build.images import fetch_images
+    from buildctl.build.vanished import renewing
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
-    from buildctl.vanished import renewing
 
     project = options.open()
     cells = project.matrix.images_of(names, arch)
@@ -255,11 +255,11 @@ def build(
       buildctl build cuda-2.6 --context gpu-box             made here, loaded there
       buildctl build --engine docker --context gpu-box      made there, too
     """
-    from buildctl.build import BuildOptions, build_images, reach
+    from buildctl.build.images import BuildOptions, build_images, reach
+    from buildctl.build.vanished import renewing
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
-    from buildctl.vanished import renewing
 
     project = Options(options.project, output or options.layout).open()
     wanted = BuildOptions(
@@ -290,13 +290,13 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
       buildctl bases && docker buildx bake cpu-2_6-arm64
     """
     from buildctl.artifacts.store import Store
-    from buildctl.build import bases_under, build_bases
-    from buildctl.build_docker import put_tool
+    from buildctl.build.buildkit_images import put_tool
+    from buildctl.build.images import bases_under, build_bases
+    from buildctl.build.vanished import renewing
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
     from buildctl.oci.layout import Layout
-    from buildctl.vanished import renewing
 
     project = options.open()
     layout = Layout(project.layout)
@@ -857,7 +857,7 @@ def native(options: Options, name: str, path: Path | None, verify: bool, as_json
       buildctl native mps-2.6 --path .venv
       buildctl native mps-2.6 --verify
     """
-    from buildctl.native import make_native, verify_native
+    from buildctl.build.native import make_native, verify_native
 
     project = options.open()
     lines = verify_native(project, name) if verify else make_native(project, name, path)

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from buildctl.build.native import default_folder, refusal
 from buildctl.console.log import say
 from buildctl.console.table import size
 from buildctl.ground.errors import LayoutError, MatrixError, RuntimeUnavailableError, ToolError
@@ -16,13 +17,13 @@ from buildctl.host.facts import this_host
 from buildctl.matrix.cells import Cell, Flavour
 from buildctl.matrix.project import Project
 from buildctl.moves import Move, Portability, Result, measured, promised
-from buildctl.native import default_folder, native_names, refusal
 from buildctl.oci.files import write_whole
 from buildctl.oci.layout import Layout
 from buildctl.probes.portable import SUFFIXES, Exported, Model, Sample, export_in, load_in
 from buildctl.runtimes.api import Runtime, Session
 from buildctl.runtimes.native import NativeRuntime
 from buildctl.testing import image_ref, runtimes
+from buildctl.testing_native import native_names
 
 EXTRAS: Mapping[str, str] = {"onnx": "onnx", "coreml": "coreml"}  # format -> the extra that brings its packages
 

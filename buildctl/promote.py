@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from buildctl.indexing import claimed, index_of
+from buildctl.build.index import claimed, index_of
 from buildctl.lock.claims import LABEL
 from buildctl.matrix.cells import Cell, public_version
 from buildctl.oci.digest import Digest

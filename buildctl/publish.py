@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 from buildctl.artifacts.store import Store
 from buildctl.attached import attached_reports
+from buildctl.build.index import claimed
+from buildctl.build.origin import outdated
 from buildctl.console.progress import Progress
 from buildctl.console.table import size, table
 from buildctl.gate import REPORT_KIND, completed, known_findings, merged, not_run, objection, read_report, report_bytes
 from buildctl.ground.errors import BuildctlError, DriftError, LayoutError
-from buildctl.indexing import claimed
 from buildctl.lock.claims import Claims
 from buildctl.lock.locked import LockedCell
 from buildctl.matrix.accelerators import VERSIONED, version_of
@@ -26,7 +27,6 @@ from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Manifest
 from buildctl.oci.layout import Layout
-from buildctl.origin import outdated
 from buildctl.promote import Outcome, TagState, move_tags, published
 from buildctl.provenance import LOCAL, provenance_document
 from buildctl.registry.client import Repository

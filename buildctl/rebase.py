@@ -13,11 +13,13 @@ from typing import Any
 
 from buildctl.artifacts.contents import packages_of
 from buildctl.artifacts.store import Store
-from buildctl.build import build_bases
+from buildctl.build.images import build_bases
+from buildctl.build.index import write_indexes
+from buildctl.build.origin import note_rebased
+from buildctl.build.vanished import renewing
 from buildctl.console.table import size, table
 from buildctl.diffing import package_changes
 from buildctl.ground.errors import LayoutError
-from buildctl.indexing import write_indexes
 from buildctl.lock.locked import LOCKED
 from buildctl.lock.update import refuse_stale_bases, renew_base
 from buildctl.matrix.cells import Cell, DebianBase
@@ -25,8 +27,6 @@ from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
 from buildctl.oci.image import Descriptor, ImageConfig, Layer
 from buildctl.oci.layout import Layout
-from buildctl.origin import note_rebased
-from buildctl.vanished import renewing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.artifacts.store import Store
+from buildctl.build.origin import outdated
 from buildctl.console.log import console, say
 from buildctl.docker.daemon import connected
 from buildctl.dockerfile.files import refuse_drift
@@ -19,10 +20,8 @@ from buildctl.lock.locked import WANTED, load_locked, of_all_architectures
 from buildctl.lock.update import refuse_stale_locks
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
-from buildctl.native import native_names, native_report
 from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
-from buildctl.origin import outdated
 from buildctl.probes.expected import Expected
 from buildctl.probes.judging import labels
 from buildctl.probes.testing import not_run, test_image
@@ -31,6 +30,7 @@ from buildctl.reports import keep, now
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.docker import DockerRuntime
 from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
+from buildctl.testing_native import native_names, native_report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

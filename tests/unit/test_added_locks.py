@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from buildctl.artifacts.debian.package import BaseLock
-from buildctl.build import bases_under
+from buildctl.build.images import bases_under
+from buildctl.build.recipes import Compiling, debian_base
 from buildctl.dockerfile.bake import bake_file
 from buildctl.dockerfile.files import render_images
-from buildctl.engines.recipes import Compiling, debian_base
 from buildctl.ground.errors import LockError
 from buildctl.lock.debian import read_base_lock, write_base_lock
 from buildctl.lock.debian_added import added_name, inputs_of

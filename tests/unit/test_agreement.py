@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from buildctl.build.planner import Planner
 from buildctl.cli import cli
 from buildctl.ground.errors import BuildctlError, LockError, MatrixError, ProblemsError
 from buildctl.lock import debian as lock_debian
@@ -21,7 +22,6 @@ from buildctl.matrix.project import Project
 from buildctl.matrix.read import load_matrix, parse_matrix
 from buildctl.oci.image import ImageConfig, Platform
 from buildctl.oci.layer import Compression
-from buildctl.planner import Planner
 from tests.support.projects import Small, base_lock, small
 
 CELL = "cpu-2.6-arm64"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from buildctl.artifacts.store import Store
+from buildctl.build.assemble import Recipe, make_layers
 from buildctl.console.progress import open_progress
-from buildctl.engines.assemble import Recipe, make_layers
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Entry, file_entry
 from buildctl.oci.layer import Compression

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from buildctl.indexing import claimed, index_of, write_indexes
+from buildctl.build.index import claimed, index_of, write_indexes
 from buildctl.oci.check import check_layout
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, MediaType, Platform

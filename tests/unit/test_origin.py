@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.build.origin import note_origin, note_rebased, outdated
 from buildctl.cli import cli
 from buildctl.ground.errors import BuildctlError
-from buildctl.origin import note_origin, note_rebased, outdated
 from tests.support.projects import Small, small
 
 CELL = "cpu-2.6-arm64"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.build.plan import FilesLayer, Plan, PlanInput, WheelsLayer, plan_image
 from buildctl.dockerfile.common import common_file
 from buildctl.dockerfile.parse import parse_dockerfile
-from buildctl.engines.plan import FilesLayer, Plan, PlanInput, WheelsLayer, plan_image
 from buildctl.ground.errors import DockerfileError
 from buildctl.oci.image import ImageConfig, Platform
 

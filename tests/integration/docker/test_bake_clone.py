@@ -13,7 +13,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from buildctl.engines.docker import user_secrets
+from buildctl.build.buildkit import user_secrets
 from buildctl.lock.index import uv_environment
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT, buildctl

@@ -15,11 +15,11 @@ import pytest
 import zstandard
 
 from buildctl.artifacts.store import Store
-from buildctl.build_docker import put_tool, with_fixed_times
+from buildctl.build.buildkit import DockerOptions, build_with_docker, user_secrets
+from buildctl.build.buildkit_images import put_tool, with_fixed_times
 from buildctl.docker.daemon import loopback_port
 from buildctl.docker.load import load
 from buildctl.dockerfile.bake import Target
-from buildctl.engines.docker import DockerOptions, build_with_docker, user_secrets
 from buildctl.ground.errors import EngineError
 from buildctl.lock.index import uv_environment
 from buildctl.lock.wheels import read_wheel_lock

@@ -16,10 +16,10 @@ from pathlib import Path
 import docker
 import pytest
 
+from buildctl.build.buildkit import DockerOptions, build_with_docker
 from buildctl.docker.daemon import Client, connected
 from buildctl.docker.load import load
 from buildctl.dockerfile.bake import Target
-from buildctl.engines.docker import DockerOptions, build_with_docker
 from buildctl.oci.check import check_image
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH

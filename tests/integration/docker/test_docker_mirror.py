@@ -8,10 +8,10 @@ from pathlib import Path
 import docker
 import pytest
 
+from buildctl.build.buildkit import DockerOptions, build_with_docker
 from buildctl.console.progress import Silent
 from buildctl.docker.daemon import loopback_port
 from buildctl.dockerfile.bake import Target, target_of
-from buildctl.engines.docker import DockerOptions, build_with_docker
 from buildctl.matrix.read import parse_matrix
 from buildctl.oci.check import check_layout
 from buildctl.oci.entry import EPOCH

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import uv
 
+from buildctl.build.native import environment, install_commands, native_cell
 from buildctl.ground.run import Completed, run
 from buildctl.lock.claims import read_claims
 from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.project import Project
-from buildctl.native import environment, install_commands, native_cell
 from tests.conftest import ROOT
 
 MACH_O_ARM64 = bytes.fromhex("cffaedfe0c000001")  # mach/machine.h: MH_MAGIC_64, CPU_TYPE_ARM64

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from buildctl.attached import attach_report, attached_reports
+from buildctl.build.index import write_indexes
 from buildctl.console.progress import Silent
 from buildctl.gate import read_report
 from buildctl.host.check import check_images
 from buildctl.host.verdict import Kind
-from buildctl.indexing import write_indexes
 from buildctl.inspecting import inspect_images
 from buildctl.matrix.project import Project
 from buildctl.oci.image import Index

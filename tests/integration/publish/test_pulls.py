@@ -15,9 +15,9 @@ import docker
 import pytest
 
 from buildctl.artifacts.store import Store
+from buildctl.build.index import claimed
 from buildctl.docker.daemon import loopback_port
 from buildctl.ground.errors import RuntimeUnavailableError
-from buildctl.indexing import claimed
 from buildctl.lock.locked import load_matrix_images
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest

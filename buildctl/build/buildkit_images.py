@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from buildctl.build.assemble import Built
+from buildctl.build.buildkit import DockerOptions, build_with_docker, has_fixed_times, put_uv, user_secrets
 from buildctl.console.log import say
 from buildctl.dockerfile.bake import UV, Target, target_of
 from buildctl.dockerfile.parse import read_dockerfile
-from buildctl.engines.assemble import Built
-from buildctl.engines.docker import DockerOptions, build_with_docker, has_fixed_times, put_uv, user_secrets
 from buildctl.ground.errors import DockerfileError
 from buildctl.lock.index import uv_environment
 from buildctl.matrix.cells import Cell, DebianBase

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import uv
 
 from buildctl.artifacts.store import Store
-from buildctl.expecting import expected_of
 from buildctl.ground.errors import LockError, MatrixError, RuntimeUnavailableError, ToolError
 from buildctl.ground.run import run
 from buildctl.host.facts import Host, this_host
 from buildctl.host.verdict import Kind, catalogue, decide
-from buildctl.lock.claims import check_facts, lock_digest
+from buildctl.lock.claims import check_facts
 from buildctl.lock.index import uv_environment
 from buildctl.lock.locked import LockedCell, load_locked
 from buildctl.lock.torch_wheel import facts_from_file
 from buildctl.lock.wheels import WheelLock, is_stale
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
-from buildctl.oci.digest import Digest
-from buildctl.probes.testing import names_of, not_run, test_native
-from buildctl.report import Finding, Report
-from buildctl.runtimes.native import NativeRuntime
 
 _INSTALL = 3600.0
 # What torch does when an operation has no Metal kernel yet: compute it on the CPU instead of failing.
@@ -95,48 +90,6 @@ def refusal(project: Project, cell: Cell, host: Host) -> RuntimeUnavailableError
         f"{cell.name} cannot be here ({host.summary()}): {why}",
         hint=f"{step}`buildctl native {cell.name} --verify` checks its lock and its wheel anywhere",
     )
-
-
-def native_names(project: Project, names: Sequence[str]) -> list[str]:
-    """Those of `names` that are native environments."""
-    known = {cell.image for cell in project.matrix.cells if cell.native}
-    return [name for name in names if name in known]
-
-
-def native_report(
-    project: Project,
-    locked: LockedCell,
-    path: Path | None,
-    *,
-    host: Host | None = None,
-    on_finding: Callable[[Finding], None] | None = None,
-) -> Report:
-    """Ask the environment in `path` what an image is asked; its report belongs to the digest of its lock.
-
-    On a machine that cannot have one everything is NOT RUN, with the reason. Raises RuntimeUnavailableError where it
-    could be and is not.
-    """
-    refuse_stale(project, locked)
-    cell, expected = locked.cell, expected_of(locked)
-    digest = Digest.parse(lock_digest(locked.wheels))
-    if refused := refusal(project, cell, host or this_host()):
-        reason = f"{refused.message} ({refused.hint})"
-        return Report(
-            cell=cell.id,
-            digest=digest,
-            arch=cell.arch,
-            runtime=NativeRuntime.name,
-            emulated=None,
-            gpus=False,
-            findings=tuple(not_run(name, reason) for name in names_of(expected)),
-        )
-    folder = path or default_folder(project, cell)
-    if not (folder / "bin" / "python").exists():
-        where = f" --path {path}" if path else ""
-        raise RuntimeUnavailableError(
-            f"not made: {cell.name} in {folder}", hint=f"run `buildctl native {cell.name}{where}` first"
-        )
-    return test_native(folder, expected, cell=cell.id, lock=digest, on_finding=on_finding)
 
 
 def install_commands(program: str, cell: Cell, lock: Path, target: Path) -> list[list[str]]:

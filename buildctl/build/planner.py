@@ -11,11 +11,9 @@ from buildctl.artifacts.debian.package import BaseLock
 from buildctl.artifacts.debian.python import build_arch
 from buildctl.artifacts.store import Store
 from buildctl.artifacts.wheels.wheel import Site
-from buildctl.console.progress import open_progress
-from buildctl.dockerfile.parse import read_dockerfile
-from buildctl.engines.assemble import ImageRecipe, Recipe
-from buildctl.engines.plan import PlanInput, WheelsLayer, plan_image
-from buildctl.engines.recipes import (
+from buildctl.build.assemble import ImageRecipe, Recipe
+from buildctl.build.plan import PlanInput, WheelsLayer, plan_image
+from buildctl.build.recipes import (
     BaseRecipe,
     Compiling,
     base_image,
@@ -24,6 +22,8 @@ from buildctl.engines.recipes import (
     image_recipe,
     image_reference,
 )
+from buildctl.console.progress import open_progress
+from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.ground.errors import EngineError, LockError
 from buildctl.lock.agreement import refuse_python_in
 from buildctl.lock.locked import LockedCell, debian_bases, load_debian, load_runtime

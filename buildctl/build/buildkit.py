@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
+from buildctl.build.buildkit_progress import watched
 from buildctl.dockerfile.bake import UV, Target, bake_definition, bake_name
 from buildctl.dockerfile.parse import Instruction
-from buildctl.engines.buildkit_progress import watched
 from buildctl.ground.errors import EngineError, ToolError
 from buildctl.ground.run import run, which
 from buildctl.oci.digest import Digest

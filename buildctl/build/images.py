@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from buildctl.artifacts.debian.package import DebPackage
 from buildctl.artifacts.debian.python import build_arch, python_packages
 from buildctl.artifacts.store import Store
+from buildctl.build.assemble import Built, Made, Recipe, make_layers, write_image
+from buildctl.build.index import write_indexes
+from buildctl.build.origin import note_origin
+from buildctl.build.planner import Planned, Planner
+from buildctl.build.recipes import artifacts_of, base_image, refuse_conflicts
 from buildctl.console.log import say
 from buildctl.console.progress import Progress, open_progress
 from buildctl.console.table import size, table
-from buildctl.engines.assemble import Built, Made, Recipe, make_layers, write_image
-from buildctl.engines.recipes import artifacts_of, base_image, refuse_conflicts
 from buildctl.ground.errors import EngineError, FetchError, RuntimeUnavailableError
-from buildctl.indexing import write_indexes
 from buildctl.lock.locked import LockedCell
 from buildctl.lock.wheels import WheelLock
 from buildctl.matrix.cells import Cell, DebianBase
@@ -28,8 +30,6 @@ from buildctl.oci.entry import EPOCH
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
-from buildctl.origin import note_origin
-from buildctl.planner import Planned, Planner
 
 # Docker, downloads and rendering are imported where they are used: a build with nothing to do answers in half a second.
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def build_images(project: Project, locked: Sequence[LockedCell], options: BuildO
     compression = Compression(options.compression)
     epoch = source_date_epoch()
     if options.engine == "docker":
-        from buildctl.build_docker import docker_images
+        from buildctl.build.buildkit_images import docker_images
 
         build_bases(project, bases_under(cells), store, layout, jobs=options.jobs)
         built = docker_images(

@@ -16,8 +16,8 @@ from buildctl.artifacts.debian.python import build_python, prepare_python, pytho
 from buildctl.artifacts.store import Store, recipe_key
 from buildctl.artifacts.wheels.layer import WheelFile, estimated_work, group_entries, refuse_overlaps
 from buildctl.artifacts.wheels.wheel import Site
-from buildctl.engines.assemble import ImageRecipe, Recipe
-from buildctl.engines.plan import FilesLayer, Operation, Plan, Setting, WheelsLayer
+from buildctl.build.assemble import ImageRecipe, Recipe
+from buildctl.build.plan import FilesLayer, Operation, Plan, Setting, WheelsLayer
 from buildctl.ground.errors import ArtifactError, LockError, MatrixError
 from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.cells import DebianBase, ImageBase
