@@ -21,7 +21,7 @@ from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
-from buildctl.testing import image_ref
+from buildctl.testing.images import image_ref
 
 IMPORT = "import time; t = time.perf_counter(); import torch; print(time.perf_counter() - t)"
 

@@ -351,10 +351,10 @@ def test(
       buildctl test registry.example/pytorch:cuda-2.6 --attach     on a server with a GPU, before `promote`
       buildctl test env:~/miniforge3/envs/torch --json > report.json      without a container, by what it claims
     """
-    from buildctl.environments import names_environment, test_environments
     from buildctl.matrix.matrix import parse_arch
     from buildctl.registry.target import points_elsewhere
-    from buildctl.testing import TestResult, heard, test_images
+    from buildctl.testing.environments import names_environment, test_environments
+    from buildctl.testing.images import TestResult, heard, test_images
 
     environments = [name for name in names if names_environment(name)]
     elsewhere = [name for name in names if name not in environments and points_elsewhere(name)]
@@ -370,7 +370,7 @@ def test(
         asked = test_environments(environments, on_finding=heard())
         result = TestResult(reports=(*result.reports, *asked))
     if elsewhere:
-        from buildctl.pulled import test_targets
+        from buildctl.testing.references import test_targets
 
         one = parse_arch(arch) if arch else None
         others = test_targets(elsewhere, arch=one, runtime=runtime, context=context, attach=attach)
@@ -396,7 +396,7 @@ def report(options: Options, sources: Sequence[str]) -> None:
       buildctl report gpu-server/cuda-2.6-amd64.json
       buildctl report registry.example/pytorch:cuda-2.6
     """
-    from buildctl.reports import bring
+    from buildctl.testing.kept import bring
 
     for line in bring(options.open(), sources):
         click.echo(line)
@@ -437,7 +437,7 @@ def portability(
       buildctl portability cuda-2.6 cpu-2.6      from amd64 to arm64 and back
       buildctl portability --output models       every image that is built
     """
-    from buildctl.portability import check_portability
+    from buildctl.testing.portability import check_portability
 
     project = options.open()
     result = check_portability(project, names, arch=arch, runtime=runtime, output=output, path=path, context=context)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.console.table import size
-from buildctl.gate import merged, read_report
 from buildctl.ground.errors import BuildctlError, LayoutError, LockError
 from buildctl.lock.claims import LABEL, Claims, label_values, read_labels
 from buildctl.lock.locked import load_locked
@@ -17,7 +16,8 @@ from buildctl.matrix.project import Project
 from buildctl.oci.image import ImageConfig
 from buildctl.oci.layout import Layout
 from buildctl.registry.target import Image, Target, find_target, in_layout
-from buildctl.report import Report, Status
+from buildctl.testing.merge import merged, read_report
+from buildctl.testing.report import Report, Status
 
 # What images of others often say in their environment: not a claim of ours, but better than nothing.
 _ENVIRONMENT = {
@@ -207,8 +207,8 @@ def _kept(folder: Path) -> dict[str, Report]:
 
 
 def _with_referrers(target: Target, seen: Seen, image: Image) -> Seen:
-    from buildctl.attached import attached_reports  # noqa: PLC0415 - only for references
     from buildctl.registry.referrers import referrers  # noqa: PLC0415
+    from buildctl.testing.attached import attached_reports  # noqa: PLC0415 - only for references
 
     assert target.repository is not None  # noqa: S101 - decided before
     digest = image.descriptor.digest

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.console.table import table
-from buildctl.debt import Debt, debt_text, debts, this_moment
-from buildctl.gate import known_findings, read_report
+from buildctl.gate import known_findings
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.lock.locked import load_locked
 from buildctl.lock.update import stale_locks
 from buildctl.matrix.cells import Cell, Combination
 from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
-from buildctl.report import Status
-from buildctl.reports import built_digest
+from buildctl.testing.debt import Debt, debt_text, debts, this_moment
+from buildctl.testing.kept import built_digest
+from buildctl.testing.merge import read_report
+from buildctl.testing.report import Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

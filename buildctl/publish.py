@@ -12,12 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from buildctl.artifacts.store import Store
-from buildctl.attached import attached_reports
 from buildctl.build.index import claimed
 from buildctl.build.origin import outdated
 from buildctl.console.progress import Progress
 from buildctl.console.table import size, table
-from buildctl.gate import REPORT_KIND, completed, known_findings, merged, not_run, objection, read_report, report_bytes
+from buildctl.gate import known_findings, not_run, objection
 from buildctl.ground.errors import BuildctlError, DriftError, LayoutError
 from buildctl.lock.claims import Claims
 from buildctl.lock.locked import LockedCell
@@ -33,9 +32,11 @@ from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError, RefusedError
 from buildctl.registry.referrers import Document, Signer, attach
 from buildctl.registry.upload import Blob, Moved, Upload
-from buildctl.report import Report
 from buildctl.sbom import sbom_document
 from buildctl.tags import Kind, Tag, tags_of
+from buildctl.testing.attached import attached_reports
+from buildctl.testing.merge import REPORT_KIND, completed, merged, read_report, report_bytes
+from buildctl.testing.report import Report
 
 WORKERS = 4
 _UNKNOWN_BLOB = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN", "MANIFEST_UNKNOWN", "MANIFEST_UNVERIFIED"})

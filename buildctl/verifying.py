@@ -16,7 +16,6 @@ from typing import Any
 from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.artifacts.contents import Package, packages_of
 from buildctl.console.progress import Progress
-from buildctl.gate import REPORT_KIND, merged, parse_report
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.keys import PublicKey
 from buildctl.lock.claims import LABEL
@@ -30,8 +29,9 @@ from buildctl.registry.members import ArtifactError, Entry, Member, entries, is_
 from buildctl.registry.problems import AbsentError, UnavailableError
 from buildctl.registry.pull import pull
 from buildctl.registry.referrers import document
-from buildctl.report import Finding, Status
 from buildctl.signed import MissingError, Signed, WrongError
+from buildctl.testing.merge import REPORT_KIND, merged, parse_report
+from buildctl.testing.report import Finding, Status
 
 _SHOWN = 5
 

@@ -15,9 +15,9 @@ import uv
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.oci.layout import Layout
-from buildctl.probes.asking import deadline_for
 from buildctl.runtimes.api import ImageRef, Outcome, Session
 from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
+from buildctl.testing.probes.asking import deadline_for
 from tests.conftest import ROOT
 from tests.support.servers import Site, site, wheel
 

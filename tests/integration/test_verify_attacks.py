@@ -24,8 +24,8 @@ from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import Document, attach
 from buildctl.registry.upload import Blob, Upload
-from buildctl.report import Status
 from buildctl.signing import KeySigner, sign_reference
+from buildctl.testing.report import Status
 from buildctl.verifying import verify
 from tests.conftest import ROOT, buildctl
 from tests.support.projects import small

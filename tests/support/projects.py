@@ -24,7 +24,7 @@ from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Layer
 from buildctl.oci.layout import Layout
-from buildctl.report import Finding, Report, Status
+from buildctl.testing.report import Finding, Report, Status
 from tests.conftest import ROOT
 from tests.support.images import Blobs, config_of, file, tar
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.expecting import expected_of
 from buildctl.ground.errors import ArtifactError, LockError
 from buildctl.lock.claim_files import differences
 from buildctl.lock.claims import (
@@ -33,11 +32,12 @@ from buildctl.lock.wheels import LockedWheel, read_wheel_lock
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
-from buildctl.probes.asking import Answers
-from buildctl.probes.checks import CHECKS
-from buildctl.probes.judging import labels as judge_labels
-from buildctl.probes.testing import finding_of
-from buildctl.report import Status
+from buildctl.testing.expect import expected_of
+from buildctl.testing.probes.asking import Answers
+from buildctl.testing.probes.checks import CHECKS
+from buildctl.testing.probes.findings import finding_of
+from buildctl.testing.probes.judging import labels as judge_labels
+from buildctl.testing.report import Status
 from tests.conftest import ROOT
 from tests.support.wheels import make_wheel
 

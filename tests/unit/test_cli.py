@@ -23,14 +23,14 @@ from buildctl.oci.files import write_whole
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.overview import overview
-from buildctl.probes.expected import Expected
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.problems import AgainError, UnavailableError
 from buildctl.registry.reference import Reference
 from buildctl.registry.transport import Tries
-from buildctl.report import Finding, Report, Status
-from buildctl.reports import keep
-from buildctl.testing import image_ref, with_labels
+from buildctl.testing.images import image_ref, with_labels
+from buildctl.testing.kept import keep
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.report import Finding, Report, Status
 from buildctl.verifying import verify
 from tests.conftest import ROOT
 from tests.support.projects import Small, small
@@ -119,7 +119,7 @@ def test_a_report_that_cannot_be_kept_is_an_error_with_its_place(
     def read_only(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("buildctl.reports.write_whole", read_only)
+    monkeypatch.setattr("buildctl.testing.kept.write_whole", read_only)
     with pytest.raises(LayoutError, match=f"cannot write .*{CELL}.json"):
         keep(project.project, project.cell(CELL), report, at="2026-11-22T00:00:00Z")
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.debt import debt_text, debts
-from buildctl.gate import read_report
 from buildctl.ground.errors import BuildctlError
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.overview import overview
-from buildctl.report import Finding, Report, Status
-from buildctl.reports import bring, built_digest, keep
+from buildctl.testing.debt import debt_text, debts
+from buildctl.testing.kept import bring, built_digest, keep
+from buildctl.testing.merge import read_report
+from buildctl.testing.report import Finding, Report, Status
 from tests.support.projects import Small, small
 
 P, F, N = Status.PASSED, Status.FAILED, Status.NOT_RUN

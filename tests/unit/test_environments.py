@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from buildctl import probes
-from buildctl.environments import expected_of_environment
 from buildctl.ground.errors import RuntimeUnavailableError
-from buildctl.installed import Installed, read_installed
-from buildctl.probes import judging_environment
-from buildctl.report import Status
 from buildctl.runtimes.interpreter import find_interpreter
 from buildctl.runtimes.native import NativeRuntime, no_gpus
+from buildctl.testing import probes
+from buildctl.testing.environments import expected_of_environment
+from buildctl.testing.installed import Installed, read_installed
+from buildctl.testing.probes import judging_environment
+from buildctl.testing.report import Status
 from tests.conftest import buildctl
 
 PASSED, FAILED, NOT_RUN = Status.PASSED, Status.FAILED, Status.NOT_RUN

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from buildctl.gate import known_findings, merged, objection, parse_report, report_bytes
+from buildctl.gate import known_findings, objection
 from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
-from buildctl.report import Finding, Report, Status, following
+from buildctl.testing.merge import merged, parse_report, report_bytes
+from buildctl.testing.report import Finding, Report, Status, following
 
 IMAGE, OTHER = Digest("a" * 64), Digest("b" * 64)
 

@@ -17,14 +17,14 @@ from buildctl.host.verdict import Subject, decide
 from buildctl.lock.claims import LABEL, Claims, claims_from_labels, label_values
 from buildctl.matrix.accelerators import CPU, CUDA, ROCM, XPU, Kind
 from buildctl.matrix.project import Project
-from buildctl.probes import judging
-from buildctl.probes.checks import CHECKS
-from buildctl.probes.expected import Expected
-from buildctl.report import Status
 from buildctl.runtimes import gpu_files
 from buildctl.runtimes.devices import Node, device_files, gpu_nodes
 from buildctl.runtimes.docker import DockerSession, gpu_request
 from buildctl.runtimes.sandbox.gpu import Passthrough, passthrough
+from buildctl.testing.probes import judging
+from buildctl.testing.probes.checks import CHECKS
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.report import Status
 from tests.conftest import ROOT
 
 HOSTS = Path(__file__).parents[1] / "support" / "hosts"

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from buildctl.gate import parse_report
 from buildctl.host.check import check_images
 from buildctl.host.facts import read_host
 from buildctl.host.verdict import Kind
-from buildctl.report import Report, Status
+from buildctl.testing.merge import parse_report
+from buildctl.testing.report import Report, Status
 from tests.conftest import ROOT
 
 PROOFS = sorted(path.parent for path in (Path(__file__).parents[1] / "hardware").glob("*/host.json"))

@@ -18,7 +18,7 @@ from buildctl.oci.check import check_layout
 from buildctl.oci.image import ImageConfig, MediaType, Platform, canonical_json
 from buildctl.oci.layout import Layout
 from buildctl.registry.target import BASE, in_layout
-from buildctl.report import Finding, Report, Status
+from buildctl.testing.report import Finding, Report, Status
 from tests.conftest import ROOT
 from tests.support.images import Blobs, config_of, file, tar
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from buildctl.probes.checks import CHECKS
-from buildctl.probes.expected import Expected
-from buildctl.probes.judging import distributions
-from buildctl.probes.judging_onnx import onnx_model, onnx_runtime
-from buildctl.probes.testing import names_of
-from buildctl.report import Status
+from buildctl.testing.probes.checks import CHECKS
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.findings import names_of
+from buildctl.testing.probes.judging import distributions
+from buildctl.testing.probes.judging_onnx import onnx_model, onnx_runtime
+from buildctl.testing.report import Status
 
 EXPECTED = Expected(
     torch="2.6.0",

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from buildctl import probes
 from buildctl.build.native import install_commands, make_native, native_cell, refuse_stale
-from buildctl.expecting import expected_of
 from buildctl.ground.errors import LockError, MatrixError, RuntimeUnavailableError
 from buildctl.host.facts import read_host
 from buildctl.lock.locked import LockedCell, load_locked
 from buildctl.matrix.project import Project
-from buildctl.report import Status
-from buildctl.testing import TestResult
-from buildctl.testing_native import native_names, native_report
+from buildctl.testing import probes
+from buildctl.testing.expect import expected_of
+from buildctl.testing.images import TestResult
+from buildctl.testing.native import native_names, native_report
+from buildctl.testing.report import Status
 from tests.conftest import ROOT, buildctl
 
 HOSTS = Path(__file__).parents[1] / "support" / "hosts"

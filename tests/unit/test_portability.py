@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
-from buildctl import probes
 from buildctl.ground.errors import MatrixError, ToolError
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
-from buildctl.moves import Move, Portability, Result, measured, promised
-from buildctl.portability import Member, check_portability, exported, formats_of, moves_into
-from buildctl.probes.portable import Exported, Model, Sample, export_in, load_in, relative_error
 from buildctl.runtimes.api import Outcome
+from buildctl.testing import probes
+from buildctl.testing.moves import Move, Portability, Result, measured, promised
+from buildctl.testing.portability import Member, check_portability, exported, formats_of, moves_into
+from buildctl.testing.probes.portable import Exported, Model, Sample, export_in, load_in, relative_error
 from tests.conftest import ROOT, buildctl
 
 SAMPLE = Sample(shape=(1, 2), inputs=(0.5, -0.5), outputs=(1.0, -4.0))

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 import buildctl
-from buildctl import probes
-from buildctl.probes import judging, judging_python, native_checks
-from buildctl.probes.asking import Answers, UnansweredError, deadline_for, read_answers
-from buildctl.probes.checks import CHECKS, RUNS
-from buildctl.probes.expected import Expected
-from buildctl.probes.testing import finding_of, findings_of
-from buildctl.report import Status
 from buildctl.runtimes.api import Outcome
+from buildctl.testing import probes
+from buildctl.testing.probes import judging, judging_python, native_checks
+from buildctl.testing.probes.asking import Answers, UnansweredError, deadline_for, read_answers
+from buildctl.testing.probes.checks import CHECKS, RUNS
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.findings import finding_of, findings_of
+from buildctl.testing.report import Status
 
 INSIDE = Path(buildctl.__file__).parent / "probes" / "inside"
 CUDA = Expected(

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from buildctl import probes
 from buildctl.oci.digest import Digest
-from buildctl.probes import judging_mps
-from buildctl.probes.expected import Expected
-from buildctl.report import Finding, Status
 from buildctl.runtimes.sandbox.emulation import native_arch
+from buildctl.testing import probes
+from buildctl.testing.probes import judging_mps
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.report import Finding, Status
 
 PASSED, FAILED, NOT_RUN = Status.PASSED, Status.FAILED, Status.NOT_RUN
 EXPECTED = Expected(torch="2.6.0", python="3.13", arch="arm64", accelerator="mps", built=("mps",), native=True)

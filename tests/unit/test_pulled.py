@@ -10,12 +10,12 @@ from buildctl.gate import known_findings
 from buildctl.lock.claims import claim_labels, read_claims
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, Manifest, MediaType, Platform
-from buildctl.probes.expected import Expected
-from buildctl.probes.testing import findings_of
-from buildctl.pulled import PROMISES, expected_of_image
 from buildctl.registry.target import Image
-from buildctl.report import Status
 from buildctl.runtimes.api import Outcome
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.findings import findings_of
+from buildctl.testing.references import PROMISES, expected_of_image
+from buildctl.testing.report import Status
 from tests.conftest import ROOT
 
 CLAIMS = read_claims(ROOT / "images" / "cuda-2.6" / "claims.amd64.json")

@@ -7,7 +7,7 @@ import pytest
 
 from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
-from buildctl.report import Finding, Report, Status, counts_line, junit_xml, table_lines
+from buildctl.testing.report import Finding, Report, Status, counts_line, junit_xml, table_lines
 
 PASSED = Finding(name="torch", status=Status.PASSED, detail="torch 2.6.0+cu124", seconds=1.25)
 FAILED = Finding(

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from buildctl import probes
-from buildctl.expecting import expected_of
 from buildctl.lock.locked import load_locked
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
-from buildctl.probes.expected import Expected
-from buildctl.report import Finding, Status
 from buildctl.runtimes.sandbox.emulation import native_arch
+from buildctl.testing import probes
+from buildctl.testing.expect import expected_of
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.report import Finding, Status
 from tests.conftest import ROOT, buildctl
 from tests.support.native import environment_of
 

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.attached import attach_report, attached_reports
 from buildctl.build.index import write_indexes
 from buildctl.console.progress import Silent
-from buildctl.gate import read_report
 from buildctl.host.check import check_images
 from buildctl.host.verdict import Kind
 from buildctl.inspecting import inspect_images
@@ -19,11 +17,13 @@ from buildctl.matrix.project import Project
 from buildctl.oci.image import Index
 from buildctl.oci.layout import Layout
 from buildctl.publish import Published, PublishOptions, planned_tags, promote, publish
-from buildctl.pulled import PULLED
 from buildctl.registry.client import Repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.transport import Transport
-from buildctl.report import Status
+from buildctl.testing.attached import attach_report, attached_reports
+from buildctl.testing.merge import read_report
+from buildctl.testing.references import PULLED
+from buildctl.testing.report import Status
 from tests.conftest import ROOT, buildctl
 from tests.support.projects import Small, small
 from tests.support.registry import Proxy

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from buildctl.console.progress import Silent
-from buildctl.gate import REPORT_KIND
 from buildctl.ground.errors import BuildctlError
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
@@ -24,7 +23,8 @@ from buildctl.registry.pull import pull
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import document, referrers
 from buildctl.registry.transport import Transport
-from buildctl.report import Report, Status
+from buildctl.testing.merge import REPORT_KIND
+from buildctl.testing.report import Report, Status
 from tests.support.projects import Small, small
 from tests.support.publishing import PATIENCE, outcomes, platforms, push, repository, skopeo
 from tests.support.registry import PASSWORD, USER, Fault, Proxy

@@ -23,7 +23,7 @@ from buildctl.registry.problems import UnavailableError
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import Document
 from buildctl.registry.transport import Transport
-from buildctl.report import Status
+from buildctl.testing.report import Status
 from buildctl.verifying import Verified, verify
 from tests.conftest import buildctl
 from tests.support.images import config_of, file, tar

@@ -14,7 +14,6 @@ import pytest
 from buildctl.comparing import from_registry
 from buildctl.console.progress import Silent
 from buildctl.diffing import difference
-from buildctl.gate import REPORT_KIND, report_bytes
 from buildctl.oci.layout import Layout
 from buildctl.publish import PublishOptions, promote
 from buildctl.rebase import _rebase
@@ -25,7 +24,8 @@ from buildctl.registry.pull import pull
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import document, fallback_tag, referrers
 from buildctl.registry.transport import Transport
-from buildctl.report import Report, Status
+from buildctl.testing.merge import REPORT_KIND, report_bytes
+from buildctl.testing.report import Report, Status
 from buildctl.verifying import verify
 from tests.conftest import Ran, buildctl
 from tests.support.engine import Unavailable, program

@@ -22,7 +22,6 @@ from cryptography.x509.oid import NameOID
 from buildctl.artifacts.bill import SBOM_KIND, bill
 from buildctl.artifacts.contents import packages_of
 from buildctl.console.progress import Silent
-from buildctl.gate import REPORT_KIND
 from buildctl.ground.errors import ToolError
 from buildctl.keys import PrivateKey, PublicKey
 from buildctl.lock.locked import LockedCell
@@ -35,8 +34,9 @@ from buildctl.publish import Published, PublishOptions, promote, publish
 from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import Document, attach, fallback_tag, referrers
-from buildctl.report import Status
 from buildctl.signing import BUNDLE_KIND, KeylessSigner, KeySigner, sign_reference
+from buildctl.testing.merge import REPORT_KIND
+from buildctl.testing.report import Status
 from buildctl.verifying import verify
 from tests.conftest import buildctl
 from tests.support.engine import Unavailable, program

@@ -12,11 +12,11 @@ import pytest
 
 from buildctl.artifacts.store import Store
 from buildctl.matrix.project import Project
-from buildctl.moves import Result, measured
 from buildctl.oci.layout import Layout
-from buildctl.probes.portable import Model, Sample, load_in
 from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
-from buildctl.testing import image_ref
+from buildctl.testing.images import image_ref
+from buildctl.testing.moves import Result, measured
+from buildctl.testing.probes.portable import Model, Sample, load_in
 from tests.conftest import ROOT, buildctl
 
 CPU, CUDA = "cpu-2.6-arm64", "cuda-2.6-amd64"

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from buildctl import probes
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import RuntimeUnavailableError
-from buildctl.probes import checks
-from buildctl.probes.expected import Expected
-from buildctl.report import Finding, Report, Status
 from buildctl.runtimes.sandbox.emulation import native_arch
 from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
+from buildctl.testing import probes
+from buildctl.testing.probes import checks
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.report import Finding, Report, Status
 from tests.support.images import file, tar
 from tests.support.pythons import Python, base_python, put_image, python_members, torch_layer
 
@@ -160,7 +160,7 @@ def test_a_torch_that_cannot_be_asked_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     runs = {name: replace(run, deadline=3) for name, run in checks.RUNS.items()}
-    monkeypatch.setattr("buildctl.probes.testing.RUNS", runs)
+    monkeypatch.setattr("buildctl.testing.probes.findings.RUNS", runs)
     found = by_name(asked(store, tmp_path, cpu, base, torch_layer(host, body=body)))
     assert found["torch"].status is FAILED
     assert says in found["torch"].detail

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from buildctl.console.table import table
-from buildctl.gate import read_report
 from buildctl.ground.errors import BuildctlError
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
-from buildctl.report import Ran, Report, Status, last_run
+from buildctl.testing.merge import read_report
+from buildctl.testing.report import Ran, Report, Status, last_run
 
 EVERYTHING = ""
 

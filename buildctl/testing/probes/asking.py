@@ -56,7 +56,11 @@ def deadline_for(session: Session, native: float) -> float:
 
 
 def _source(name: str) -> str:
-    return importlib.resources.files("buildctl.probes").joinpath("inside", f"{name}.py").read_text(encoding="utf-8")
+    return (
+        importlib.resources.files("buildctl.testing.probes")
+        .joinpath("inside", f"{name}.py")
+        .read_text(encoding="utf-8")
+    )
 
 
 def read_answers(outcome: Outcome) -> Answers:

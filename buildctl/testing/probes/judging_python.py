@@ -7,8 +7,8 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from buildctl.dockerfile.constraints import KEPT, MACHINES
-from buildctl.probes.expected import Expected
-from buildctl.probes.judging import Verdict, differs, failed, passed
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.judging import Verdict, differs, failed, passed
 
 
 def kept(expected: Expected, value: Any) -> Verdict:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from buildctl.probes.asking import DOING, Answers, UnansweredError, ask
 from buildctl.runtimes.api import Session
+from buildctl.testing.probes.asking import DOING, Answers, UnansweredError, ask
 
 # float32 on processors and libraries that sum in another order; measured 2e-7 to 6e-7 between amd64 and arm64
 TOLERANCE = 1e-4

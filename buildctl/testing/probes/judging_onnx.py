@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from buildctl.probes.expected import Expected
-from buildctl.probes.judging import Verdict, differs, failed, passed, same_version
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.judging import Verdict, differs, failed, passed, same_version
 
 # Of the wheel named onnxruntime, by system, whatever the accelerator: CUDA's provider is in onnxruntime-gpu. Azure's
 # runs models elsewhere, and only when a session asks for it.

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from buildctl.build.native import default_folder, refusal, refuse_stale
-from buildctl.expecting import expected_of
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.host.facts import Host, this_host
 from buildctl.lock.claims import lock_digest
 from buildctl.lock.locked import LockedCell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
-from buildctl.probes.testing import names_of, not_run, test_native
-from buildctl.report import Finding, Report
 from buildctl.runtimes.native import NativeRuntime
+from buildctl.testing.expect import expected_of
+from buildctl.testing.probes.findings import names_of, not_run, test_native
+from buildctl.testing.report import Finding, Report
 
 
 def native_names(project: Project, names: Sequence[str]) -> list[str]:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from buildctl.probes.expected import Expected
-from buildctl.probes.judging import TOLERANCE, Verdict, failed, passed
-from buildctl.report import Status
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.judging import TOLERANCE, Verdict, failed, passed
+from buildctl.testing.report import Status
 
 # Hosted runners are virtual machines that show an Apple GPU and then give it no memory, not even the few bytes that the
 # probes ask for: https://github.com/actions/runner-images/issues/9918

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from buildctl.gate import REPORT_KIND, parse_report, report_bytes
 from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.registry.client import Repository
 from buildctl.registry.members import entries
 from buildctl.registry.referrers import Document, Signer, attach, document, referrers
-from buildctl.report import Report
+from buildctl.testing.merge import REPORT_KIND, parse_report, report_bytes
+from buildctl.testing.report import Report
 
 
 def attached_reports(repository: Repository, digest: Digest, signer: Signer | None = None) -> list[Report]:

@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from buildctl.console.log import say
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.host.facts import ARCHES
-from buildctl.installed import Installed, read_installed
 from buildctl.lock.claims import glibc_floor, nvidia_version
 from buildctl.matrix.accelerators import CPU, CUDA, MPS, VERSIONED, Kind, short_version
-from buildctl.probes.expected import Expected
-from buildctl.probes.testing import test_environment
-from buildctl.report import Finding, Report, following
-from buildctl.reports import now
 from buildctl.runtimes.interpreter import Interpreter, find_interpreter
 from buildctl.runtimes.native import NativeRuntime
+from buildctl.testing.installed import Installed, read_installed
+from buildctl.testing.kept import now
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.findings import test_environment
+from buildctl.testing.report import Finding, Report, following
 
 PREFIX = "env:"
 _IMPORT = 300.0  # seconds; a cold network file system is slow

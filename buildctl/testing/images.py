@@ -12,8 +12,6 @@ from buildctl.build.origin import outdated
 from buildctl.console.log import console, say
 from buildctl.docker.daemon import connected
 from buildctl.dockerfile.files import refuse_drift
-from buildctl.expecting import expected_of
-from buildctl.gate import LABELS
 from buildctl.ground.errors import BuildctlError, LayoutError, RuntimeUnavailableError
 from buildctl.lock.claims import read_labels
 from buildctl.lock.locked import WANTED, load_locked, of_all_architectures
@@ -22,15 +20,17 @@ from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
-from buildctl.probes.expected import Expected
-from buildctl.probes.judging import labels
-from buildctl.probes.testing import not_run, test_image
-from buildctl.report import Finding, Report, Status, junit_xml, table_lines
-from buildctl.reports import keep, now
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.docker import DockerRuntime
 from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
-from buildctl.testing_native import native_names, native_report
+from buildctl.testing.expect import expected_of
+from buildctl.testing.kept import keep, now
+from buildctl.testing.merge import LABELS
+from buildctl.testing.native import native_names, native_report
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.findings import not_run, test_image
+from buildctl.testing.probes.judging import labels
+from buildctl.testing.report import Finding, Report, Status, junit_xml, table_lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from buildctl.probes import judging
-from buildctl.probes.expected import Expected
-from buildctl.probes.judging import Verdict, failed, passed
-from buildctl.report import Status
+from buildctl.testing.probes import judging
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.judging import Verdict, failed, passed
+from buildctl.testing.report import Status
 
 COMPANIONS = frozenset({"torch", "torchvision", "torchaudio", "triton"})
 

@@ -13,8 +13,8 @@ from packaging.version import InvalidVersion, Version
 
 from buildctl.lock.claims import runs_on
 from buildctl.matrix.accelerators import VERSIONED, short_version
-from buildctl.probes.expected import Expected
-from buildctl.report import Status
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.report import Status
 
 Verdict = tuple[Status, str]
 Judge = Callable[[Expected, Any], Verdict]

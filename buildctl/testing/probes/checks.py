@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from buildctl.probes import judging, judging_onnx, judging_python
-from buildctl.probes.expected import Expected
 from buildctl.runtimes.api import Session
+from buildctl.testing.probes import judging, judging_onnx, judging_python
+from buildctl.testing.probes.expected import Expected
 
 STRANGER = "12345:12345"  # a user that no image knows
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from buildctl.ground.errors import LayoutError, RuntimeUnavailableError, ToolError
 from buildctl.oci.digest import Digest
-from buildctl.probes import native_checks
-from buildctl.probes.asking import Answers, UnansweredError, ask
-from buildctl.probes.checks import CHECKS, RUNS, Check, Run
-from buildctl.probes.commands import COMMANDS, Command, torchrun
-from buildctl.probes.expected import Expected
-from buildctl.report import Finding, Report, Status
 from buildctl.runtimes.api import ImageRef, Runtime, Session
 from buildctl.runtimes.interpreter import Interpreter
 from buildctl.runtimes.native import NativeRuntime
+from buildctl.testing.probes import native_checks
+from buildctl.testing.probes.asking import Answers, UnansweredError, ask
+from buildctl.testing.probes.checks import CHECKS, RUNS, Check, Run
+from buildctl.testing.probes.commands import COMMANDS, Command, torchrun
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.report import Finding, Report, Status
 
 WRONG_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from buildctl.probes.asking import deadline_for, death_of
-from buildctl.report import Finding, Status
 from buildctl.runtimes.api import Outcome, Session
+from buildctl.testing.probes.asking import deadline_for, death_of
+from buildctl.testing.report import Finding, Status
 
 Command = Callable[[Session], Finding]
 LOADER = """

@@ -16,14 +16,14 @@ from buildctl.ground.errors import LayoutError, MatrixError, RuntimeUnavailableE
 from buildctl.host.facts import this_host
 from buildctl.matrix.cells import Cell, Flavour
 from buildctl.matrix.project import Project
-from buildctl.moves import Move, Portability, Result, measured, promised
 from buildctl.oci.files import write_whole
 from buildctl.oci.layout import Layout
-from buildctl.probes.portable import SUFFIXES, Exported, Model, Sample, export_in, load_in
 from buildctl.runtimes.api import Runtime, Session
 from buildctl.runtimes.native import NativeRuntime
-from buildctl.testing import image_ref, runtimes
-from buildctl.testing_native import native_names
+from buildctl.testing.images import image_ref, runtimes
+from buildctl.testing.moves import Move, Portability, Result, measured, promised
+from buildctl.testing.native import native_names
+from buildctl.testing.probes.portable import SUFFIXES, Exported, Model, Sample, export_in, load_in
 
 EXTRAS: Mapping[str, str] = {"onnx": "onnx", "coreml": "coreml"}  # format -> the extra that brings its packages
 

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from buildctl.gate import completed, joined, parse_report, read_report
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
-from buildctl.report import Report, Status, following
+from buildctl.testing.merge import completed, joined, parse_report, read_report
+from buildctl.testing.report import Report, Status, following
 
 
 def now() -> str:
@@ -81,9 +81,9 @@ def _reports(source: str) -> list[Report]:
         return _in_file(path)
     if "/" not in source.removeprefix("docker://") or source.startswith(("/", "./", "../")):
         raise BuildctlError(f"{source} is no file", hint="a report file, or a reference: REGISTRY/REPOSITORY:TAG")
-    from buildctl.attached import reports_at  # noqa: PLC0415 - only here is there a network
     from buildctl.registry.client import open_repository  # noqa: PLC0415
     from buildctl.registry.reference import Reference  # noqa: PLC0415
+    from buildctl.testing.attached import reports_at  # noqa: PLC0415 - only here is there a network
 
     found = reports_at(open_repository(Reference.parse(source)))
     if not found:

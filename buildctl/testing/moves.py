@@ -11,7 +11,7 @@ from typing import Any
 from packaging.version import Version
 
 from buildctl.console.table import table
-from buildctl.probes.portable import TOLERANCE, Sample, relative_error
+from buildctl.testing.probes.portable import TOLERANCE, Sample, relative_error
 
 
 class Result(StrEnum):

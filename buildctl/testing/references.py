@@ -11,25 +11,25 @@ from dataclasses import replace
 
 from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.artifacts.store import Store
-from buildctl.attached import attach_report
 from buildctl.console.log import say
 from buildctl.console.progress import open_progress
-from buildctl.expecting import expected_by
-from buildctl.gate import LABELS
 from buildctl.host.subject import claims_from_environment
 from buildctl.lock.claims import Claims, claims_from_labels
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.probes.expected import Expected
-from buildctl.probes.testing import not_run
 from buildctl.registry.client import Repository
 from buildctl.registry.pull import pull
 from buildctl.registry.referrers import document, referrers
 from buildctl.registry.target import Image, Target, find_target
-from buildctl.report import Report, Status, following
-from buildctl.reports import now
 from buildctl.runtimes.api import ImageRef, Runtime
-from buildctl.testing import TestResult, ask_image, runtimes
+from buildctl.testing.attached import attach_report
+from buildctl.testing.expect import expected_by
+from buildctl.testing.images import TestResult, ask_image, runtimes
+from buildctl.testing.kept import now
+from buildctl.testing.merge import LABELS
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.findings import not_run
+from buildctl.testing.report import Report, Status, following
 
 PULLED = "pulled"  # a layout in the store; `buildctl prune` removes it
 _NO_CLAIM = "the image claims nothing about it"

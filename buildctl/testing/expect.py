@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from buildctl.lock.claims import Claims, label_values
 from buildctl.lock.locked import LockedCell
-from buildctl.probes.expected import Expected
+from buildctl.testing.probes.expected import Expected
 
 
 def expected_by(claims: Claims, distributions: Mapping[str, str]) -> Expected:

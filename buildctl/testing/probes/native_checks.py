@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from buildctl.matrix.accelerators import MPS
-from buildctl.probes import checks, judging, judging_environment, judging_mps
-from buildctl.probes.checks import Check, Run
-from buildctl.probes.expected import Expected
+from buildctl.testing.probes import checks, judging, judging_environment, judging_mps
+from buildctl.testing.probes.checks import Check, Run
+from buildctl.testing.probes.expected import Expected
 
 RUNS: Mapping[str, Run] = {
     # MPS is asked in a process of its own: on a machine where it does not work, everything else still answers
