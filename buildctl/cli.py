@@ -515,8 +515,8 @@ def _revision(_: click.Context, option: click.Parameter, value: str) -> str:
 
 def _known_findings(_: click.Context, __: click.Parameter, names: Sequence[str]) -> Sequence[str]:
     if names:
-        from buildctl.gate import known_findings
         from buildctl.ground.errors import did_you_mean
+        from buildctl.publish.gate import known_findings
 
         known = known_findings()
         for name in names:
@@ -561,7 +561,7 @@ def _signer(key: str | None, keyless: bool) -> Signer | None:
     """Before any work is done, so that a wrong password costs nothing."""
     if not key and not keyless:
         return None
-    from buildctl.signing import open_signer
+    from buildctl.publish.sign import open_signer
 
     return open_signer(key, keyless=keyless)
 
@@ -624,8 +624,8 @@ def publish(
     from buildctl.dockerfile.files import refuse_drift
     from buildctl.lock.locked import WANTED, load_locked, load_matrix_images, of_all_architectures
     from buildctl.lock.update import refuse_stale_locks
-    from buildctl.publish import PublishOptions, attached
-    from buildctl.publish import publish as push
+    from buildctl.publish.publish import PublishOptions, attached
+    from buildctl.publish.publish import publish as push
     from buildctl.registry.client import open_repository
     from buildctl.registry.reference import Reference
 
@@ -688,8 +688,8 @@ def promote(
       buildctl promote --to registry.example/pytorch --revision 20261122
     """
     from buildctl.lock.locked import load_matrix_images
-    from buildctl.publish import PublishOptions
-    from buildctl.publish import promote as move
+    from buildctl.publish.publish import PublishOptions
+    from buildctl.publish.publish import promote as move
     from buildctl.registry.client import open_repository
     from buildctl.registry.reference import Reference
 
@@ -724,7 +724,7 @@ def tags(options: Options, names: Sequence[str], revision: str, allow_not_run: S
     """
     from buildctl.console.table import table
     from buildctl.lock.locked import load_matrix_images
-    from buildctl.publish import PublishOptions, planned_tags
+    from buildctl.publish.publish import PublishOptions, planned_tags
 
     project = options.open()
     wanted = PublishOptions(revision=revision, allow_not_run=frozenset(allow_not_run))
@@ -780,8 +780,8 @@ def inspect(options: Options, target: str, arch: str | None, as_json: bool) -> N
       buildctl inspect registry.example/pytorch:2.6
       buildctl inspect /tmp/layout:latest
     """
-    from buildctl.inspecting import inspect_images
     from buildctl.matrix.matrix import parse_arch
+    from buildctl.publish.inspect import inspect_images
 
     found = inspect_images(options.open, target, arch=parse_arch(arch) if arch else None)
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
@@ -882,7 +882,7 @@ def rebase(options: Options, names: Sequence[str], arch: str | None, locked: boo
       buildctl rebase                    the whole matrix; says which packages moved from what to what
       buildctl rebase cpu-2.6 --locked   after a change of images/bases/ that came from elsewhere
     """
-    from buildctl.rebase import rebase_images
+    from buildctl.publish.rebase import rebase_images
 
     project = options.open()
     result = rebase_images(project, project.matrix.images_of(names, arch), locked=locked)
@@ -906,8 +906,8 @@ def diff(options: Options, a: str, b: str, arch: str, plain_http: bool | None, a
       buildctl diff cpu-2.6-arm64 cpu-2.10-arm64
       buildctl diff registry.example/pytorch:cuda-2.6 cuda-2.6
     """
-    from buildctl.comparing import compare
     from buildctl.matrix.matrix import parse_arch
+    from buildctl.publish.compare import compare
 
     found = compare(options.open(), a, b, arch=parse_arch(arch), plain_http=plain_http)
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
@@ -928,7 +928,7 @@ def sbom(options: Options, name: str, arch: str | None) -> None:
     from buildctl.artifacts.store import Store
     from buildctl.lock.locked import load_locked
     from buildctl.oci.layout import Layout
-    from buildctl.sbom import sbom_document
+    from buildctl.publish.sbom import sbom_document
 
     project = options.open()
     cells = project.matrix.images_of([name], arch)
@@ -964,8 +964,8 @@ def sign(reference: str, sign_key: str | None, sign_keyless: bool, plain_http: b
     Examples:
       buildctl sign registry.example/pytorch:2.6 --sign-key cosign.key
     """
+    from buildctl.publish.sign import sign_reference
     from buildctl.registry.client import open_repository
-    from buildctl.signing import sign_reference
 
     signer = _signer(sign_key, sign_keyless)
     if signer is None:
@@ -998,10 +998,10 @@ def verify(reference: str, arch: str | None, key: str | None, plain_http: bool |
       buildctl verify registry.example/pytorch:cuda-2.6 --arch amd64
     """
     from buildctl.console.progress import open_progress
-    from buildctl.keys import PublicKey
     from buildctl.matrix.matrix import parse_arch
+    from buildctl.publish.keys import PublicKey
+    from buildctl.publish.verify import verify as check_published
     from buildctl.registry.client import open_repository
-    from buildctl.verifying import verify as check_published
 
     repository = open_repository(_published(reference), plain_http=plain_http)
     wanted, trusted = parse_arch(arch) if arch else None, PublicKey.load(key) if key else None

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.console.table import table
-from buildctl.gate import known_findings
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.lock.locked import load_locked
 from buildctl.lock.update import stale_locks
 from buildctl.matrix.cells import Cell, Combination
 from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
+from buildctl.publish.gate import known_findings
 from buildctl.testing.debt import Debt, debt_text, debts, this_moment
 from buildctl.testing.kept import built_digest
 from buildctl.testing.merge import read_report

@@ -15,7 +15,7 @@ from buildctl.lock.claims import Claims, read_claims
 from buildctl.lock.locked import load_locked
 from buildctl.lock.update import lock_cells
 from buildctl.matrix.project import Project
-from buildctl.tags import tags_of
+from buildctl.publish.tags import tags_of
 from tests.conftest import ROOT
 from tests.support.servers import Site, site, torch_wheel, wheel
 

@@ -16,17 +16,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
 from buildctl.console.progress import Silent
-from buildctl.keys import PrivateKey
 from buildctl.oci.image import Descriptor, MediaType, canonical_json
 from buildctl.oci.layout import CONFIG_TYPES
-from buildctl.publish import PublishOptions, publish
+from buildctl.publish.keys import PrivateKey
+from buildctl.publish.publish import PublishOptions, publish
+from buildctl.publish.sign import KeySigner, sign_reference
+from buildctl.publish.verify import verify
 from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import Document, attach
 from buildctl.registry.upload import Blob, Upload
-from buildctl.signing import KeySigner, sign_reference
 from buildctl.testing.report import Status
-from buildctl.verifying import verify
 from tests.conftest import ROOT, buildctl
 from tests.support.projects import small
 from tests.support.registry import docker_registry

@@ -11,7 +11,8 @@ from buildctl.console.progress import Silent
 from buildctl.ground.net import Patience
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Index
-from buildctl.publish import Published, PublishOptions, publish
+from buildctl.publish.publish import PublishOptions, publish
+from buildctl.publish.result import Published
 from buildctl.registry.client import Repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.transport import Transport

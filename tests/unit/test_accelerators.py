@@ -30,7 +30,7 @@ from buildctl.matrix.cells import Os
 from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.read import parse_matrix, schema
 from buildctl.oci.digest import Digest
-from buildctl.tags import variant
+from buildctl.publish.tags import variant
 from tests.conftest import ROOT
 
 

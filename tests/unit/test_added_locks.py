@@ -21,8 +21,8 @@ from buildctl.lock.update import check_locks, stale_locks
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.project import Project
 from buildctl.oci.layer import Compression
-from buildctl.provenance import statement
-from buildctl.sbom import locked_hashes
+from buildctl.publish.provenance import statement
+from buildctl.publish.sbom import locked_hashes
 from tests.conftest import ROOT
 from tests.support.debs import deb, package
 from tests.unit.test_provenance import BUILDER, IMAGE

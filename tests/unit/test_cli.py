@@ -23,6 +23,7 @@ from buildctl.oci.files import write_whole
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.overview import overview
+from buildctl.publish.verify import verify
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.problems import AgainError, UnavailableError
 from buildctl.registry.reference import Reference
@@ -31,7 +32,6 @@ from buildctl.testing.images import image_ref, with_labels
 from buildctl.testing.kept import keep
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.report import Finding, Report, Status
-from buildctl.verifying import verify
 from tests.conftest import ROOT
 from tests.support.projects import Small, small
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from buildctl.artifacts.bill import bill, packages_in_bill
 from buildctl.artifacts.contents import Package, packages_of
 from buildctl.artifacts.store import Store
-from buildctl.diffing import Seen, difference
 from buildctl.oci.image import ImageConfig, Platform, canonical_json
+from buildctl.publish.diff import Seen, difference
 from tests.support.cyclonedx import problems
 from tests.support.images import file, image, symlink, tar
 

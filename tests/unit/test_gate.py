@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from buildctl.gate import known_findings, objection
 from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
+from buildctl.publish.gate import known_findings, objection
 from buildctl.testing.merge import merged, parse_report, report_bytes
 from buildctl.testing.report import Finding, Report, Status, following
 

@@ -12,11 +12,11 @@ import pytest
 
 from buildctl.ground.errors import LayoutError, MatrixError
 from buildctl.host.subject import subjects_of
-from buildctl.inspecting import inspect_images, told_by
 from buildctl.matrix.project import Project
 from buildctl.oci.check import check_layout
 from buildctl.oci.image import ImageConfig, MediaType, Platform, canonical_json
 from buildctl.oci.layout import Layout
+from buildctl.publish.inspect import inspect_images, told_by
 from buildctl.registry.target import BASE, in_layout
 from buildctl.testing.report import Finding, Report, Status
 from tests.conftest import ROOT

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.gate import known_findings
 from buildctl.ground.errors import ProblemsError
 from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.read import load_matrix, parse_matrix
+from buildctl.publish.gate import known_findings
 from tests.conftest import ROOT
 
 MATRIX = """\

@@ -18,7 +18,7 @@ from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType
-from buildctl.provenance import PREDICATE, provenance_document, statement
+from buildctl.publish.provenance import PREDICATE, provenance_document, statement
 from tests.conftest import ROOT
 
 IMAGE = Descriptor(media_type=MediaType.MANIFEST, digest=Digest("a" * 64), size=1)

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from buildctl.gate import known_findings
 from buildctl.lock.claims import claim_labels, read_claims
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, Manifest, MediaType, Platform
+from buildctl.publish.gate import known_findings
 from buildctl.registry.target import Image
 from buildctl.runtimes.api import Outcome
 from buildctl.testing.probes.expected import Expected

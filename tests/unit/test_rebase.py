@@ -9,7 +9,7 @@ from buildctl.ground.errors import LayoutError
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.rebase import _above, _rebase, rebase_images
+from buildctl.publish.rebase import _above, _rebase, rebase_images
 from tests.support.images import Blobs, config_of, file, put, tar
 from tests.support.projects import Small, small
 

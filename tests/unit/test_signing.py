@@ -11,10 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
 from buildctl.ground.errors import ToolError
-from buildctl.keys import PrivateKey, PublicKey, SigningError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import canonical_json
-from buildctl.signing import (
+from buildctl.publish.keys import PrivateKey, PublicKey, SigningError
+from buildctl.publish.sign import (
     BUNDLE_KIND,
     PAYLOAD_KIND,
     Bundle,
@@ -137,6 +137,6 @@ def test_a_signer_is_a_key_or_cosign_or_nobody(monkeypatch: pytest.MonkeyPatch) 
     assert open_signer(None, keyless=False) is None
     with pytest.raises(SigningError, match="a key and no key at once"):
         open_signer("cosign.key", keyless=True)
-    monkeypatch.setattr("buildctl.signing.which", lambda _name: None)
+    monkeypatch.setattr("buildctl.publish.sign.which", lambda _name: None)
     with pytest.raises(ToolError, match="needs the program cosign"):
         open_signer(None, keyless=True)

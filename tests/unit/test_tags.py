@@ -8,7 +8,7 @@ from buildctl.ground.errors import BuildctlError
 from buildctl.lock.claims import Claims, claims_of
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.read import parse_matrix
-from buildctl.tags import Kind, Tag, tags_of
+from buildctl.publish.tags import Kind, Tag, tags_of
 from tests.support.projects import wheel_lock
 
 MATRIX = """\

@@ -12,11 +12,12 @@ from buildctl.build.index import write_indexes
 from buildctl.console.progress import Silent
 from buildctl.host.check import check_images
 from buildctl.host.verdict import Kind
-from buildctl.inspecting import inspect_images
 from buildctl.matrix.project import Project
 from buildctl.oci.image import Index
 from buildctl.oci.layout import Layout
-from buildctl.publish import Published, PublishOptions, planned_tags, promote, publish
+from buildctl.publish.inspect import inspect_images
+from buildctl.publish.publish import PublishOptions, planned_tags, promote, publish
+from buildctl.publish.result import Published
 from buildctl.registry.client import Repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.transport import Transport

@@ -13,8 +13,8 @@ from buildctl.ground.errors import BuildctlError
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
 from buildctl.oci.layout import Layout
-from buildctl.promote import Outcome
-from buildctl.publish import PublishOptions, promote
+from buildctl.publish.move import Outcome
+from buildctl.publish.publish import PublishOptions, promote
 from buildctl.registry.auth import Credentials
 from buildctl.registry.bases import base_from_registry
 from buildctl.registry.client import Repository

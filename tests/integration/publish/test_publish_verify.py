@@ -17,14 +17,14 @@ from buildctl.ground.net import Patience
 from buildctl.lock.locked import LockedCell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
-from buildctl.publish import PublishOptions, publish
+from buildctl.publish.publish import PublishOptions, publish
+from buildctl.publish.verify import Verified, verify
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import UnavailableError
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import Document
 from buildctl.registry.transport import Transport
 from buildctl.testing.report import Status
-from buildctl.verifying import Verified, verify
 from tests.conftest import buildctl
 from tests.support.images import config_of, file, tar
 from tests.support.projects import Small

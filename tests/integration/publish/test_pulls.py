@@ -22,12 +22,12 @@ from buildctl.lock.locked import load_matrix_images
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.layout import Layout
-from buildctl.promote import move_tags
+from buildctl.publish.move import move_tags
+from buildctl.publish.tags import tags_of
 from buildctl.registry.client import open_repository
 from buildctl.registry.reference import Reference
 from buildctl.runtimes.api import EMULATION_ENV, ImageRef
 from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
-from buildctl.tags import tags_of
 from tests.conftest import ROOT, buildctl
 from tests.support.engine import Engine, Unavailable, program
 from tests.support.publishing import skopeo

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.comparing import from_registry
 from buildctl.console.progress import Silent
-from buildctl.diffing import difference
 from buildctl.oci.layout import Layout
-from buildctl.publish import PublishOptions, promote
-from buildctl.rebase import _rebase
+from buildctl.publish.compare import from_registry
+from buildctl.publish.diff import difference
+from buildctl.publish.publish import PublishOptions, promote
+from buildctl.publish.rebase import _rebase
+from buildctl.publish.verify import verify
 from buildctl.registry.auth import Credentials
 from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.problems import RefusedError
@@ -26,7 +27,6 @@ from buildctl.registry.referrers import document, fallback_tag, referrers
 from buildctl.registry.transport import Transport
 from buildctl.testing.merge import REPORT_KIND, report_bytes
 from buildctl.testing.report import Report, Status
-from buildctl.verifying import verify
 from tests.conftest import Ran, buildctl
 from tests.support.engine import Unavailable, program
 from tests.support.images import file, put, tar

@@ -23,21 +23,22 @@ from buildctl.artifacts.bill import SBOM_KIND, bill
 from buildctl.artifacts.contents import packages_of
 from buildctl.console.progress import Silent
 from buildctl.ground.errors import ToolError
-from buildctl.keys import PrivateKey, PublicKey
 from buildctl.lock.locked import LockedCell
 from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
-from buildctl.promote import Outcome
-from buildctl.provenance import PREDICATE, PROVENANCE_KIND, STATEMENT
-from buildctl.publish import Published, PublishOptions, promote, publish
+from buildctl.publish.keys import PrivateKey, PublicKey
+from buildctl.publish.move import Outcome
+from buildctl.publish.provenance import PREDICATE, PROVENANCE_KIND, STATEMENT
+from buildctl.publish.publish import PublishOptions, promote, publish
+from buildctl.publish.result import Published
+from buildctl.publish.sign import BUNDLE_KIND, KeylessSigner, KeySigner, sign_reference
+from buildctl.publish.verify import verify
 from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import Document, attach, fallback_tag, referrers
-from buildctl.signing import BUNDLE_KIND, KeylessSigner, KeySigner, sign_reference
 from buildctl.testing.merge import REPORT_KIND
 from buildctl.testing.report import Status
-from buildctl.verifying import verify
 from tests.conftest import buildctl
 from tests.support.engine import Unavailable, program
 from tests.support.images import config_of, file, tar

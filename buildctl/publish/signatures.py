@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 
-from buildctl.keys import PublicKey
 from buildctl.oci.digest import Digest
+from buildctl.publish.keys import PublicKey
+from buildctl.publish.sign import Bundle, bundles, covered
 from buildctl.registry.client import Repository
 from buildctl.registry.referrers import Referrer, kind_of, referrers
-from buildctl.signing import Bundle, bundles, covered
 
 
 class MissingError(Exception):

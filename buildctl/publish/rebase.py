@@ -18,7 +18,6 @@ from buildctl.build.index import write_indexes
 from buildctl.build.origin import note_rebased
 from buildctl.build.vanished import renewing
 from buildctl.console.table import size, table
-from buildctl.diffing import package_changes
 from buildctl.ground.errors import LayoutError
 from buildctl.lock.locked import LOCKED
 from buildctl.lock.update import refuse_stale_bases, renew_base
@@ -27,6 +26,7 @@ from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
 from buildctl.oci.image import Descriptor, ImageConfig, Layer
 from buildctl.oci.layout import Layout
+from buildctl.publish.diff import package_changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

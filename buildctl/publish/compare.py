@@ -7,11 +7,11 @@ import json
 from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.artifacts.contents import Package, packages_of
 from buildctl.artifacts.store import Store
-from buildctl.diffing import Difference, Seen, difference
 from buildctl.ground.errors import LayoutError
 from buildctl.matrix.project import Project
 from buildctl.oci.image import ImageConfig, Manifest
 from buildctl.oci.layout import Layout, parse_object
+from buildctl.publish.diff import Difference, Seen, difference
 from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.pull import resolve
 from buildctl.registry.reference import Reference

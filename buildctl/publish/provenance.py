@@ -16,8 +16,8 @@ from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.publish.sbom import locked_hashes
 from buildctl.registry.referrers import Document
-from buildctl.sbom import locked_hashes
 
 PROVENANCE_KIND = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"

@@ -15,9 +15,9 @@ from typing import Any
 
 from buildctl.ground.errors import LayoutError, ToolError
 from buildctl.ground.run import run, which
-from buildctl.keys import PrivateKey, PublicKey, SigningError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.publish.keys import PrivateKey, PublicKey, SigningError
 from buildctl.registry.client import Repository
 from buildctl.registry.members import members
 from buildctl.registry.problems import RegistryError, UnavailableError

@@ -17,19 +17,19 @@ from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.artifacts.contents import Package, packages_of
 from buildctl.console.progress import Progress
 from buildctl.ground.errors import BuildctlError, LayoutError
-from buildctl.keys import PublicKey
 from buildctl.lock.claims import LABEL
 from buildctl.matrix.accelerators import VERSIONED, kind_in_image
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, Platform
 from buildctl.oci.layout import Layout
-from buildctl.provenance import PREDICATE, PROVENANCE_KIND
+from buildctl.publish.keys import PublicKey
+from buildctl.publish.provenance import PREDICATE, PROVENANCE_KIND
+from buildctl.publish.signatures import MissingError, Signed, WrongError
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.members import ArtifactError, Entry, Member, entries, is_unknown, look
 from buildctl.registry.problems import AbsentError, UnavailableError
 from buildctl.registry.pull import pull
 from buildctl.registry.referrers import document
-from buildctl.signed import MissingError, Signed, WrongError
 from buildctl.testing.merge import REPORT_KIND, merged, parse_report
 from buildctl.testing.report import Finding, Status
 

@@ -6,17 +6,14 @@ So whatever breaks off, no tag names something incomplete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from buildctl.artifacts.store import Store
 from buildctl.build.index import claimed
 from buildctl.build.origin import outdated
 from buildctl.console.progress import Progress
-from buildctl.console.table import size, table
-from buildctl.gate import known_findings, not_run, objection
 from buildctl.ground.errors import BuildctlError, DriftError, LayoutError
 from buildctl.lock.claims import Claims
 from buildctl.lock.locked import LockedCell
@@ -24,24 +21,21 @@ from buildctl.matrix.accelerators import VERSIONED, version_of
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
-from buildctl.oci.image import Descriptor, Manifest
+from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.promote import Outcome, TagState, move_tags, published
-from buildctl.provenance import LOCAL, provenance_document
+from buildctl.publish.gate import known_findings, objection
+from buildctl.publish.move import TagState, move_tags, published
+from buildctl.publish.provenance import LOCAL, provenance_document
+from buildctl.publish.push import _Push, parallel
+from buildctl.publish.result import Candidate, Published, Pushed
+from buildctl.publish.sbom import sbom_document
+from buildctl.publish.tags import Kind, Tag, tags_of
 from buildctl.registry.client import Repository
-from buildctl.registry.problems import AbsentError, RefusedError
-from buildctl.registry.referrers import Document, Signer, attach
-from buildctl.registry.upload import Blob, Moved, Upload
-from buildctl.sbom import sbom_document
-from buildctl.tags import Kind, Tag, tags_of
+from buildctl.registry.problems import AbsentError
+from buildctl.registry.referrers import Document, Signer
 from buildctl.testing.attached import attached_reports
 from buildctl.testing.merge import REPORT_KIND, completed, merged, read_report, report_bytes
 from buildctl.testing.report import Report
-
-WORKERS = 4
-_UNKNOWN_BLOB = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN", "MANIFEST_UNKNOWN", "MANIFEST_UNVERIFIED"})
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,106 +50,6 @@ class PublishOptions:
     allow_not_run: frozenset[str] = frozenset()
     drop_platforms: frozenset[str] = frozenset()
     signer: Signer | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """An image that tags may point at, with what is known about exactly its digest. `not_run` are findings' names."""
-
-    cell: Cell
-    descriptor: Descriptor
-    documents: tuple[Document, ...] = ()
-    report: Report | None = None
-    objection: str | None = None
-
-    @property
-    def not_run(self) -> tuple[str, ...]:
-        return not_run(self.report)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pushed:
-    """`sent` in bytes of blobs that this image was the first to need; `new` and `there` count blobs."""
-
-    candidate: Candidate
-    sent: int
-    new: int
-    there: int
-    mounted: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "id": self.candidate.cell.id,
-            "digest": str(self.candidate.descriptor.digest),
-            "bytesSent": self.sent,
-            "blobsSent": self.new,
-            "blobsMounted": self.mounted,
-            "blobsThere": self.there,
-            "passed": self.candidate.objection is None,
-            "objection": self.candidate.objection,
-            "notRun": list(self.candidate.not_run),
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    repository: str
-    images: tuple[Pushed, ...]
-    tags: tuple[TagState, ...]
-    dry_run: bool
-    signed: bool
-    candidates: tuple[Candidate, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 1 when a tag that was asked for was refused."""
-        return int(any(tag.outcome is Outcome.REFUSED for tag in self.tags))
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "repository": self.repository,
-            "dryRun": self.dry_run,
-            "signed": self.signed,
-            "images": [image.to_json() for image in self.images],
-            "tags": [tag.to_json() for tag in self.tags],
-            "notRun": {c.cell.id: list(c.not_run) for c in self.candidates if c.not_run},
-        }
-
-    def text(self) -> str:
-        parts = []
-        if self.images:
-            sent = "TO SEND" if self.dry_run else "SENT"
-            rows = [
-                (
-                    p.candidate.cell.id,
-                    size(p.sent),
-                    str(p.new),
-                    str(p.mounted + p.there),
-                    str(p.candidate.descriptor.digest),
-                )
-                for p in self.images
-            ]
-            parts.append(table(("CELL", sent, "BLOBS", "THERE", "DIGEST"), rows, right=frozenset({1, 2, 3})))
-        if self.tags:
-            parts.append(tags_text(self.tags))
-        if lines := list(_not_run_lines(self.candidates)):
-            parts.append("\n".join(["NOT RUN, and allowed to be:", *lines]))
-        total = size(sum(p.sent for p in self.images))
-        verb = "would be sent" if self.dry_run else "sent"
-        signed = ", images and indexes are signed" if self.signed else ""
-        return "\n\n".join([*parts, f"{self.repository}: {total} {verb}{signed}"])
-
-
-def tags_text(tags: Sequence[TagState]) -> str:
-    rows = [(tag.name, tag.kind, tag.outcome.value, tag.where()) for tag in tags]
-    return table(("TAG", "KIND", "", "POINTS AT"), rows)
-
-
-def _not_run_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
-    """Of what passed all the same; what did not says so itself."""
-    waived = [c for c in candidates if c.objection is None]
-    for name in dict.fromkeys(name for c in waived for name in c.not_run):
-        yield f"  {name}: {', '.join(c.cell.id for c in waived if name in c.not_run)}"
 
 
 def publish(
@@ -180,7 +74,7 @@ def publish(
     _refuse_outdated(project, cells, images)
     candidates = [_local(project, layout, pinned[c.id], images[c.id], options, wanted) for c in cells]
     repository.ping()
-    candidates = _parallel(lambda c: _with_attached(project, repository, c, options), candidates)
+    candidates = parallel(lambda c: _with_attached(project, repository, c, options), candidates)
     push = _Push(
         layout=layout, repository=repository, progress=progress, dry_run=options.dry_run, signer=options.signer
     )
@@ -309,9 +203,9 @@ def promote(
     check_policy(project)
     singles = {t.cells[0].id: t for t in tags_of(project.matrix.cells, _claims(pinned)) if t.single}
     names = {cell.id: singles[cell.id].name(options.revision) for cell in cells}
-    found = _parallel(lambda cell: _remote(project, repository, cell, names[cell.id], options), cells)
+    found = parallel(lambda cell: _remote(project, repository, cell, names[cell.id], options), cells)
     if options.signer and not options.dry_run:
-        _parallel(lambda candidate: _vouch(options.signer, repository, candidate.descriptor), found)
+        parallel(lambda candidate: _vouch(options.signer, repository, candidate.descriptor), found)
     return _published(repository, _tag(project, pinned, repository, found, options), options, found)
 
 
@@ -411,93 +305,3 @@ def _remote(project: Project, repository: Repository, cell: Cell, name: str, opt
         )
     candidate = Candidate(cell=cell, descriptor=published(repository, str(found.digest)))
     return _judged(project, candidate, merged(attached_reports(repository, found.digest, options.signer)), options)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Push:
-    layout: Layout
-    repository: Repository
-    progress: Progress
-    dry_run: bool
-    signer: Signer | None = None
-    moved: dict[Digest, tuple[Moved, int]] = field(default_factory=dict)
-
-    def images(self, candidates: Sequence[Candidate]) -> list[Pushed]:
-        known = _parallel(lambda c: self.repository.head(str(c.descriptor.digest)), candidates)
-        missing = [c for c, there in zip(candidates, known, strict=True) if there is None]
-        needed = {c.cell.id: self._blobs(c) for c in candidates}
-        self.blobs(b for c in missing for b in needed[c.cell.id])
-        if not self.dry_run:
-            _parallel(self.manifest, missing)
-        extra = dict(zip([c.cell.id for c in candidates], _parallel(self.attach, candidates), strict=True))
-        out, counted = [], set[Digest]()
-        for candidate in candidates:
-            mine = {b.digest for b in needed[candidate.cell.id]} - counted
-            counted |= mine
-            how = [self.moved.get(d, (Moved.THERE, 0)) for d in mine]
-            kinds = [kind for kind, _ in how]
-            out.append(
-                Pushed(
-                    candidate=candidate,
-                    sent=sum(count for _, count in how) + extra[candidate.cell.id],
-                    new=kinds.count(Moved.SENT),
-                    mounted=kinds.count(Moved.MOUNTED),
-                    there=len(needed[candidate.cell.id]) - kinds.count(Moved.SENT) - kinds.count(Moved.MOUNTED),
-                )
-            )
-        return out
-
-    def blobs(self, wanted: Iterable[Descriptor]) -> None:
-        """Each once, the biggest first."""
-        unique = sorted({d.digest: d for d in wanted}.values(), key=lambda d: (-d.size, d.digest))
-        _parallel(self.blob, unique)
-
-    def blob(self, descriptor: Descriptor) -> None:
-        if self.dry_run:
-            there = self.repository.blob_size(descriptor.digest) == descriptor.size
-            self.moved[descriptor.digest] = (Moved.THERE, 0) if there else (Moved.SENT, descriptor.size)
-            return
-        task = self.progress.add(f"sha256:{descriptor.digest.short}", descriptor.size)
-        blob = Blob(descriptor=descriptor, path=self.layout.blob_path(descriptor.digest))
-        upload = Upload(self.repository, blob, task)
-        how = upload.run()
-        task.finish()
-        self.moved[descriptor.digest] = (how, upload.sent)
-
-    def manifest(self, candidate: Candidate) -> None:
-        """By digest. When the registry says that it lacks a blob, its blobs are looked at again, once."""
-        descriptor = candidate.descriptor
-        data = self.layout.read_bytes(descriptor)
-        try:
-            self.repository.put_manifest(data, descriptor.media_type, str(descriptor.digest))
-        except (AbsentError, RefusedError) as error:
-            if not _UNKNOWN_BLOB & set(error.codes):
-                raise
-            for blob in self._blobs(candidate):
-                self.blob(blob)
-            self.repository.put_manifest(data, descriptor.media_type, str(descriptor.digest))
-
-    def attach(self, candidate: Candidate) -> int:
-        """Bytes that were sent."""
-        if self.dry_run:
-            return 0
-        done = [attach(self.repository, candidate.descriptor, d) for d in candidate.documents]
-        if self.signer:
-            self.signer.sign(self.repository, candidate.descriptor, [a.referrer.descriptor.digest for a in done])
-        return sum(a.sent for a in done)
-
-    def _blobs(self, candidate: Candidate) -> tuple[Descriptor, ...]:
-        manifest: Manifest = self.layout.manifest(candidate.descriptor)
-        return tuple({d.digest: d for d in (manifest.config, *manifest.layers)}.values())
-
-
-def _parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """In the order of `items`. The first failure stops what has not begun."""
-    items = list(items)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        futures = [pool.submit(work, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

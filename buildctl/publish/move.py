@@ -15,11 +15,11 @@ from buildctl.matrix.cells import Cell, public_version
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType, Platform, canonical_json
 from buildctl.oci.layout import INDEX_TYPES
+from buildctl.publish.tags import Kind, Tag
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.members import ArtifactError, Entry, entries, is_unknown, look, same_platform
 from buildctl.registry.problems import UnavailableError
 from buildctl.registry.referrers import Signer
-from buildctl.tags import Kind, Tag
 
 WORKERS = 4
 

@@ -1,0 +1,119 @@
+"""Pushing: blobs, manifests and attached documents to a registry, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from buildctl.console.progress import Progress
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import Descriptor, Manifest
+from buildctl.oci.layout import Layout
+from buildctl.publish.result import Candidate, Pushed
+from buildctl.registry.client import Repository
+from buildctl.registry.problems import AbsentError, RefusedError
+from buildctl.registry.referrers import Signer, attach
+from buildctl.registry.upload import Blob, Moved, Upload
+
+WORKERS = 4
+
+
+_UNKNOWN_BLOB = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN", "MANIFEST_UNKNOWN", "MANIFEST_UNVERIFIED"})
+
+
+T = TypeVar("T")
+
+
+R = TypeVar("R")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Push:
+    layout: Layout
+    repository: Repository
+    progress: Progress
+    dry_run: bool
+    signer: Signer | None = None
+    moved: dict[Digest, tuple[Moved, int]] = field(default_factory=dict)
+
+    def images(self, candidates: Sequence[Candidate]) -> list[Pushed]:
+        known = parallel(lambda c: self.repository.head(str(c.descriptor.digest)), candidates)
+        missing = [c for c, there in zip(candidates, known, strict=True) if there is None]
+        needed = {c.cell.id: self._blobs(c) for c in candidates}
+        self.blobs(b for c in missing for b in needed[c.cell.id])
+        if not self.dry_run:
+            parallel(self.manifest, missing)
+        extra = dict(zip([c.cell.id for c in candidates], parallel(self.attach, candidates), strict=True))
+        out, counted = [], set[Digest]()
+        for candidate in candidates:
+            mine = {b.digest for b in needed[candidate.cell.id]} - counted
+            counted |= mine
+            how = [self.moved.get(d, (Moved.THERE, 0)) for d in mine]
+            kinds = [kind for kind, _ in how]
+            out.append(
+                Pushed(
+                    candidate=candidate,
+                    sent=sum(count for _, count in how) + extra[candidate.cell.id],
+                    new=kinds.count(Moved.SENT),
+                    mounted=kinds.count(Moved.MOUNTED),
+                    there=len(needed[candidate.cell.id]) - kinds.count(Moved.SENT) - kinds.count(Moved.MOUNTED),
+                )
+            )
+        return out
+
+    def blobs(self, wanted: Iterable[Descriptor]) -> None:
+        """Each once, the biggest first."""
+        unique = sorted({d.digest: d for d in wanted}.values(), key=lambda d: (-d.size, d.digest))
+        parallel(self.blob, unique)
+
+    def blob(self, descriptor: Descriptor) -> None:
+        if self.dry_run:
+            there = self.repository.blob_size(descriptor.digest) == descriptor.size
+            self.moved[descriptor.digest] = (Moved.THERE, 0) if there else (Moved.SENT, descriptor.size)
+            return
+        task = self.progress.add(f"sha256:{descriptor.digest.short}", descriptor.size)
+        blob = Blob(descriptor=descriptor, path=self.layout.blob_path(descriptor.digest))
+        upload = Upload(self.repository, blob, task)
+        how = upload.run()
+        task.finish()
+        self.moved[descriptor.digest] = (how, upload.sent)
+
+    def manifest(self, candidate: Candidate) -> None:
+        """By digest. When the registry says that it lacks a blob, its blobs are looked at again, once."""
+        descriptor = candidate.descriptor
+        data = self.layout.read_bytes(descriptor)
+        try:
+            self.repository.put_manifest(data, descriptor.media_type, str(descriptor.digest))
+        except (AbsentError, RefusedError) as error:
+            if not _UNKNOWN_BLOB & set(error.codes):
+                raise
+            for blob in self._blobs(candidate):
+                self.blob(blob)
+            self.repository.put_manifest(data, descriptor.media_type, str(descriptor.digest))
+
+    def attach(self, candidate: Candidate) -> int:
+        """Bytes that were sent."""
+        if self.dry_run:
+            return 0
+        done = [attach(self.repository, candidate.descriptor, d) for d in candidate.documents]
+        if self.signer:
+            self.signer.sign(self.repository, candidate.descriptor, [a.referrer.descriptor.digest for a in done])
+        return sum(a.sent for a in done)
+
+    def _blobs(self, candidate: Candidate) -> tuple[Descriptor, ...]:
+        manifest: Manifest = self.layout.manifest(candidate.descriptor)
+        return tuple({d.digest: d for d in (manifest.config, *manifest.layers)}.values())
+
+
+def parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """In the order of `items`. The first failure stops what has not begun."""
+    items = list(items)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
