@@ -1,3 +1,3 @@
-from buildctl.cli import main
+from buildctl.cli.program import main
 
 main()

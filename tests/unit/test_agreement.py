@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from buildctl.build.planner import Planner
-from buildctl.cli import cli
+from buildctl.cli.program import cli
 from buildctl.ground.errors import BuildctlError, LockError, MatrixError, ProblemsError
 from buildctl.lock import debian as lock_debian
 from buildctl.lock.agreement import refuse_newer_glibc, refuse_python_in

@@ -12,7 +12,8 @@ from typing import cast
 
 import pytest
 
-from buildctl.cli import main
+from buildctl.cli.overview import overview
+from buildctl.cli.program import main
 from buildctl.console.progress import Silent
 from buildctl.ground.errors import BuildctlError, LayoutError, ProblemsError
 from buildctl.ground.net import Patience
@@ -22,7 +23,6 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.overview import overview
 from buildctl.publish.verify import verify
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.problems import AgainError, UnavailableError
@@ -90,7 +90,7 @@ def test_an_error_of_a_file_that_nobody_foresaw_names_it(
     def broken(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "/some/file")
 
-    monkeypatch.setattr("buildctl.overview.overview", broken)
+    monkeypatch.setattr("buildctl.cli.overview.overview", broken)
     assert run(monkeypatch, "matrix") == 1
     assert capsys.readouterr().err == "error: /some/file: Permission denied\n"
 

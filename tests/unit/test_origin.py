@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.build.origin import note_origin, note_rebased, outdated
-from buildctl.cli import cli
+from buildctl.cli.program import cli
 from buildctl.ground.errors import BuildctlError
 from tests.support.projects import Small, small
 

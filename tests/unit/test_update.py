@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.cli import cli
+from buildctl.cli.program import cli
 from buildctl.dockerfile.files import update_rendered
 from buildctl.ground.errors import BuildctlError, DockerfileError, DriftError, LockError
 from buildctl.lock.claims import read_claims

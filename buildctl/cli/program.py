@@ -128,7 +128,7 @@ def matrix(options: Options, names: Sequence[str], arch: str | None, as_json: bo
       buildctl matrix cpu-2.15           why there is none, and what to use instead
       buildctl matrix --json             for CI to fan out over
     """
-    from buildctl.overview import overview
+    from buildctl.cli.overview import overview
 
     view = overview(options.open(), names, arch)
     click.echo(json.dumps(view.to_json(), indent=2) if as_json else view.text())

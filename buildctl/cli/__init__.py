@@ -1,0 +1,4 @@
+"""The command line: click and printing, nothing else. One file for each group of commands.
+
+Start with `program.main`, the one place that catches errors. Imports everything; nothing imports it.
+"""
