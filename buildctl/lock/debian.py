@@ -12,24 +12,11 @@ from pathlib import Path
 from buildctl.artifacts.debian.deb822 import parse_stanzas
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.ground.errors import ArtifactError, LockError
-from buildctl.lock.apt_sources import ARCHIVES, apt_mirrors
+from buildctl.lock.apt_sources import ARCHIVES
 from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole
 from buildctl.oci.image import canonical_json
-
-__all__ = [
-    "BaseLock",
-    "DebPackage",
-    "apt_mirrors",
-    "changes",
-    "format_base_lock",
-    "inputs_of",
-    "is_stale",
-    "read_base_lock",
-    "resolve_base",
-    "write_base_lock",
-]
 
 FORMAT = 1
 FIELDS = ("Package", "Version", "Architecture", "Archive", "Filename", "Size", "SHA256")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from buildctl.artifacts.debian.base import check_scripts
 from buildctl.artifacts.debian.deb import Control, read_control
-from buildctl.artifacts.debian.package import DebPackage
+from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.store import Store
 from buildctl.console.log import say
 from buildctl.console.progress import open_progress
 from buildctl.ground.errors import ArtifactError, FetchError, LockError
-from buildctl.lock import debian as lock_debian
-from buildctl.lock import debian_added as lock_added
+from buildctl.lock import debian, debian_added
 from buildctl.lock.agreement import refuse_newer_glibc, refuse_other_python, refuse_python_of
+from buildctl.lock.apt import resolve_base
 from buildctl.lock.claim_files import derive, stale_claims, write_claims
 from buildctl.lock.locked import LOCKED, debian_bases
 from buildctl.lock.uv import NoSolutionError
@@ -205,14 +205,14 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
 
 def _refuse_newer_glibc(project: Project, cell: Cell, lock: WheelLock) -> None:
     if not cell.native and isinstance(cell.base, DebianBase):
-        runtime = lock_debian.read_base_lock(project.base_lock(cell.base, Flavour.RUNTIME, cell.arch))
+        runtime = debian.read_base_lock(project.base_lock(cell.base, Flavour.RUNTIME, cell.arch))
         refuse_newer_glibc(cell, lock.wheels, runtime)
 
 
 def _base_problem(project: Project, key: BaseKey) -> str | None:
     path = project.base_lock(key.base, key.flavour, key.arch)
     try:
-        return lock_debian.is_stale(key.base, lock_debian.read_base_lock(path))
+        return debian.is_stale(key.base, debian.read_base_lock(path))
     except LockError as error:
         return error.message.removeprefix(str(path)).lstrip(": ")
 
@@ -242,18 +242,18 @@ def _renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
     from buildctl.lock.apt_sources import apt_mirrors
 
     say(f"resolving {base.name} ({base.suite}) for {arch}")
-    found = lock_debian.resolve_base(base, arch, mirrors=dict(apt_mirrors(project.matrix.debian_mirror)))
+    found = resolve_base(base, arch, mirrors=dict(apt_mirrors(project.matrix.debian_mirror)))
     refuse_python_of(project, found[Flavour.RUNTIME])
     for flavour, new in found.items():
         yield from _write(project, project.base_lock(base, flavour, arch), new)
 
 
-def _write(project: Project, path: Path, new: lock_debian.BaseLock) -> Iterator[str]:
+def _write(project: Project, path: Path, new: BaseLock) -> Iterator[str]:
     try:
-        moved = lock_debian.changes(lock_debian.read_base_lock(path), new)
+        moved = debian.changes(debian.read_base_lock(path), new)
     except LockError:
         moved = []
-    lock_debian.write_base_lock(path, new)
+    debian.write_base_lock(path, new)
     yield f"{project.shown(path)}: {len(new.packages)} packages"
     yield from (f"  {line}" for line in moved)
 
@@ -267,15 +267,15 @@ def _added(project: Project, cells: Iterable[Cell]) -> list[Cell]:
     return [cell for cell in project.matrix.cells if cell.image in wanted and not cell.native]
 
 
-def _below(project: Project, cell: Cell) -> tuple[lock_debian.BaseLock, ...]:
-    return tuple(lock_debian.read_base_lock(path) for path in project.debian_locks(cell)[:-1])
+def _below(project: Project, cell: Cell) -> tuple[BaseLock, ...]:
+    return tuple(debian.read_base_lock(path) for path in project.debian_locks(cell)[:-1])
 
 
 def _added_problem(project: Project, cell: Cell) -> str | None:
     path = project.added_lock(cell)
     try:
-        lock = lock_debian.read_base_lock(path)
-        return lock_added.is_stale(cell, lock, _below(project, cell))
+        lock = debian.read_base_lock(path)
+        return debian_added.is_stale(cell, lock, _below(project, cell))
     except LockError as error:
         return error.message.removeprefix(str(path)).lstrip(": ")
 
@@ -303,7 +303,7 @@ def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool) -> 
     say(f"resolving the Debian packages of {', '.join(cell.image for cell in cells)} for {arch}")
     mirrors = dict(apt_mirrors(project.matrix.debian_mirror))
     wanted = [
-        lock_added.Wanted(
+        debian_added.Wanted(
             cell=cell,
             below=_below(project, cell),
             key=", ".join(keys_of(project.matrix.additions, cell.name, "apt")),
@@ -313,8 +313,8 @@ def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool) -> 
     try:
         debs = _Debs(store=Store.default(), mirrors=mirrors)
         debs.fetch(package for want in wanted for lock in want.below for package in lock.packages)
-        found = lock_added.resolve_added(wanted, mirrors=mirrors, control=debs.control)
-    except (lock_added.BaseMovedError, FetchError) as error:
+        found = debian_added.resolve_added(wanted, mirrors=mirrors, control=debs.control)
+    except (debian_added.BaseMovedError, FetchError) as error:
         if not moving or (isinstance(error, FetchError) and not error.vanished):
             raise
         say(f"{error.message}\nresolving the base anew")
@@ -335,7 +335,7 @@ def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool) -> 
         yield from _write(project, project.added_lock(cell), new)
 
 
-def _checked(want: lock_added.Wanted, new: lock_debian.BaseLock, debs: _Debs) -> tuple[str, ...]:
+def _checked(want: debian_added.Wanted, new: BaseLock, debs: _Debs) -> tuple[str, ...]:
     try:
         return check_scripts(new, debs.path, below=want.below)
     except ArtifactError as error:

@@ -16,33 +16,10 @@ from buildctl.matrix.cells import (
     Base,
     Cell,
     Combination,
-    DebianBase,
-    Exclusion,
     Flavour,
-    ImageBase,
     Os,
-    PackageRule,
 )
 from buildctl.matrix.policy import Policy
-
-__all__ = [
-    "ARCHES",
-    "Accelerator",
-    "Base",
-    "Cell",
-    "Combination",
-    "DebianBase",
-    "Exclusion",
-    "Flavour",
-    "ImageBase",
-    "Matrix",
-    "Os",
-    "PackageRule",
-    "load_matrix",
-    "parse_arch",
-    "parse_matrix",
-    "schema",
-]
 
 ARCHES = ("amd64", "arm64")
 # What people call the same machines; Docker's names are the ones we use.

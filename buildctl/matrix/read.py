@@ -38,7 +38,7 @@ from buildctl.matrix.policy import read_policy
 
 @cache
 def schema() -> dict[str, Any]:
-    text = importlib.resources.files("buildctl").joinpath("matrix.schema.json").read_text("utf-8")
+    text = importlib.resources.files("buildctl.matrix").joinpath("schema.json").read_text("utf-8")
     value: dict[str, Any] = json.loads(text)
     return value
 

@@ -26,7 +26,7 @@ from buildctl.oci.layout import Layout
 from buildctl.publish.gate import known_findings, objection
 from buildctl.publish.move import TagState, move_tags, published
 from buildctl.publish.provenance import LOCAL, provenance_document
-from buildctl.publish.push import _Push, parallel
+from buildctl.publish.push import ImagePush, parallel
 from buildctl.publish.result import Candidate, Published, Pushed
 from buildctl.publish.sbom import sbom_document
 from buildctl.publish.tags import Kind, Tag, tags_of
@@ -75,7 +75,7 @@ def publish(
     candidates = [_local(project, layout, pinned[c.id], images[c.id], options, wanted) for c in cells]
     repository.ping()
     candidates = parallel(lambda c: _with_attached(project, repository, c, options), candidates)
-    push = _Push(
+    push = ImagePush(
         layout=layout, repository=repository, progress=progress, dry_run=options.dry_run, signer=options.signer
     )
     pushed = push.images(candidates)

@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 
 @dataclass(slots=True, kw_only=True)
-class _Push:
+class ImagePush:
     layout: Layout
     repository: Repository
     progress: Progress

@@ -25,7 +25,6 @@ from buildctl.registry.problems import (
     AgainError,
     ForbiddenError,
     RefusedError,
-    RegistryError,
     UnavailableError,
 )
 from buildctl.registry.reference import DOCKER_HUB, is_loopback
@@ -336,6 +335,3 @@ def _errors(answer: requests.Response, seconds: float) -> tuple[tuple[str, ...],
         return (), ""
     codes = tuple(str(e.get("code", "")) for e in errors)
     return codes, "; ".join(str(e.get("message") or e.get("code", "")) for e in errors)[:500]
-
-
-__all__ = ["Body", "Patience", "RegistryError", "Transport", "Tries", "brief", "retry_after"]

@@ -17,7 +17,7 @@ from buildctl.ground.run import kill_group
 from buildctl.runtimes.api import Outcome
 from buildctl.runtimes.tail import PIECE, Tail
 
-INIT = Path(__file__).with_name("sandbox_init.py")
+INIT = Path(__file__).with_name("init.py")
 LAST_WORD = 5.0  # seconds between asking the launcher to end everything and killing it
 
 

@@ -17,7 +17,7 @@ from buildctl.lock.fetch import fetch_debs
 from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.matrix.read import load_matrix
 from tests.conftest import ROOT
-from tests.unit.test_bytecode import TRAPS, Source, compiled
+from tests.unit.artifacts.test_bytecode import TRAPS, Source, compiled
 
 pytestmark = pytest.mark.network
 

@@ -1,7 +1,7 @@
 """What the maintainer scripts of added Debian packages would do to a fresh system, as data; no script is run.
 
-buildctl.artifacts.debian.scripts.shell follows each script; here is what its commands do to the tree. A command without an answer is an
-ArtifactError, so that nothing is skipped in silence. Left out on purpose, as in buildctl.artifacts.debian.configured: units and init
+`shell` follows each script; here is what its commands do to the tree. A command without an answer is an
+ArtifactError, so that nothing is skipped in silence. Left out on purpose, as in `debian.configured`: units and init
 scripts being enabled (nothing starts them in a container), and caches that programs do without.
 """
 

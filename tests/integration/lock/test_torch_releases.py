@@ -1,0 +1,15 @@
+"""torch's real wheels, release by release: what is found inside is what was found before."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.torch_releases import look, read_table
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", read_table())
+def test_a_release_says_inside_what_the_table_says(name: str) -> None:
+    release, platform = name.split(" ")
+    found = {key: list(value) if isinstance(value, tuple) else value for key, value in look(release, platform).items()}
+    assert found == read_table()[name]

@@ -1,0 +1,157 @@
+"""`buildctl check` on images that are no names of the matrix, and how little it loads for those that are."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from buildctl.ground.errors import LayoutError, MatrixError
+from buildctl.host.check import check_images
+from buildctl.host.verdict import Kind, Verdict
+from buildctl.lock.claims import claim_labels, claims_from_labels, label_values, read_claims
+from buildctl.oci.layout import Layout
+from tests.conftest import ROOT
+from tests.support.images import Blobs, config_of, file, tar
+
+HOSTS = Path(__file__).parents[2] / "support" / "hosts"
+CUDA = ROOT / "images" / "cuda-2.6" / "claims.amd64.json"
+OURS = claim_labels([read_claims(CUDA)])
+THEIRS = {"CUDA_VERSION": "12.4.1", "PYTORCH_VERSION": "2.6.0"}
+
+
+def put(
+    root: Path, name: str, arch: str = "amd64", *, labels: Mapping[str, str] = {}, env: Mapping[str, str] = {}
+) -> str:
+    layout, blobs = Layout(root / "theirs"), Blobs(root / "blobs")
+    layers = [blobs.add(tar(file("a")))]
+    config = dataclasses.replace(config_of(layers, arch=arch), labels=labels, env=tuple(env.items()))
+    layout.put_image(name=name, config=config, layers=layers, blob=blobs.path)
+    return f"{layout.root}:{name}"
+
+
+def verdict(host: str, *names: str, start: Path = ROOT) -> Verdict:
+    (found,) = check_images(start, None, names, host_file=HOSTS / f"{host}.json", save=None).verdicts
+    return found
+
+
+def test_labels_give_back_what_they_were_made_from() -> None:
+    claims = read_claims(CUDA)
+    again = claims_from_labels(claim_labels([claims]), "amd64")
+    assert again is not None
+    assert label_values(again) == label_values(claims)
+    assert (again.architectures, again.driver_floor) == (claims.architectures, claims.driver_floor)
+    assert claims_from_labels({"a": "b"}, "amd64") is None
+
+
+@pytest.mark.parametrize(
+    ("host", "kind", "reason"),
+    [
+        ("h200", Kind.GPU, "NVIDIA H200 (sm_90), driver 580.159.04 >= 525"),
+        ("rtx5090", Kind.CPU, "no code for NVIDIA GeForce RTX 5090 (sm_120) is compiled in"),
+        ("old-driver", Kind.CPU, "driver 470.223.02 is older than 525"),
+        ("gh200", Kind.NOT, "only for amd64, this is arm64"),
+        ("m3-docker-desktop", Kind.EMULATED, "only for amd64"),
+    ],
+)
+def test_an_image_of_ours_by_path_gets_the_verdict_of_its_labels(
+    host: str, kind: Kind, reason: str, tmp_path: Path
+) -> None:
+    found = verdict(host, put(tmp_path, "x", labels=OURS))
+    assert (found.kind, reason in found.reason) == (kind, True), found.reason
+
+
+@pytest.mark.parametrize(
+    ("host", "env", "kind", "reason"),
+    [
+        ("h200", THEIRS, Kind.GPU, "it does not say which GPUs its torch is compiled for"),
+        ("old-driver", THEIRS, Kind.CPU, "driver 470.223.02 is older than 525"),
+        ("no-gpu", THEIRS, Kind.CPU, "no NVIDIA GPU here"),
+        ("driver-550", {"NVIDIA_REQUIRE_CUDA": "cuda>=12.6"}, Kind.CPU, "it requires CUDA 12.6, driver 550"),
+        ("driver-550", {"NVIDIA_REQUIRE_CUDA": "cuda>=12.4"}, Kind.GPU, "driver 550"),
+        ("h200", {"PATH": "/bin"}, Kind.CPU, "in labels and environment it says nothing about CUDA"),
+        ("gh200", {"PATH": "/bin"}, Kind.NOT, "only for amd64, this is arm64"),
+    ],
+)
+def test_an_image_of_others_gets_what_can_be_said(
+    host: str, env: Mapping[str, str], kind: Kind, reason: str, tmp_path: Path
+) -> None:
+    found = verdict(host, put(tmp_path, "x", env=env))
+    assert (found.kind, reason in found.reason) == (kind, True), found.reason
+
+
+def test_the_next_step_starts_that_very_image(tmp_path: Path) -> None:
+    target = put(tmp_path, "x", labels=OURS)
+    step = verdict("h200", target).next_step
+    assert step.endswith("docker-daemon:x:latest && docker run -it --rm --gpus all x:latest")
+    assert verdict("rtx5090", target).next_step.startswith("use cuda-2.15; until then: ")
+
+
+def test_a_layout_without_a_name_is_all_that_is_in_it_and_needs_no_project(tmp_path: Path) -> None:
+    put(tmp_path, "x", labels=OURS)
+    root = put(tmp_path, "y").removesuffix(":y")
+    answer = check_images(tmp_path, None, [root], host_file=HOSTS / "h200.json", save=None)
+    assert [(v.name, v.kind) for v in answer.verdicts] == [(f"{root}:x", Kind.GPU), (f"{root}:y", Kind.CPU)]
+    with pytest.raises(MatrixError, match=r"no matrix\.yaml"):
+        check_images(tmp_path, None, [root, "cuda-2.6"], host_file=HOSTS / "h200.json", save=None)
+    with pytest.raises(LayoutError, match="is no OCI layout"):
+        check_images(tmp_path, None, ["./nowhere"], host_file=HOSTS / "h200.json", save=None)
+
+
+def test_names_and_paths_go_together(tmp_path: Path) -> None:
+    names = ["cpu-2.6", put(tmp_path, "x", labels=OURS)]
+    answer = check_images(ROOT, None, names, host_file=HOSTS / "h200.json", save=None)
+    assert [v.name for v in answer.verdicts] == names
+
+
+# a verdict on a name takes under 0.2 s of CPU beyond Python's start
+
+CHECK = ("check", "cuda-2.6", "--host", str(HOSTS / "h200.json"))
+HEAVY = (
+    "docker",
+    "requests",
+    "yaml",
+    "jsonschema",
+    "rich",
+    "buildctl.matrix.matrix",
+    "buildctl.registry",
+    "buildctl.host.subject",
+)
+
+
+def python(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def cpu_seconds(argv: Sequence[str]) -> float:
+    """The least of several runs: what others do on this machine makes it longer, nothing makes it shorter."""
+    found = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        python(*argv)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(found)
+
+
+def test_a_verdict_loads_nothing_heavy() -> None:
+    code = f"""
+import sys
+from buildctl.cli import main
+try:
+    main()
+finally:
+    print([m for m in {HEAVY} if m in sys.modules])
+"""
+    done = python("-c", code, *CHECK)
+    assert "runs with GPU" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_verdict_takes_less_than_a_fifth_of_a_second_of_cpu() -> None:
+    assert cpu_seconds(["-m", "buildctl", *CHECK]) - cpu_seconds(["-c", "pass"]) < 0.2
