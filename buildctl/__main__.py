@@ -1,3 +1,3 @@
-from buildctl.cli.program import main
+from buildctl.cli import main
 
 main()

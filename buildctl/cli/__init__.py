@@ -2,3 +2,7 @@
 
 Start with `program.main`, the one place that catches errors. Imports everything; nothing imports it.
 """
+
+from buildctl.cli.program import main
+
+__all__ = ["main"]

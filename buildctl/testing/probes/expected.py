@@ -53,7 +53,8 @@ class Expected:
 
     @property
     def kind(self) -> Kind:
-        return kind_of(self, native=MPS.backend in self.built)
+        # a cell that is an environment is one for macOS; of somebody's own only its files tell
+        return kind_of(self, native=MPS.backend in self.built or (self.native and not self.environment))
 
     @property
     def built_for(self) -> str | None:

@@ -12,10 +12,10 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 FILL = """
 import os, sys
 from pathlib import Path
-from buildctl.errors import EngineError
+from buildctl.ground.errors import EngineError
 from buildctl.oci.entry import file_entry
 from buildctl.oci.layer import Compression
-from buildctl.store import Store
+from buildctl.artifacts.store import Store
 
 root = Path(sys.argv[1])
 store, noise = Store(root), os.urandom(3 << 20)

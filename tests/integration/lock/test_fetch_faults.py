@@ -373,12 +373,12 @@ def test_files_on_this_machine(store: Store, tmp_path: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from buildctl import partial
+from buildctl.artifacts import partial
 partial.PART = {part}
-from buildctl.download import Download, download
+from buildctl.artifacts.download import Download, download
 from buildctl.oci.digest import Digest
-from buildctl.progress import Silent
-from buildctl.store import Store
+from buildctl.console.progress import Silent
+from buildctl.artifacts.store import Store
 size, digest, url, root = int(sys.argv[1]), Digest(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
 item = Download(label="big", urls=(url,), size=size, digest=digest)
 download([item], store=Store(root), progress=Silent(), connections=2)

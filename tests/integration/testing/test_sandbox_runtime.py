@@ -121,7 +121,7 @@ from pathlib import Path
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef
 from buildctl.runtimes.sandbox import SandboxRuntime
-from buildctl.store import Store
+from buildctl.artifacts.store import Store
 layout = Layout(Path({layout!r}))
 d = layout.resolve({name!r})
 ref = ImageRef(layout=layout.root, descriptor=d, name="x", arch={arch!r}, config=layout.config(d))

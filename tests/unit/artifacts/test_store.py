@@ -117,7 +117,7 @@ import sys, time
 from pathlib import Path
 from buildctl.oci.entry import file_entry
 from buildctl.oci.layer import Compression
-from buildctl.store import Store
+from buildctl.artifacts.store import Store
 
 def entries():
     yield file_entry("a", bytes(range(256)) * 10_000)

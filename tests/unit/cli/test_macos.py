@@ -37,7 +37,7 @@ IMPORT_ALL = """
 import importlib, pkgutil, buildctl
 names = [m.name for m in pkgutil.walk_packages(buildctl.__path__, "buildctl.")]
 # run alone, inside a Linux sandbox or an image
-names = [n for n in names if ".inside." not in n and not n.endswith((".sandbox_init", ".__main__"))]
+names = [n for n in names if ".inside." not in n and not n.endswith((".sandbox.init", ".__main__"))]
 for name in names:
     importlib.import_module(name)
 print(len(names))

@@ -22,8 +22,8 @@ SAID = "interrupted; what was whole is kept, run the command again to continue"
 COMMAND = """
 import sys, tempfile
 from pathlib import Path
-from buildctl.cli import cli, main
-from buildctl.run import run
+from buildctl.cli.program import cli, main
+from buildctl.ground.run import run
 
 PROGRAM = "sleep 300 & echo $! >child.pid; echo $$ >program.pid; wait"
 folder, sys.argv = Path(sys.argv[1]), ["buildctl", "wait"]
@@ -41,11 +41,11 @@ BUILD = """
 import os, sys
 from dataclasses import dataclass
 from pathlib import Path
-from buildctl.bytecode import BuildPython
-from buildctl.engines.assemble import Recipe, make_layers
+from buildctl.artifacts.bytecode import BuildPython
+from buildctl.build.assemble import Recipe, make_layers
 from buildctl.oci.layer import Compression
-from buildctl.progress import open_progress
-from buildctl.store import Store
+from buildctl.console.progress import open_progress
+from buildctl.artifacts.store import Store
 import time
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Endless:
             yield None
 
 if __name__ == "__main__":
-    from buildctl import cli
+    from buildctl.cli import program as cli
 
     @cli.cli.command("endless")
     def endless():

@@ -12,7 +12,6 @@ import pytest
 from buildctl.build.planner import Planner
 from buildctl.cli.program import cli
 from buildctl.ground.errors import BuildctlError, LockError, MatrixError, ProblemsError
-from buildctl.lock import debian as lock_debian
 from buildctl.lock.agreement import refuse_newer_glibc, refuse_python_in
 from buildctl.lock.debian import read_base_lock, write_base_lock
 from buildctl.lock.update import check_locks, lock_cells, update_locks
@@ -107,7 +106,7 @@ def test_a_base_that_is_resolved_now_is_asked_before_its_lock_is_written(
 ) -> None:
     changed = asking(project, "3.12", ("packages: [python3]", "packages: [python3, nano]"))
     found = {Flavour.RUNTIME: base_lock(changed, "amd64", python="3.13")}
-    monkeypatch.setattr(lock_debian, "resolve_base", lambda *_, **__: found)
+    monkeypatch.setattr("buildctl.lock.update.resolve_base", lambda *_, **__: found)
     path = changed.images / "bases/debian13/runtime.amd64.packages"
     before = path.read_bytes()
     with pytest.raises(ProblemsError, match=r"debian13: Python 3\.13"):
