@@ -109,6 +109,7 @@ def test_a_signal_ends_a_command_cleanly(tmp_path: Path, number: signal.Signals,
 def test_a_killed_command_leaves_no_program(tmp_path: Path) -> None:
     process = started(tmp_path, COMMAND)
     pids = wait_for_pids(tmp_path, 2)
+    time.sleep(0.5)  # the program says who it is an instant before the reaper is told
     process.kill()
     process.communicate(timeout=30)  # which waits for whoever holds our stderr
     assert left(pids) == []
