@@ -35,6 +35,7 @@ from buildctl.oci.layout import Layout
 if TYPE_CHECKING:
     from buildctl.docker.load import Loaded
 
+LAST_SECOND = 253402300799  # 9999-12-31T23:59:59Z, the last that RFC 3339 can write
 REPOSITORY = "pytorch"  # the name of our images in a Docker daemon: pytorch:cuda-2.6
 
 
@@ -311,4 +312,6 @@ def source_date_epoch() -> int:
         return EPOCH
     if not text.isascii() or not text.isdigit():
         raise EngineError(f"SOURCE_DATE_EPOCH is not a number of seconds: {text!r}", hint="unset it, or date +%s")
+    if len(text) > len(str(LAST_SECOND)) or int(text) > LAST_SECOND:  # long numbers are not even read
+        raise EngineError(f"SOURCE_DATE_EPOCH is beyond the year 9999: {text[:24]}", hint="unset it, or date +%s")
     return int(text)

@@ -9,6 +9,7 @@ import lzma
 import os
 import posixpath
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,7 +171,7 @@ def _decompress(path: Path, file: BinaryIO, member: _Member, write: Callable[[by
             if total > limit:
                 raise ArtifactError(f"{path.name}: {member.name} unpacks to more than {limit} bytes")
             write(block)
-    except (lzma.LZMAError, zstandard.ZstdError, EOFError, OSError) as error:
+    except (lzma.LZMAError, zlib.error, zstandard.ZstdError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ArtifactError(f"{path.name}: {member.name} is damaged: {error}") from error
@@ -224,7 +225,7 @@ def _control(path: Path, file: BinaryIO, member: _Member) -> Control:
                 content = tar.extractfile(info) if info.isreg() else None
                 if content is not None:
                     files[_control_name(path, name, files)] = content.read()
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         raise ArtifactError(f"{path.name}: damaged control archive: {error}") from error
     return Control(fields=_control_fields(path, files.pop("control", b"")), files=files)
 
@@ -261,7 +262,7 @@ def _data_entries(source: str, scratch: IO[bytes], size: int) -> tuple[tuple[Ent
                     raise ArtifactError(f"{source}: data archive is truncated in {path}")
                 if path:
                     _add(source, entries, _entry(source, path, info, scratch))
-    except (tarfile.TarError, UnicodeError) as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # tarfile's own for odd numbers in pax headers
         raise ArtifactError(f"{source}: damaged data archive: {error}") from error
     # tarfile takes a damaged header in the middle for the end of the archive.
     if any(any(block) for block in Slice(scratch, end, size - end).chunks()):

@@ -5,6 +5,7 @@ What the zip, RECORD, METADATA, WHEEL and the file name say must agree, or the w
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import re
 from base64 import urlsafe_b64encode
@@ -152,7 +153,7 @@ def _record(text: str, label: str) -> dict[str, RecordEntry]:
             if entry.path in entries:
                 raise ArtifactError(f"{label}: RECORD lists {entry.path!r} twice")
             entries[entry.path] = entry
-    except (InvalidRecordEntry, ValueError) as error:
+    except (InvalidRecordEntry, ValueError, csv.Error) as error:
         raise ArtifactError(f"{label}: malformed RECORD: {error}") from error
     return entries
 

@@ -48,6 +48,8 @@ def read_zip(path: Path, *, label: str) -> tuple[Member, ...]:
         raise ArtifactError(f"{label}: the central directory holds {len(found)} entries, its end record says {count}")
     if found and found[0].offset != 0:
         raise ArtifactError(f"{label}: {found[0].offset} bytes before the first member {found[0].name!r}")
+    if not found:
+        raise ArtifactError(f"{label}: an empty zip")
     members = []
     for member, end in zip(found, [*(m.offset for m in found[1:]), start], strict=True):
         if end <= member.offset:

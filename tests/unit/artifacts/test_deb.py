@@ -144,6 +144,37 @@ def test_what_is_no_package(tmp_path: Path, data: bytes, message: str) -> None:
     assert message in caught.value.message
 
 
+def pax(**headers: str) -> bytes:
+    """One file with these headers in front of it."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("./a")
+        info.size, info.pax_headers = 10, headers
+        archive.addfile(info, io.BytesIO(bytes(10)))
+    return out.getvalue()
+
+
+BROKEN_DEFLATE = b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + b"\xff" * 50
+SPARSE = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "x", "GNU.sparse.realsize": "99"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        around(BROKEN_DEFLATE, "data.tar.gz"),
+        ar(("debian-binary", b"2.0\n"), ("control.tar.gz", BROKEN_DEFLATE), ("data.tar", b"")),
+        around(pax(mtime="nan")),
+        around(pax(mtime="inf")),
+        around(pax(**SPARSE)),
+        ar(("debian-binary", b"2.0\n"), ("control.tar", pax(**SPARSE)), ("data.tar", b"")),
+    ],
+    ids=["deflate", "deflate in control", "nan", "inf", "sparse", "sparse in control"],
+)
+def test_what_the_libraries_stumble_over_is_an_error_of_the_package(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(ArtifactError, match=r"thing_1\.0_amd64\.deb.*damaged"):
+        opened(tmp_path, data)
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz", ".xz", ".zst"])
 def test_truncation_anywhere_is_noticed(tmp_path: Path, suffix: str) -> None:
     data = deb(members=[file("a", "x" * 5000)], suffix=suffix)

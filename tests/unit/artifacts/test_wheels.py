@@ -443,3 +443,10 @@ def test_archives_that_lie_are_refused_with_wheel_and_member(tmp_path: Path) -> 
 def test_pure_python_is_more_work_than_its_size() -> None:
     sympy = estimated_work([("sympy-1.13.1-py3-none-any.whl", 6_000_000)])
     assert sympy > estimated_work([("nvidia_nccl_cu12-2.21.5-py3-none-manylinux2014_x86_64.whl", 188_000_000)])
+
+
+def test_a_field_of_record_beyond_the_csv_modules_limit_is_a_malformed_record(tmp_path: Path) -> None:
+    contents = wheel_contents({"demo.py": b""})
+    contents["demo-1.0.dist-info/RECORD"] += b"long.py," + b"a" * 200_000 + b",\n"
+    with pytest.raises(ArtifactError, match="malformed RECORD: field larger than field limit"):
+        list(group_entries([saved(tmp_path, zipped(contents))], site=SITE, bytecode=None))

@@ -49,6 +49,11 @@ READERS = [contents, copied]
 Reader = Callable[[Path, bytes], dict[str, bytes]]
 
 
+def test_an_empty_zip_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="an empty zip"):
+        opened(tmp_path, b"PK\x05\x06" + bytes(18))
+
+
 @pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize("stored", [False, True])
 def test_files_come_back_without_directories(tmp_path: Path, read: Reader, stored: bool) -> None:
