@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,36 @@ from buildctl.matrix.additions import keys_of
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
+from buildctl.oci.files import write_whole
 
 
 def lock_cells(project: Project, cells: Sequence[Cell], *, upgrade: bool, upgrade_bases: bool = False) -> Iterator[str]:
     """Resolve what is missing, malformed or stale, or with `upgrade` everything, with `upgrade_bases` the Debian
-    packages below unchanged wheels; one line for each lock.
+    packages below unchanged wheels; one line for each lock. What is refused leaves every lock as it was.
     """
+    with _all_or_nothing(project):
+        yield from _lock_all(project, cells, upgrade=upgrade, upgrade_bases=upgrade_bases)
+
+
+@contextlib.contextmanager
+def _all_or_nothing(project: Project) -> Iterator[None]:
+    """Locks of bases, wheels and added packages change together: an error puts all of them back. Ctrl-C does not."""
+    before = {path: path.read_bytes() for path in project.locks()}
+    try:
+        yield
+    except Exception:
+        now = {path: path.read_bytes() for path in project.locks()}
+        for path in now.keys() - before.keys():
+            path.unlink()
+        for path, data in before.items():
+            if now.get(path) != data:
+                write_whole(path, data)
+        if now != before:
+            say("the locks are as they were before")
+        raise
+
+
+def _lock_all(project: Project, cells: Sequence[Cell], *, upgrade: bool, upgrade_bases: bool) -> Iterator[str]:
     whole = _by_wheel_lock(project, cells)
     renewed = upgrade or upgrade_bases
     if not renewed:

@@ -71,6 +71,11 @@ class Project:
         """Of the image's own Debian packages."""
         return self.images / cell.name / f"{cell.flavour}.{cell.arch}.packages"
 
+    def locks(self) -> list[Path]:
+        """Every file that `buildctl lock` writes, as far as it is there."""
+        names = ("requirements.*.txt", "claims.*.json", "*.packages")
+        return sorted(path for name in names for path in self.images.rglob(name))
+
     def debian_locks(self, cell: Cell) -> tuple[Path, ...]:
         """The locks of the Debian packages below a cell's wheels, the lowest first; none where its base is an image.
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from buildctl.ground.errors import LockError
 from buildctl.lock import update as locking
+from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
 from tests.conftest import ROOT
 
@@ -43,3 +47,37 @@ def test_upgrades_reach_as_far_as_they_say(resolved: list[str], options: dict[st
     project = Project.find(ROOT)
     list(locking.lock_cells(project, project.matrix.select(["cpu-2.6"]), **options))
     assert set(resolved) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"), [(LockError("refused"), False), (KeyboardInterrupt(), True)], ids=["refused", "Ctrl-C"]
+)
+def test_what_is_refused_leaves_every_lock_as_it_was(
+    error: BaseException,
+    kept: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A base that has moved, a new lock and claims that are gone, before an image's own packages are refused."""
+    shutil.copytree(ROOT / "images", tmp_path / "images")
+    shutil.copy(ROOT / "matrix.yaml", tmp_path)
+    project = Project.find(tmp_path)
+    before = {path: path.read_bytes() for path in project.locks()}
+    moved = before.keys() & {tmp_path / "images/bases/debian13" / f"runtime.{arch}.packages" for arch in ARCHES}
+    gone = tmp_path / "images/cpu-2.6/claims.arm64.json"
+
+    def refused(*_: Any) -> Iterator[str]:
+        for path in moved:
+            path.write_bytes(b"another state of the archive\n")
+        (tmp_path / "images/cpu-2.6/devel.arm64.packages").write_bytes(b"new\n")
+        gone.unlink()
+        yield "moved"
+        raise error
+
+    monkeypatch.setattr(locking, "_lock_added", refused)
+    with pytest.raises(type(error)):
+        list(locking.lock_cells(project, project.matrix.select(["cpu-2.6"]), upgrade=False))
+    assert len(moved) == 2
+    assert ({path: path.read_bytes() for path in project.locks()} != before) == kept
+    assert ("the locks are as they were before" in capsys.readouterr().err) == (not kept)
