@@ -6,7 +6,6 @@ import pytest
 
 from tests.support.torch_releases import look, read_table
 
-
 OURS = ("2.6.0", "2.10.0", "2.15.0")  # of matrix.yaml; 12 MB each
 NAMES = [n if n.startswith(OURS) else pytest.param(n, marks=pytest.mark.big) for n in read_table()]
 
