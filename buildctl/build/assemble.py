@@ -141,7 +141,11 @@ def make_layers(
             _Task(recipe=r, store=store, compression=compression)
             for r in sorted(missing.values(), key=lambda r: (-r.weight, r.key))
         ]
-        done |= _in_processes(tasks, min(jobs or os.cpu_count() or 1, len(tasks)), progress, meanwhile)
+        try:
+            done |= _in_processes(tasks, min(jobs or os.cpu_count() or 1, len(tasks)), progress, meanwhile)
+        except BaseException:
+            store.sweep()  # what the workers were writing when they were killed
+            raise
     return done
 
 

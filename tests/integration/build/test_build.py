@@ -9,21 +9,68 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from buildctl.artifacts.store import Store
 from buildctl.oci.check import check_layout
 from buildctl.oci.layout import Layout
-from tests.conftest import ROOT, buildctl
+from tests.conftest import Ran, buildctl, fresh_store
 from tests.support.projects import copy_project
+from tests.support.tiny import CELL, NAME, tiny
 
 pytestmark = pytest.mark.network
 SMALL = ["cpu-2.6"]
 LARGE = ["cpu-2.6", "cpu-2.6-devel", "cuda-2.6", "cuda-2.6-devel"]
 NAMES = [SMALL, pytest.param(LARGE, marks=pytest.mark.big)]
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A project, a store that has what it is built from and no layer yet, the layout that should come out, and a size
+    of a disk in MB that the build's Python fits on and the layers do not.
+    """
+
+    project: Path
+    store: dict[str, str]
+    expected: Path
+    disk: int
+
+    @property
+    def root(self) -> Path:
+        return Path(self.store["BUILDCTL_CACHE"])
+
+    def build(self, *args: str | Path) -> Ran:
+        return buildctl("build", NAME, "--no-load", *args, cwd=self.project, env=self.store)
+
+    def start(self, *args: str | Path, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+        """A build in a process group of its own."""
+        argv = [sys.executable, "-m", "buildctl", "build", NAME, "--no-load", *map(str, args)]
+        env = {**os.environ, **self.store}
+        return subprocess.Popen(argv, cwd=self.project, env=env, start_new_session=True, stderr=stderr, text=True)
+
+
+@pytest.fixture(scope="module")
+def tiny_layout(stores: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What the tiny project gives when nothing happens."""
+    root, folder = tmp_path_factory.mktemp("tiny") / "project", stores / f"tiny-{os.getpid()}"
+    env = fresh_store(folder)
+    tiny(root, folder)
+    done = buildctl("build", NAME, "--no-load", cwd=root, env=env)
+    assert done.returncode == 0, done.stderr
+    yield root / "dist"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["tiny", pytest.param("real", marks=pytest.mark.big)])
+def here(request: pytest.FixtureRequest, store: dict[str, str], tmp_path: Path) -> Here:
+    """A tiny image, and cpu-2.6 for `make test-all`."""
+    project = tmp_path / "project"
+    if request.param == "real":
+        return Here(copy_project(project), store, request.getfixturevalue("built"), 60)
+    return Here(tiny(project, Path(store["BUILDCTL_CACHE"])), store, request.getfixturevalue("tiny_layout"), 45)
 
 
 def digests(layout: Path) -> dict[str, str]:
@@ -78,48 +125,32 @@ def test_digests_do_not_depend_on_path_user_umask_locale_time_or_processes(
     assert found == {name: expected[name] for name in found}
 
 
-def test_a_killed_build_continues_from_what_is_whole(built: Path, store: dict[str, str], tmp_path: Path) -> None:
-    layout = tmp_path / "dist"
-    argv = [sys.executable, "-m", "buildctl", "--layout", str(layout), "build", "cpu-2.6", "--no-load", "--jobs", "1"]
-    blobs = Path(store["BUILDCTL_CACHE"]) / "blobs" / "sha256"
-    process = subprocess.Popen(
-        argv, cwd=ROOT, env={**os.environ, **store}, start_new_session=True, stderr=subprocess.DEVNULL
-    )
+def test_a_killed_build_continues_from_what_is_whole(here: Here) -> None:
+    blobs, layers = here.root / "blobs" / "sha256", here.root / "layers"
+    process = here.start("--jobs", "1")
     deadline = time.monotonic() + 120
-    layers = Path(store["BUILDCTL_CACHE"]) / "layers"
     while not (layers.is_dir() and any(layers.iterdir())) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was to be killed half way"
     whole = {p.name for p in blobs.iterdir()}
-    done = buildctl("--layout", layout, "build", "cpu-2.6", "--no-load", "--json", env=store)
+    done = here.build("--json")
     assert done.returncode == 0, done.stderr
     image = json.loads(done.stdout)["images"][0]
     assert image["layersReused"] >= 1
     assert whole <= {p.name for p in blobs.iterdir()}
-    assert image["digest"] == digests(built)["cpu-2.6-arm64"]
-    assert check_layout(layout) == []
-    assert not list((Path(store["BUILDCTL_CACHE"]) / "tmp").iterdir()), "what the killed process left is swept away"
+    assert image["digest"] == digests(here.expected)[CELL]
+    assert check_layout(here.project / "dist") == []
+    assert not list((here.root / "tmp").iterdir()), "what the killed process left is swept away"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_interrupting_a_build_leaves_nothing_half_written(
-    store: dict[str, str], tmp_path: Path, number: signal.Signals, status: int
-) -> None:
-    layout = tmp_path / "dist"
-    argv = [sys.executable, "-m", "buildctl", "--layout", str(layout), "build", "cpu-2.6", "--no-load"]
-    process = subprocess.Popen(
-        argv,
-        cwd=ROOT,
-        env={**os.environ, **store},
-        start_new_session=True,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    temporary = Path(store["BUILDCTL_CACHE"]) / "tmp"
+def test_interrupting_a_build_leaves_nothing_half_written(here: Here, number: signal.Signals, status: int) -> None:
+    process = here.start(stderr=subprocess.PIPE)
+    temporary, layout = here.root / "tmp", here.project / "dist"
     deadline = time.monotonic() + 120
     while not (temporary.is_dir() and any(temporary.iterdir())) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.02)
     os.killpg(process.pid, number)  # what Ctrl-C does: the whole group gets it
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == status
@@ -159,29 +190,28 @@ def test_sixteen_builders_at_once_keep_sixteen_entries(built_store: dict[str, st
     assert check_layout(project / "dist") == []
 
 
-def test_a_full_disk_is_one_clear_error_and_the_build_goes_on_later(built: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_clear_error_and_the_build_goes_on_later(here: Here, tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("NOT RUN: mounting a small tmpfs needs root")
     disk = tmp_path / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", disk], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={here.disk}m", "tmpfs", disk], check=True)
     try:
         (disk / "store").mkdir()
-        (disk / "store" / "artifacts").symlink_to(Store.default().root / "artifacts")
-        store = {"BUILDCTL_CACHE": str(disk / "store")}
-        done = buildctl("--layout", tmp_path / "dist", "build", "cpu-2.6", "--no-load", env=store)
+        (disk / "store" / "artifacts").symlink_to(here.root / "artifacts")
+        there = replace(here, store={"BUILDCTL_CACHE": str(disk / "store")})
+        done = there.build()
         assert done.returncode == 9, done.stderr
         assert "no space left" in done.stderr
         assert "Traceback" not in done.stderr
         for blob in (disk / "store" / "blobs" / "sha256").glob("*"):
-            assert Store(disk / "store").blob is not None
             assert (
                 subprocess.run(["sha256sum", blob], capture_output=True, text=True, check=True).stdout[:64] == blob.name
             )
         subprocess.run(["mount", "-o", "remount,size=2g", disk], check=True)
-        done = buildctl("--layout", tmp_path / "dist", "build", "cpu-2.6", "--no-load", env=store)
+        done = there.build()
         assert done.returncode == 0, done.stderr
-        assert digests(tmp_path / "dist")["cpu-2.6-arm64"] == digests(built)["cpu-2.6-arm64"]
+        assert digests(here.project / "dist")[CELL] == digests(here.expected)[CELL]
     finally:
         subprocess.run(["umount", disk], check=True)
 
@@ -202,22 +232,19 @@ def test_a_foreign_instruction_is_refused_before_any_download(tmp_path: Path) ->
     assert not fresh.exists(), "nothing was downloaded, nothing was made"
 
 
-def test_a_gzip_build_has_the_same_trees_and_reads_as_gzip(built: Path, store: dict[str, str], tmp_path: Path) -> None:
-    layout = tmp_path / "dist"
-    done = buildctl("--layout", layout, "build", "cpu-2.6", "--no-load", "--compression", "gzip", env=store)
+def test_a_gzip_build_has_the_same_trees_and_reads_as_gzip(here: Here) -> None:
+    done = here.build("--compression", "gzip")
     assert done.returncode == 0, done.stderr
-    assert check_layout(layout) == []
-    zstd, gzip = Layout(built), Layout(layout)
-    one, other = (there.resolve("cpu-2.6-arm64") for there in (zstd, gzip))
+    assert check_layout(here.project / "dist") == []
+    zstd, gzip = Layout(here.expected), Layout(here.project / "dist")
+    one, other = (there.resolve(CELL) for there in (zstd, gzip))
     assert gzip.config(other).diff_ids == zstd.config(one).diff_ids
     assert {d.media_type.rpartition("+")[2] for d in gzip.manifest(other).layers} == {"gzip"}
 
 
-def test_a_vanished_debian_package_renews_its_base_and_says_so_and_locked_refuses(
-    store: dict[str, str], tmp_path: Path
-) -> None:
-    project = copy_project(tmp_path / "project")
-    lock = project / "images/bases/debian13/runtime.arm64.packages"
+def test_a_vanished_debian_package_renews_its_base_and_says_so_and_locked_refuses(here: Here) -> None:
+    """The tiny project's new base has all that Debian calls essential, which its old one had not."""
+    lock = here.project / "images/bases/debian13/runtime.arm64.packages"
     text = lock.read_text()
     (version,) = [b for a, b in _pairs(text) if a == "tzdata"]
     gone = text.replace(f"_{_in_file(version)}_", "_2000a-0+deb13u1_").replace(
@@ -226,11 +253,11 @@ def test_a_vanished_debian_package_renews_its_base_and_says_so_and_locked_refuse
     gone = gone.replace(_sha_of(text, "tzdata"), "0" * 64)
     assert gone != text
     lock.write_text(gone)
-    refused = buildctl("build", "cpu-2.6", "--no-load", "--locked", cwd=project, env=store)
+    refused = here.build("--locked")
     assert refused.returncode == 3, refused.stderr
     assert "tzdata" in refused.stderr
     assert lock.read_text() == gone, "--locked changes nothing"
-    done = buildctl("build", "cpu-2.6", "--no-load", cwd=project, env=store)
+    done = here.build()
     assert done.returncode == 0, done.stderr
     assert "tzdata 2000a-0+deb13u1 -> " in done.stderr
     assert "2000a-0" not in lock.read_text()

@@ -31,7 +31,7 @@ from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV
 from buildctl.runtimes.sandbox.emulation import native_arch
-from tests.conftest import ROOT
+from tests.conftest import ROOT, buildctl
 from tests.support.engine import Engine
 from tests.support.images import image, tar
 from tests.support.programs import programs
@@ -187,6 +187,7 @@ def test_both_engines_make_the_same_image(
     source: Callable[[str, Path], AbstractContextManager[DockerOptions]],
     docker_engine: Engine,
     docker_client: docker.DockerClient,
+    built_store: dict[str, str],
     tmp_path: Path,
     request: pytest.FixtureRequest,
     layouts: Callable[[str], Path],
@@ -198,8 +199,12 @@ def test_both_engines_make_the_same_image(
     name, _, arch = cell.rpartition("-")
     ours, theirs = Layout(built), Layout(built.parent / f"buildkit-{tmp_path.name}")  # on the disk, not in /tmp
     request.addfinalizer(lambda: shutil.rmtree(theirs.root))
+    bases = buildctl("--layout", theirs.root, "bases", name, env=built_store)  # of this machine's architecture too
+    assert bases.returncode == 0, bases.stderr
     put_tool(theirs)
-    contexts = {"base": f"oci-layout://{built}:base-debian13", "uv": f"oci-layout://{theirs.root}:uv"}
+    contexts = {
+        context: f"oci-layout://{theirs.root}:{image}" for context, image in (("base", "base-debian13"), ("uv", "uv"))
+    }
     wanted = Target(
         name=cell, arch=arch, dockerfile=f"{name}/Dockerfile", context=str(ROOT / "images"), contexts=contexts
     )

@@ -42,6 +42,7 @@ def answer(
         "--json",
     ]
     done = buildctl("--layout", built, *argv, env=built_store)
+    assert done.stdout, done.stderr
     value = json.loads(done.stdout)
     if value["unasked"]:
         pytest.skip(f"NOT RUN: {value['unasked']}")

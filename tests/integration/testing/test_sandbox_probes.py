@@ -113,7 +113,7 @@ def test_a_cuda_wheel_in_a_cpu_image_fails(
     base: bytes, host: Python, store: Store, tmp_path: Path, cpu: Expected
 ) -> None:
     found = by_name(asked(store, tmp_path, cpu, base, torch_layer(host, cuda="12.4")))
-    assert found["cuda version"].detail == "expected CUDA none (a CPU build), image reports 12.4"
+    assert found["cuda version"].detail == "expected CPU only, image reports a CUDA build (12.4)"
     assert (found["backends"].status, found["gpu architectures"].status) == (FAILED, FAILED)
 
 

@@ -120,7 +120,7 @@ SCRIPT = """
 from pathlib import Path
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef
-from buildctl.runtimes.sandbox import SandboxRuntime
+from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
 from buildctl.artifacts.store import Store
 layout = Layout(Path({layout!r}))
 d = layout.resolve({name!r})
