@@ -253,12 +253,8 @@ def test_other_commands_do_not_pass_over_it(command: str, name: str, place: Plac
 
 
 def test_every_case_is_a_row_of_the_docs() -> None:
-    text = (
-        (ROOT / "docs" / "signing.md")
-        .read_text()
-        .partition("## Attacks that `verify` answers")[2]
-        .partition("\n## ")[0]
-    )
+    page = (ROOT / "docs" / "signing.md").read_text()
+    text = page.partition("## Attacks that `verify` answers")[2].partition("\n## ")[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
     ]
