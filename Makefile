@@ -47,6 +47,7 @@ check: dev ## what CI checks before it builds: linters of every language here, d
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@.venv/bin/zizmor -q --offline .github/workflows
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.compose-spec docs/examples/compose.yaml
+	@.venv/bin/pre-commit validate-config .pre-commit-config.yaml
 	@.venv/bin/shellcheck scripts/setup scripts/pipeline scripts/propose scripts/no-hosts images/common/* tests/support/engine/*.sh
 	@.venv/bin/hadolint images/*/Dockerfile
 	@$(BUILDCTL) lock --check

@@ -122,7 +122,7 @@ def beside_docker(root: Path, repeat: int) -> str:
     import plain  # noqa: PLC0415 - needs a Docker Engine, which the other part does not
 
     rows, notes = plain.measure(root, repeat)
-    return section("Beside Docker", rows, notes)
+    return section("Compared with Docker", rows, notes)
 
 
 def main() -> None:

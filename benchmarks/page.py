@@ -13,7 +13,7 @@ HEAD = """\
 # Benchmarks
 
 Written by `make bench`. All rows of a section come from one run on one machine; the ratios carry over, the seconds do
-not. Files are downloaded before the clock starts and lie in the page cache.
+not. Files are downloaded before the clock starts and are in the page cache.
 """
 
 

@@ -53,8 +53,8 @@ gzip, and pip's cache in the layer. Ours is zstd, with a layer for each heavy wh
 
 {goals}
 
-Images of two PyTorch versions share little: NVIDIA's packages have other versions, so that the base and the entrypoint
-are all that cuda-2.10 finds of cuda-2.6. A flavour, a rebuild with newer Debian packages and a second image on the same
+Images of two PyTorch versions share little: NVIDIA's packages have other versions, so cuda-2.10 shares only the base
+and the entrypoint with cuda-2.6. A flavour, a rebuild with newer Debian packages and a second image on the same
 PyTorch share all wheels."""
 # (image, row) -> how many times as fast as the plain Dockerfile it is to be
 GOALS = {("cuda-2.6", ASSEMBLE): 6.0, ("cpu-2.6", ASSEMBLE): 15.0, ("cpu-2.6", BUILDKIT): 5.0}

@@ -1,4 +1,4 @@
-"""`buildctl render`: Dockerfiles from templates and locked cells, and the scripts that they copy.
+"""`buildctl render`: Dockerfiles from templates and locked cells, the scripts that they copy, and a guide to images/.
 
 A Dockerfile is one for all architectures of its name: every function here takes them all (`of_all_architectures`).
 """
@@ -12,6 +12,7 @@ from buildctl.console.log import say
 from buildctl.dockerfile.bake import BAKE, bake_file
 from buildctl.dockerfile.common import COMMON, common_file
 from buildctl.dockerfile.constraints import render_constraints
+from buildctl.dockerfile.guide import GUIDE, guide
 from buildctl.dockerfile.render import drift, render_image
 from buildctl.ground.errors import DriftError
 from buildctl.lock.locked import LOCKED, LockedCell
@@ -47,10 +48,12 @@ def update_rendered(project: Project, cells: Iterable[LockedCell], *, locked: bo
 def refuse_drift(project: Project, cells: Iterable[LockedCell], why: str) -> None:
     """Raises DriftError that names every file these cells are built from, and that would be rendered differently.
 
-    No build reads docker-bake.json. `why` begins the sentence: `with --locked`.
+    No build reads docker-bake.json and images/README.md. `why` begins the sentence: `with --locked`.
     """
     texts = _render(project, cells)
-    names = [project.shown(path) for path, text in texts.items() if path.name != BAKE and drift(path, text)]
+    names = [
+        project.shown(path) for path, text in texts.items() if path.name not in {BAKE, GUIDE} and drift(path, text)
+    ]
     if names:
         files = "1 rendered file" if len(names) == 1 else f"{len(names)} rendered files"
         raise DriftError(
@@ -73,6 +76,7 @@ def check_rendered(project: Project, cells: Iterable[LockedCell]) -> int:
 
 def _render(project: Project, cells: Iterable[LockedCell]) -> dict[Path, str]:
     texts = {project.common / name: common_file(name).decode() for name in COMMON}
+    texts[project.images / GUIDE] = guide()
     texts[project.root / BAKE] = bake_file(project.matrix.cells)
     names: dict[str, list[LockedCell]] = {}
     for locked in cells:

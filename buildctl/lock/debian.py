@@ -103,7 +103,7 @@ def read_base_lock(path: Path) -> BaseLock:
         raise LockError(error.message, hint="restore the file, or run `buildctl lock`") from error
     lock = BaseLock(packages=packages, **head)
     names = [p.name for p in packages]
-    # what an image adds (lock_added) may all be in its base already
+    # what an image adds (debian_added) may all be in its base already
     if names != sorted(names) or len(set(names)) != len(names) or not (names or "_" in lock.base):
         raise LockError(f"{path}: packages must be there, sorted by name, each once", hint="run `buildctl lock`")
     if lock.flavour not in tuple(Flavour) or not re.fullmatch(r"sha256:[0-9a-f]{64}", lock.inputs):

@@ -1,7 +1,7 @@
 """Stage 6, tags: push by digest, attach, sign, move tags; verify, rebase and compare what is published.
 
-Start with `publish.publish`. `gate` says what a digest must have shown, `tags` which tags there are, `move` where
-they point; `sign`, `sbom` and `provenance` make the documents, `verify` reads them back.
+Start with `publish.publish`. `gate` decides whether a tag may move to a digest, `tags` which tags there are, `move`
+points them; `sign`, `sbom` and `provenance` make the documents, `verify` reads them back.
 
 May import: testing and whatever testing may.
 """

@@ -85,7 +85,7 @@ def move_tags(
     dry_run: bool = False,
     signer: Signer | None = None,
 ) -> tuple[TagState, ...]:
-    """Point `tags`, in order, at the candidates (by cell id, as `indexing.claimed` gives them). Manifests of single
+    """Point `tags`, in order, at the candidates (by cell id, as `index.claimed` gives them). Manifests of single
     cells must be in the repository.
 
     An architecture of a tag for which there is no candidate keeps what the tag has for it; without that the tag waits.

@@ -63,7 +63,7 @@ class Debt:
 
 
 def debts(project: Project, cell: Cell, built: Digest | None) -> list[Debt]:
-    """`built` is what a report has to be about (`reports.built_digest`)."""
+    """`built` is what a report has to be about (`kept.built_digest`)."""
     report: Report | None = None
     with suppress(BuildctlError):
         report = read_report(project.report(cell))

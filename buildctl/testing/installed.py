@@ -1,4 +1,4 @@
-"""What an installed torch says of itself, read from its files without importing it: the counterpart of `claiming`,
+"""What an installed torch says of itself, read from its files without importing it: the counterpart of `torch_wheel`,
 which reads the same from a wheel.
 """
 

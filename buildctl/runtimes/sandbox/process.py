@@ -1,4 +1,4 @@
-"""Starting sandbox_init.py, feeding it, reading it, and killing everything in it when its time is over."""
+"""Starting init.py, feeding it, reading it, and killing everything in it when its time is over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sandbox shows of the kernel and leaves to root in it. `sandbox_init` carries it out, whoever started it.
+"""What a sandbox shows of the kernel and leaves to root in it. `init` carries it out, whoever started it.
 
 The lists are those of runc and Docker (moby, oci/defaults.go). A name that this kernel lacks is passed over.
 """

@@ -1,6 +1,6 @@
 """What somebody who may push but has no key can make of a signed index, and what `verify` answers to each.
 
-Each row of the table in docs/publishing.md, section "What `verify` answers to", is a case here, and each case a row.
+Each row of the table in docs/signing.md, section "Attacks that `verify` answers", is a case here, and each case a row.
 """
 
 from __future__ import annotations
@@ -253,9 +253,8 @@ def test_other_commands_do_not_pass_over_it(command: str, name: str, place: Plac
 
 
 def test_every_case_is_a_row_of_the_docs() -> None:
-    text = (
-        (ROOT / "docs" / "publishing.md").read_text().partition("## What `verify` answers to")[2].partition("\n## ")[0]
-    )
+    page = (ROOT / "docs" / "signing.md").read_text()
+    text = page.partition("## Attacks that `verify` answers")[2].partition("\n## ")[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
     ]

@@ -27,7 +27,7 @@ def everything(project: Project) -> tuple[LockedCell, ...]:
 
 
 def test_what_is_committed_is_what_would_be_rendered(project: Project) -> None:
-    assert check_rendered(project, everything(project)) == 13
+    assert check_rendered(project, everything(project)) == 14
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,7 @@ def test_what_is_committed_is_what_would_be_rendered(project: Project) -> None:
         "images/common/install-wheels",
         "docker-bake.json",
         "images/common/entrypoint",
+        "images/README.md",
         "images/cuda-2.6/constraints.txt",
     ],
 )
@@ -44,13 +45,13 @@ def test_drift_is_found_shown_and_mended(project: Project, name: str) -> None:
     path = project.root / name
     committed = path.read_text()
     path.write_text(committed + "# edited by hand\n")
-    with pytest.raises(DriftError, match=r"1 of 13 files differ") as caught:
+    with pytest.raises(DriftError, match=r"1 of 14 files differ") as caught:
         check_rendered(project, everything(project))
     assert f"--- {name} (committed)" in caught.value.message
     assert "-# edited by hand" in caught.value.message
     assert [line for line in render_images(project, everything(project)) if "written" in line] == [f"{name} written"]
     assert path.read_text() == committed
-    assert check_rendered(project, everything(project)) == 13
+    assert check_rendered(project, everything(project)) == 14
 
 
 def test_a_missing_file_is_drift_and_scripts_are_made_executable(project: Project) -> None:
@@ -65,5 +66,5 @@ def test_a_missing_file_is_drift_and_scripts_are_made_executable(project: Projec
 def test_a_changed_template_is_drift(project: Project) -> None:
     template = project.templates / "image.Dockerfile.j2"
     template.write_text(template.read_text().replace("WORKDIR /workspace", "WORKDIR /work"))
-    with pytest.raises(DriftError, match=r"5 of 13 files differ"):
+    with pytest.raises(DriftError, match=r"5 of 14 files differ"):
         check_rendered(project, everything(project))

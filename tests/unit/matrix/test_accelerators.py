@@ -1,4 +1,4 @@
-"""What names and keys claim, and the table of kinds; locked wheels are in tests/integration/test_accelerators.py."""
+"""What names and keys claim, and the table of kinds; locked wheels: tests/integration/lock/test_accelerators.py."""
 
 from __future__ import annotations
 

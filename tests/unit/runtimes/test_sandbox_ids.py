@@ -1,4 +1,4 @@
-"""Which ids root's sandboxes have; what they see with them: tests/integration/test_sandbox_runtime.py."""
+"""Which ids root's sandboxes have; what they see with them: tests/integration/testing/test_sandbox_runtime.py."""
 
 from __future__ import annotations
 

@@ -1,0 +1,99 @@
+"""What the pages for people refer to exists: links, headings, files, folders, functions."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import buildctl
+from tests.conftest import ROOT
+from tests.unit.test_import_direction import ROWS
+
+PACKAGE = Path(buildctl.__file__).parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "images" / "README.md"])
+LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+# Files that are named, not linked: in backticks, from the root of the repository.
+NAMED = re.compile(
+    r"`((?:buildctl|tests|docs|scripts|templates|images|benchmarks|\.github)/[\w./-]*|[\w.-]+\.(?:md|toml|yaml|txt))`"
+)
+FOLDERS = [name for row in reversed(ROWS) for name in row if (PACKAGE / name).is_dir()]
+
+
+def prose(path: Path) -> str:
+    """The page without its blocks of code, where brackets mean something else."""
+    return re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def links(path: Path) -> Iterator[str]:
+    yield from (target for target in LINK.findall(prose(path)) if "://" not in target)
+
+
+def headings(path: Path) -> set[str]:
+    """The anchors as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def broken(path: Path) -> list[str]:
+    found = []
+    for target in links(path):
+        name, _, anchor = target.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        if not there.exists() or (anchor and anchor not in headings(there)):
+            found.append(target)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_relative_link_is_broken(page: Path) -> None:
+    assert broken(page) == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    (tmp_path / "b.md").write_text("# What `it` is, and why\n")
+    page = tmp_path / "a.md"
+    page.write_text(
+        "[1](b.md#what-it-is-and-why) [2](b.md#why) [3](c.md) [4](#here) [5](https://x.example)\n```\n[6](d)\n```\n"
+    )
+    assert broken(page) == ["b.md#why", "c.md", "#here"]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_of_the_package_and_its_tests_that_are_named_exist(page: Path) -> None:
+    named = [
+        name for name in NAMED.findall(prose(page)) if name.startswith(("buildctl/", "tests/", "scripts/", "docs/"))
+    ]
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_file_that_contributing_names_exists() -> None:
+    page = ROOT / "CONTRIBUTING.md"
+    named = NAMED.findall(prose(page)) + re.findall(r"tests/[\w./]+", page.read_text())
+    assert len(named) > 30
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_contributing_lists_the_folders_in_order_in_their_own_words() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("| folder | |")[2].partition("\n\n")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == [f"`{name}/`" for name in FOLDERS]
+    for name, (_, words) in zip(FOLDERS, rows, strict=True):
+        text = " ".join((ast.get_docstring(ast.parse((PACKAGE / name / "__init__.py").read_text())) or "").split())
+        assert words == re.split(r"(?<=\.) ", text)[0]
+
+
+def test_the_way_of_a_cell_names_functions_that_exist_and_is_short() -> None:
+    steps = (ROOT / "docs" / "design.md").read_text().partition("## Following one cell")[2]
+    assert len(re.findall(r"^\d+\. ", steps, re.MULTILINE)) <= 12
+    names = re.findall(r"`([a-z_]+(?:\.\w+){2,})`", steps)
+    assert len(names) > 15
+    for name in names:
+        parts = name.split(".")
+        value: object = importlib.import_module(f"buildctl.{parts[0]}.{parts[1]}")
+        for part in parts[2:]:
+            value = getattr(value, part)
