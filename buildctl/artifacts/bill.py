@@ -1,4 +1,4 @@
-"""A bill of materials in CycloneDX: the document of what layers hold, and what such a document says."""
+"""A bill of materials in CycloneDX: writing one from the contents of layers, and reading one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def bill(
 
 
 def packages_in_bill(value: Mapping[str, Any]) -> tuple[Package, ...]:
-    """The packages that a bill of ours lists, for comparison; what else may be in it is left out."""
+    """The packages listed in one of our bills, for comparison; other components are left out."""
     found = []
     for component in value.get("components", ()):
         purl = str(component.get("purl", ""))
@@ -81,7 +81,7 @@ def purl(package: Package, suite: str) -> str:
 
 
 def _component(package: Package, hashes: Mapping[Key, Digest], suite: str) -> dict[str, Any]:
-    """What came inside another distribution has no file of its own, so no hash."""
+    """A package bundled in another distribution has no file of its own, so no hash."""
     digest = None if package.within else hashes.get((package.kind, package.name, package.version))
     reference = purl(package, suite)
     out: dict[str, Any] = {
@@ -105,7 +105,7 @@ def _component(package: Package, hashes: Mapping[Key, Digest], suite: str) -> di
 
 
 def compare(name: str, packages: Iterable[Package], hashes: Mapping[Key, Digest], *, whole: bool) -> None:
-    """What is in the image and what was locked for it are the same set; `whole` when the base is locked, too."""
+    """Checks that the image holds exactly what was locked for it; `whole` if the base is locked, too."""
     there = {(p.kind, p.name, p.version) for p in packages if not p.within and (whole or p.kind == "pypi")}
     extra, missing = sorted(there - set(hashes)), sorted(set(hashes) - there)
     if extra or missing:
@@ -113,5 +113,5 @@ def compare(name: str, packages: Iterable[Package], hashes: Mapping[Key, Digest]
         raise LayoutError(
             f"{name}: the image and its locks differ: {'; '.join(listed[:5])}"
             + (f" and {len(listed) - 5} more" if len(listed) > 5 else ""),
-            hint="build the image again from the locks that are there",
+            hint="build the image again from the current locks",
         )

@@ -133,7 +133,7 @@ class BuildPython:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Compilation]:
-        """Raises EngineError when the Python cannot be started or fails."""
+        """Raises EngineError if the Python cannot start or fails."""
         with contextlib.ExitStack() as stack:
             yield _Compilation(lambda: stack.enter_context(self._process()), most=os.cpu_count() or 1)
 
@@ -152,7 +152,7 @@ class BuildPython:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise EngineError(f"the base's Python cannot be started: {self.argv[0]}: {error}") from error
+                raise EngineError(f"cannot start the base's Python: {self.argv[0]}: {error}") from error
             assert process.stdin is not None  # noqa: S101 - PIPE was asked for
             running = _Process(process, process.stdin, out, err)
             try:
@@ -162,7 +162,7 @@ class BuildPython:
 
 
 class _Compilation:
-    """Gives each file to the process with the least to do; one layer may hold most of an image's sources."""
+    """Gives each file to the least busy process; one layer may hold most of an image's sources."""
 
     def __init__(self, start: Callable[[], _Process], *, most: int) -> None:
         self._start, self._most = start, most
@@ -185,7 +185,7 @@ class _Compilation:
 
 
 class _Process:
-    """`size` is what it was given, in bytes of source."""
+    """`size` is its work so far, in bytes of source."""
 
     def __init__(self, process: subprocess.Popen[bytes], stdin: IO[bytes], out: IO[bytes], err: IO[bytes]) -> None:
         self._process, self._stdin, self._out, self._err = process, stdin, out, err
@@ -215,7 +215,7 @@ class _Process:
     def _read(self, length: int) -> bytes:
         data = self._out.read(length)
         if len(data) != length:
-            raise EngineError("the base's Python gave less bytecode than it was asked for")
+            raise EngineError("the base's Python returned too little bytecode")
         return data
 
     def finish(self) -> None:
@@ -224,12 +224,12 @@ class _Process:
         try:
             status = self._process.wait(_DEADLINE)
         except subprocess.TimeoutExpired as error:
-            raise EngineError(f"the base's Python did not finish its bytecode within {_DEADLINE:g} s") from error
+            raise EngineError(f"the base's Python did not finish compiling within {_DEADLINE:g} s") from error
         if status:
             self._err.seek(0)
             said = self._err.read()[-2000:].decode(errors="replace").strip()
             raise EngineError(
-                f"the base's Python failed with {status} while making bytecode" + (f":\n{said}" if said else "")
+                f"the base's Python failed with {status} while compiling" + (f":\n{said}" if said else "")
             )
         self._out.seek(0)
 

@@ -1,6 +1,6 @@
 """Which packages an image holds, read from its layers: dpkg's database and the metadata of Python distributions.
 
-What a layer says depends on its bytes alone, so it is kept in the store under the layer's digest and read once.
+The result depends on a layer's bytes alone, so it is kept in the store under the layer's digest and read once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LIMIT = 16 << 20  # bytes of one file that is read
 class Package:
     """`kind` is `deb` or `pypi`; names of the latter are normalised (PEP 503). `licences` are as the package says.
 
-    `within` names the distribution that brought this one along inside (setuptools does): nobody installed it by itself.
+    `within` names the distribution that bundles this one (setuptools does): it was not installed by itself.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Package:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerContents:
-    """`debian` is None where the layer has no dpkg database: one that has replaces the one below it."""
+    """`debian` is None if the layer has no dpkg database; otherwise it replaces the one below."""
 
     debian: tuple[Package, ...] | None
     python: tuple[Package, ...]
@@ -96,7 +96,7 @@ def packages_of(layout: Layout, manifest: Descriptor, *, store: Store | None = N
 
 
 def layer_contents(layout: Layout, layer: Descriptor, *, store: Store | None = None) -> LayerContents:
-    """Raises LayoutError for a layer that cannot be read."""
+    """Raises LayoutError for an unreadable layer."""
     path = _kept(store, layer.digest) if store else None
     if path is not None and path.is_file():
         try:
@@ -170,7 +170,7 @@ def _debian(text: str) -> Iterable[Package]:
 
 
 def _distribution(text: str) -> Package:
-    """Core metadata, PEP 639 before what came before it."""
+    """Core metadata; PEP 639 fields take precedence over older ones."""
     fields = HeaderParser().parsestr(text)
     classifiers = [c.rpartition(" :: ")[2] for c in fields.get_all("Classifier", []) if c.startswith("License :: ")]
     plain = (fields.get("License") or "").strip()

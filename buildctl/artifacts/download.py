@@ -20,7 +20,7 @@ from buildctl.ground.errors import ArtifactError, FetchError
 from buildctl.ground.net import Patience, new_session, redact
 from buildctl.oci.digest import Digest
 
-_MOVED = 1 << 16  # an attempt that brought this much was no failure, only too short
+_MOVED = 1 << 16  # an attempt that got this far was not a failure, only too short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +41,10 @@ def download(
     connections: int = 8,
     patience: Patience | None = None,
 ) -> None:
-    """Bring every item into the store; returns when all are there, whole and checked. No network if they already are.
+    """Download every item into the store; returns when all are complete and checked. No network if they are already.
 
-    Raises FetchError (`vanished` when every source says that the file is not there), ArtifactError when other bytes
-    came twice, EngineError when the disk is full. What arrived until then stays, and the next call continues with it.
+    Raises FetchError (`vanished` if every source reports it missing), ArtifactError if wrong bytes
+    arrived twice, EngineError if the disk is full. What has arrived stays, and the next call resumes from it.
     """
     missing = {item.digest: item for item in items if store.artifact(item.digest) is None}
     if not missing:
@@ -97,8 +97,8 @@ class _AbandonedError(Exception):
 
 
 class _Run:
-    """Workers take units from one queue. A file's first request finds out whether its source knows ranges; only then
-    the other parts are queued, so a source without them has exactly one reader.
+    """Workers take units from one queue. A file's first request finds out whether its source supports ranges; only then
+    the other parts are queued, so a source without ranges has exactly one reader.
     """
 
     def __init__(self, files: Sequence[_File], store: Store, patience: Patience) -> None:
@@ -178,7 +178,7 @@ class _Run:
             _Fetch(self, unit, session, missing[0], leads=True).fetch()
 
     def _open(self, file: _File) -> bool:
-        """False if there is nothing to do now: another process has brought it, or is about to."""
+        """False if there is nothing to do now: another process has downloaded it, or is about to."""
         if self.store.artifact(file.item.digest) is not None:
             self._finished()
             return False
@@ -199,23 +199,23 @@ class _Run:
             self.change.notify_all()
 
     def queue_others(self, unit: _Unit, part: int) -> None:
-        """The source knows ranges: the other missing parts, before files that were not begun yet."""
+        """The source supports ranges: queue the other missing parts before files not begun yet."""
         others = [n for n in unit.file.partial.missing if n != part]
         self._queue([_Unit(file=unit.file, turn=unit.turn, part=n) for n in others], first=True)
 
     def _settle(self, file: _File) -> None:
-        """Nobody writes any more: into the store, or once more from the start."""
+        """All writers are done: move it into the store, or start once more."""
         if file.wrong is None:
             digest = file.partial.settle()
             if digest == file.item.digest:
                 self._finished()
                 return
-            file.wrong = f"SHA-256 {digest.hex}, the lock says {file.item.digest.hex}"
+            file.wrong = f"SHA-256 {digest.hex}, the lock has {file.item.digest.hex}"
         if file.turn:
             file.partial.discard()
             raise ArtifactError(
-                f"{file.item.label}: the source gives another file than the lock pins: {file.wrong}",
-                hint="find out why before you lock again: the same name with other bytes is what a lock protects from",
+                f"{file.item.label}: the source serves a different file than the lock pins: {file.wrong}",
+                hint="find out why before you lock again: a lock guards against a file that changes its bytes",
             )
         file.rewind()
         file.turn, file.wrong = file.turn + 1, None
@@ -232,7 +232,7 @@ class _Run:
 
 
 class _Fetch:
-    """One unit: from the first source that gives it, after as many attempts as patience allows."""
+    """One unit: from the first source that serves it, within the allowed attempts."""
 
     def __init__(self, run: _Run, unit: _Unit, session: requests.Session, part: int, *, leads: bool) -> None:
         self.run, self.unit, self.session = run, unit, session
@@ -257,13 +257,13 @@ class _Fetch:
                 hint = error.hint
                 reasons.append(f"{redact(url)}: {error}")
             except RetryError as error:
-                hint = hint or "is the network up? what arrived is kept, and the next run continues"
+                hint = hint or "is the network up? finished parts are kept, and the next run resumes"
                 reasons.append(f"{redact(url)}: {error}, {self.run.patience.attempts} times in a row")
         vanished = gone == len(urls)
         if vanished:
-            hint = "no source has it any more: lock again"
+            hint = "no source has it any longer: lock again"
         raise FetchError(
-            f"{self.file.item.label} cannot be fetched: {'; '.join(reasons) or 'no source'}",
+            f"cannot fetch {self.file.item.label}: {'; '.join(reasons) or 'no source'}",
             hint=hint,
             vanished=vanished,
         )
@@ -309,14 +309,14 @@ class _Fetch:
             self.partial.finish(0)
 
     def _take_all(self) -> None:
-        """The source knows no ranges: all of it, from the start, by this one reader."""
+        """The source does not support ranges: all of it, from the start, by this one reader."""
         if not self.leads:
-            raise RetryError("the source gave a range before, and now it does not")
+            raise RetryError("the source no longer supports ranges")
         self.file.rewind()
         self.position, self.end = 0, self.file.item.size
 
     def _write(self, chunk: bytes) -> None:
-        """Into the file, with a note at each end of a part."""
+        """Write to the file, and record each finished part."""
         rest = memoryview(chunk)
         while rest:
             part = self.partial.part_at(self.position)

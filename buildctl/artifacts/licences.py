@@ -1,4 +1,4 @@
-"""Licence names as packages write them, to SPDX identifiers: only where the name leaves no doubt.
+"""Licence names as packages write them, to SPDX identifiers: only if the name is unambiguous.
 
 Debian's short names are defined in the machine-readable copyright format 1.0, "License specification"; of PyPI's
 classifiers, "BSD License" or "GPLv3" do not say which, so they stay names (PEP 639, "mapping").

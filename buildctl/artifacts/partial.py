@@ -1,4 +1,4 @@
-"""A file on its way into the store: it grows in parts, is hashed in order, and survives a kill.
+"""A file being downloaded into the store: it grows in parts, is hashed in order, and survives a kill.
 
 `partial/<hex>` holds the bytes and `partial/<hex>.parts` the numbers of the whole parts. The rule that makes the hash
 true: a region has one writer at a time, and is hashed after its last write. The writer's flock on the file keeps other
@@ -46,7 +46,7 @@ class Partial:
     @property
     def file(self) -> BinaryIO:
         if self._file is None:
-            raise RuntimeError("open() comes first")
+            raise RuntimeError("open() must come first")
         return self._file
 
     def span(self, part: int) -> tuple[int, int]:
@@ -68,7 +68,7 @@ class Partial:
             return sum(end - start for start, end in map(self.span, self.done))
 
     def open(self) -> bool:
-        """Become the only writer, and take up what a former run left. False while another process is the writer."""
+        """Become the only writer, and resume from an earlier run. False while another process is the writer."""
         with disk(self.path):
             file = open(self.path, "a+b", buffering=0)  # noqa: PTH123, SIM115 - kept open; creates, never truncates
         with disk(self.path), contextlib.ExitStack() as stack:
@@ -98,7 +98,7 @@ class Partial:
         return {int(n) for n in lines[:-1] if n.isdigit() and int(n) < self.count} if first == str(PART) else None
 
     def rewind(self) -> None:
-        """Forget everything received. Only while nobody writes."""
+        """Discard everything received. Only while nobody writes."""
         with disk(self.path), self._hashing, self._mutex:
             self.journal.write_text(f"{PART}\n", "ascii")
             self.file.truncate(0)
@@ -130,13 +130,13 @@ class Partial:
             while position < end:
                 data = os.pread(self.file.fileno(), min(1 << 20, end - position), position)
                 if not data:
-                    raise EngineError(f"{self.path} became shorter while it was written")
+                    raise EngineError(f"{self.path} shrank while it was being written")
                 self._hasher.update(data)
                 position += len(data)
             self._hashed += 1
 
     def settle(self) -> Digest:
-        """All parts are there and nobody writes: the digest of the whole. If it is right, it moves into the store."""
+        """The digest of the complete file; if it is right, the file moves into the store. Only while nobody writes."""
         with self._hashing:
             self._hash_prefix()
             digest = Digest(self._hasher.hexdigest())
@@ -152,13 +152,13 @@ class Partial:
         return digest
 
     def discard(self) -> None:
-        """Remove it: what is in it is wrong. Only while nobody writes."""
+        """Remove it because its content is wrong. Only while nobody writes."""
         self.path.unlink(missing_ok=True)
         self.journal.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
-        """Let other processes in. Only while nobody writes."""
+        """Release the lock. Only while nobody writes."""
         if self._file is not None:
             self._file.close()
             self._lock.close()
@@ -170,7 +170,7 @@ def folder(store: Store) -> Path:
 
 
 def prepare(store: Store, needed: int) -> None:
-    """Make the folder, remove what was given up a month ago. Raises EngineError if `needed` bytes do not fit."""
+    """Make the folder, remove what was abandoned a month ago. Raises EngineError if `needed` bytes do not fit."""
     place = folder(store)
     with disk(place):
         place.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def prepare(store: Store, needed: int) -> None:
                 if time.time() - path.stat().st_mtime > _ABANDONED:
                     path.unlink()
         free = shutil.disk_usage(place).free
-        # sparse files: what a former run brought is already taken off the free space
+        # sparse files: bytes of an earlier run are already off the free space
         there = 0
         for path in place.iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -187,7 +187,7 @@ def prepare(store: Store, needed: int) -> None:
     if free + there < needed:
         raise EngineError(
             f"not enough space for the downloads in {place}: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free",
-            hint="make room, or set BUILDCTL_CACHE to a folder on a larger disk",
+            hint="free some space, or set BUILDCTL_CACHE to a folder on a larger disk",
         )
 
 
@@ -207,11 +207,11 @@ def disk(path: Path) -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise EngineError(
                 f"no space left for downloads: {path}",
-                hint="make room, or set BUILDCTL_CACHE to a folder on a larger disk; the next run continues",
+                hint="free some space, or set BUILDCTL_CACHE to a folder on a larger disk; the next run resumes",
             ) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise EngineError(
-                f"{error.filename or path} cannot be written: {error.strerror}",
-                hint="set BUILDCTL_CACHE to a folder that you can write to",
+                f"cannot write {error.filename or path}: {error.strerror}",
+                hint="set BUILDCTL_CACHE to a writable folder",
             ) from error
         raise

@@ -1,10 +1,10 @@
 """The content-addressed store: artifacts as downloaded, layers as made. Shared by every project of a user.
 
-artifacts/<2 hex>/<hex>   wheels and Debian packages under their SHA-256; a file is there only when it is whole
+artifacts/<2 hex>/<hex>   wheels and Debian packages under their SHA-256; only complete files
 blobs/sha256/<hex>        finished layers
 layers/<key>.json         recipe key -> layer
 locks/<key>               held (flock) while the layer of a key is made
-tmp/                      what is being written; whoever writes holds an flock, so what a dead process left is known
+tmp/                      what is being written; whoever writes holds an flock, so leftovers of dead processes show
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Store:
         return cls((Path(xdg) if xdg.startswith("/") else Path.home() / ".cache") / "buildctl")
 
     def artifact_path(self, digest: Digest) -> Path:
-        """Where the artifact is or will be; the folder exists afterwards, the file only when it is whole."""
+        """Where the artifact is or will be; creates the folder; the file exists only if complete."""
         path = self.root / "artifacts" / digest.hex[:2] / digest.hex
         self._folder(path.parent)
         return path
@@ -105,10 +105,10 @@ class Store:
         compression: Compression,
         on_bytes: Callable[[int], None] | None = None,
     ) -> tuple[Layer, bool]:
-        """The layer of `key`, made from `entries()` if it is not there yet; True with it when this call made it.
+        """The layer of `key`, made from `entries()` if missing; with True if this call made it.
 
         Any number of processes may ask for the same key at once: one makes it, the others wait. Nothing appears before
-        it is whole and on disk. Raises EngineError when the disk is full.
+        it is whole and on disk. Raises EngineError if the disk is full.
         """
         if found := self.layer(key):
             return found, False
@@ -130,7 +130,7 @@ class Store:
     def temporary(self) -> Iterator[Path]:
         """An empty file in tmp/ to write to and to rename into place; removed at the end if it is still there.
 
-        It is locked while the block runs. What other processes left there when they died is removed first.
+        It is locked while the block runs. Leftovers of dead processes are removed first.
         """
         folder = self.root / "tmp"
         with self._disk("writing"):
@@ -151,10 +151,10 @@ class Store:
                     _remove_if_unlocked(path)
 
     def prune(self, *, everything: bool = False) -> int:
-        """Remove what can be made again cheaply: unpacked images, and layers that no recipe leads to any more.
+        """Remove what is cheap to recreate: unpacked images, and layers that no recipe refers to.
 
-        With `everything` layers and downloads as well. Returns the bytes freed. What is younger than an hour stays,
-        since a build may be about to name it.
+        With `everything` also layers and downloads. Returns the bytes freed. Anything younger than an hour stays,
+        since a build may be about to use it.
         """
         before = shutil.disk_usage(self.root).free if self.root.is_dir() else 0
         folders = ["unpacked", "unpacked-images", "pulled"]
@@ -206,18 +206,18 @@ class Store:
 
     @contextlib.contextmanager
     def _disk(self, doing: str) -> Iterator[None]:
-        """Turn the operating system's no into an error that says where and what to do."""
+        """Turn an OSError into an error with place and hint."""
         try:
             yield
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise EngineError(
                     f"no space left in the store while {doing}: {self.root}{_free(self.root)}",
-                    hint="make room, or set BUILDCTL_CACHE to a folder on a larger disk; what is finished stays",
+                    hint="free some space, or set BUILDCTL_CACHE to a folder on a larger disk; finished files are kept",
                 ) from error
             if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
                 raise EngineError(
-                    f"the store cannot be used ({error.strerror}) while {doing}: {error.filename or self.root}",
+                    f"cannot use the store ({error.strerror}) while {doing}: {error.filename or self.root}",
                     hint="set BUILDCTL_CACHE to a folder that you can write to",
                 ) from error
             raise
@@ -236,7 +236,7 @@ def _create_locked(folder: Path) -> tuple[Path, int]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if path.exists():  # else a sweeper came between the two calls
+            if path.exists():  # else it was swept between the two calls
                 return path, handle
         except OSError:
             path.unlink(missing_ok=True)
@@ -255,7 +255,7 @@ def _remove_if_unlocked(path: Path) -> None:
 
 
 def _remove_tree(root: Path) -> None:
-    """Also what an image made read-only."""
+    """Including what an image made read-only."""
 
     def writable(_: Callable[..., object], path: str, __: object) -> None:
         with contextlib.suppress(OSError):

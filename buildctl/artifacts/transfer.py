@@ -1,4 +1,4 @@
-"""One attempt to get a range of one URL, with its outcome in four words: retry, gone, refused, another file."""
+"""One attempt to get a range of one URL, with four kinds of failure: retry, gone, refused, other file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GONE = {404, 410}
 
 
 class RetryError(Exception):
-    """One attempt failed, another may not. `wait` is what the server asked for, in seconds."""
+    """One attempt failed, another may succeed. `wait` is what the server asked for, in seconds."""
 
     def __init__(self, reason: str, *, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -29,11 +29,11 @@ class RetryError(Exception):
 
 
 class GoneError(Exception):
-    """The source says that it does not have the file."""
+    """The source does not have the file."""
 
 
 class RefusedError(Exception):
-    """The source will not give the file however often it is asked."""
+    """The source refuses to serve the file, however often it is asked."""
 
     def __init__(self, reason: str, *, hint: str | None = None) -> None:
         super().__init__(reason)
@@ -46,7 +46,7 @@ class OtherFileError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """`ranged`: the range that was asked for. Otherwise the whole file, from its first byte."""
+    """`ranged`: the requested range. Otherwise the whole file, from its first byte."""
 
     ranged: bool
     chunks: Iterator[bytes]
@@ -56,9 +56,9 @@ class Body:
 def open_range(
     session: requests.Session, url: str, start: int, end: int, size: int, *, patience: Patience, fresh: bool = False
 ) -> Iterator[Body]:
-    """Bytes `start` to `end` of a file of `size` bytes. With `fresh`, caches on the way are asked to look again.
+    """Bytes `start` to `end` of a file of `size` bytes. With `fresh`, asks proxies to revalidate.
 
-    The chunks never yield more than was asked for, and may end early. A source that knows no ranges gives the whole
+    The chunks never yield more than requested, and may end early. A source without ranges serves the whole
     file from 0 (`ranged` is False).
     """
     if url.startswith("file:"):
@@ -82,18 +82,18 @@ def open_range(
 
 
 def _judge(answer: requests.Response, start: int, end: int, size: int, patience: Patience) -> bool:
-    """Whether the answer is the range that was asked for; raises for everything that is no body."""
+    """Whether the response is the requested range; raises for anything but a body."""
     code = answer.status_code
     if code in _GONE:
         raise GoneError(f"{code} {answer.reason}")
     if code in _BUSY:
         wait = retry_after(answer.headers.get("Retry-After"))
         if wait is not None and wait > patience.longest_wait:
-            raise RefusedError(f"{code} {answer.reason}, to be asked again in {wait:.0f} s", hint="try again later")
+            raise RefusedError(f"{code} {answer.reason}; it asks us to wait {wait:.0f} s", hint="try again later")
         raise RetryError(f"{code} {answer.reason}", wait=wait)
     if code in {401, 403, 407}:
         raise RefusedError(
-            f"{code} {answer.reason}", hint="put the credentials where pip looks for them: netrc, or the index's URL"
+            f"{code} {answer.reason}", hint="put credentials where pip finds them: netrc, or the index URL"
         )
     if code == 416:
         raise OtherFileError(f"it has no bytes {start}-{end - 1}")
@@ -101,14 +101,14 @@ def _judge(answer: requests.Response, start: int, end: int, size: int, patience:
     if code == 206:
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
         if match is None or (int(match[1]), int(match[2])) != (start, end - 1):
-            raise RetryError("the answer is another range than was asked for")
+            raise RetryError("the response is a different range than requested")
         if match[3] not in {"*", str(size)}:
-            raise OtherFileError(f"size {match[3]}, the lock says {size}")
+            raise OtherFileError(f"size {match[3]}, the lock has {size}")
         return True
     if code != 200:
         raise RefusedError(f"{code} {answer.reason}")
     if length.isdigit() and int(length) != size:
-        raise OtherFileError(f"size {length}, the lock says {size}")
+        raise OtherFileError(f"size {length}, the lock has {size}")
     return False
 
 
@@ -131,7 +131,7 @@ def _open_local(url: str, start: int, end: int, size: int) -> Iterator[Body]:
     try:
         with path.open("rb") as file:
             if (found := path.stat().st_size) != size:
-                raise OtherFileError(f"size {found}, the lock says {size}")
+                raise OtherFileError(f"size {found}, the lock has {size}")
             file.seek(start)
             yield Body(ranged=True, chunks=_read(file, end - start))
     except FileNotFoundError as error:

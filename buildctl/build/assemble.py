@@ -1,7 +1,7 @@
-"""The assemble engine: executes a rendered Dockerfile without daemon, root or emulation, running nothing of the image.
+"""The assemble engine: executes a rendered Dockerfile without daemon, root or emulation, running nothing from it.
 
-What is here makes layers in parallel processes and writes images from them: blobs, configuration, manifest, tag.
-`plan` decides what to do before any download, `recipes` says what each layer is made from.
+It makes layers in parallel processes and writes images from them: blobs, configuration, manifest, tag.
+`plan` decides what to do before any download, `recipes` defines what each layer is made from.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from buildctl.oci.layout import Layout
 
 
 class Source(Protocol):
-    """What a layer is made from. Crosses to a worker process, so it holds values and paths only."""
+    """What a layer is made from. It is sent to a worker process, so it holds only values and paths."""
 
     def entries(self, store: Store) -> Iterable[Entry]: ...
 
@@ -73,7 +73,7 @@ class Built:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A layer in the store; `fresh` when it was made now, which took `seconds` of one process."""
+    """A layer in the store; `fresh` if it was made now, which took `seconds` of one process."""
 
     layer: Layer
     fresh: bool
@@ -124,8 +124,8 @@ def make_layers(
 ) -> dict[str, Made]:
     """Make what the store lacks, the heaviest first, in `jobs` processes (one per core by default).
 
-    Returns what was made or found, by key. The first failure stops the others, also one of `meanwhile`, which is called
-    here while processes work; whole layers stay.
+    Returns what was made or found, by key. The first failure stops the others, also one in `meanwhile`, which is called
+    here while processes work; finished layers are kept.
     """
     done: dict[str, Made] = {}
     missing: dict[str, Recipe] = {}
@@ -174,8 +174,8 @@ def _in_processes(
                 bars[key].finish()
     except BrokenProcessPool as error:
         raise EngineError(
-            "a worker process died while it made a layer (killed, or out of memory)",
-            hint="run the command again: whole layers are kept; --jobs 1 needs the least memory",
+            "a worker process died while making a layer (killed, or out of memory)",
+            hint="run the command again: finished layers are kept; --jobs 1 needs the least memory",
         ) from error
     except BaseException:
         _stop(pool)
@@ -186,7 +186,7 @@ def _in_processes(
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:
-    """Kill the workers now: a layer in the making is a temporary file that nobody reads."""
+    """Kill the workers now: an unfinished layer is a temporary file that nobody reads."""
     workers: Mapping[int, SpawnProcess] = getattr(pool, "_processes", None) or {}
     for process in list(workers.values()):
         process.kill()

@@ -1,6 +1,6 @@
 """The docker engine: the same Dockerfiles through BuildKit (`docker buildx bake`), ending in the same OCI layout.
 
-One bake definition says all there is to know. `docker-bake.json` of the project is that definition with paths for a
+One bake definition holds everything. `docker-bake.json` of the project is that definition with paths for a
 clone; the engine adds where its own output goes, what is secret, and a builder.
 """
 
@@ -39,7 +39,7 @@ class DockerOptions:
     """`builder` is a buildx builder by name (remote, Kubernetes, several nodes), `secrets` files by id.
 
     `context` is a docker context or the URL of a daemon, whose own BuildKit builds unless a `builder` is named.
-    `network` "host" lets steps reach the builder's own loopback, for an index or a proxy there.
+    `network` "host" lets steps reach the builder's loopback, for an index or a proxy there.
     """
 
     epoch: int
@@ -56,7 +56,7 @@ class DockerOptions:
 def build_with_docker(targets: Sequence[Target], options: DockerOptions, *, layout: Layout) -> dict[str, Descriptor]:
     """Build all targets at once and tag each by its name in `layout`; returns the manifests by target name.
 
-    Raises ToolError when docker or buildx is missing, EngineError when the build fails or gives something else than
+    Raises ToolError if docker or buildx is missing, EngineError if the build fails or exports anything but
     one image per target.
     """
     layout.create()
@@ -64,7 +64,7 @@ def build_with_docker(targets: Sequence[Target], options: DockerOptions, *, layo
     with _scratch(layout.root) as scratch:
         places = {target.name: scratch / str(number) for number, target in enumerate(targets)}
         _export(targets, places, options)
-        # where BuildKit has a layer in its cache as another export compressed it, that is what it gives
+        # if BuildKit's cache has a layer as compressed by another export, it exports that one
         mixed = [t for t in targets if t.fixed_times and not _compressed_as_asked(places[t.name], options)]
         if mixed:
             _export([replace(t, fixed_times=False) for t in mixed], places, replace(options, cache=True))
@@ -92,16 +92,16 @@ def _export(targets: Sequence[Target], places: Mapping[str, Path], options: Dock
 
 
 def _compressed_as_asked(built: Path, options: DockerOptions) -> bool:
-    """Of the base's layers, too, which BuildKit keeps as they are; it only costs a second export."""
+    """Also of the base's layers, which BuildKit keeps as they are; this only costs a second export."""
     layout = Layout(built)
     images = [m for m in layout.read_index().manifests if m.media_type == MediaType.MANIFEST]
     return {layer.media_type for m in images for layer in layout.manifest(m).layers} <= {options.compression.media_type}
 
 
 def user_secrets(folder: Path, environment: Mapping[str, str], *, index: str | None = None) -> dict[str, Path]:
-    """The build secrets that let install-wheels fetch as the user's own uv would: a CA bundle, a uv.toml with indexes.
+    """The build secrets with which install-wheels fetches like the user's own uv: a CA bundle, a uv.toml with indexes.
 
-    `environment` is that of uv on this machine, `index` the one that serves torch. Nothing of it gets into a layer, the
+    `environment` is that of uv on this machine, `index` the one that serves torch. None of it ends up in a layer, the
     history or a cache key. The uv.toml, which may hold a password, is written into `folder`.
     """
     secrets = {}
@@ -121,7 +121,7 @@ def user_secrets(folder: Path, environment: Mapping[str, str], *, index: str | N
 
 
 def check_buildx(options: DockerOptions) -> None:
-    """Raises ToolError where `docker` or its buildx plugin is missing, EngineError for an unknown builder."""
+    """Raises ToolError if `docker` or its buildx plugin is missing, EngineError for an unknown builder."""
     if which("docker") is None and not options.env:
         raise ToolError("program not found: docker", hint=NO_BUILDX)
     version = run([*_buildx(options), "version"], timeout=60, env=options.env, check=False, missing_hint=NO_BUILDX)
@@ -131,7 +131,7 @@ def check_buildx(options: DockerOptions) -> None:
         argv = [*_buildx(options), "inspect", options.builder]
         found = run(argv, timeout=120, env=options.env, check=False)
         if found.returncode != 0:
-            hint = "`docker buildx ls` shows what there is, `docker buildx create` makes one"
+            hint = "`docker buildx ls` lists builders, `docker buildx create` makes one"
             raise EngineError(f"no usable builder {options.builder!r}: {found.stderr.strip()[:300]}", hint=hint)
 
 
@@ -202,7 +202,7 @@ def _bake(file: Path, options: DockerOptions) -> None:
     said = done.stderr.strip()
     hint = None
     if "OCI exporter is not supported" in said:
-        hint = "turn on Docker's containerd image store, or name a builder made by `docker buildx create`: --builder"
+        hint = "enable Docker's containerd image store, or pass --builder with one made by `docker buildx create`"
     elif "install-wheels" in said and "UnknownIssuer" in said:
         hint = "behind a company proxy, set SSL_CERT_FILE to its CA bundle"
     what = f"did not finish within {DEADLINE:g} s" if done.timed_out else "failed"
@@ -210,15 +210,15 @@ def _bake(file: Path, options: DockerOptions) -> None:
 
 
 def _take(layout: Layout, built: Path, target: Target) -> Descriptor:
-    """Bring one image that buildx exported to `built` into `layout`."""
+    """Import one image that buildx exported to `built` into `layout`."""
     source = Layout(built)
     images = [m for m in source.read_index().manifests if m.media_type == MediaType.MANIFEST]
     if len(images) != 1:
         found = ", ".join(str(m.media_type) for m in source.read_index().manifests) or "nothing"
-        raise EngineError(f"{target.name}: buildx was to export one image manifest, not: {found}")
+        raise EngineError(f"{target.name}: expected buildx to export one image manifest, not: {found}")
     manifest, config = source.manifest(images[0]), source.config(images[0])
     if config.platform.architecture != target.arch:
-        raise EngineError(f"{target.name}: the builder made {config.platform}, not linux/{target.arch}")
+        raise EngineError(f"{target.name}: the builder built {config.platform}, not linux/{target.arch}")
     for blob in (*manifest.layers, manifest.config):
         layout.add_blob(source.blob_path(blob.digest), blob.digest, blob.size)
     written = layout.write_bytes(MediaType.MANIFEST, source.read_bytes(images[0]))
@@ -228,7 +228,7 @@ def _take(layout: Layout, built: Path, target: Target) -> Descriptor:
 
 
 def put_uv(layout: Layout, arches: Sequence[str], *, env: Mapping[str, str]) -> Descriptor:
-    """Tag `uv` in `layout`: an image that is nothing but the static uv of this version, for each build platform.
+    """Tag `uv` in `layout`: an image with only the static uv of this version, for each build platform.
 
     `env` is the environment for uv, which fetches its own wheel from the user's index. Raises ToolError.
     """

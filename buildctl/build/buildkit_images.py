@@ -1,4 +1,4 @@
-"""`buildctl build --engine docker`: cells to bake targets, and docker-bake.json for those who have Docker alone."""
+"""`buildctl build --engine docker`: cells to bake targets, and docker-bake.json for users with only Docker."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def put_tool(layout: Layout) -> None:
 
 def _target(cell: Cell, *, context: Path, layout: Path) -> Target:
     target = target_of(cell, context=context, layout=layout)
-    # somebody else's base may be compressed in another way, which is taken for a reason to export once more
+    # a foreign base may be compressed differently, which triggers a second export
     return with_fixed_times(target) if isinstance(cell.base, DebianBase) else target
 
 
 def with_fixed_times(target: Target) -> Target:
-    """`target` as its Dockerfile is: see `has_fixed_times`. BuildKit may understand one that our parser refuses."""
+    """`target` as its Dockerfile is: see `has_fixed_times`. BuildKit may accept one that our parser refuses."""
     with suppress(DockerfileError):
         return replace(target, fixed_times=has_fixed_times(read_dockerfile(Path(target.context, target.dockerfile))))
     return target

@@ -1,4 +1,4 @@
-"""What BuildKit says as it builds (`--progress plain`): live on a terminal, few lines elsewhere, and why it failed."""
+"""BuildKit's output (`--progress plain`): live on a terminal, few lines elsewhere, and why a build failed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Step:
 class Steps:
     """Takes the lines one by one. `running` are the steps that are under way, `failed` the first that failed.
 
-    A step that took long is told on `lines` when it ends.
+    Long steps are reported on `lines` when they end.
     """
 
     lines: Console | None = None
@@ -70,7 +70,7 @@ class Steps:
                 self.running[number] = step
 
     def why(self) -> str:
-        """For a person: the step, the last that it said, the place in the Dockerfile. "" when no step failed."""
+        """For people: the step, its last output, the place in the Dockerfile. "" if no step failed."""
         if self.failed is None:
             return "\n".join(self.tail)
         # behind the steps come rulers around the output, which is above, and around the lines of the Dockerfile
@@ -83,7 +83,7 @@ class Steps:
 
 
 class Shown:
-    """What rich draws again and again: the steps under way, the seconds of each, the last that it said."""
+    """What rich redraws: the running steps, the seconds of each, its last output."""
 
     def __init__(self, steps: Steps, console: Console) -> None:
         self.steps, self.console = steps, console
@@ -99,7 +99,7 @@ class Shown:
 
 @contextmanager
 def watched(console: Console | None = None) -> Iterator[Steps]:
-    """Steps whose `line` is to be called, from one thread, with what BuildKit says; they are shown on stderr."""
+    """Steps, shown on stderr; call their `line`, from one thread, with each line of BuildKit's output."""
     console = log.console if console is None else console
     if console.is_terminal and not console.is_dumb_terminal:
         steps = Steps()

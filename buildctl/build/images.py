@@ -31,7 +31,7 @@ from buildctl.oci.image import Descriptor
 from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 
-# Docker, downloads and rendering are imported where they are used: a build with nothing to do answers in half a second.
+# Docker, downloads and rendering are imported where used: a build with nothing to do takes half a second.
 if TYPE_CHECKING:
     from buildctl.docker.load import Loaded
 
@@ -41,7 +41,7 @@ REPOSITORY = "pytorch"  # the name of our images in a Docker daemon: pytorch:cud
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """`load` None means: when a Docker daemon answers. `context` is a docker context or the URL of a daemon."""
+    """`load` None means: if a Docker daemon answers. `context` is a docker context or the URL of a daemon."""
 
     engine: str = "assemble"
     compression: str = "zstd"
@@ -95,7 +95,7 @@ class BuildResult:
 
 
 def reach(options: BuildOptions) -> None:
-    """Before any work: the Docker that was named answers. Raises RuntimeUnavailableError."""
+    """Before any work: check that the selected Docker answers. Raises RuntimeUnavailableError."""
     if options.context is not None:
         from buildctl.docker.daemon import connected
 
@@ -163,7 +163,7 @@ def build_bases(
 
 
 def bases_under(cells: Iterable[Cell]) -> list[Cell]:
-    """Cells that stand for all bases of `cells`, for the architecture of the image and of the machine that builds."""
+    """Cells that represent all bases of `cells`, for the architecture of the image and of the machine that builds."""
     found: dict[tuple[str, str], Cell] = {}
     for cell in cells:
         for arch in (cell.arch, build_arch()):
@@ -217,7 +217,7 @@ def load_images(
 
 
 def fetch_images(project: Project, locked: Sequence[LockedCell]) -> int:
-    """Bring everything that these cells are made from into the store, layers or no layers; how many artifacts it is.
+    """Download everything these cells are made from into the store, even if layers exist; returns how many artifacts.
 
     Raises BuildctlError, among them VanishedDebError.
     """
@@ -228,7 +228,7 @@ def fetch_images(project: Project, locked: Sequence[LockedCell]) -> int:
 
 
 class VanishedDebError(FetchError):
-    """Debian packages that no mirror has any more; `bases` are those whose locks name them, with the architecture."""
+    """Debian packages that no mirror has any longer; `bases` are those with locks on them, with the architecture."""
 
     def __init__(self, error: FetchError, bases: Sequence[tuple[DebianBase, str]]) -> None:
         super().__init__(error.message, hint=error.hint, vanished=True)
@@ -236,7 +236,7 @@ class VanishedDebError(FetchError):
 
 
 def _fetch(project: Project, planned: Sequence[Planned], store: Store, *, everything: bool = False) -> None:
-    """Only what a missing layer is made from; nothing at all, and no network, when every layer is there."""
+    """Only what missing layers are made from; nothing, and no network, if every layer exists."""
     missing = {r.key: r for p in planned for r in p.recipes if everything or store.layer(r.key) is None}
     if not missing:
         return
@@ -280,7 +280,7 @@ def _fetch_debs(
     except FetchError as error:
         if not error.vanished:
             raise
-        # which of the bases lost something: what all of them still lack, since downloads that could go on did
+        # which bases lost something: what is still missing, since all other downloads have finished
         raise VanishedDebError(
             error, [k for k, v in locks.items() if any(store.artifact(d) is None for d in v)]
         ) from error
@@ -289,7 +289,7 @@ def _fetch_debs(
 def _write_bases(
     planned: Sequence[Planned], made: Mapping[str, Made], layout: Layout, store: Store, epoch: int
 ) -> None:
-    """The bases that are made here, as images, and one index for each over the architectures that are there."""
+    """The bases built here, as images, and one index for each over the available architectures."""
     bases = {(p.base.name, p.cell.arch): p.base for p in planned if p.base.recipes}
     for base in bases.values():
         write_image(base_image(base), made, layout=layout, store=store, epoch=epoch)
@@ -300,7 +300,7 @@ def _write_bases(
 
 
 def _with_platform(layout: Layout, name: str) -> Descriptor:
-    """The descriptor of a manifest without its name, as it stands in an index."""
+    """The descriptor of a manifest without its name, as in an index."""
     found = layout.resolve(name)
     return replace(found, annotations={}, platform=found.platform or layout.config(found).platform)
 

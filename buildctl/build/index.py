@@ -1,6 +1,6 @@
-"""What stands in an image index beside digests: the claims of its images, the same in the layout and in a registry.
+"""What an image index has besides digests: the claims of its images, the same in the layout and in a registry.
 
-Only what holds on all platforms is said of the index; the rest stands beside each platform's digest.
+Claims that hold on all platforms are on the index; the others are on each platform's entry.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VERSION = "org.opencontainers.image.version"
 
 
 def claimed(descriptor: Descriptor, config: ImageConfig) -> Descriptor:
-    """The descriptor as a member of an index: with its platform, and the claims in the image's labels and no others."""
+    """The descriptor as a member of an index: with its platform, and only the claims in the image's labels."""
     platform = replace(config.platform, variant="")
     claims = {LABEL + key: value for key, value in read_labels(config.labels, platform.architecture).items()}
     return replace(descriptor, platform=platform, annotations=claims)
@@ -39,7 +39,7 @@ def index_of(members: Sequence[Descriptor], *, title: str, torch: str) -> Index:
 
 def write_indexes(project: Project, made: Mapping[str, Descriptor], layout: Layout) -> None:
     """One index for each image of which a cell was made (`made`: by cell id), over every architecture that the matrix
-    has: what was made now, and what an earlier run has left in the layout.
+    has: what was built now, and what an earlier run left in the layout.
     """
     there = set(layout.names())
     for image in dict.fromkeys(cell.image for cell in project.matrix.cells if cell.id in made):

@@ -1,4 +1,4 @@
-"""The native road: an environment on macOS arm64 from the lock, with uv and every hash checked."""
+"""Native environments: on macOS arm64, from the lock, with uv and every hash checked."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def native_cell(project: Project, name: str) -> Cell:
 
 
 def refuse_stale(project: Project, locked: LockedCell) -> None:
-    """Raises LockError when its lock is not what the matrix asks for."""
+    """Raises LockError if its lock does not match the matrix."""
     cell = locked.cell
     if reason := is_stale(cell, locked.wheels):
         path = project.shown(project.wheel_lock(cell.name, cell.arch))
@@ -59,7 +59,7 @@ def _current(project: Project, cell: Cell) -> LockedCell:
 
 
 def make_native(project: Project, name: str, path: Path | None, *, host: Host | None = None) -> Iterator[str]:
-    """Make or complete the environment and ask its torch. Raises RuntimeUnavailableError with the reason elsewhere."""
+    """Create or complete the environment and query its torch. Raises RuntimeUnavailableError on other systems."""
     cell = native_cell(project, name)
     lock = _current(project, cell).wheels
     if refused := refusal(project, cell, host or this_host()):
@@ -70,7 +70,7 @@ def make_native(project: Project, name: str, path: Path | None, *, host: Host | 
     shown = project.shown(project.wheel_lock(cell.name, cell.arch))
     yield f"{target}: {len(lock.wheels)} wheels, each with the hash in {shown}"
     yield from _asked(target)
-    yield f"source {target}/bin/activate; export {FALLBACK}=1 computes on the CPU what Metal has no kernel for"
+    yield f"source {target}/bin/activate; export {FALLBACK}=1 runs operations without a Metal kernel on the CPU"
 
 
 def default_folder(project: Project, cell: Cell) -> Path:
@@ -78,22 +78,22 @@ def default_folder(project: Project, cell: Cell) -> Path:
 
 
 def refusal(project: Project, cell: Cell, host: Host) -> RuntimeUnavailableError | None:
-    """Why a native environment of this cell can be neither made nor tested on `host`, None where it can."""
+    """Why a native environment of this cell can be neither created nor tested on `host`; None if it can."""
     subjects = catalogue(project.root, project.layout)
     subject = next((s for s in subjects if s.name == cell.name), None)
     verdict = decide(subject, host, subjects) if subject else None
     if (verdict is None or verdict.kind is not Kind.NOT) and (host.system, host.arch) == ("macos", "arm64"):
         return None
-    why = verdict.reason if verdict else "a native environment for macOS on Apple silicon"
+    why = verdict.reason if verdict else "a native environment, only for macOS on Apple silicon"
     step = f"{verdict.next_step}; " if verdict else ""
     return RuntimeUnavailableError(
-        f"{cell.name} cannot be here ({host.summary()}): {why}",
-        hint=f"{step}`buildctl native {cell.name} --verify` checks its lock and its wheel anywhere",
+        f"{cell.name} cannot run on this machine ({host.summary()}): {why}",
+        hint=f"{step}`buildctl native {cell.name} --verify` checks its lock and wheel on any machine",
     )
 
 
 def install_commands(program: str, cell: Cell, lock: Path, target: Path) -> list[list[str]]:
-    """uv's: an empty environment of the matrix's Python, then exactly the lock: nothing more, nothing unhashed."""
+    """For uv: an empty environment with the matrix's Python, then exactly the lock: nothing more, nothing unhashed."""
     index = ["--default-index", cell.accelerator.index] if cell.accelerator.index else []
     return [
         [program, "venv", "--allow-existing", "--no-project", "--python", f"{cell.python}", str(target)],
@@ -114,7 +114,7 @@ def _asked(target: Path) -> Iterator[str]:
     done = run([target / "bin" / "python", "-c", _ASK], timeout=300, check=False)
     words = done.stdout.split()
     if done.returncode or len(words) != 3:
-        raise ToolError(f"torch does not start in {target}: {done.stderr.strip()[-400:]}")
+        raise ToolError(f"torch cannot start in {target}: {done.stderr.strip()[-400:]}")
     version, built, available = words
     yield f"torch {version}, MPS built: {built}, available: {available}"
     if built != "True":
@@ -130,13 +130,13 @@ def verify_native(project: Project, name: str) -> Iterator[str]:
     locked = _current(project, cell)
     lock = locked.wheels
     shown = project.shown(project.wheel_lock(cell.name, cell.arch))
-    yield f"{shown} is what matrix.yaml asks for: {len(lock.wheels)} wheels"
+    yield f"{shown} matches matrix.yaml: {len(lock.wheels)} wheels"
     _check_hashes(cell, lock, shown)
     _dry_run(project, locked)
-    yield "it installs for macOS arm64, and the index has every file with its hash"
+    yield "it installs on macOS arm64, and the index has every file with its hash"
     torch = lock.wheel("torch")
     if torch is None:
-        raise LockError(f"{shown} holds no torch", hint=f"buildctl lock {cell.name}")
+        raise LockError(f"{shown} has no torch", hint=f"buildctl lock {cell.name}")
     from buildctl.console.progress import open_progress  # noqa: PLC0415
     from buildctl.lock.fetch import fetch_wheels  # noqa: PLC0415 - the other commands need no network
 
@@ -151,7 +151,7 @@ def verify_native(project: Project, name: str) -> Iterator[str]:
 
 
 def _check_hashes(cell: Cell, lock: WheelLock, shown: str) -> None:
-    """Asked apart, because uv compares hashes only when it downloads."""
+    """Checked separately, because uv compares hashes only when it downloads."""
     from buildctl.lock.uv import index_of, locate  # noqa: PLC0415 - as above
 
     with index_of(cell.accelerator) as index:
@@ -178,6 +178,6 @@ def _dry_run(project: Project, locked: LockedCell) -> None:
         done = run(argv, timeout=300, env=env, check=False)
     if done.returncode:
         raise LockError(
-            f"{project.shown(lock)} does not install for macOS arm64: {done.stderr.strip()[-600:]}",
+            f"{project.shown(lock)} does not install on macOS arm64: {done.stderr.strip()[-600:]}",
             hint=f"buildctl lock --upgrade {cell.name}",
         )

@@ -1,7 +1,7 @@
 """What an image in the layout was built from: digests of its Dockerfile, scripts and locks, in a file next to it.
 
-The image itself holds nothing of it. So whoever publishes or tests knows whether a build was forgotten: an image keeps
-its name when the files have changed since.
+It is not part of the image. It tells publish and test whether a build was forgotten: an image keeps
+its name even if the files have changed since.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ORIGINS = "origins"  # the folder in the layout
 
 
 def note_origin(project: Project, cell: Cell, image: Digest) -> None:
-    """The image was built now, from the files as they are."""
+    """The image was built now, from the current files."""
     _write(project, cell, image, _inputs(project, cell))
 
 
 def note_rebased(project: Project, cell: Cell, before: Digest, after: Digest) -> None:
-    """`after` is `before` on another base: its Debian packages are those locked now, the rest is as it was."""
+    """`after` is `before` on another base: with the Debian packages locked now, otherwise unchanged."""
     known = _read(project, cell)
     if known is not None and known[0] == str(before):
         debian = {project.shown(path) for path in project.debian_locks(cell)}
@@ -34,7 +34,7 @@ def note_rebased(project: Project, cell: Cell, before: Digest, after: Digest) ->
 
 
 def outdated(project: Project, cell: Cell, image: Digest) -> str | None:
-    """Why the image is not what the project's files say now, None when it is or when nothing is known about it."""
+    """Why the image no longer matches the project's files; None if it does or if its origin is unknown."""
     known = _read(project, cell)
     if known is None or known[0] != str(image):
         return None
@@ -72,7 +72,7 @@ def _write(project: Project, cell: Cell, image: Digest, inputs: Mapping[str, str
 
 
 def _read(project: Project, cell: Cell) -> tuple[str, Mapping[str, str]] | None:
-    """Image and inputs. A file that somebody damaged says as little as one that is not there."""
+    """Image and inputs. A damaged file counts as missing."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         value = json.loads(_path(project, cell).read_bytes())
         if isinstance(value["inputs"], dict):

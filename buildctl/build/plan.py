@@ -1,4 +1,4 @@
-"""A parsed Dockerfile to what the assemble engine will do, or a refusal before any work: file, line and the way out.
+"""A parsed Dockerfile to the operations of the assemble engine, or a refusal before any work: file, line and hint.
 
 Every instruction of every stage that the image needs is either understood or refused; nothing is skipped.
 """
@@ -22,7 +22,7 @@ from buildctl.oci.image import ImageConfig, Platform
 INSTALLER = "/usr/local/bin/install-wheels"
 REQUIREMENTS = "/lock/requirements.txt"
 OUT = "out/"  # below it a stage lays down what the image is to get
-# How install-wheels reaches an index behind a company's proxy under BuildKit; never part of what it installs.
+# How install-wheels reaches an index behind a corporate proxy under BuildKit; never part of what it installs.
 INSTALLER_SECRETS = (("mount", "type=secret,id=ca-bundle"), ("mount", "type=secret,id=uv-config"))
 _NOTHING = ImageConfig(platform=Platform(architecture=""))
 OTHER_ENGINE = "build this image with Docker: --engine docker"
@@ -31,7 +31,7 @@ _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelsLayer:
-    """The locked wheels of one install step that are meant for this platform."""
+    """The locked wheels of one install step for this platform."""
 
     names: tuple[tuple[str, str], ...]  # normalised name, version
     requirements: Path  # the lock that the Dockerfile names
@@ -97,7 +97,7 @@ class PlanInput:
 
 
 def plan_image(instructions: Sequence[Instruction], given: PlanInput) -> Plan:
-    """Plan the last stage of a Dockerfile. Raises DockerfileError naming the first thing that cannot be done."""
+    """Plan the last stage of a Dockerfile. Raises DockerfileError for the first unsupported instruction."""
     _refuse_dockerignore(instructions[0], given.context)
     return _Planner(instructions, given).plan()
 
@@ -155,7 +155,7 @@ class _Planner:
             elif instruction.keyword == "ARG":
                 self.global_args |= self._arg(instruction, self.global_args)
             else:
-                raise instruction.fail("only ARG may stand before the first FROM")
+                raise instruction.fail("only ARG may come before the first FROM")
         return groups
 
     def _arg(self, instruction: Instruction, variables: Mapping[str, str]) -> dict[str, str]:
@@ -220,7 +220,7 @@ class _Planner:
                 return _Stage(base=base, config=config, native=native)
             if native:
                 return _Stage(base=base, config=_NOTHING, native=True, tool=True)
-            raise instruction.fail(f"{base} is a tool, not a base", hint="FROM the base: ARG BASE=base, FROM ${BASE}")
+            raise instruction.fail(f"{base} is a tool, not a base", hint="use the base: ARG BASE=base, FROM ${BASE}")
         if (parent := self.stages.get(base.lower())) is not None:
             return replace(
                 parent,
@@ -250,7 +250,7 @@ class _Planner:
     def _allow_flags(self, instruction: Instruction, allowed: set[str]) -> None:
         for key, value in instruction.flags:
             if key not in allowed:
-                raise instruction.fail(f"the assemble engine does not know --{key}={value}", hint=OTHER_ENGINE)
+                raise instruction.fail(f"the assemble engine does not support --{key}={value}", hint=OTHER_ENGINE)
 
     # one method per instruction
 
@@ -279,7 +279,7 @@ class _Planner:
 
     def do_entrypoint(self, stage: _Stage, instruction: Instruction) -> None:
         stage.config = replace(stage.config, entrypoint=self._command(instruction))
-        if not stage.has_cmd:  # as Docker does: a CMD of the base belongs to the base's ENTRYPOINT
+        if not stage.has_cmd:  # as in Docker: a CMD of the base belongs to the base's ENTRYPOINT
             stage.config = replace(stage.config, cmd=())
         self._setting(stage, instruction)
 
@@ -305,12 +305,12 @@ class _Planner:
         argv = instruction.json_form
         if argv is None or argv[:1] != ("install-wheels",) or not stage.native:
             raise instruction.fail(
-                f"assemble runs nothing of an image, it only installs locked wheels: {instruction.text[:80]!r}",
+                f"assemble runs nothing from an image, it only installs locked wheels: {instruction.text[:80]!r}",
                 hint=OTHER_ENGINE,
             )
         for key, value in instruction.flags:
             if (key, value) not in INSTALLER_SECRETS:
-                raise instruction.fail(f"the assemble engine does not know --{key}={value}", hint=OTHER_ENGINE)
+                raise instruction.fail(f"the assemble engine does not support --{key}={value}", hint=OTHER_ENGINE)
         self._require_installer(stage, instruction)
         if not argv[1:]:
             return  # sets time stamps, which are always the same here
@@ -346,29 +346,29 @@ class _Planner:
         installed, files = self.stages[source].installed, self.stages[source].out
         if list(paths) != ["/out/"] or target != "/" or not (installed or files):
             raise instruction.fail(
-                "from another stage the assemble engine can only copy installed wheels or files of the context: "
+                "the assemble engine can only copy installed wheels or context files from another stage: "
                 "COPY --link --from=STAGE /out/ /",
                 hint=OTHER_ENGINE,
             )
         if installed and files:
             raise instruction.fail(
-                f"{source} has wheels and files of the context in /out", hint="give each of them a stage of its own"
+                f"{source} has both wheels and context files in /out", hint="give each of them a stage of its own"
             )
         if instruction.flag("chown") or instruction.flag("chmod"):
-            raise instruction.fail("what lies in /out keeps its owner and mode", hint=OTHER_ENGINE)
+            raise instruction.fail("files in /out keep their owner and mode", hint=OTHER_ENGINE)
         stage.operations += installed or [FilesLayer(entries=tuple(files), created_by=_text(instruction))]
 
     def _require_installer(self, stage: _Stage, instruction: Instruction) -> None:
         script = stage.placed.get(INSTALLER)
-        # what the assemble engine does for the instruction is what this very script does under BuildKit
+        # the assemble engine does the same as this exact script under BuildKit
         if script is None or script.read_bytes() != common_file("install-wheels"):
             raise instruction.fail(
-                f"{INSTALLER} is not the install-wheels script that this buildctl knows",
+                f"{INSTALLER} is not this buildctl's install-wheels script",
                 hint=f"COPY the unchanged common/install-wheels to {INSTALLER}, or {OTHER_ENGINE}",
             )
         if REQUIREMENTS not in stage.placed:
             raise instruction.fail(
-                f"no lock at {REQUIREMENTS}", hint=f"COPY NAME/requirements.${{TARGETARCH}}.txt {REQUIREMENTS}"
+                f"there is no lock at {REQUIREMENTS}", hint=f"COPY NAME/requirements.${{TARGETARCH}}.txt {REQUIREMENTS}"
             )
 
     def _setting(self, stage: _Stage, instruction: Instruction) -> None:
@@ -410,7 +410,7 @@ def _text(instruction: Instruction) -> str:
 def _refuse_dockerignore(first: Instruction, context: Path) -> None:
     for name in (f"{Path(first.path).name}.dockerignore", ".dockerignore"):
         if (context / name).exists():
-            raise DockerfileError(f"{context / name}: the assemble engine does not read it", hint=OTHER_ENGINE)
+            raise DockerfileError(f"{context / name}: not supported by the assemble engine", hint=OTHER_ENGINE)
 
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -443,7 +443,7 @@ def _context_entries(
 ) -> Iterator[tuple[Entry, Path]]:
     """Entries of a COPY from the build context, and the file behind each.
 
-    Modes do not depend on the umask of whoever cloned: 0755 for directories and what its owner may execute, else 0644.
+    Modes do not depend on the umask at clone time: 0755 for directories and what its owner may execute, else 0644.
     """
     mode, owner = _octal(instruction), _owner(instruction)
     for source in sources:
@@ -459,7 +459,7 @@ def _context_entries(
 
 
 def _files(path: Path, target: str, *, many: bool) -> Iterator[tuple[Path, str]]:
-    """A file goes to `target`, or below it when that is a directory; of a directory the content goes below `target`."""
+    """A file goes to `target`, or into it if that is a directory; a directory's content goes into `target`."""
     if path.is_dir():
         for child in sorted(path.rglob("*")):
             yield child, posixpath.join(target, child.relative_to(path).as_posix())

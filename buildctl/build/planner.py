@@ -51,7 +51,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planner:
-    """Plans cells; what several of them share is read once."""
+    """Plans cells; reads what they share once."""
 
     project: Project
     compression: Compression
@@ -78,7 +78,7 @@ class Planner:
         return Planned(cell=cell, base=base, recipe=recipe, compiling=compiling, wheels=locked.wheels)
 
     def plan_base(self, cell: Cell) -> Planned:
-        """The base of the cell and nothing on top."""
+        """Only the base of the cell."""
         base = self._base(cell, load_debian(self.project, cell, self.debian))
         recipe = replace(base_image(base), layers=())
         return Planned(cell=cell, base=base, recipe=recipe, compiling=self.compiling(cell), wheels=None)
@@ -90,19 +90,19 @@ class Planner:
             if pythons(p.name for p in lock.packages) == [cell.python]:
                 return Compiling(base=base, lock=lock)
         raise EngineError(
-            f"{cell.id}: no Debian base whose Python {cell.python} could make the bytecode",
+            f"{cell.id}: no Debian base with Python {cell.python} to compile the bytecode",
             hint=f"add a Debian base with Python {cell.python} to matrix.yaml, or build with --engine docker",
         )
 
     def _own(self, locked: LockedCell, operation: WheelsLayer) -> WheelLock:
-        """What a Dockerfile installs is what is locked for its own cell."""
+        """A Dockerfile must install what is locked for its own cell."""
         cell = locked.cell
         own = self.project.wheel_lock(cell.name, cell.arch)
         if operation.requirements != own:
             raise LockError(
                 f"{self.project.shown(self.project.dockerfile(cell.name))} installs from "
-                f"{self.project.shown(operation.requirements)}, and the lock of {cell.id} is {self.project.shown(own)}",
-                hint="COPY NAME/requirements.${TARGETARCH}.txt of the image itself",
+                f"{self.project.shown(operation.requirements)}, but the lock of {cell.id} is {self.project.shown(own)}",
+                hint="COPY the image's own NAME/requirements.${TARGETARCH}.txt",
             )
         return locked.wheels
 

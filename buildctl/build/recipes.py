@@ -40,15 +40,15 @@ class Compiling:
 
     @property
     def identity(self) -> str:
-        """The interpreter's Debian version: on it the bytecode depends, not on the architecture it ran on."""
+        """The interpreter's Debian version: bytecode depends on it, not on the architecture it ran on."""
         return next(p.version for p in python_packages(self.lock) if p.name.startswith("python"))
 
     def python(self, store: Store) -> BuildPython:
-        """Runs once `prepare` has unpacked it."""
+        """Usable once `prepare` has unpacked it."""
         return build_python(self.lock, store=store)
 
     def prepare(self, store: Store) -> None:
-        """Unpack it into the store, the first time; its packages must be there."""
+        """Unpack it into the store once; its packages must be there."""
         prepare_python(self.lock, store=store)
 
 
@@ -171,7 +171,7 @@ def image_reference(base: ImageBase, *, devel: bool) -> str:
     """NAME@sha256:HEX of the image that a flavour stands on. Raises MatrixError."""
     reference = base.devel if devel else base.image
     if reference is None:
-        raise MatrixError(f"bases.{base.name}: no devel image is given", hint=f"set bases.{base.name}.devel")
+        raise MatrixError(f"bases.{base.name}: no devel image given", hint=f"set bases.{base.name}.devel")
     return reference
 
 
@@ -179,7 +179,7 @@ def image_base(base: ImageBase, reference: str, layout: Layout, descriptor: Desc
     """A base that is an image, by the descriptor of its manifest in `layout`. Raises MatrixError, LayoutError."""
     config, manifest = layout.config(descriptor), layout.manifest(descriptor)
     if config.platform.architecture != arch:
-        raise MatrixError(f"bases.{base.name}: {reference} is for {config.platform}, the cell needs linux/{arch}")
+        raise MatrixError(f"bases.{base.name}: {reference} is for {config.platform}, but the cell needs linux/{arch}")
     layers = tuple(
         Layer(descriptor=d, diff_id=diff_id, uncompressed_size=0)
         for d, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
@@ -248,7 +248,7 @@ def _operation_recipe(
 
 
 def _files_recipe(entries: Sequence[Entry], compression: Compression) -> Recipe:
-    """Keyed by content: where the build context lies does not matter."""
+    """Keyed by content, not by where the build context is."""
     facts = []
     for e in entries:
         digest = hashlib.sha256()
@@ -279,7 +279,7 @@ def _locked(operation: WheelsLayer, lock: WheelLock) -> tuple[LockedWheel, ...]:
 
 
 def refuse_conflicts(image: ImageRecipe, store: Store) -> None:
-    """Raise ArtifactError when wheels of different layers would install different files at the same place."""
+    """Raise ArtifactError if wheels of different layers would install different files at the same path."""
     sources = [recipe.source for recipe in image.layers if isinstance(recipe.source, WheelsSource)]
     found = [(store.artifact(wheel.digest), wheel.filename) for source in sources for wheel in source.wheels]
     files = [WheelFile(path=path, filename=name) for path, name in found if path is not None]
@@ -288,7 +288,7 @@ def refuse_conflicts(image: ImageRecipe, store: Store) -> None:
 
 
 def artifacts_of(recipe: Recipe) -> tuple[Artifact, ...]:
-    """What has to be in the store before the layer can be made."""
+    """What must be in the store before the layer can be made."""
     match recipe.source:
         case DebianSource() as source:
             return tuple(package for lock in (source.lock, *source.below) for package in lock.packages)

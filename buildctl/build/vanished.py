@@ -1,4 +1,4 @@
-"""What every command that fetches does when Debian no longer has a locked package: the base is locked again, once."""
+"""For every command that fetches: if Debian no longer has a locked package, lock the base again, once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def renewing(project: Project, work: Callable[[], T], *, locked: bool) -> T:
-    """The way from the locks on, walked again above a base that had to be renewed. With `locked` it is refused."""
+    """Repeat all steps after locking, on a base that had to be locked again. With `locked` refuse instead."""
     try:
         return work()
     except VanishedDebError as error:

@@ -1,4 +1,4 @@
-"""Which daemon is meant, as `docker` decides it: --context, DOCKER_HOST, DOCKER_CONTEXT, the current context.
+"""Which daemon to use, chosen as `docker` does: --context, DOCKER_HOST, DOCKER_CONTEXT, the current context.
 
 Contexts are read here and not by docker-py, which finds none where there is no config.json (docker context create alone
 writes none) and ignores a CA without a client certificate.
@@ -34,7 +34,7 @@ class Endpoint:
 def endpoint(context: str | None) -> Endpoint:
     """Of the context by that name, the daemon at that URL, or the one that `docker` would talk to (None).
 
-    Raises RuntimeUnavailableError for a name that no context has, and for a context that cannot be read.
+    Raises RuntimeUnavailableError for an unknown or unreadable context.
     """
     if context is not None and "://" in context:
         return _by_url(context)
@@ -45,7 +45,7 @@ def endpoint(context: str | None) -> Endpoint:
 
 
 def _by_url(host: str) -> Endpoint:
-    """TLS as the environment says: DOCKER_CERT_PATH and DOCKER_TLS_VERIFY."""
+    """TLS settings from the environment: DOCKER_CERT_PATH and DOCKER_TLS_VERIFY."""
     folder, verify = os.environ.get("DOCKER_CERT_PATH"), bool(os.environ.get("DOCKER_TLS_VERIFY"))
     if not host.startswith("tcp://") or not (folder or verify):
         return Endpoint(host=host)
@@ -62,7 +62,7 @@ def _by_name(name: str) -> Endpoint:
         host, skip = str(found.get("Host") or SOCKET), bool(found.get("SkipTLSVerify"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RuntimeUnavailableError(
-            f"docker context {name} cannot be read: {error!r}", hint=f"docker context rm {name}, and create it again"
+            f"cannot read docker context {name}: {error!r}", hint=f"docker context rm {name}, then create it again"
         ) from error
     certificates = meta.parent / "tls" / file.parent.name / "docker"
     return _with_tls(host, certificates, verify=not skip) if certificates.is_dir() else Endpoint(host=host)
@@ -74,7 +74,7 @@ def _with_tls(host: str, folder: Path, *, verify: bool) -> Endpoint:
 
 
 def _unknown(name: str, names: list[str]) -> RuntimeUnavailableError:
-    hint = f"there are {', '.join(names)}" if names else "docker context create makes one; a URL works, too: ssh://HOST"
+    hint = f"known contexts: {', '.join(names)}" if names else "use docker context create, or give a URL: ssh://HOST"
     return RuntimeUnavailableError(f"no docker context named {name}{did_you_mean(name, names)}", hint=hint)
 
 
@@ -88,7 +88,7 @@ def _current() -> str:
 def _read(file: Path) -> dict[str, Any]:
     value = json.loads(file.read_text())
     if not isinstance(value, dict):
-        raise TypeError(f"{file.name} holds no object")
+        raise TypeError(f"{file.name} does not hold a JSON object")
     return value
 
 

@@ -16,11 +16,11 @@ from buildctl.docker.ssh import Tunnel, without_user
 from buildctl.ground.errors import RuntimeUnavailableError
 
 CONNECT = 10  # seconds until an answer to the first question
-HINT = "start Docker, or point DOCKER_HOST or `docker context use` at a machine that runs it"
+HINT = "start Docker, or use DOCKER_HOST or `docker context use` to select a machine that runs it"
 
 
 class Client(docker.DockerClient):
-    """A client that ends its own ssh; `tunnel` is None where the daemon is reached without."""
+    """A client that ends its own ssh; `tunnel` is None without ssh."""
 
     tunnel: Tunnel | None = None
 
@@ -35,7 +35,7 @@ class Client(docker.DockerClient):
 def connect(context: str | None = None, *, timeout: int = 600) -> Client:
     """A client for the daemon that `docker` itself would talk to, or for `context`: a docker context by name, or a URL.
 
-    `timeout` is the most seconds without a byte that later requests wait. Raises RuntimeUnavailableError when no
+    `timeout` is how many seconds later requests wait for a byte. Raises RuntimeUnavailableError if no
     daemon answers. The caller closes the client.
     """
     found = endpoint(context)
@@ -53,7 +53,7 @@ def connect(context: str | None = None, *, timeout: int = 600) -> Client:
             raise
         named = context is not None and "://" not in context
         where = without_user(host) + (f" (context {context})" if named else "")
-        message = f"no Docker daemon answers at {where}: {said or _reason(error)}"
+        message = f"no Docker daemon responds at {where}: {said or _reason(error)}"
         raise RuntimeUnavailableError(message, hint=hint or HINT) from error
     client.tunnel = tunnel
     client.api.timeout = timeout
@@ -80,10 +80,10 @@ def is_here(client: docker.DockerClient) -> bool:
 
 @contextmanager
 def loopback_port(client: docker.DockerClient, port: int) -> Iterator[int | None]:
-    """A port of the daemon's own loopback that leads to `port` of ours; None where there is none.
+    """A port of the daemon's own loopback that leads to `port` of ours; None if there is none.
 
-    Over ssh the connection brings it back. None over tcp to elsewhere, and for Docker Desktop and its likes, whose
-    daemon runs in a virtual machine although its socket is here: its kernel is another one.
+    Over ssh the connection brings it back. None over tcp to another machine, and for Docker Desktop and the like, whose
+    daemon runs in a virtual machine, with its own kernel, although its socket is here.
     """
     if isinstance(client, Client) and client.tunnel is not None:
         with client.tunnel.brought_back(port) as there:

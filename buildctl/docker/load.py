@@ -1,4 +1,4 @@
-"""An image of an OCI layout into the Docker daemon, then the proof that it arrived: `docker load` exits 0 on damage."""
+"""Load an image of an OCI layout into Docker, then prove that it arrived: `docker load` exits 0 on damage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHUNK = 1 << 20
 class Loaded:
     """`image_id` is the daemon's: the manifest's digest in the containerd store, the configuration's in the old one.
 
-    `moved` is in bytes, None where the daemon does not say. `how` is "present", "pull" or "load".
+    `moved` is in bytes, None if the daemon does not report it. `how` is "present", "pull" or "load".
     """
 
     tag: str
@@ -55,7 +55,7 @@ class _Wanted:
 def load(layout: Layout, descriptor: Descriptor, tag: str, *, client: docker.DockerClient) -> Loaded:
     """Make the image (`descriptor` is its manifest's) appear as `tag` in the daemon, moving only missing layers.
 
-    Raises LayoutError when the layout's own bytes are wrong, EngineError when the daemon refuses the image or holds
+    Raises LayoutError if the layout's own bytes are wrong, EngineError if the daemon refuses the image or holds
     something else afterwards; the message names what differs.
     """
     started = time.monotonic()
@@ -81,7 +81,7 @@ def load(layout: Layout, descriptor: Descriptor, tag: str, *, client: docker.Doc
 def check_loaded(
     client: docker.DockerClient, descriptor: Descriptor, config_digest: Digest, config: ImageConfig, tag: str
 ) -> str:
-    """The id of the image that the daemon has as `tag`; raises EngineError naming all that differs from `config`."""
+    """The id of the image that the daemon has as `tag`; raises EngineError listing all differences from `config`."""
     try:
         found: dict[str, Any] = client.images.get(tag).attrs
     except ImageNotFound as error:
@@ -93,14 +93,12 @@ def check_loaded(
         problems = _cannot_create(client, tag, str(config.platform))
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
-        raise EngineError(
-            f"{tag}: what Docker has is not what was loaded:{lines}", hint=f"docker image rm {tag}, then load again"
-        )
+        raise EngineError(f"{tag}: Docker holds something else:{lines}", hint=f"docker image rm {tag}, then load again")
     return str(found["Id"])
 
 
 def differences(found: dict[str, Any], descriptor: Descriptor, config_digest: Digest, config: ImageConfig) -> list[str]:
-    """What `docker image inspect` says against what should be there; nothing when all is right."""
+    """How `docker image inspect` differs from what should be there; empty when all is right."""
     problems = []
     ids = (str(descriptor.digest), str(config_digest))
     if found.get("Id") not in ids:
@@ -123,7 +121,7 @@ def _cannot_create(client: docker.DockerClient, tag: str, platform: str) -> list
     try:
         container = client.api.create_container(tag, command=["true"], platform=platform, host_config={})
     except APIError as error:
-        return [f"no container can be made of it: {error.explanation or error}"]
+        return [f"cannot create a container from it: {error.explanation or error}"]
     client.api.remove_container(container["Id"], force=True)
     return []
 
@@ -148,7 +146,7 @@ def _present(client: docker.DockerClient, wanted: _Wanted) -> str | None:
 
 
 def _pull(client: docker.DockerClient, wanted: _Wanted, tag: str) -> int | None:
-    """Bytes moved, or None when the daemon cannot reach this machine's loopback; then nothing is changed."""
+    """Bytes moved, or None if the daemon cannot reach this machine's loopback; nothing changes then."""
     with (
         loopback.serve(wanted.layout, wanted.descriptor) as served,
         loopback_port(client, served.port) as port,
@@ -182,7 +180,7 @@ def _load(client: docker.DockerClient, wanted: _Wanted, tag: str) -> int:
 
 
 def _held(client: docker.DockerClient, wanted: _Wanted) -> frozenset[Digest]:
-    """Those of the image's layers that belong to other images, too, which this layout and the daemon both have."""
+    """The image's layers that also belong to other images that this layout and the daemon both have."""
     layout = wanted.layout
     ids = {str(found["Id"]) for found in client.api.images(all=True)}
     both = [m for m in layout.read_index().manifests if m.media_type in MANIFEST_TYPES and str(m.digest) in ids]
@@ -213,7 +211,7 @@ def _refused(wanted: _Wanted, tag: str, problem: str) -> BuildctlError:
 
 
 def _blamed(wanted: _Wanted, error: EngineError) -> BuildctlError:
-    """Whose fault it is: a LayoutError when our own check finds the image wrong, else `error` itself."""
+    """Whose fault it is: a LayoutError if our own check finds the image wrong, else `error` itself."""
     found = check_image(wanted.layout, wanted.descriptor)
     if not found:
         return error
@@ -222,7 +220,7 @@ def _blamed(wanted: _Wanted, error: EngineError) -> BuildctlError:
 
 
 def _forget(client: docker.DockerClient, wanted: _Wanted, tag: str) -> None:
-    """Take the name off an image that cannot be used; what else has the name keeps it."""
+    """Remove the tag from an unusable image; other images keep theirs."""
     with suppress(DockerException, OSError):
         if client.images.get(tag).id in (str(wanted.descriptor.digest), str(wanted.config_digest)):
             client.api.remove_image(tag, force=True)
@@ -233,7 +231,7 @@ def archive(
 ) -> Iterator[bytes]:
     """What `docker load` reads, streamed: the image as an OCI layout in a tar, plus the manifest.json of old daemons.
 
-    `without` are blobs to leave out. Raises LayoutError, before the end of the stream, when a blob does not match its
+    `without` are blobs to leave out. Raises LayoutError, before the end of the stream, if a blob does not match its
     digest or size.
     """
     manifest = layout.manifest(descriptor)

@@ -27,7 +27,7 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 @dataclass(slots=True, kw_only=True)
 class Served:
-    """A repository with a name that nobody can guess; `sent` counts bytes of blobs."""
+    """A repository with an unguessable name; `sent` counts bytes of blobs."""
 
     port: int = 0
     name: str
@@ -83,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def log_message(self, *_: object) -> None:
-        """Quiet: the story is told by who serves."""
+        """Quiet: the caller reports progress."""
 
     def _answer(self, *, body: bool) -> None:
         if self.path.rstrip("/") == "/v2":

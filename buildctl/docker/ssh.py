@@ -1,4 +1,4 @@
-"""A Docker daemon behind ssh as a socket on this machine, by the program `ssh` alone.
+"""A Docker daemon behind ssh as a socket on this machine, using only the `ssh` program.
 
 Each connection to the socket becomes `ssh HOST docker system dial-stdio`, as `docker` itself does it: all that the user
 has configured for ssh holds, and a key that may run nothing else is enough. The first connection carries the others.
@@ -24,7 +24,7 @@ from buildctl.ground.run import kill_group, run, which
 CONNECT = 8  # seconds for a connection to the host and the exchange of keys
 ENDING = 5.0  # seconds until what does not end by itself is killed
 DIAL = "docker system dial-stdio"
-# What would ask a question, hang, or outlive us is off; the rest is as the user has configured it.
+# Anything that would prompt, hang or outlive us is off; the rest is as the user configured it.
 _OPTIONS = (
     "BatchMode=yes",
     f"ConnectTimeout={CONNECT}",
@@ -37,14 +37,14 @@ _OPTIONS = (
     "RequestTTY=no",
 )
 _HINTS = (
-    ("connect to host", "is it up, and does `ssh {host}` reach it from here?"),
+    ("connect to host", "is it up, and can `ssh {host}` reach it from here?"),
     ("Host key verification failed", "connect once by hand and compare the key: ssh {host}"),
-    ("REMOTE HOST IDENTIFICATION", "its key is not the known one; if that is right: ssh-keygen -R {host}"),
-    ("Permission denied", "`ssh {host}` must work without a question: ssh-add, or IdentityFile in ~/.ssh/config"),
+    ("REMOTE HOST IDENTIFICATION", "its host key changed; if that is expected: ssh-keygen -R {host}"),
+    ("Permission denied", "`ssh {host}` must work without a prompt: ssh-add, or IdentityFile in ~/.ssh/config"),
     ("not found", "install Docker there; `ssh {host} docker version` must work"),
-    ("permission denied while trying to connect", "there: sudo usermod -aG docker USER, and log in anew"),
-    ("Cannot connect to the Docker daemon", "there: sudo systemctl start docker"),
-    ("Could not resolve", "the name is unknown here; ~/.ssh/config can give it a HostName"),
+    ("permission denied while trying to connect", "on that machine: sudo usermod -aG docker USER, then log in again"),
+    ("Cannot connect to the Docker daemon", "on that machine: sudo systemctl start docker"),
+    ("Could not resolve", "unknown host name; ~/.ssh/config can give it a HostName"),
 )
 
 
@@ -74,21 +74,21 @@ class Tunnel:
         self._thread.start()
 
     def said(self) -> str:
-        """What ssh or the other side complained about, without user names; empty when nothing."""
+        """What ssh or the other side complained about, without user names; empty if nothing."""
         with suppress(OSError):
             lines = (self.folder / "said").read_text(errors="replace").splitlines()
             return re.sub(r"[^\s@]+@", "", "; ".join(dict.fromkeys(s for line in lines[-6:] if (s := line.strip()))))
         return ""
 
     def hint(self) -> str | None:
-        """What to do about what was said."""
+        """What to do about that complaint."""
         said = self.said()
         found = [hint for words, hint in _HINTS if words in said]
         return found[-1].format(host=self.host) if found else None
 
     @contextmanager
     def brought_back(self, port: int) -> Iterator[int | None]:
-        """A port of the host's own loopback that leads to `port` of ours; None where its ssh server allows none."""
+        """A port of the host's own loopback that leads to `port` of ours; None if its ssh server does not allow one."""
         there: int | None = None
         spec = f"127.0.0.1:{{}}:127.0.0.1:{port}"
         with suppress(ToolError):
@@ -102,7 +102,7 @@ class Tunnel:
                     self._control("cancel", spec.format(there))
 
     def close(self) -> None:
-        """End all connections; what does not end within seconds is killed."""
+        """End all connections, and kill those that do not end within seconds."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -153,5 +153,5 @@ def _destination(url: str) -> tuple[str, list[str]]:
     except ValueError:
         host = user = port = None
     if not host or host.startswith("-") or (user or "").startswith("-") or parts.path.strip("/"):
-        raise RuntimeUnavailableError(f"{without_user(url)} is no ssh address", hint="ssh://[USER@]HOST[:PORT]")
+        raise RuntimeUnavailableError(f"{without_user(url)} is not an ssh address", hint="ssh://[USER@]HOST[:PORT]")
     return host, [*(["-l", user] if user else []), *(["-p", str(port)] if port else []), "--", host]

@@ -33,7 +33,7 @@ class Target:
 
 
 def bake_definition(targets: Sequence[Target]) -> dict[str, Any]:
-    """What `docker buildx bake` reads, a target per cell and all of them in the group `default`."""
+    """The file for `docker buildx bake`: a target per cell, all in the group `default`."""
     return {
         "group": {"default": {"targets": [bake_name(t.name) for t in targets]}},
         "target": {bake_name(t.name): _target(t) for t in targets},

@@ -1,6 +1,6 @@
-"""What pip and uv in an image keep: the versions that its tag claims, in one constraints file for all architectures.
+"""The versions that pip and uv in an image keep, as its tag claims: one constraints file for all architectures.
 
-Without it `pip install -U torchvision` puts another torch in front of the one that the tag names.
+Without it `pip install -U torchvision` replaces the torch that the tag names.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def render_images(project: Project, cells: Iterable[LockedCell]) -> Iterator[str
 
 
 def update_rendered(project: Project, cells: Iterable[LockedCell], *, locked: bool) -> None:
-    """Render what is not as templates, matrix and locks say; with `locked` refuse instead."""
+    """Render what differs from templates, matrix and locks; with `locked` refuse instead."""
     if locked:
         refuse_drift(project, cells, LOCKED)
         return
@@ -46,9 +46,9 @@ def update_rendered(project: Project, cells: Iterable[LockedCell], *, locked: bo
 
 
 def refuse_drift(project: Project, cells: Iterable[LockedCell], why: str) -> None:
-    """Raises DriftError that names every file these cells are built from, and that would be rendered differently.
+    """Raises DriftError listing every file these cells are built from that would be rendered differently.
 
-    No build reads docker-bake.json and images/README.md. `why` begins the sentence: `with --locked`.
+    Builds do not read docker-bake.json and images/README.md. `why` begins the sentence: `with --locked`.
     """
     texts = _render(project, cells)
     names = [
@@ -68,8 +68,8 @@ def check_rendered(project: Project, cells: Iterable[LockedCell]) -> int:
     found = [diff for path, text in texts.items() if (diff := drift(path, text, shown_as=project.shown(path)))]
     if found:
         raise DriftError(
-            f"{len(found)} of {len(texts)} files differ from what would be rendered:\n" + "\n".join(found),
-            hint="run `buildctl render` and commit the result; edit templates, not what is rendered",
+            f"{len(found)} of {len(texts)} files differ from a fresh rendering:\n" + "\n".join(found),
+            hint="run `buildctl render` and commit the result; edit templates, not rendered files",
         )
     return len(texts)
 

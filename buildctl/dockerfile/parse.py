@@ -1,6 +1,6 @@
 """Dockerfile text to instructions (Dockerfile reference: parser directives, continuations, JSON form, expansion).
 
-Only the grammar lives here. What an instruction does, and which of them an engine can do, is the engine's business.
+Only the grammar. What an instruction does, and which ones are supported, is up to the engine.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Instruction:
 
     @property
     def json_form(self) -> tuple[str, ...] | None:
-        """The words of the exec (JSON) form, or None when the instruction is in shell form."""
+        """The words of the exec (JSON) form, or None if the instruction is in shell form."""
         if not self.text.lstrip().startswith("["):
             return None
         try:
             value = json.loads(self.text)
         except ValueError:
-            return None  # Docker, too, falls back to the shell form
+            return None  # Docker also falls back to the shell form
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
             return None
         return tuple(value)
@@ -71,7 +71,7 @@ def parse_dockerfile(text: str, *, path: str) -> tuple[Instruction, ...]:
         if logical.strip():
             found.append(_instruction(logical, path=path, line=start))
     if not any(i.keyword == "FROM" for i in found):
-        raise DockerfileError(f"{path}: no FROM instruction", hint="a Dockerfile needs a base: FROM ...")
+        raise DockerfileError(f"{path}: no FROM instruction", hint="add a base: FROM ...")
     return tuple(found)
 
 
@@ -86,7 +86,7 @@ def read_dockerfile(path: Path, *, shown_as: str | None = None) -> tuple[Instruc
 
 
 def _escape_directive(lines: list[str], path: str) -> str:
-    """Parser directives stand at the very top, before any comment, blank line or instruction."""
+    """Parser directives are at the very top, before any comment, blank line or instruction."""
     escape = "\\"
     for number, line in enumerate(lines, start=1):
         match = _DIRECTIVE.match(line.strip())
@@ -126,7 +126,7 @@ def _instruction(logical: str, *, path: str, line: int) -> Instruction:
         # the body of a here-document would be read as instructions: refuse instead of misreading
         raise DockerfileError(
             f"{path}:{line}: {keyword}: here-documents are not supported by the assemble engine",
-            hint="put the content into a file under images/ and COPY it, or build with --engine docker",
+            hint="put the content in a file under images/ and COPY it, or build with --engine docker",
         )
     flags: list[tuple[str, str]] = []
     while keyword in ("FROM", "RUN", "COPY", "ADD", "HEALTHCHECK") and (flag := _FLAG.match(rest)):

@@ -92,7 +92,7 @@ def _megabytes(size: int) -> str:
 def render_image(cells: Sequence[LockedCell], templates: Path) -> str:
     """The Dockerfile of one image name: `cells` are its runtime cells, one for each architecture.
 
-    Raises DockerfileError when a value of the matrix would add, remove or change an instruction.
+    Raises DockerfileError if a value of the matrix would add, remove or change an instruction.
     """
     first, each = cells[0].cell, [locked.claims for locked in cells]
     _check_agreement(first.name, each)
@@ -109,7 +109,7 @@ def render_image(cells: Sequence[LockedCell], templates: Path) -> str:
 
 
 def drift(path: Path, text: str, *, shown_as: str = "") -> str:
-    """A unified diff from the committed file to what would be rendered; empty when they agree."""
+    """A unified diff from the committed file to what would be rendered; empty if they agree."""
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     return "".join(
         difflib.unified_diff(
@@ -237,7 +237,7 @@ def _plain(value: object) -> str:
 
 
 def _neutral(context: Any) -> Any:
-    """The same shape with every value replaced by a harmless word: what the template itself intends."""
+    """The same with every value replaced by a harmless word: what the template alone intends."""
     match context:
         case dict():
             return {key: _neutral(value) for key, value in context.items()}
@@ -250,7 +250,7 @@ def _neutral(context: Any) -> Any:
 
 
 def _refuse_injection(rendered: Sequence[Instruction], intended: Sequence[Instruction]) -> None:
-    """A linter accepts an injected instruction, since it is a valid one; the instruction list does not lie."""
+    """A linter accepts an injected instruction, since it is valid; comparing instruction lists finds it."""
 
     def shape(instruction: Instruction) -> tuple[str, tuple[str, ...], int | None]:
         words = instruction.json_form
@@ -258,7 +258,7 @@ def _refuse_injection(rendered: Sequence[Instruction], intended: Sequence[Instru
 
     for got, wanted in zip(rendered, intended, strict=False):
         if shape(got) != shape(wanted):
-            raise got.fail(f"a value has changed this instruction: {got.text[:120]!r}", hint="check matrix.yaml")
+            raise got.fail(f"a matrix value changed this instruction: {got.text[:120]!r}", hint="check matrix.yaml")
     if len(rendered) != len(intended):
         raise DockerfileError(
             f"{rendered[0].path}: {len(rendered)} instructions where the template has {len(intended)}",

@@ -1,4 +1,4 @@
-"""`buildctl check`: a verdict for names of the matrix, references and layouts, before anything is pulled."""
+"""`buildctl check`: a verdict for matrix names, references and layouts, before anything is pulled."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Answer:
 def check_images(
     start: Path, layout: Path | None, names: Sequence[str], *, host_file: Path | None, save: Path | None
 ) -> Answer:
-    """The matrix is not loaded: the files of claims and the layout's index say all that is needed."""
+    """Does not load the matrix: the claims files and the layout's index hold all it needs."""
     host = read_host(host_file) if host_file else this_host()
     if save is not None:
         from buildctl.oci.files import translated, write_whole  # noqa: PLC0415 - rarely
@@ -54,18 +54,18 @@ def check_images(
     chosen = [s for s in subjects if s.name in ours] if names else subjects
     if unknown := [name for name in ours if name not in {s.name for s in subjects}]:
         raise MatrixError(
-            f"nothing is known about {', '.join(unknown)}",
-            hint=f"known: {', '.join(s.name for s in subjects)}; `buildctl claims` looks into locked wheels",
+            f"unknown: {', '.join(unknown)}",
+            hint=f"known: {', '.join(s.name for s in subjects)}; `buildctl claims` reads locked wheels",
         )
     chosen += [subject for found in others.values() for subject in found]
     return Answer(host=host, verdicts=tuple(decide(s, host, subjects) for s in chosen))
 
 
 def _elsewhere(names: Sequence[str]) -> dict[str, list[Subject]]:
-    """Those of `names` that are references or paths of layouts."""
+    """Those of `names` that are references or layout paths."""
     if not any("/" in name or (Path(name.partition(":")[0]) / "index.json").is_file() for name in names):
         return {}
-    from buildctl.host.subject import subjects_of  # noqa: PLC0415 - with references comes what speaks to registries
+    from buildctl.host.subject import subjects_of  # noqa: PLC0415 - only references need the registry client
 
     found = {name: subjects_of(name) for name in dict.fromkeys(names)}
     return {name: subjects for name, subjects in found.items() if subjects}

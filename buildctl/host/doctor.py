@@ -1,4 +1,4 @@
-"""`buildctl doctor`: what this machine has for building, testing and running; the command that mends what it lacks."""
+"""`buildctl doctor`: what this machine has for building, testing and running; the commands that fix what is missing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Symptom:
-    """`purpose`: build, lock, test, run or native. `mend` is a command, empty when there is nothing to mend."""
+    """`purpose`: build, lock, test, run or native. `mend` is the command that fixes it, empty if none is needed."""
 
     purpose: str
     what: str
@@ -79,7 +79,7 @@ class Examination:
 
 
 def examine(open_project: Callable[[], Project], host: Host | None = None) -> Examination:
-    """Looks, changes nothing, and never raises for what it finds."""
+    """Changes nothing, and never raises for what it finds."""
     host = host or this_host()
     found = [*_build(open_project, host), *_lock(host), *_test(host), *_run(host), *_native(host)]
     return Examination(host=host, symptoms=tuple(found))
@@ -96,14 +96,14 @@ def _bad(purpose: str, what: str, detail: str, mend: str, *, state: State = Stat
 def _build(open_project: Callable[[], Project], host: Host) -> Iterator[Symptom]:
     if host.arch not in PUBLISHED:
         where = " or ".join(PUBLISHED)
-        yield _bad("build", "system", f"{host.arch}: bytecode is made by a Python for {where}", f"build on {where}")
+        yield _bad("build", "system", f"{host.arch}: bytecode needs a Python for {where}", f"build on {where}")
     elif host.system == "linux" and host.translated is None:
         yield _good("build", "system", f"Linux on {host.arch}")
     elif host.translated:
-        yield _bad("build", "system", f"this Python runs under {host.translated}", f"start a Python for {host.arch}")
+        yield _bad("build", "system", f"this Python runs under {host.translated}", f"use a Python for {host.arch}")
     else:
         yield _bad(
-            "build", "system", "bytecode is made by a Linux Python", "build on Linux, or in a Linux virtual machine"
+            "build", "system", "bytecode needs a Python on Linux", "build on Linux, or in a Linux virtual machine"
         )
     try:
         project = open_project()
@@ -119,8 +119,8 @@ def _room(store: Path) -> Symptom:
     place = next(p for p in (store, *store.parents) if p.exists())
     free = shutil.disk_usage(place).free
     held = sum(p.stat().st_size for f in ("artifacts", "blobs") for p in (store / f).glob("*/*") if p.is_file())
-    detail = f"{size(free)} free and {size(held)} kept in {store}"
-    mend = "make room, or export BUILDCTL_CACHE=FOLDER on a larger disk"
+    detail = f"{size(free)} free, {size(held)} used by {store}"
+    mend = "free some space, or export BUILDCTL_CACHE=FOLDER on a larger disk"
     if free + held < TIGHT:
         return _bad("build", "disk", f"{detail}; a cuda image needs {size(TIGHT)}", mend)
     if free + held < COMFORTABLE:
@@ -131,26 +131,26 @@ def _room(store: Path) -> Symptom:
 def _writable(store: Path) -> Symptom:
     place = next(p for p in (store, *store.parents) if p.exists())
     if os.access(place, os.W_OK | os.X_OK):
-        return _good("build", "store", f"{store} can be written")
-    return _bad("build", "store", f"{place} cannot be written", "export BUILDCTL_CACHE=FOLDER that you can write to")
+        return _good("build", "store", f"{store} is writable")
+    return _bad("build", "store", f"{place} is not writable", "export BUILDCTL_CACHE=FOLDER, a writable one")
 
 
 def _lock(host: Host) -> Iterator[Symptom]:
     if host.system != "linux":
         yield _bad(
-            "lock", "apt-get", "bases are resolved by Debian's apt", "lock on Debian or Ubuntu", state=State.WORTH
+            "lock", "apt-get", "bases are resolved with Debian's apt", "lock on Debian or Ubuntu", state=State.WORTH
         )
     elif which("apt-get") is None:
-        yield _bad("lock", "apt-get", "bases are resolved by apt itself", "lock on Debian or Ubuntu", state=State.WORTH)
+        yield _bad("lock", "apt-get", "bases are resolved with apt", "lock on Debian or Ubuntu", state=State.WORTH)
     else:
         yield _good("lock", "apt-get", str(which("apt-get")))
         if Path(KEYRING).exists():
             yield _good("lock", "Debian's keys", KEYRING)
         else:
             mend = "sudo apt-get install debian-archive-keyring"
-            yield _bad("lock", "Debian's keys", "releases cannot be verified without them", mend)
+            yield _bad("lock", "Debian's keys", "needed to verify Debian releases", mend)
     try:
-        import uv  # noqa: PLC0415 - whether it is there is the question
+        import uv  # noqa: PLC0415 - this checks whether it is installed
 
         version = run([uv.find_uv_bin(), "--version"], timeout=20).stdout.strip()
         yield _good("lock", "uv", version)
@@ -165,7 +165,7 @@ def _test(host: Host) -> Iterator[Symptom]:
         yield (
             _bad("test", "sandbox", problem, mend, state=state)
             if problem
-            else _good("test", "sandbox", "namespaces are open: images are tested without Docker")
+            else _good("test", "sandbox", "namespaces are available: images can be tested without Docker")
         )
     if host.arch not in PUBLISHED:
         return
@@ -179,7 +179,7 @@ def _test(host: Host) -> Iterator[Symptom]:
 
 
 def emulator(host: Host, arch: str) -> str:
-    """What would run images of `arch` here, empty when nothing would."""
+    """What would run images for `arch` here; empty when nothing would."""
     if host.engine and host.virtual_engine:
         return f"{host.engine.name}'s virtual machine"
     if host.system != "linux":
@@ -193,7 +193,7 @@ def emulator(host: Host, arch: str) -> str:
 
 
 def sandbox_problem(root: Path = Path("/proc/sys")) -> tuple[str, str]:
-    """(why no sandbox can be made, the command that mends it); empty when one can, tried with unshare."""
+    """(why no sandbox can start, the command that fixes it); empty when one can, tried with unshare."""
     for name, bad, good in (
         ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
         ("kernel/unprivileged_userns_clone", "0", "1"),
@@ -207,7 +207,7 @@ def sandbox_problem(root: Path = Path("/proc/sys")) -> tuple[str, str]:
         done = run(["unshare", "--user", "--map-root-user", "--mount", "true"], timeout=10, check=False)
         if done.returncode:
             reason = (done.stderr.strip() or "unshare fails").splitlines()[-1]
-            return reason, "start Docker instead, or leave the container that closes user namespaces"
+            return reason, "start Docker instead, or leave the container that blocks user namespaces"
     return "", ""
 
 
@@ -221,7 +221,7 @@ def _run(host: Host) -> Iterator[Symptom]:
     yield from others
     if not host.gpus and not host.gpu_problem:
         detail = (
-            "no GPU reaches a container on macOS" if host.system == "macos" else "no NVIDIA GPU: images run on the CPU"
+            "containers on macOS cannot see a GPU" if host.system == "macos" else "no NVIDIA GPU: images run on the CPU"
         )
         if not others:
             yield _good("run", "GPU", detail)
@@ -236,20 +236,20 @@ def _run(host: Host) -> Iterator[Symptom]:
     if reason := toolkit_refusal(host):
         yield _bad("run", "GPU in containers", reason, toolkit_step(host))
     elif host.engine:
-        yield _good("run", "GPU in containers", host.toolkit or f"{host.engine.name} passes it on")
+        yield _good("run", "GPU in containers", host.toolkit or f"{host.engine.name} passes it through")
 
 
 def _other_gpus(host: Host) -> Iterator[Symptom]:
-    """Of makers whose GPUs containers get as device files; a GPU that lacks one is worth a line."""
+    """GPUs that containers get as device files; a GPU that lacks one is worth a line."""
     for kind in VERSIONED:
         if kind.files is None or not any(node.vendor == kind.files.vendor for node in host.nodes):
             continue
         what, (found, reason) = f"{kind.files.maker} GPU", device_files(kind.files, host.nodes)
         if found:
-            detail = f"{', '.join(found)}, for images built for {kind.label}; which driver they need is not known here"
+            detail = f"{', '.join(found)}, for {kind.label} images; buildctl does not know which driver they need"
             yield _good("run", what, detail)
         else:
-            yield _bad("run", what, reason, "load the kernel's driver for it", state=State.WORTH)
+            yield _bad("run", what, reason, "load its kernel driver", state=State.WORTH)
 
 
 def _native(host: Host) -> Iterator[Symptom]:
@@ -259,7 +259,7 @@ def _native(host: Host) -> Iterator[Symptom]:
         yield _bad("native", "Apple GPU", "MPS needs Apple silicon", "", state=State.WORTH)
     elif host.translated:
         yield _bad(
-            "native", "Python", "runs under Rosetta, which sees no MPS", "arch -arm64 zsh, and a Python for arm64"
+            "native", "Python", "runs under Rosetta, which has no MPS", "arch -arm64 zsh, then use an arm64 Python"
         )
     else:
         yield _good("native", "Apple GPU", f"{host.chip}, macOS {host.macos}: buildctl native mps-VERSION")

@@ -1,4 +1,4 @@
-"""What a machine has that decides whether an image runs on it. Facts only, quickly read, saved and read again."""
+"""What a machine has that decides whether an image runs on it. Facts only: quick to read, to save and to load."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ARCHES: Mapping[str, str] = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "ar
 PUBLISHED = ("amd64", "arm64")  # what PyTorch has wheels for, and so what images can be for
 QUERY = "--query-gpu=name,driver_version,compute_cap"
 _CDI = (Path("/etc/cdi"), Path("/var/run/cdi"))
-# where it is although PATH does not say so: in WSL2, and where a cluster mounts the driver
+# where it is when PATH lacks it: in WSL2, and where a cluster mounts the driver
 _SMI = (Path("/usr/lib/wsl/lib/nvidia-smi"), Path("/usr/local/nvidia/bin/nvidia-smi"))
 _ELF_MACHINES = {"amd64": 62, "arm64": 183}
 # nvidia-smi's driver 610 adds a remark: "610.47 [Deprecated; ...]"
 _DRIVER = re.compile(r"(\d+(?:\.\d+)*)(?:\s.*)?")
 _CAPABILITY = re.compile(r"\d+\.\d+")
 _VERSION = re.compile(r"\d+(\.\d+)*")
-# what nvidia-smi puts in a cell of a GPU that does not answer any more
+# what nvidia-smi prints for a GPU that no longer answers
 _LOST = re.compile(r"unknown error|gpu is lost|err!|gpu requires reset", re.IGNORECASE)
 _PLAIN: Mapping[str, tuple[type, ...]] = {"str": (str,), "str | None": (str, type(None)), "bool": (bool,)}
 _PATIENCE = 10.0  # seconds; a driver that hangs must not hang us
@@ -38,7 +38,7 @@ _PATIENCE = 10.0  # seconds; a driver that hangs must not hang us
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """`capability` is MAJOR.MINOR, None where the driver is too old to say."""
+    """`capability` is MAJOR.MINOR, None where the driver is too old to report it."""
 
     name: str
     capability: str | None
@@ -46,7 +46,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """A container engine that answers. `desktop`: Linux in a virtual machine (Docker Desktop and its likes), which
+    """A container engine that answers. `desktop`: Linux in a virtual machine (Docker Desktop and the like), which
     emulates the other architecture; `gpus`: it knows NVIDIA's runtime or CDI devices; `cdi`: only the latter, so that
     `--gpus all` is refused.
     """
@@ -65,9 +65,9 @@ class Host:
     kernel's word where it is neither amd64 nor arm64: armv7l, riscv64, ppc64le).
 
     `translated` is what translates this very process (rosetta, qemu). `driver` is NVIDIA's, of the host (in WSL2 of
-    Windows); `gpu_problem` says why a device that is there cannot be asked. `toolkit` is how containers get a GPU:
-    NVIDIA's container toolkit or a CDI specification. `nodes` are the device files that ROCm and XPU need; which driver
-    is behind them, and whether it is new enough, nobody here knows. `emulates` are other architectures that this kernel
+    Windows); `gpu_problem` is why an existing device cannot be queried. `toolkit` is how containers get a GPU:
+    NVIDIA's container toolkit or a CDI specification. `nodes` are the device files that ROCm and XPU need; the version
+    of their driver is unknown. `emulates` are other architectures that this kernel
     runs.
     """
 
@@ -91,13 +91,13 @@ class Host:
 
     @property
     def tegra(self) -> bool:
-        """NVIDIA's Jetson and its likes, by the kernel's name: the GPU is part of the processor."""
+        """NVIDIA's Jetson and the like, by the kernel's name: the GPU is part of the processor."""
         return self.kernel.endswith("-tegra")
 
     @property
     def virtual_engine(self) -> bool:
         """Whether containers run in a virtual machine that emulates; on macOS every engine does (colima, OrbStack,
-        Rancher Desktop, podman machine), whatever it says of itself.
+        Rancher Desktop, podman machine), whatever it reports.
         """
         return self.engine is not None and (self.engine.desktop or self.system == "macos")
 
@@ -126,10 +126,10 @@ class Host:
             host = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise BuildctlError(
-                f"{source} is no file of host facts ({error})", hint="`buildctl check --save FILE` writes one"
+                f"{source} is not a host facts file ({error})", hint="`buildctl check --save FILE` writes one"
             ) from error
         if host.system not in {"linux", "macos", "windows"}:
-            raise BuildctlError(f"{source}: {host.system} is not a system that is known here: linux, macos, windows")
+            raise BuildctlError(f"{source}: {host.system} is not a known system (linux, macos, windows)")
         return host
 
     def summary(self) -> str:
@@ -163,7 +163,7 @@ class Host:
 
 
 def _plain(cls: type, value: Any) -> Mapping[str, Any]:
-    """`value`, when its texts and flags have the types of the dataclass's fields. Raises TypeError."""
+    """`value`, if its strings and flags have the types of the dataclass's fields. Raises TypeError."""
     if not isinstance(value, dict):
         raise TypeError(f"{cls.__name__.lower()}: {value!r}")
     for field in dataclasses.fields(cls):
@@ -192,13 +192,13 @@ def read_host(path: Path) -> Host:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise BuildctlError(
-            f"{path} is no file of host facts: {error}", hint="`buildctl check --save FILE` writes one"
+            f"{path} is not a host facts file: {error}", hint="`buildctl check --save FILE` writes one"
         ) from error
     return Host.from_json(value, str(path))
 
 
 def this_host() -> Host:
-    """Ask this machine: small files of the kernel, nvidia-smi and docker where they are. Never raises."""
+    """Query this machine: kernel files, and nvidia-smi and docker where present. Never raises."""
     system = {"linux": "linux", "darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
     machine = ARCHES.get(platform.machine().lower(), platform.machine().lower() or "unknown")
     return _mac(machine) if system == "macos" else _linux(machine, system)
@@ -245,7 +245,7 @@ def _mac(machine: str) -> Host:
 
 
 def translation(machine: str, cpuinfo: str) -> tuple[str | None, str]:
-    """(what translates this process, the real architecture), told by a processor that does not fit `machine`."""
+    """(what translates this process, the real architecture), told by a processor that does not match `machine`."""
     if machine == "amd64" and "VirtualApple" in cpuinfo:
         return "rosetta", "arm64"
     if machine == "amd64" and "CPU implementer" in cpuinfo:
@@ -256,7 +256,7 @@ def translation(machine: str, cpuinfo: str) -> tuple[str | None, str]:
 
 
 def nvidia_gpus() -> tuple[str | None, tuple[Gpu, ...], str]:
-    """(driver, GPUs, why they cannot be asked). The CSV queries are stable; the table for people is not."""
+    """(driver, GPUs, why they cannot be queried). The CSV queries are stable; the table for people is not."""
     program = which("nvidia-smi") or next((path for path in _SMI if path.exists()), None)
     if program is None:
         device = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
@@ -267,14 +267,14 @@ def nvidia_gpus() -> tuple[str | None, tuple[Gpu, ...], str]:
         except ToolError as error:
             return None, (), error.message
         if done.timed_out:
-            return None, (), f"nvidia-smi does not answer within {_PATIENCE:g} s"
+            return None, (), f"nvidia-smi did not answer within {_PATIENCE:g} s"
         if done.returncode == 0:
             return parse_gpus(done.stdout)
-    return None, (), (done.stdout.strip() or done.stderr.strip()).partition("\n")[0] or "nvidia-smi fails"
+    return None, (), (done.stdout.strip() or done.stderr.strip()).partition("\n")[0] or "nvidia-smi failed"
 
 
 def parse_gpus(text: str) -> tuple[str | None, tuple[Gpu, ...], str]:
-    """A GPU that does not answer any more is left out, with the reason, also where others still do."""
+    """Leaves out a GPU that no longer answers, with the reason, even if others still do."""
     rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if len(row) >= 2]
     lost = [row for row in rows if any(_LOST.search(cell) for cell in row[1:])]
     good = [row for row in rows if row not in lost]
@@ -284,12 +284,12 @@ def parse_gpus(text: str) -> tuple[str | None, tuple[Gpu, ...], str]:
     driver = next(filter(None, (driver_version(row[1]) for row in [*good, *lost])), None)
     if not rows:
         return None, (), "nvidia-smi finds no GPU"
-    said = "; ".join(f"nvidia-smi says {next(filter(_LOST.search, row[1:]))} of {row[0]}" for row in lost)
+    said = "; ".join(f"nvidia-smi reports {next(filter(_LOST.search, row[1:]))} for {row[0]}" for row in lost)
     return driver, gpus, said
 
 
 def driver_version(text: str) -> str | None:
-    """None for what is no version: nvidia-smi answers N/A (Jetson), [N/A], [Not Supported], too."""
+    """None for anything but a version: nvidia-smi also answers N/A (Jetson), [N/A], [Not Supported]."""
     found = _DRIVER.fullmatch(text.strip())
     return found[1] if found else None
 
@@ -307,24 +307,24 @@ def container_toolkit(folders: Iterable[Path] = _CDI) -> str | None:
 
 def container_engine() -> tuple[Engine | None, str]:
     """(the engine that answers, why none does): docker as its command line finds it, else podman."""
-    problem = "no docker and no podman command"
+    problem = "no docker or podman command"
     if which("docker"):
         done = run(["docker", "info", "--format", "{{json .}}"], timeout=_PATIENCE, check=False)
         try:
             return parse_docker(json.loads(done.stdout)), ""
         except (ValueError, BuildctlError):
-            problem = (done.stderr.strip() or "docker does not answer").partition("\n")[0]
+            problem = (done.stderr.strip() or "docker did not answer").partition("\n")[0]
     if which("podman"):
         done = run(["podman", "info", "--format", "json"], timeout=_PATIENCE, check=False)
         try:
             return parse_podman(json.loads(done.stdout)), ""
         except (ValueError, BuildctlError):
-            problem = (done.stderr.strip() or "podman does not answer").partition("\n")[0]
+            problem = (done.stderr.strip() or "podman did not answer").partition("\n")[0]
     return None, problem
 
 
 def parse_docker(info: Mapping[str, Any]) -> Engine:
-    """From `docker info`. Raises BuildctlError when no server answered."""
+    """From `docker info`. Raises BuildctlError if no server answered."""
     if not info.get("ServerVersion"):
         raise BuildctlError("; ".join(info.get("ServerErrors") or ["no server"]))
     machine = str(info.get("Architecture", ""))
@@ -360,7 +360,7 @@ def parse_podman(info: Mapping[str, Any]) -> Engine:
             gpus=False,
         )
     except (KeyError, TypeError) as error:
-        raise BuildctlError(f"podman's answer is not understood ({error})") from error
+        raise BuildctlError(f"cannot parse podman's answer ({error})") from error
 
 
 def _registered(machine: int, root: Path = Path("/proc/sys/fs/binfmt_misc")) -> bool:

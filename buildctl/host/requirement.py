@@ -21,7 +21,7 @@ _OPERATORS: Mapping[str, Callable[[Version, Version], bool]] = {
     "!=": operator.ne,
 }
 # The CUDA version of a driver branch (CUDA Toolkit release notes, "CUDA Toolkit and Corresponding Driver Versions").
-# Which one a driver newer than these has, nobody here knows; it has what came before.
+# A driver newer than these supports at least the last of them.
 _CUDA_OF: Mapping[int, str] = {
     450: "11.0", 455: "11.1", 460: "11.2", 465: "11.3", 470: "11.4", 495: "11.5", 510: "11.6", 515: "11.7",
     520: "11.8", 525: "12.0", 530: "12.1", 535: "12.2", 545: "12.3", 550: "12.4", 555: "12.5", 560: "12.6",
@@ -30,7 +30,7 @@ _CUDA_OF: Mapping[int, str] = {
 
 
 def unmet(text: str, driver: str) -> str:
-    """Why a container that asks for `text` is not started with that driver; empty when it is, or may be."""
+    """Why a container that requires `text` does not start with that driver; empty if it does, or may."""
     alternatives = [alternative.split(",") for alternative in text.split()]
     if not alternatives or any(all(_holds(c, driver) for c in conditions) for conditions in alternatives):
         return ""
@@ -46,7 +46,7 @@ def _but_for_brand(conditions: Sequence[str], driver: str) -> bool:
 
 
 def cuda_of(driver: str) -> str | None:
-    """The newest CUDA that is known to come with that driver; None for one that is older than all of them."""
+    """The newest CUDA known to come with that driver; None if it is older than all of them."""
     branch = Version(driver).major
     return next((cuda for known, cuda in sorted(_CUDA_OF.items(), reverse=True) if branch >= known), None)
 
@@ -58,7 +58,7 @@ def asked_cuda(text: str) -> str | None:
 
 
 def _holds(condition: str, driver: str) -> bool:
-    """A brand is not known here, so what depends on one does not count as met."""
+    """The brand is unknown, so a condition that depends on one counts as unmet."""
     match = _CONDITION.fullmatch(condition)
     if match is None:
         return False

@@ -1,4 +1,4 @@
-"""What `buildctl check` knows about an image that is none of the matrix: its labels, else what its environment says."""
+"""What `buildctl check` knows about an image outside the matrix: from its labels, else its environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CUDA = re.compile(r"(\d+\.\d+)(\.\d+)*")
 
 
 def subjects_of(text: str) -> list[Subject]:
-    """What a reference or the path of a layout leads to, of a layout without a name everything; nothing for a name of
+    """What a reference or layout path leads to (everything in a layout if no name is given); nothing for a name of
     the matrix. Raises LayoutError, RegistryError.
     """
     found = find_target(text)
@@ -34,10 +34,10 @@ def subjects_of(text: str) -> list[Subject]:
 
 
 def subject_of(name: str, target: Target, images: Sequence[Image]) -> Subject:
-    """Raises LayoutError when nothing there is an image for Linux."""
+    """Raises LayoutError if there is no image for Linux."""
     images = [i for i in images if i.config.platform.os == "linux"]
     if not images:
-        raise LayoutError(f"{name} has no image for Linux")
+        raise LayoutError(f"{name} has no Linux image")
     claims = [_claims(name, image) for image in images]
     ours = any(key.startswith(LABEL) for key in images[0].config.labels)
     requires = "" if ours else dict(images[0].config.env).get("NVIDIA_REQUIRE_CUDA", "")
@@ -67,7 +67,7 @@ def _claims(name: str, image: Image) -> Claims:
 
 
 def claims_from_environment(image: Image, *, name: str = "", platform: str = "") -> Claims:
-    """What people who build images write there, and no more: empty or None is "says nothing"."""
+    """What image builders write there; empty or None means it claims nothing."""
     env = dict(image.config.env)
     match = _CUDA.fullmatch(env.get("CUDA_VERSION", ""))
     cuda = match[1] if match else asked_cuda(env.get("NVIDIA_REQUIRE_CUDA", ""))

@@ -32,10 +32,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """One image name with the claims of each architecture that it exists for; `built`: it is in the layout.
+    """One image name with the claims for each of its architectures; `built`: it is in the layout.
 
-    An image that is none of the matrix says in `start` how to start it, with {options} where options of `docker run`
-    go, in `requires` what its NVIDIA_REQUIRE_CUDA asks for, and in `says` False where it claims nothing about CUDA.
+    For an image outside the matrix, `start` is how to start it, with {options} where options of `docker run`
+    go, in `requires` what its NVIDIA_REQUIRE_CUDA asks for, and in `says` False if it claims nothing about CUDA.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Verdict:
 
 
 def decide(subject: Subject, host: Host, others: Sequence[Subject] = ()) -> Verdict:
-    """`others` are what may be proposed instead. Commands are those of the host's own engine."""
+    """`others` may be proposed instead. Commands use the host's own engine."""
     verdict = _decided(subject, host, others)
     if host.engine is None or host.engine.name != "podman":
         return verdict
@@ -75,25 +75,25 @@ def decide(subject: Subject, host: Host, others: Sequence[Subject] = ()) -> Verd
 
 def _decided(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
     if host.arch not in PUBLISHED:
-        reason = f"PyTorch publishes no wheels for {host.arch}, so no image is for it"
+        reason = f"PyTorch publishes no wheels for {host.arch}, so there are no images for it"
         return _verdict(subject, Kind.NOT, reason, f"use a machine with {' or '.join(PUBLISHED)}")
     if subject.native:
         return _native(subject, host, others)
     if host.system == "windows":
-        return _verdict(subject, Kind.NOT, "Windows itself runs no Linux image", "open WSL2 and ask again there")
+        return _verdict(subject, Kind.NOT, "Windows itself cannot run Linux images", "open WSL2 and ask again there")
     if host.engine is None:
         return _without_engine(subject, host)
     claims = subject.of(host.engine.arch)
     if claims is None:
         return _foreign(subject, host, others)
     if not subject.says:
-        reason = f"native on {claims.arch}; in labels and environment it says nothing about CUDA"
-        return _verdict(subject, Kind.CPU, reason, f"{_run(subject)}; `buildctl test {subject.name}` asks it")
+        reason = f"native on {claims.arch}; its labels and environment claim nothing about CUDA"
+        return _verdict(subject, Kind.CPU, reason, f"{_run(subject)}; `buildctl test {subject.name}` finds out")
     if not claims.kind.gpu:
         gpu = _instead_gpu(claims, host, others)
         return _verdict(subject, Kind.CPU, f"a CPU build, native on {claims.arch}{gpu}", _run(subject))
     if host.system == "macos":
-        reason = f"no container on macOS sees a GPU{_instead_gpu(claims, host, others)}"
+        reason = f"containers on macOS cannot use the GPU{_instead_gpu(claims, host, others)}"
         return _verdict(subject, Kind.CPU, reason, _run(subject))
     if claims.kind.files is not None:
         return _device_files(subject, claims, claims.kind.files, host)
@@ -105,12 +105,12 @@ def _verdict(subject: Subject, kind: Kind, reason: str, next_step: str) -> Verdi
 
 
 def _without_engine(subject: Subject, host: Host) -> Verdict:
-    reason = f"no container engine answers ({host.engine_problem})" if host.engine_problem else "no container engine"
+    reason = f"no container engine responds ({host.engine_problem})" if host.engine_problem else "no container engine"
     here = host.arch if subject.of(host.arch) else subject.claims[0].arch
     step = (
         "install Docker Desktop, colima or podman"
         if host.system == "macos"
-        else f"install Docker or podman; without either, `buildctl test {subject.name} --arch {here}` runs its probes"
+        else f"install Docker or podman; without them, `buildctl test {subject.name} --arch {here}` runs its probes"
     )
     return _verdict(subject, Kind.NOT, reason, step)
 
@@ -132,7 +132,7 @@ def _foreign(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict
     better = _native_alternative(subject, host, others)
     if host.virtual_engine or arch in host.emulates:
         how = "Rosetta or QEMU" if host.system == "macos" and host.arch == "arm64" else "QEMU"
-        gpu = ", which reaches no GPU" if subject.claims[0].kind.gpu else ""
+        gpu = ", without GPU access" if subject.claims[0].kind.gpu else ""
         step = better or _run(subject, f"--platform linux/{arch}")
         return _verdict(subject, Kind.EMULATED, f"{only}: {how} translates every instruction{gpu}", step)
     step = better or "sudo apt-get install qemu-user-static binfmt-support, then it runs slowly under emulation"
@@ -140,7 +140,7 @@ def _foreign(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict
 
 
 def _native_alternative(subject: Subject, host: Host, others: Sequence[Subject]) -> str:
-    """Names of the same torch that run natively here."""
+    """Names with the same torch that run natively here."""
     assert host.engine is not None  # noqa: S101 - decided before
     names = [o.name for o in _same_torch(subject, others) if not o.native and o.of(host.engine.arch)]
     if host.system == "macos" and host.arch == "arm64":
@@ -155,7 +155,7 @@ def _same_torch(subject: Subject, others: Sequence[Subject]) -> list[Subject]:
     return [o for o in others if o.name != subject.name and Version(o.claims[0].torch).public == wanted]
 
 
-# GPUs that a container gets as device files
+# GPUs passed to a container as device files
 
 
 def _device_files(subject: Subject, claims: Claims, files: DeviceFiles, host: Host) -> Verdict:
@@ -169,8 +169,8 @@ def _device_files(subject: Subject, claims: Claims, files: DeviceFiles, host: Ho
             "--group-add video --group-add render", "--group-add keep-groups"
         )
     reason = (
-        f"an {files.maker} GPU ({', '.join(found)}); which driver {claims.kind.titled(claims.built_for)} needs, and "
-        "whether torch has code for this GPU, is not known here"
+        f"an {files.maker} GPU ({', '.join(found)}); unknown: the driver {claims.kind.titled(claims.built_for)} needs, "
+        "and whether torch has code for this GPU"
     )
     return _verdict(subject, Kind.GPU, reason, step)
 
@@ -198,19 +198,19 @@ def _nvidia(subject: Subject, claims: Claims, host: Host, others: Sequence[Subje
         other = _covered_elsewhere(subject, host, others)
         return on_cpu(
             _uncovered(claims, host.gpus),
-            f"use {other}" if other else "no image of this matrix has code for it; add a newer PyTorch version",
+            f"use {other}" if other else "no image in this matrix supports it; add a newer PyTorch version",
         )
     if host.tegra and _kernel(host) < JETPACK7_KERNEL:
-        reason = f"JetPack 6 or older (kernel {host.kernel}) runs NVIDIA's own builds for Jetson, not those for servers"
-        return on_cpu(reason, "update to JetPack 7, or use an image of NVIDIA's for Jetson")
+        reason = f"JetPack 6 or older (kernel {host.kernel}) runs only NVIDIA's own Jetson builds, not server builds"
+        return on_cpu(reason, "update to JetPack 7, or use one of NVIDIA's Jetson images")
     if host.driver is None and not host.tegra:
-        step = "look at what nvidia-smi says, and reload or reinstall the NVIDIA driver"
-        return on_cpu("the driver's version is unknown: nvidia-smi does not give it", step)
+        step = "check the output of nvidia-smi, and reload or reinstall the NVIDIA driver"
+        return on_cpu("the driver version is unknown: nvidia-smi does not report it", step)
     if reason := _requirement(subject, host) if subject.requires else driver_refusal(claims, host):
         other = _covered_elsewhere(subject, host, others)
         where = " in Windows" if host.wsl else ""
         step = f"update the driver{where} to {_new_enough(subject, claims)}{f', or use {other}' if other else ''}"
-        return on_cpu(reason, f"{step}; with {gpu_option(host)} it would not start")
+        return on_cpu(reason, f"{step}; with {gpu_option(host)} the container would not start")
     if reason := toolkit_refusal(host):
         return on_cpu(reason, toolkit_step(host))
     rest = [gpu for gpu in host.gpus if gpu not in covered]
@@ -219,13 +219,13 @@ def _nvidia(subject: Subject, claims: Claims, host: Host, others: Sequence[Subje
     but += f"; but {host.gpu_problem}" if host.gpu_problem else ""
     step = _run(subject, gpu_option(host))
     floor = f" >= {claims.driver_floor}" if claims.driver_floor else ""
-    unknown = "" if claims.facts else "; it does not say which GPUs its torch is compiled for"
+    unknown = "" if claims.facts else "; the image does not claim which GPUs its torch is compiled for"
     reason = f"{names}, driver {host.driver or 'of unknown version'}{floor if host.driver else ''}{but}{unknown}"
     return _verdict(subject, Kind.GPU, reason, step)
 
 
 def gpu_option(host: Host) -> str:
-    """The option of `docker run` or `podman run` that passes the GPU on there."""
+    """The option of `docker run` or `podman run` that passes the GPU through."""
     if host.engine and (host.engine.name == "podman" or host.engine.cdi):
         return "--device nvidia.com/gpu=all"
     return "--runtime=nvidia" if host.tegra else "--gpus all"
@@ -246,7 +246,7 @@ def driver_refusal(claims: Claims, host: Host) -> str:
 def _requirement(subject: Subject, host: Host) -> str:
     if host.driver is None:
         return ""
-    from buildctl.host.requirement import unmet  # noqa: PLC0415 - images of others only
+    from buildctl.host.requirement import unmet  # noqa: PLC0415 - foreign images only
 
     return unmet(subject.requires, host.driver)
 
@@ -262,7 +262,7 @@ def toolkit_refusal(host: Host) -> str:
     if host.engine.name == "podman" and host.toolkit and host.toolkit.startswith("CDI"):
         return ""
     if host.toolkit is None:
-        return f"{host.engine.name} cannot pass the GPU on: no NVIDIA container toolkit and no CDI specification"
+        return f"{host.engine.name} cannot pass the GPU through: no NVIDIA container toolkit or CDI specification"
     return f"{host.engine.name} does not know the NVIDIA runtime, although {host.toolkit} is installed"
 
 
@@ -275,7 +275,7 @@ def toolkit_step(host: Host) -> str:
 
 
 def covers(claims: Claims, gpu: Gpu) -> bool:
-    """Whether torch has code for that GPU. Where claims or driver do not say, the benefit of the doubt."""
+    """Whether torch has code for that GPU; true if claims or driver do not tell."""
     if gpu.capability is None or claims.facts is None:
         return True
     major, minor = map(int, gpu.capability.split("."))
@@ -284,7 +284,7 @@ def covers(claims: Claims, gpu: Gpu) -> bool:
 
 def _uncovered(claims: Claims, gpus: Iterable[Gpu]) -> str:
     names = ", ".join(dict.fromkeys(f"{gpu.name} ({_capability(gpu)})" for gpu in gpus))
-    return f"no code for {names} is compiled in: it has {' '.join(claims.architectures or ())}"
+    return f"torch has no code for {names}, only for {' '.join(claims.architectures or ())}"
 
 
 def _capability(gpu: Gpu) -> str:
@@ -319,31 +319,31 @@ def _native(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
     if host.system != "macos":
         names = [o.name for o in _same_torch(subject, others) if o.of(host.arch)]
         where = " or ".join(names) or "an image"
-        return _verdict(subject, Kind.NOT, "a native environment for macOS on Apple silicon", f"use {where}")
+        return _verdict(subject, Kind.NOT, "a native environment, only for macOS on Apple silicon", f"use {where}")
     if host.arch != "arm64":
         images = [o.name for o in _same_torch(subject, others) if o.of(host.arch)]
-        reason = "PyTorch has no wheels for Macs with Intel CPUs since 2.3, and MPS needs an Apple GPU"
+        reason = "PyTorch dropped wheels for Intel Macs after 2.2, and MPS needs an Apple GPU"
         return _verdict(
             subject, Kind.NOT, reason, f"use {images[0]} in Docker, on the CPU" if images else "another machine"
         )
     make = f"buildctl native {subject.name}"
     if host.macos is None:
-        return _verdict(subject, Kind.NOT, "the version of macOS is unknown", f"sw_vers shows it; or try {make}")
+        return _verdict(subject, Kind.NOT, "the macOS version is unknown", f"sw_vers shows it; or try {make}")
     version, floor = Version(host.macos), Version(claims.macos or "11.0")
     if version < floor:
         return _verdict(subject, Kind.NOT, f"its wheels need macOS {floor}, this is {version}", "update macOS")
     if host.translated:
-        reason = f"this Python runs under {host.translated}, which sees no MPS"
-        return _verdict(subject, Kind.NOT, reason, f"start a Python for arm64 (`arch -arm64 zsh`), then {make}")
+        reason = f"this Python runs under {host.translated}, which has no MPS"
+        return _verdict(subject, Kind.NOT, reason, f"use an arm64 Python (`arch -arm64 zsh`), then {make}")
     if version < MPS_MACOS:
         return _verdict(subject, Kind.CPU, f"MPS needs macOS {MPS_MACOS}, this is {version}", f"update macOS; {make}")
     if host.virtual:
-        return _verdict(subject, Kind.CPU, "a virtual machine of macOS has no working MPS", make)
+        return _verdict(subject, Kind.CPU, "MPS does not work in a macOS virtual machine", make)
     return _verdict(subject, Kind.GPU, f"MPS on {host.chip or 'Apple silicon'}, macOS {version}", make)
 
 
 def catalogue(start: Path, layout: Path | None) -> list[Subject]:
-    """Every name with a file of claims in the project above `start`. Raises MatrixError outside of a project."""
+    """Every name with a claims file in the project above `start`. Raises MatrixError outside a project."""
     root = next((p for p in (start.resolve(), *start.resolve().parents) if (p / "matrix.yaml").is_file()), None)
     if root is None:
         raise MatrixError(f"no matrix.yaml in {start} or any folder above it", hint="buildctl --project DIR check")

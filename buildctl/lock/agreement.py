@@ -1,6 +1,6 @@
 """Where the locked artifacts contradict matrix.yaml, or each other: a tag is true only if they agree.
 
-Asked whenever matrix and locks are read together, before anything is resolved, downloaded or made.
+Checked whenever matrix and locks are read together, before anything is resolved, downloaded or built.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from buildctl.oci.image import ImageConfig
 
 
 def refuse_other_python(project: Project, cells: Iterable[Cell]) -> None:
-    """Raises ProblemsError when the current lock of a base under `cells` has another Python than matrix.yaml asks for.
+    """Raises ProblemsError if the current lock of a base of `cells` has a different Python than matrix.yaml asks for.
 
-    Says nothing about a base that is not locked yet: `refuse_python_of` does, once it is resolved.
+    Skips a base that is not locked yet: `refuse_python_of` checks it once resolved.
     """
     bases = dict.fromkeys((c.base, c.arch) for c in cells if not c.native and isinstance(c.base, DebianBase))
     for base, arch in bases:
@@ -40,20 +40,20 @@ def refuse_python_of(project: Project, lock: BaseLock) -> None:
     there = [base for base in project.matrix.bases if isinstance(base, DebianBase) and base.name != lock.base]
     others = {base.name: _pythons(project, base) for base in there}
     fitting = [name for name, versions in others.items() if versions == [wanted]]
-    ways = [f"name the base {name} under accelerators" for name in fitting]
-    ways += [f'set python: "{found[0]}"'] if len(found) == 1 else [f"name python{wanted} in bases.{lock.base}.packages"]
+    ways = [f"use the base {name} under accelerators" for name in fitting]
+    ways += [f'set python: "{found[0]}"'] if len(found) == 1 else [f"add python{wanted} to bases.{lock.base}.packages"]
     ways += [] if fitting else [f"add a base whose Debian release has Python {wanted}"]
     has = {lock.base: found, **{name: versions for name, versions in others.items() if versions}}
     raise _problem(
         project,
         ("python",),
-        f"{wanted} is not what the base has ({'; '.join(f'{n}: {_named(v)}' for n, v in has.items())})",
+        f"{wanted} is not in the base ({'; '.join(f'{n}: {_named(v)}' for n, v in has.items())})",
         hint="; or ".join(ways),
     )
 
 
 def refuse_newer_glibc(cell: Cell, wheels: Iterable[LockedWheel], runtime: BaseLock) -> None:
-    """Raises LockError when a wheel needs a newer C library than the base's locked libc6."""
+    """Raises LockError if a wheel needs a newer C library than the base's locked libc6."""
     libc = next((p.version for p in runtime.packages if p.name == "libc6"), None)
     match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", libc or "")
     if match is None:
@@ -62,19 +62,19 @@ def refuse_newer_glibc(cell: Cell, wheels: Iterable[LockedWheel], runtime: BaseL
         floor = glibc_floor([wheel.filename])
         if floor and tuple(map(int, floor.split("."))) > (int(match[1]), int(match[2])):
             raise LockError(
-                f"{cell.id}: {wheel.filename} needs glibc {floor}, and bases.{runtime.base} has {libc}",
-                hint=f"name a base of a newer Debian release for {cell.accelerator.name}, "
+                f"{cell.id}: {wheel.filename} needs glibc {floor}, but bases.{runtime.base} has {libc}",
+                hint=f"use a base with a newer Debian release for {cell.accelerator.name}, "
                 f"or an older version of {wheel.name} under packages",
             )
 
 
 def refuse_python_in(base: ImageBase, config: ImageConfig, python: str) -> None:
-    """Raises MatrixError when an image that is a base says itself that it has another Python (PYTHON_VERSION)."""
+    """Raises MatrixError if a base image declares another Python (PYTHON_VERSION)."""
     said = ".".join(dict(config.env).get("PYTHON_VERSION", "").split(".")[:2])
     if re.fullmatch(r"\d+\.\d+", said) and said != python:
         raise MatrixError(
-            f"bases.{base.name}: {base.image} has Python {said} (PYTHON_VERSION), the matrix asks for {python}",
-            hint=f'set python: "{said}", or name an image with Python {python}',
+            f"bases.{base.name}: {base.image} has Python {said} (PYTHON_VERSION), but the matrix asks for {python}",
+            hint=f'set python: "{said}", or use an image with Python {python}',
         )
 
 
@@ -99,7 +99,7 @@ def _current(project: Project, base: DebianBase, arch: str) -> BaseLock | None:
 
 
 def _problem(project: Project, key: yamlfile.Path, text: str, *, hint: str) -> ProblemsError:
-    """With the line, as problems of the file itself have it."""
+    """With the line, like problems of the file itself."""
     path = project.matrix.path
     document = yamlfile.parse(path.read_text("utf-8"), str(path))
     document.problem(key, text)

@@ -35,13 +35,13 @@ DEADLINE = 300.0  # seconds for one run of apt
 def resolve_base(
     base: DebianBase, arch: str, *, mirrors: Mapping[str, Sequence[str]], keyring: Path = KEYRING
 ) -> dict[Flavour, BaseLock]:
-    """Resolve the flavours of `base` for `arch` against the archive as it is now, all from one state of it.
+    """Resolve the flavours of `base` for `arch` against the current archive, all from one state of it.
 
-    Every essential package of the suite is in: other packages rely on them without saying so. Raises LockError: apt or
+    Includes every essential package of the suite: others depend on them implicitly. Raises LockError: apt or
     the keyring is missing, the archive cannot be reached or is not signed by Debian, packages do not exist or conflict.
     """
     if not keyring.is_file():
-        raise LockError(f"no keys to check Debian's signature with: {keyring}", hint=KEYRING_HINT)
+        raise LockError(f"no keys to verify Debian's signature: {keyring} does not exist", hint=KEYRING_HINT)
     with tempfile.TemporaryDirectory(prefix="buildctl-apt-") as folder:
         root = Path(folder)
         sources = private_root(root, base.suite, arch, mirrors, keyring)
@@ -52,12 +52,12 @@ def resolve_base(
             known = {p.name for p in runtime}
             everything = _packages(root, sources, base, [*base.packages, *base.devel])
             if lost := known - {p.name for p in everything}:
-                raise LockError(f"{base.name}: the devel packages drive out {', '.join(sorted(lost))}")
+                raise LockError(f"{base.name}: the devel packages would remove {', '.join(sorted(lost))}")
             locks[Flavour.DEVEL] = _lock(base, Flavour.DEVEL, arch, [p for p in everything if p.name not in known])
     return locks
 
 
-KEYRING_HINT = "install (or upgrade) the package debian-archive-keyring: apt-get install debian-archive-keyring"
+KEYRING_HINT = "install or upgrade the keyring: sudo apt-get install debian-archive-keyring"
 
 
 def _lock(base: DebianBase, flavour: Flavour, arch: str, packages: Sequence[DebPackage]) -> BaseLock:
@@ -95,13 +95,13 @@ def _settings(root: Path, arch: str) -> list[tuple[str, str]]:
     return [
         ("Dir", str(root)),
         ("Dir::State::status", str(root / "status")),
-        ("Dir::Etc::netrc", "/etc/apt/auth.conf"),  # passwords of a private mirror are the machine's
+        ("Dir::Etc::netrc", "/etc/apt/auth.conf"),  # passwords of a private mirror come from the machine
         ("Dir::Etc::netrcparts", "/etc/apt/auth.conf.d"),
         ("APT::Architecture", arch),
         ("APT::Architectures::", arch),
         ("APT::Install-Recommends", "false"),
         ("APT::Install-Suggests", "false"),
-        # root may not drop to apt here: the folder is not that user's
+        # do not drop from root to the user apt, who cannot access the folder
         ("APT::Sandbox::User", "root"),
         ("APT::Get::Assume-Yes", "true"),
         ("APT::Get::AllowUnauthenticated", "false"),
@@ -127,20 +127,20 @@ def update(root: Path, suite: str) -> None:
         apt(["apt-get", "update", "-q"], root)
     except ToolError as error:
         unsigned = re.search("NO_PUBKEY|is not signed|signatures? (?:were|was|couldn't)|verif", error.message)
-        hint = KEYRING_HINT if unsigned else "is the mirror right? set `mirror: {debian: URL}` in matrix.yaml"
+        hint = KEYRING_HINT if unsigned else "check the mirror; set `mirror: {debian: URL}` in matrix.yaml"
         raise LockError(f"apt cannot read the archive of {suite}: {error.message}", hint=hint) from error
 
 
 def _packages(root: Path, sources: Mapping[str, str], base: DebianBase, names: Sequence[str]) -> list[DebPackage]:
     wrong = [name for name in names if not NAME.fullmatch(name)]
     if wrong:
-        raise LockError(f"bases.{base.name}: not names of Debian packages: {', '.join(map(repr, wrong))}")
+        raise LockError(f"bases.{base.name}: not Debian package names: {', '.join(map(repr, wrong))}")
     try:
         out = apt(["apt-get", "install", "--print-uris", "-qq", "--", "?essential", *sorted(set(names))], root)
     except ToolError as error:
         raise LockError(f"bases.{base.name}: apt cannot resolve the packages: {error.message}") from error
     packages = [parse_uri(line, sources) for line in out.splitlines() if line.startswith("'")]
-    # apt takes a name that it does not know for a pattern, or for something that another package provides
+    # apt reads an unknown name as a pattern, or as something that another package provides
     if unknown := sorted(set(names) - {p.name for p in packages}):
         raise LockError(f"bases.{base.name}: no such package in {base.suite}: {', '.join(unknown)}")
     return packages
@@ -150,7 +150,7 @@ def parse_uri(line: str, sources: Mapping[str, str]) -> DebPackage:
     match = URI_LINE.fullmatch(line.strip())
     root = next((url for url in sources if match and match[1].startswith(f"{url}/pool/")), None)
     if match is None or root is None:
-        raise LockError(f"apt gave a line that is not understood: {line[:200]}")
+        raise LockError(f"cannot parse a line of apt's output: {line[:200]}")
     name, version, architecture = unquote(match[2]).split("_")
     return DebPackage(
         name=name,
@@ -167,5 +167,5 @@ def apt(argv: Sequence[str], root: Path | None) -> str:
     env = {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
     if root is not None:
         env["APT_CONFIG"] = str(root / "apt.conf")
-    hint = "the lock of a Debian base is made with apt: run `buildctl lock` on Debian or Ubuntu; building needs no apt"
+    hint = "locking a Debian base needs apt: run `buildctl lock` on Debian or Ubuntu; building does not"
     return run.run(argv, timeout=DEADLINE, env=env, missing_hint=hint).stdout

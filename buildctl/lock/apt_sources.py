@@ -1,4 +1,4 @@
-"""Where this machine would fetch Debian packages from. Read from its own configuration: we name no host."""
+"""Where this machine would fetch Debian packages from. Read from its configuration: we hard-code no host."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Source:
 
 
 def apt_mirrors(mirror: str | None = None, *, root: Path = Path("/")) -> Mapping[str, tuple[str, ...]]:
-    """Base URLs of both archives, best first, no trailing slash: what Filename in a lock is relative to.
+    """Base URLs of both archives, best first, no trailing slash: Filename in a lock is relative to them.
 
     A `mirror` setting wins; then apt's sources on Debian; then the packaged defaults of debootstrap and mmdebstrap.
-    Raises LockError when nothing here knows Debian's archive.
+    Raises LockError if nothing on this machine names Debian's archive.
     """
     found: dict[str, list[str]] = {archive: [] for archive in ARCHIVES}
     if mirror:
@@ -50,11 +50,11 @@ def apt_mirrors(mirror: str | None = None, *, root: Path = Path("/")) -> Mapping
                 for match in DEFAULT.finditer(text):
                     found["debian-security" if match[1] else "debian"].append(match[0].rstrip("/"))
     if not found["debian"]:
-        raise LockError("nothing on this machine says where Debian's archive is", hint=HINT)
-    # mirrors carry the security archive beside the main one
+        raise LockError("no Debian mirror is configured on this machine", hint=HINT)
+    # mirrors carry the security archive next to the main one
     found["debian-security"] += [f"{u}-security" for u in found["debian"] if u.endswith("/debian")]
     if not found["debian-security"]:
-        raise LockError(f"the mirror's security archive is not known: {found['debian'][0]} does not end in /debian")
+        raise LockError(f"cannot derive the mirror's security archive: {found['debian'][0]} does not end in /debian")
     return {archive: tuple(dict.fromkeys(urls)) for archive, urls in found.items()}
 
 
@@ -87,7 +87,7 @@ def _deb822(text: str, path: str) -> Iterator[Source]:
     try:
         stanzas = [{k.lower(): v for k, v in fields.items()} for _, fields in parse_stanzas(text, path)]
     except ArtifactError:
-        return  # apt refuses such a file as well
+        return  # apt also refuses such a file
     for stanza in stanzas:
         enabled = stanza.get("enabled", "yes").strip().lower() not in ("no", "false", "0")
         if enabled and "deb" in stanza.get("types", "").split():
@@ -139,7 +139,7 @@ def _suites(root: Path) -> set[str]:
 
 
 def _unlikely(source: Source) -> bool:
-    """Sorts what looks like Debian's own layout to the front."""
+    """Sorts URLs that look like Debian's own layout to the front."""
     return not source.uri.endswith(("/debian", "/debian-security"))
 
 

@@ -23,17 +23,17 @@ def architectures(chunks: Iterable[bytes], label: str) -> tuple[str, ...]:
     """The `sm_..` and `compute_..` words that a library was compiled for, in its order.
 
     One architecture alone is also a word that code uses, so a list of several counts before it. Raises ArtifactError
-    when that leaves none or more than one, or one that text before the list may have run into.
+    if that leaves none or more than one, or if text before the list may have run into it.
     """
     runs = {words for run in _runs(chunks) if (words := _from_first_sm(run.decode().split(" ")))}
     found = {words for words in runs if len(words) > 1} or runs
     if len(found) != 1:
         said = "".join(f"\n  {' '.join(words)}" for words in sorted(found)[:_SHOWN])
-        raise ArtifactError(f"{label}: {len(found)} lists of GPU architectures where there must be one{said}")
+        raise ArtifactError(f"{label}: {len(found)} lists of GPU architectures instead of one{said}")
     (words,) = found
     if list(words) != sorted(set(words), key=_order):
         raise ArtifactError(
-            f"{label}: the list of GPU architectures cannot be told from the text before it: {' '.join(words)}",
+            f"{label}: cannot separate the list of GPU architectures from the text before it: {' '.join(words)}",
             hint="a list has each architecture once, ascending, sm_ before compute_",
         )
     return words

@@ -27,9 +27,9 @@ class Derived:
 
 
 def derive(project: Project, cell: Cell, store: Store, *, again: bool = True, lock: WheelLock | None = None) -> Derived:
-    """The claims of a cell as its lock has them now, or `lock`, which is not written yet. Without `again`, a wheel that
-    the file is about already is not looked into, and one that the index does not give in pieces leaves what is inside
-    it unclaimed.
+    """The claims of a cell by its current lock, or by `lock`, not written yet. Without `again`, a wheel that
+    the file already covers is not read, and one that the index does not serve in pieces leaves its contents
+    unclaimed.
     """
     lock = lock or read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
     path = claims_path(project.images, cell.name, cell.arch)
@@ -38,7 +38,7 @@ def derive(project: Project, cell: Cell, store: Store, *, again: bool = True, lo
         old = read_claims(path)
     wheel = lock.wheel("torch")
     if wheel is None:
-        raise LockError(f"{cell.id}: the lock holds no torch", hint=f"buildctl lock {cell.name}")
+        raise LockError(f"{cell.id}: the lock has no torch", hint=f"buildctl lock {cell.name}")
     facts, origin = _facts(cell, wheel, old, store) if again else _quick_facts(cell, wheel, old, store)
     claims = claims_of(cell, lock, facts)
     same = path.exists() and path.read_bytes() == format_claims(claims)
@@ -49,22 +49,22 @@ def _facts(cell: Cell, wheel: LockedWheel, old: Claims | None, store: Store) -> 
     if path := store.artifact(wheel.digest):
         return facts_from_file(wheel, path), "the wheel in the store"
     if old is not None and old.facts is not None and old.facts.wheel == str(wheel.digest):
-        return old.facts, "an earlier look into the same wheel"
-    return facts_from_index(cell, wheel), "pieces of the wheel at the index"
+        return old.facts, "an earlier reading of the same wheel"
+    return facts_from_index(cell, wheel), "parts of the wheel at the index"
 
 
 def _quick_facts(cell: Cell, wheel: LockedWheel, old: Claims | None, store: Store) -> tuple[WheelFacts | None, str]:
     if old is not None and old.facts is not None and old.facts.wheel == str(wheel.digest):
-        return old.facts, "an earlier look into the same wheel"
+        return old.facts, "an earlier reading of the same wheel"
     try:
         return _facts(cell, wheel, old, store)
     except FetchError as error:
-        say(f"{error.message}\n{cell.id}: what is inside torch's wheel is not claimed yet ({error.hint})")
+        say(f"{error.message}\n{cell.id}: the contents of torch's wheel are not claimed yet ({error.hint})")
         return None, "the lock alone"
 
 
 def write_claims(project: Project, cells: Sequence[Cell], store: Store, *, again: bool = True) -> Iterator[str]:
-    """One line for each file, written where it differs; flavours share one. `again`: see `derive`."""
+    """One line for each file, written if it differs; flavours share one. `again`: see `derive`."""
     for cell in {(c.name, c.arch): c for c in cells}.values():
         derived = derive(project, cell, store, again=again)
         shown = project.shown(derived.path)
@@ -76,7 +76,7 @@ def write_claims(project: Project, cells: Sequence[Cell], store: Store, *, again
 
 
 def check_claims(project: Project, cells: Sequence[Cell], store: Store) -> int:
-    """How many files were checked. Raises LockError that lists all that differ from what the wheels say."""
+    """How many files were checked. Raises LockError listing all that differ from the wheels."""
     problems, count = [], 0
     for cell in {(c.name, c.arch): c for c in cells}.values():
         count += 1
@@ -90,15 +90,15 @@ def check_claims(project: Project, cells: Sequence[Cell], store: Store) -> int:
     if problems:
         raise LockError(
             f"{len(problems)} claims differ from the locked wheels:\n  " + "\n  ".join(problems),
-            hint="run `buildctl claims`, look at the difference, and commit it",
+            hint="run `buildctl claims`, review the difference, and commit it",
         )
     return count
 
 
 def stale_claims(project: Project, cells: Sequence[Cell]) -> list[tuple[Path, str]]:
-    """Path and reason of every file of claims that is missing, malformed, or not what matrix and lock say.
+    """Path and reason of every claims file that is missing, malformed, or differs from matrix and lock.
 
-    Looks into no wheel: what a file says about the inside of the locked one is taken as it is.
+    Does not read wheels: trusts what a file claims about the contents of the locked one.
     """
     found = []
     for cell in {(c.name, c.arch): c for c in cells}.values():
@@ -120,10 +120,10 @@ def _claims_problem(project: Project, cell: Cell, path: Path) -> str | None:
 
 
 def differences(derived: Claims, written: Claims) -> list[str]:
-    """`cuda: the wheels say 12.4, the file says 12.5`, one line a claim."""
+    """`cuda: the wheels have 12.4, the file has 12.5`, one line per claim."""
     left, right = derived.to_json(), written.to_json()
     return [
-        f"{key}: the wheels say {left.get(key)}, the file says {right.get(key)}"
+        f"{key}: the wheels have {left.get(key)}, the file has {right.get(key)}"
         for key in sorted(left.keys() | right.keys())
         if left.get(key) != right.get(key)
     ]

@@ -1,4 +1,4 @@
-"""What an image says of itself: derived from its locked wheels without importing torch, kept in a file that a person
+"""What an image claims: derived from its locked wheels without importing torch, kept in a file that a person
 reviews (images/NAME/claims.ARCH.json), written as labels, and compared with what the running image reports.
 """
 
@@ -18,7 +18,7 @@ from buildctl.ground.errors import LockError
 from buildctl.lock.torch_build import certain_build
 from buildctl.matrix.accelerators import MPS, Kind, kind_of, version_of
 
-# `buildctl check` reads claims and answers in a moment: what resolves and parses locks is not loaded for it
+# `buildctl check` reads claims and must be fast: it does not load what resolves and parses locks
 if TYPE_CHECKING:
     from buildctl.lock.wheels import WheelLock
     from buildctl.matrix.cells import Cell
@@ -58,7 +58,7 @@ class Claims:
 
     `glibc` and `macos` are the lowest that all wheels allow. `built` and `never` are torch's backends that must and
     must not be compiled in, which is also which devices may and may not appear. `lock` is a digest of the locked
-    wheels. The fields of `facts` are None while nobody has looked into the wheel.
+    wheels. The fields of `facts` are None until the wheel has been read.
     """
 
     torch: str
@@ -105,7 +105,7 @@ class Claims:
 
     @property
     def architectures(self) -> tuple[str, ...] | None:
-        """Both kinds of code as torch lists them, None while nobody has looked."""
+        """Both kinds of code as torch lists them, None until the wheel has been read."""
         return (*self.facts.gpu_architectures, *self.facts.ptx) if self.facts else None
 
     def to_json(self) -> dict[str, Any]:
@@ -126,10 +126,10 @@ class Claims:
 
 
 def claims_of(cell: Cell, lock: WheelLock, facts: WheelFacts | None = None) -> Claims:
-    """Raises LockError when the locked wheels cannot be what the cell's accelerator declares."""
+    """Raises LockError if the locked wheels cannot be what the cell's accelerator declares."""
     versions = {wheel.name: wheel.version for wheel in lock.wheels}
     if "torch" not in versions:
-        raise LockError(f"{cell.id}: the lock holds no torch", hint=f"buildctl lock {cell.name}")
+        raise LockError(f"{cell.id}: the lock has no torch", hint=f"buildctl lock {cell.name}")
     build = certain_build(cell, versions, facts)
     kind, said, given = build.kind, {build.kind.name: build.version}, cell.accelerator
     files = [wheel.filename for wheel in lock.wheels]
@@ -166,16 +166,16 @@ def lock_digest(lock: WheelLock) -> str:
 
 
 def check_facts(claims: Claims, facts: WheelFacts) -> None:
-    """What is in torch's wheel against what the lock says: two independent sources. Raises LockError."""
+    """Compares torch's wheel with the lock: two independent sources. Raises LockError."""
     what = f"{claims.name}-{claims.arch}: torch's wheel"
     if Version(facts.torch).public != Version(claims.torch).public:
-        raise LockError(f"{what} is torch {facts.torch} inside, the lock says {claims.torch}")
+        raise LockError(f"{what} is torch {facts.torch} inside, the lock has {claims.torch}")
     if claims.kind.architectures and not facts.gpu_architectures:
-        raise LockError(f"{what} is {claims.kind.build} that names no GPU architecture")
+        raise LockError(f"{what} is {claims.kind.build} without a list of GPU architectures")
     wanted = MPS.backend in claims.built
     if facts.mps != wanted and (wanted or MPS.backend in claims.never):
         inside = "links to Metal" if facts.mps else "does not link to Metal"
-        raise LockError(f"{what} {inside}, the matrix says {'built' if wanted else 'never'}: {MPS.backend}")
+        raise LockError(f"{what} {inside}, the matrix has {MPS.backend} under {'built' if wanted else 'never'}")
 
 
 def nvidia_version(versions: Mapping[str, str], stem: str) -> str | None:
@@ -183,7 +183,7 @@ def nvidia_version(versions: Mapping[str, str], stem: str) -> str | None:
 
 
 def glibc_floor(filenames: Iterable[str]) -> str | None:
-    """The lowest glibc that every wheel's tags allow; a wheel with several tags asks for the lowest of them."""
+    """The lowest glibc that every wheel's tags allow; a wheel with several tags needs the lowest of them."""
     floors = []
     for filename in filenames:
         tags = list(_GLIBC.finditer(filename.rpartition("-")[2]))
@@ -219,7 +219,7 @@ def read_claims(path: Path) -> Claims:
     except FileNotFoundError as error:
         raise LockError(f"{path} does not exist", hint="run `buildctl claims`") from error
     except (OSError, ValueError) as error:
-        raise LockError(f"{path} cannot be read: {error}", hint="run `buildctl claims`") from error
+        raise LockError(f"cannot read {path}: {error}", hint="run `buildctl claims`") from error
     return parse_claims(value, str(path))
 
 
@@ -236,7 +236,7 @@ def parse_claims(value: Any, source: str) -> Claims:
         claims = Claims(**fields, facts=_facts(inside, fields["cuda"]))
         if value["driver_floor"] != claims.driver_floor:
             raise LockError(
-                f"{source}: driver_floor is {value['driver_floor']}, {claims.kind.titled(claims.built_for)} asks for "
+                f"{source}: driver_floor is {value['driver_floor']}, {claims.kind.titled(claims.built_for)} needs "
                 f"{claims.driver_floor}",
                 hint="run `buildctl claims`",
             )
@@ -284,7 +284,7 @@ def _facts(inside: Mapping[str, Any], cuda: str | None) -> WheelFacts | None:
 
 
 def label_values(claims: Claims) -> dict[str, str]:
-    """The claims of one image under their names, what is not claimed left out."""
+    """The claims of one image by name, without what is not claimed."""
     values = {
         "accelerator": claims.accelerator,
         "torch": claims.torch.partition("+")[0],
@@ -328,7 +328,7 @@ def read_labels(labels: Mapping[str, str], arch: str) -> dict[str, str]:
 
 
 def claims_from_labels(labels: Mapping[str, str], arch: str, *, name: str = "", platform: str = "") -> Claims | None:
-    """What an image of ours claims, as far as its labels go; None when they say nothing of torch."""
+    """What our image claims in its labels; None if they do not mention torch."""
     said = read_labels(labels, arch)
     if "torch" not in said:
         return None
@@ -370,7 +370,7 @@ _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
 def runs_on(architectures: Iterable[str], capability: tuple[int, int]) -> bool:
     """Whether one of the compiled `architectures` (sm_.., compute_..) runs on a GPU of that compute capability.
 
-    Machine code runs within its major version from its minor on, PTX on everything newer; the suffix `a` is for exactly
+    Machine code runs within its major version from its minor up, PTX on everything newer; the suffix `a` is for exactly
     one capability, `f` for its family. CUDA C++ Programming Guide, section Compute Capabilities.
     """
     for found in filter(None, map(_ARCHITECTURE.fullmatch, architectures)):

@@ -1,7 +1,7 @@
 """The Debian half of the lock: every package of a base pinned by name, version, file, size and SHA-256.
 
 apt itself resolves, in a private root, for any architecture on any machine: no root rights, no foreign packages on the
-host, signatures of the archive checked. A lock names no host; `apt_mirrors` says where to fetch from.
+host, signatures of the archive checked. A lock names no host; `apt_sources` finds out where to fetch from.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ def inputs_of(base: DebianBase, flavour: Flavour, arch: str) -> str:
 
 
 def is_stale(base: DebianBase, lock: BaseLock) -> str | None:
-    """Why the lock no longer is what the matrix asks for, None when it is."""
+    """Why the lock no longer matches the matrix; None if it does."""
     if (lock.base, lock.suite) != (base.name, base.suite):
-        return f"it is for {lock.base} ({lock.suite}), the matrix says {base.name} ({base.suite})"
+        return f"it is for {lock.base} ({lock.suite}), the matrix has {base.name} ({base.suite})"
     if lock.inputs != inputs_of(base, Flavour(lock.flavour), lock.arch):
         return "matrix.yaml changed after it was written (the packages of the base)"
     return None
 
 
 def changes(old: BaseLock, new: BaseLock) -> list[str]:
-    """What a person reads: `NAME OLD -> NEW`, `NAME VERSION added`, `NAME VERSION removed`, sorted by name."""
+    """For people: `NAME OLD -> NEW`, `NAME VERSION added`, `NAME VERSION removed`, sorted by name."""
     before, after = ({p.name: p.version for p in lock.packages} for lock in (old, new))
     lines = []
     for name in sorted(before.keys() | after.keys()):
@@ -105,12 +105,12 @@ def read_base_lock(path: Path) -> BaseLock:
     names = [p.name for p in packages]
     # what an image adds (debian_added) may all be in its base already
     if names != sorted(names) or len(set(names)) != len(names) or not (names or "_" in lock.base):
-        raise LockError(f"{path}: packages must be there, sorted by name, each once", hint="run `buildctl lock`")
+        raise LockError(f"{path}: packages must be listed, sorted by name, each once", hint="run `buildctl lock`")
     if lock.flavour not in tuple(Flavour) or not re.fullmatch(r"sha256:[0-9a-f]{64}", lock.inputs):
         raise LockError(f"{path}:1: malformed flavour or inputs", hint="run `buildctl lock`")
     wrong = [p.name for p in packages if p.architecture not in ("all", lock.arch)]
     if wrong:
-        raise LockError(f"{path}: packages of another architecture than {lock.arch}: {', '.join(wrong)}")
+        raise LockError(f"{path}: packages for another architecture than {lock.arch}: {', '.join(wrong)}")
     return lock
 
 

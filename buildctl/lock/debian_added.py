@@ -1,7 +1,7 @@
 """The lock of an image's own Debian packages (`apt` under `images` in matrix.yaml): what they add to its base.
 
-apt resolves on top of the packages that the base is locked to. Its lock is a file beside the image's other ones,
-images/NAME/FLAVOUR.ARCH.packages, and says in its inputs which base it stands on: a base that moved makes it stale.
+apt resolves on top of the packages that the base is locked to. Its lock is next to the image's other locks,
+images/NAME/FLAVOUR.ARCH.packages, and its inputs include the base: a changed base makes it stale.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from buildctl.oci.image import canonical_json
 
 
 class BaseMovedError(LockError):
-    """The packages cannot be added without changing one that the base is locked to."""
+    """The packages cannot be added without changing a package locked in the base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +35,12 @@ class Wanted:
 
 
 def added_name(cell: Cell) -> str:
-    """What such a lock calls its base: that of the cell, with the image on it."""
+    """What such a lock calls its base: the cell's base, with the image on it."""
     return f"{cell.base.name}_{cell.name}"
 
 
 def inputs_of(cell: Cell, below: Sequence[BaseLock]) -> str:
-    """The digest of everything that the resolution depends on: the names, and what the base is locked to."""
+    """The digest of everything that the resolution depends on: the names, and the locked packages of the base."""
     value = {
         "format": FORMAT,
         "apt": sorted(set(cell.apt)),
@@ -50,10 +50,10 @@ def inputs_of(cell: Cell, below: Sequence[BaseLock]) -> str:
 
 
 def is_stale(cell: Cell, lock: BaseLock, below: Sequence[BaseLock]) -> str | None:
-    """Why the lock no longer is what the matrix and the locks of the base ask for, None when it is."""
+    """Why the lock no longer matches the matrix and the locks of the base; None if it does."""
     name, suite = added_name(cell), below[0].suite
     if (lock.base, lock.suite, lock.flavour) != (name, suite, cell.flavour):
-        return f"it is for {lock.base} ({lock.suite}, {lock.flavour}), the matrix says {name} ({suite}, {cell.flavour})"
+        return f"it is for {lock.base} ({lock.suite}, {lock.flavour}), the matrix has {name} ({suite}, {cell.flavour})"
     if lock.inputs != inputs_of(cell, below):
         return "matrix.yaml (apt) or the lock of the base changed after it was written"
     return None
@@ -74,7 +74,7 @@ def resolve_added(
     base, arch = wanted[0].cell.base, wanted[0].cell.arch
     assert isinstance(base, DebianBase)  # noqa: S101 - matrix.yaml's reader refuses the others
     if not keyring.is_file():
-        raise LockError(f"no keys to check Debian's signature with: {keyring}", hint=KEYRING_HINT)
+        raise LockError(f"no keys to verify Debian's signature: {keyring} does not exist", hint=KEYRING_HINT)
     known: dict[tuple[tuple[str, ...], tuple[BaseLock, ...]], tuple[DebPackage, ...]] = {}
     with tempfile.TemporaryDirectory(prefix="buildctl-apt-") as folder:
         root = Path(folder)
@@ -115,16 +115,16 @@ def _packages(root: Path, sources: Mapping[str, str], want: Wanted) -> tuple[Deb
         out = apt(["apt-get", "install", "--print-uris", "--no-remove", "-qq", "--", *names], root)
     except ToolError as error:
         if "remove is disabled" in error.message:
-            raise BaseMovedError(f"{what}: {', '.join(names)} would drive out packages of the base") from error
+            raise BaseMovedError(f"{what}: {', '.join(names)} would remove packages of the base") from error
         raise LockError(f"{what}: apt cannot resolve the packages: {error.message}") from error
     packages = [parse_uri(line, sources) for line in out.splitlines() if line.startswith("'")]
     there = {p.name: p.version for lock in want.below for p in lock.packages}
-    # apt takes a name that it does not know for a pattern, or for something that another package provides
+    # apt reads an unknown name as a pattern, or as something that another package provides
     if unknown := sorted(set(names) - there.keys() - {p.name for p in packages}):
         raise LockError(
             f"{what}: no such package in {want.below[0].suite}: {', '.join(unknown)}",
-            hint=f"names are those of apt: `apt-cache search NAME` on Debian {want.below[0].suite}",
+            hint=f"names are as in apt: `apt-cache search NAME` on Debian {want.below[0].suite}",
         )
     if moved := [f"{p.name} {there[p.name]} -> {p.version}" for p in packages if p.name in there]:
-        raise BaseMovedError(f"{what}: {', '.join(names)} needs the base to move: {', '.join(moved)}")
+        raise BaseMovedError(f"{what}: {', '.join(names)} needs newer packages in the base: {', '.join(moved)}")
     return tuple(sorted(packages, key=lambda p: p.name))

@@ -1,4 +1,4 @@
-"""From locks to artifacts in the store. Where to fetch from is the user's own configuration of uv, pip and apt."""
+"""From locks to artifacts in the store. The user's own configuration of uv, pip and apt decides where to fetch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 
 _LOOKUPS = 4
-_AGAIN = "`buildctl lock --upgrade` resolves again; or point uv or pip to the index that was locked from"
+_AGAIN = "run `buildctl lock --upgrade`, or configure uv or pip with the index that was used to lock"
 
 
 def fetch_wheels(
@@ -29,10 +29,10 @@ def fetch_wheels(
     connections: int = 8,
     patience: Patience | None = None,
 ) -> None:
-    """Bring all wheels of these locks into the store. No network, and no uv, when they are there.
+    """Download all wheels of these locks into the store. No network, and no uv, if they are there.
 
-    Raises FetchError, with `vanished` when the index no longer has a file that is pinned; ArtifactError when it gives
-    other bytes for it; EngineError when the disk is full.
+    Raises FetchError, with `vanished` if the index no longer has a pinned file; ArtifactError if it serves
+    other bytes for it; EngineError if the disk is full.
     """
     wanted: set[Digest] = set()
     asked: list[tuple[Cell, list[LockedWheel]]] = []
@@ -63,10 +63,10 @@ def _locate(cell: Cell, wheels: Sequence[LockedWheel]) -> dict[Digest, str]:
             return locate(pins, python=cell.python, index=index)
     except NoSolutionError as error:
         raise FetchError(
-            f"{cell.id}: the package index no longer has what is locked\n{error.message}", hint=_AGAIN, vanished=True
+            f"{cell.id}: the package index no longer has a locked wheel\n{error.message}", hint=_AGAIN, vanished=True
         ) from error
     except LockError as error:
-        raise FetchError(f"{cell.id}: the package index cannot be asked: {error.message}", hint=error.hint) from error
+        raise FetchError(f"{cell.id}: cannot query the package index: {error.message}", hint=error.hint) from error
 
 
 def _item(cell: Cell, wheel: LockedWheel, urls: Mapping[Digest, str]) -> Download:
@@ -89,9 +89,9 @@ def fetch_debs(
     connections: int = 8,
     patience: Patience | None = None,
 ) -> None:
-    """Bring Debian packages into the store. `mirrors`: base URLs by archive name ("debian", "debian-security").
+    """Download Debian packages into the store. `mirrors`: base URLs by archive name ("debian", "debian-security").
 
-    Raises as `fetch_wheels` does; `vanished` when every mirror of the archive says that the file is not there.
+    Raises as `fetch_wheels` does; `vanished` if the file is missing from every mirror of the archive.
     """
     items = [
         Download(
@@ -106,6 +106,6 @@ def fetch_debs(
     for item in items:
         if not item.urls:
             raise FetchError(
-                f"{item.label}: no mirror is known for it", hint="set mirror.debian in matrix.yaml to a Debian mirror"
+                f"{item.label}: no mirror configured for it", hint="set mirror.debian in matrix.yaml to a Debian mirror"
             )
     download(items, store=store, progress=progress, connections=connections, patience=patience)

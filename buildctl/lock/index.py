@@ -1,4 +1,4 @@
-"""Where wheels come from: uv's own configuration as it is, else the index that pip is configured for.
+"""Where wheels come from: uv's own configuration as it is, else the index configured for pip.
 
 Only one index ever counts. pip's extra-index-url and find-links are left out on purpose: with two sources the same
 version can be on both, and the wrong build wins (sgl-project/sglang#23593).
@@ -32,11 +32,11 @@ _UV_DROPPED = (
 
 
 def uv_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for uv. Raises LockError if a configuration file of uv or pip cannot be read."""
+    """The environment for uv. Raises LockError for an unreadable configuration file of uv or pip."""
     environ = os.environ if environ is None else environ
     out = {key: value for key, value in environ.items() if key not in _UV_DROPPED}
     if environ.get("UV_NO_INDEX") and environ.get("UV_FIND_LINKS"):
-        out["UV_FIND_LINKS"] = environ["UV_FIND_LINKS"]  # a machine without an index: then it is the only source
+        out["UV_FIND_LINKS"] = environ["UV_FIND_LINKS"]  # on a machine without an index it is the only source
     out |= {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
     pip = pip_settings(environ)
     if "index-url" in pip and not _uv_has_index(environ):
@@ -60,9 +60,9 @@ def several_indexes(environ: Mapping[str, str] | None = None) -> bool:
 
 
 def with_credentials(url: str, index: str | None, environ: Mapping[str, str] | None = None) -> str:
-    """`url` with the user and password of the configured index on the same host, which uv leaves out of what it writes.
+    """`url` with the user and password of the configured index on the same host, which uv omits from its output.
 
-    `index` is one more index to look at. What is in netrc needs no help.
+    `index` is one more index to check. Credentials in netrc work without this.
     """
     environ = os.environ if environ is None else environ
     parts = urlsplit(url)
@@ -106,7 +106,7 @@ def _uv_files(environ: Mapping[str, str]) -> list[Path]:
 
 
 def _uv_tables(environ: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What uv's configuration files say, and the tables in them for `uv pip`."""
+    """The contents of uv's configuration files, and the tables in them for `uv pip`."""
     out: list[dict[str, Any]] = []
     for path in [] if environ.get("UV_NO_CONFIG") else _uv_files(environ):
         try:
@@ -114,6 +114,6 @@ def _uv_tables(environ: Mapping[str, str]) -> list[dict[str, Any]]:
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            raise LockError(f"uv's configuration {path} cannot be read: {error}") from error
+            raise LockError(f"cannot read uv's configuration {path}: {error}") from error
         out += [value, value.get("pip", {})]
     return out

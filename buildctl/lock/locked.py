@@ -1,4 +1,4 @@
-"""A cell with everything that is pinned for it. Whoever renders, builds, tests or publishes takes this value and reads
+"""A cell with everything that is pinned for it. Rendering, building, testing and publishing use this value and read
 neither locks nor claims.
 """
 
@@ -19,9 +19,9 @@ from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.project import Project
 
-# How the sentence begins when something would have to change and may not.
+# How the message begins if something would have to change but must not.
 LOCKED = "with --locked"
-WANTED = "for what matrix.yaml says"
+WANTED = "to match matrix.yaml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class LockedCell:
 
 def load_locked(project: Project, cells: Iterable[Cell]) -> tuple[LockedCell, ...]:
     """In the order of `cells`. Raises LockError for a lock or claims that are missing, malformed or about other wheels,
-    ProblemsError for a Python that the base does not have.
+    ProblemsError for a Python missing from the base.
     """
     cells = tuple(cells)
     refuse_other_python(project, cells)
@@ -62,7 +62,7 @@ def load_matrix_images(project: Project) -> dict[str, LockedCell]:
 
 
 def load_debian(project: Project, cell: Cell, known: dict[Path, BaseLock] | None = None) -> tuple[BaseLock, ...]:
-    """The locks below the wheels alone, also for an architecture that the cell's image does not exist for.
+    """The locks below the wheels alone, even for an architecture for which the cell's image does not exist.
 
     `known` are locks that have been read already. Raises LockError.
     """
@@ -78,7 +78,7 @@ def load_runtime(project: Project, base: DebianBase, arch: str) -> BaseLock:
 
 
 def debian_bases(matrix: Matrix, cell: Cell) -> tuple[DebianBase, ...]:
-    """The base of a cell; where that is an image those whose Python may make its bytecode."""
+    """The base of a cell; if that is an image, those whose Python may compile its bytecode."""
     return tuple(
         b for b in (matrix.bases if isinstance(cell.base, ImageBase) else [cell.base]) if isinstance(b, DebianBase)
     )
@@ -91,10 +91,10 @@ def of_all_architectures(project: Project, cells: Iterable[Cell]) -> tuple[Cell,
 
 
 def _claims(project: Project, cell: Cell, lock: WheelLock) -> Claims:
-    """The reviewed file where there is one, else what the lock alone says. Raises LockError when the file is stale."""
+    """The reviewed file if there is one, else claims from the lock alone. Raises LockError if the file is stale."""
     path = claims_path(project.images, cell.name, cell.arch)
     if not path.exists():
-        say(f"{project.shown(path)} is not there: what is inside torch's wheel is not claimed (run `buildctl claims`)")
+        say(f"{project.shown(path)} is missing: what is inside torch's wheel is not claimed (run `buildctl claims`)")
         return claims_of(cell, lock)
     claims = read_claims(path)
     torch = lock.wheel("torch")
@@ -105,7 +105,7 @@ def _claims(project: Project, cell: Cell, lock: WheelLock) -> Claims:
     ):
         if said != locked:
             raise LockError(
-                f"{project.shown(path)} is about other wheels: {what} is {locked}, it says {said}",
+                f"{project.shown(path)} is about other wheels: {what} is {locked}, the file has {said}",
                 hint=f"run `buildctl claims {cell.name}`",
             )
     return claims

@@ -30,7 +30,7 @@ class Inside(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """`version` is MAJOR.MINOR, None for a CPU build or while nothing says it. `seen` says what told so."""
+    """`version` is MAJOR.MINOR, None for a CPU build or if unknown. `seen` is the evidence."""
 
     kind: Kind
     version: str | None = None
@@ -43,7 +43,7 @@ class Build:
 
 def build_of(cell: Cell, versions: Mapping[str, str], facts: Inside | None = None) -> Build | None:
     """`versions` are all locked distributions. What is inside torch's wheel (`facts`) decides; without it, the lock
-    does where it says something, and None is "nothing says". Raises LockError when the two contradict each other.
+    decides if it can, and None means unknown. Raises LockError if the two contradict each other.
     """
     if cell.native:
         return Build(kind=MPS, seen="a native environment")
@@ -55,7 +55,7 @@ def build_of(cell: Cell, versions: Mapping[str, str], facts: Inside | None = Non
     for locked in (told, needs if needs and needs.kind == inside.kind else None):
         if locked is not None and (locked.kind, locked.version or inside.version) != (inside.kind, inside.version):
             raise LockError(
-                f"{cell.name}-{cell.arch}: torch's wheel is {inside} ({inside.seen}), the lock says {locked} "
+                f"{cell.name}-{cell.arch}: torch's wheel is {inside} ({inside.seen}), the lock has {locked} "
                 f"({locked.seen})",
                 hint=f"the wheels contradict each other; {_another_index(cell)}",
             )
@@ -63,7 +63,7 @@ def build_of(cell: Cell, versions: Mapping[str, str], facts: Inside | None = Non
 
 
 def _by_version(versions: Mapping[str, str]) -> Build | None:
-    """What torch's local version says, as in 2.10.0+cu126."""
+    """From torch's local version, as in 2.10.0+cu126."""
     torch = versions["torch"]
     for kind in (*VERSIONED, CPU):
         if kind.local is not None and (match := kind.local.fullmatch(Version(torch).local or "")):
@@ -92,7 +92,7 @@ def _inside(facts: Inside) -> Build:
     said = {"cuda": facts.cuda, "rocm": facts.hip, "xpu": facts.sycl}
     for kind in VERSIONED:
         if text := said[kind.name]:
-            return Build(kind=kind, version=short_version(text), seen=f"torch/version.py says {text}")
+            return Build(kind=kind, version=short_version(text), seen=f"torch/version.py has {text}")
     return Build(kind=CPU, seen="torch/version.py names no CUDA, ROCm or XPU")
 
 
@@ -110,20 +110,20 @@ def _runtime(kind: Kind, versions: Mapping[str, str]) -> str | None:
 
 
 def check_build(cell: Cell, versions: Mapping[str, str], build: Build | None) -> None:
-    """A tag must be true. Raises LockError, with the key and line in matrix.yaml, for a torch that is not what the
-    accelerator's name, its keys or its kind say, whatever it is called.
+    """A tag must be true. Raises LockError, with the key and line in matrix.yaml, for a torch that contradicts
+    the accelerator's name, keys or kind, whatever it is called.
     """
     if cell.native:
         return
     claimed = cell.accelerator
     if build is None:
-        build = Build(kind=CPU, seen="nothing that it needs is a runtime of CUDA, ROCm or XPU")
+        build = Build(kind=CPU, seen="it needs no CUDA, ROCm or XPU runtime")
     if claimed.kind is not None and build.kind != claimed.kind:
         raise _refused(cell, build, versions)
     for claim in claimed.claims:
         if build.version and not any(agrees(one, build.version) for one in claim.versions):
             raise LockError(
-                f"{cell.name}-{cell.arch}: {claim.where} says {build.kind.label} {' or '.join(claim.versions)}, the "
+                f"{cell.name}-{cell.arch}: {claim.where} claims {build.kind.label} {' or '.join(claim.versions)}, the "
                 f"index serves torch {versions['torch']}, which is {build} ({build.seen})",
                 hint=f"rename the accelerator or correct the key, or {_another_index(cell)}",
             )
@@ -132,7 +132,7 @@ def check_build(cell: Cell, versions: Mapping[str, str], build: Build | None) ->
             raise LockError(
                 f"{cell.name}-{cell.arch}: torch {versions['torch']} is {build}, but other packages bring "
                 f"{', '.join(found[:3])}",
-                hint=f"leave out what needs them, or use an accelerator of kind {kind.name}",
+                hint=f"drop what needs them, or use an accelerator of kind {kind.name}",
             )
 
 
@@ -140,7 +140,7 @@ def _refused(cell: Cell, build: Build, versions: Mapping[str, str]) -> LockError
     kind = cell.accelerator.kind
     assert kind is not None  # noqa: S101 - the caller asked
     return LockError(
-        f"{cell.name}-{cell.arch}: {cell.accelerator.claimed_by} says {kind.label}, the index serves torch "
+        f"{cell.name}-{cell.arch}: {cell.accelerator.claimed_by} claims {kind.label}, the index serves torch "
         f"{versions['torch']}, which is {build} ({build.seen}), not {kind.build}",
         hint=f"{_another_index(cell)}, or exclude the combination",
     )
@@ -170,24 +170,24 @@ def certain_build(cell: Cell, versions: Mapping[str, str], facts: Inside | None 
         raise _unknown_version(cell, build)
     if build.kind.driver_floors is not None and build.kind.driver_floor(build.version) is None:
         raise LockError(
-            f"{cell.id}: the minimum driver of {build.kind.titled(build.version)} is not known",
+            f"{cell.id}: the minimum driver of {build.kind.titled(build.version)} is unknown",
             hint="add it to driver_floors in buildctl/matrix/accelerators.py",
         )
     return build
 
 
 def _unknown_kind(cell: Cell) -> LockError:
-    """For an accelerator whose name says nothing, over a wheel that says nothing while it cannot be looked into."""
+    """For an accelerator whose name claims nothing, with a wheel that tells nothing until it can be read."""
     return LockError(
-        f"{cell.name}-{cell.arch}: nothing says what the locked torch is built for: its wheel has not been looked "
-        f"into, and {cell.accelerator.place()} claims nothing",
+        f"{cell.name}-{cell.arch}: unknown what the locked torch is built for: its wheel has not been "
+        f"read, and {cell.accelerator.place()} claims nothing",
         hint="add `kind:` there (cpu, cuda, rocm or xpu), or run `buildctl claims` where the index is reachable",
     )
 
 
 def _unknown_version(cell: Cell, build: Build) -> LockError:
     return LockError(
-        f"{cell.name}-{cell.arch}: nothing says which {build.kind.label} the locked torch is built for ({build.seen}): "
-        "its wheel has not been looked into",
+        f"{cell.name}-{cell.arch}: unknown which {build.kind.label} the locked torch is built for ({build.seen}): "
+        "its wheel has not been read",
         hint="run `buildctl claims` where the index is reachable",
     )

@@ -1,5 +1,5 @@
-"""`buildctl claims`: look into torch's locked wheel, in the store or a few pieces of it at the index, without importing
-it, and keep what was found in images/NAME/claims.ARCH.json.
+"""`buildctl claims`: read torch's locked wheel, from the store or a few parts of it from the index, without importing
+it, and keep the result in images/NAME/claims.ARCH.json.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ Read = Callable[[str], Iterator[bytes]]
 
 
 def wheel_facts(wheel: LockedWheel, names: Iterable[str], read: Read) -> WheelFacts:
-    """From the members of torch's wheel. Raises ArtifactError when they are not there or say nothing."""
+    """From the members of torch's wheel. Raises ArtifactError if they are missing or incomplete."""
     return torch_facts(wheel.filename, names, read, wheel=str(wheel.digest))
 
 
 def torch_facts(label: str, names: Iterable[str], read: Read, *, wheel: str = "") -> WheelFacts:
-    """The same from files under these names, relative to where torch is installed; `label` says where in errors."""
+    """The same from files under these names, relative to where torch is installed; `label` is the place in errors."""
     names = set(names)
     if VERSION not in names:
         raise ArtifactError(f"{label} has no {VERSION}")
     said = assignments(b"".join(read(VERSION)), f"{label}: {VERSION}")
     if not said.get("__version__"):
-        raise ArtifactError(f"{label}: {VERSION} gives no __version__")
+        raise ArtifactError(f"{label}: {VERSION} has no __version__")
     library = next((name for name in sorted(names) if PYTHON_LIBRARY.fullmatch(name)), None)
     if library is None:
         raise ArtifactError(f"{label} has no libtorch_python")
@@ -145,7 +145,7 @@ class RangedFile(io.RawIOBase):
         headers = {"Range": f"bytes={self.at}-{self.at + wanted - 1}", "Accept-Encoding": "identity"}
         answer = self.session.get(self.url, headers=headers, timeout=_TIMEOUT)
         if answer.status_code != 206 or len(answer.content) != wanted:
-            raise OSError(f"the server gives no ranges (HTTP {answer.status_code})")
+            raise OSError(f"the server does not support ranges (HTTP {answer.status_code})")
         buffer[:wanted] = answer.content
         self.at += wanted
         self.fetched += wanted
@@ -154,7 +154,7 @@ class RangedFile(io.RawIOBase):
 
 @lru_cache(maxsize=64)
 def facts_from_index(cell: Cell, wheel: LockedWheel) -> WheelFacts:
-    """By a few range requests. What is read so is checked by the zip's CRCs only; the build checks the wheel's hash.
+    """By a few range requests. This checks only the zip's CRCs; the build checks the wheel's hash.
 
     Once in a process: a lock is compared with the wheel before it is written, the claims are written after it. Raises
     FetchError.
@@ -163,7 +163,7 @@ def facts_from_index(cell: Cell, wheel: LockedWheel) -> WheelFacts:
     from buildctl.lock.index import with_credentials  # noqa: PLC0415
     from buildctl.lock.uv import index_of, locate  # noqa: PLC0415
 
-    say(f"looking into {wheel.filename} at the index")
+    say(f"reading {wheel.filename} at the index")
     with index_of(cell.accelerator) as index:
         urls = locate([f"{wheel.name}=={wheel.version}"], python=cell.python, index=index)
     if wheel.digest not in urls:
@@ -181,6 +181,6 @@ def facts_from_index(cell: Cell, wheel: LockedWheel) -> WheelFacts:
             return wheel_facts(wheel, archive.namelist(), read)
     except (OSError, zipfile.BadZipFile) as error:  # requests' exceptions are OSErrors
         raise FetchError(
-            f"{wheel.filename} cannot be read in pieces: {redact(str(error))}",
-            hint="`buildctl build` fetches the whole wheel; then run `buildctl claims` again",
+            f"cannot read parts of {wheel.filename}: {redact(str(error))}",
+            hint="run `buildctl build`, which downloads the whole wheel, then `buildctl claims`",
         ) from error

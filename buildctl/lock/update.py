@@ -1,4 +1,4 @@
-"""`buildctl lock`: bring the wheel locks and the base locks in line with matrix.yaml, or say where they are not."""
+"""`buildctl lock`: bring wheel locks and base locks in line with matrix.yaml, or list where they differ."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _lock_all(project: Project, cells: Sequence[Cell], *, upgrade: bool, upgrade
     renewed = upgrade or upgrade_bases
     if not renewed:
         refuse_other_python(project, cells)
-    # first, since which wheels fit depends on what a base has
+    # first, since the base decides which wheels fit
     yield from _lock_bases(project, _bases(project, cells), upgrade=renewed)
     for cell in whole:
         yield from _lock_wheels(project, cell, upgrade=upgrade)
@@ -68,7 +68,7 @@ def _lock_all(project: Project, cells: Sequence[Cell], *, upgrade: bool, upgrade
 
 
 def check_locks(project: Project, cells: Sequence[Cell]) -> int:
-    """How many locks were checked. Raises LockError that lists all that are missing or stale."""
+    """How many locks were checked. Raises LockError listing all that are missing or stale."""
     refuse_other_python(project, cells)
     problems = [f"{project.shown(path)}: {reason}" for path, reason in stale_locks(project, cells)]
     if problems:
@@ -80,7 +80,7 @@ def check_locks(project: Project, cells: Sequence[Cell]) -> int:
 
 
 def stale_locks(project: Project, cells: Iterable[Cell]) -> list[tuple[Path, str]]:
-    """Path and reason of every lock that is missing, malformed or not what the matrix asks for."""
+    """Path and reason of every lock that is missing, malformed or does not match the matrix."""
     found: list[tuple[Path, str]] = []
     cells = tuple(cells)
     for cell in _by_wheel_lock(project, cells):
@@ -103,37 +103,37 @@ def _stale_debian(project: Project, cells: Iterable[Cell]) -> list[tuple[Path, s
 
 
 def update_locks(project: Project, cells: Sequence[Cell], *, locked: bool) -> None:
-    """Bring locks and claims that are missing or stale up to date, as uv does; with `locked` refuse instead."""
+    """Update missing or stale locks and claims, as uv does; with `locked` refuse instead."""
     if locked:
         refuse_stale_locks(project, cells, LOCKED)
         return
     refuse_other_python(project, cells)
     if stale := stale_locks(project, cells):
-        say(f"bringing {len(stale)} locks up to date:\n  {_listed(project, stale)}")
+        say(f"updating {len(stale)} locks:\n  {_listed(project, stale)}")
         _tell(lock_cells(project, cells, upgrade=False))
     whole = _by_wheel_lock(project, cells)
     if claims := stale_claims(project, whole):
-        say(f"bringing {len(claims)} files of claims up to date:\n  {_listed(project, claims)}")
+        say(f"updating {len(claims)} claims files:\n  {_listed(project, claims)}")
         _tell(write_claims(project, whole, Store.default(), again=False))
     _refuse_contradictions(project, cells)
 
 
 def _refuse_contradictions(project: Project, cells: Sequence[Cell]) -> None:
-    """What no single lock shows: of the base as it is named now, below wheels that were locked above another."""
+    """Checks what no single lock shows: the current base below wheels that were locked on another one."""
     refuse_other_python(project, cells)
     for cell in _by_wheel_lock(project, cells):
         _refuse_newer_glibc(project, cell, read_wheel_lock(project.wheel_lock(cell.name, cell.arch)))
 
 
 def refuse_stale_locks(project: Project, cells: Sequence[Cell], why: str) -> None:
-    """Raises LockError that lists the locks, else the files of claims, that are not what matrix.yaml asks for.
+    """Raises LockError listing the locks, else the claims files, that do not match matrix.yaml.
 
     `why` begins the sentence: `with --locked`.
     """
     refuse_other_python(project, cells)
     for what, command, stale in (
         ("locks", "lock", stale_locks(project, cells)),
-        ("files of claims", "claims", stale_claims(project, _by_wheel_lock(project, cells))),
+        ("claims files", "claims", stale_claims(project, _by_wheel_lock(project, cells))),
     ):
         if stale:
             raise LockError(
@@ -176,7 +176,7 @@ def _by_wheel_lock(project: Project, cells: Iterable[Cell]) -> list[Cell]:
 
 
 def _bases(project: Project, cells: Iterable[Cell]) -> list[BaseKey]:
-    """The Debian bases that these cells need, in the order in which they are resolved: devel stands on runtime.
+    """The Debian bases that these cells need, in the order in which they are resolved: devel is on top of runtime.
 
     Runtime is locked for every architecture, since its Python makes the bytecode on whatever machine builds.
     """
@@ -217,11 +217,11 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
         asked = f", {', '.join(keys)}" if keys else ""
         raise LockError(
             f"{cell.name} on {cell.platform}: what {project.matrix.path.name} asks for "
-            f"(versions, packages{asked}) does not fit together: {error.message}",
+            f"(versions, packages{asked}) cannot be satisfied: {error.message}",
             hint=error.hint,
         ) from error
     _refuse_newer_glibc(project, cell, new)
-    # a torch that is not what the cell claims: nothing is written
+    # a torch that contradicts the cell: write nothing
     derive(project, cell, Store.default(), again=False, lock=new)
     write_wheel_lock(path, new)
     yield f"{project.shown(path)}: {len(new.wheels)} wheels"
@@ -255,8 +255,8 @@ def _lock_bases(project: Project, keys: Sequence[BaseKey], *, upgrade: bool) -> 
 
 
 def renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
-    """Resolve a base anew for one architecture and rewrite its locks, and those of the images that have Debian packages
-    of their own on it; says which packages moved from what to what.
+    """Resolve a base again for one architecture and rewrite its locks, and those of images that have Debian packages
+    of their own on it; yields which packages moved from what to what.
     """
     yield from _renew_base(project, base, arch)
     cells = [c for c in project.matrix.cells if c.apt and c.base == base and c.arch == arch]
@@ -312,7 +312,7 @@ def _lock_added(project: Project, cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _resolve_groups(project: Project, cells: Sequence[Cell], *, moving: bool) -> Iterator[str]:
-    """Resolve by base and architecture; with `moving` a base is renewed where its packages stand in the way."""
+    """Resolve by base and architecture; with `moving` a base is resolved again if its packages are in the way."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.base.name, cell.arch), []).append(cell)
@@ -342,7 +342,7 @@ def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool) -> 
     except (debian_added.BaseMovedError, FetchError) as error:
         if not moving or (isinstance(error, FetchError) and not error.vanished):
             raise
-        say(f"{error.message}\nresolving the base anew")
+        say(f"{error.message}\nresolving the base again")
         yield from renew_base(project, base, arch)
         return
     for new in found:
@@ -355,7 +355,7 @@ def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool) -> 
             checked.add(key)
             notes |= dict.fromkeys(_checked(want, new, debs))
     for note in notes:
-        say(f"left out: {note}")
+        say(f"skipped: {note}")
     for cell, new in zip(cells, found, strict=True):
         yield from _write(project, project.added_lock(cell), new)
 
@@ -369,7 +369,7 @@ def _checked(want: debian_added.Wanted, new: BaseLock, debs: _Debs) -> tuple[str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Debs:
-    """Debian packages in the store, fetched when needed."""
+    """Debian packages in the store, fetched if needed."""
 
     store: Store
     mirrors: Mapping[str, Sequence[str]]

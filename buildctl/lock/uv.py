@@ -1,4 +1,4 @@
-"""Asking uv: requirements for a platform -> the wheels that an installer there would take, with their URLs."""
+"""Asking uv: requirements for a platform -> the wheels that an installer there would choose, with their URLs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _UV_LOCK = threading.Lock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A wheel that uv chose. `size` in bytes and `digest` are None when the index does not say."""
+    """A wheel that uv chose. `size` in bytes and `digest` are None if the index does not tell."""
 
     name: str
     version: str
@@ -56,11 +56,11 @@ class Found:
 
 
 class NoSolutionError(LockError):
-    """The index was asked and does not have it: a version or wheel that is not there, or versions that conflict."""
+    """The index answered, but does not have it: a missing version or wheel, or conflicting versions."""
 
 
 class IndexFailedError(LockError):
-    """An index that does not answer, or does not let us in; `url` is what was asked, where uv says it."""
+    """An index that does not answer, or rejects our credentials; `url` is what was requested, if uv tells."""
 
     def __init__(self, message: str, *, hint: str | None = None, url: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -69,14 +69,14 @@ class IndexFailedError(LockError):
 
 @contextmanager
 def index_of(accelerator: Accelerator) -> Iterator[str | None]:
-    """The index of an accelerator. When it fails, the error names the key and line of matrix.yaml that chose it."""
+    """The index of an accelerator. If it fails, the error names the key and line of matrix.yaml that chose it."""
     try:
         yield accelerator.index
     except IndexFailedError as error:
         if accelerator.index is None or (error.url and urlsplit(error.url).netloc != _host(accelerator.index)):
             raise
         raise IndexFailedError(
-            f"the index that {accelerator.place('index')} names fails, {redact(accelerator.index)}:\n{error.message}",
+            f"the index {redact(accelerator.index)} from {accelerator.place('index')} failed:\n{error.message}",
             hint=f"correct {accelerator.place('index')}, or: {error.hint}",
             url=error.url,
         ) from error
@@ -96,8 +96,8 @@ def resolve(
 ) -> tuple[Found, ...]:
     """Wheels for `requirements` on `platform` (linux/amd64 ...), one per package, sorted by name.
 
-    `index` serves FAMILY and nothing else. `keep` are (name, version) pairs to stay with where possible. Raises
-    NoSolutionError, or LockError when uv or the index fails, or when FAMILY comes from more than one index.
+    `index` serves FAMILY and nothing else. `keep` are (name, version) pairs to keep if possible. Raises
+    NoSolutionError, or LockError if uv or the index fails, or if FAMILY comes from more than one index.
     """
     options = ["--python-platform", _UV_PLATFORMS[platform]]
     env = {"MACOSX_DEPLOYMENT_TARGET": ".".join(map(str, _MACOS))} if platform.startswith("darwin/") else {}
@@ -123,7 +123,7 @@ def _check_one_index(chosen: Sequence[Found], options: Sequence[str], env: Mappi
     if len(indexes) > 1:
         raise LockError(
             f"torch and its companions come from more than one index: {redact(', '.join(indexes))}",
-            hint="name one with `index` under the accelerator, or put one that has all first in uv's configuration",
+            hint="set one with `index` under the accelerator, or put one that has all first in uv's configuration",
         )
 
 
@@ -204,7 +204,7 @@ def _run_uv(root: Path, options: Sequence[str], env: Mapping[str, str]) -> Compl
     try:
         return run(argv, timeout=_TIMEOUT, env={**uv_environment(), **env}, cwd=root, check=False)
     except ToolError as error:
-        raise LockError(f"uv cannot be started: {error.message}", hint=error.hint) from error
+        raise LockError(f"cannot start uv: {error.message}", hint=error.hint) from error
 
 
 def _failure(done: Completed) -> LockError:
@@ -212,11 +212,11 @@ def _failure(done: Completed) -> LockError:
         return IndexFailedError(f"uv did not answer within {_TIMEOUT:g} s", hint="is the package index reachable?")
     story = redact(done.stderr.strip())
     if "No solution found" in story or "was not found in the package registry" in story:
-        return NoSolutionError(f"uv finds no solution:\n{story}")
+        return NoSolutionError(f"uv found no solution:\n{story}")
     if re.search(r"[Ff]ailed to fetch|error sending request|dns error|network|timed out", story):
-        hint = "is the package index reachable? uv's and pip's own configuration say which one is asked"
+        hint = "is the package index reachable? it is set in uv's or pip's configuration"
     elif re.search(r"401|403|[Uu]nauthorized|[Ff]orbidden", story):
-        hint = "the package index asks for credentials: put them where uv or pip look for them (netrc, keyring, URL)"
+        hint = "the package index needs credentials: put them where uv or pip find them (netrc, keyring, URL)"
     else:
         return LockError(f"uv failed (exit {done.returncode}):\n{story}")
     url = re.search(r"https?://[^\s`'\")]+", story)
@@ -227,7 +227,7 @@ def _wheels(package: Mapping[str, Any], root: Path) -> list[Found]:
     name, version = canonicalize_name(str(package.get("name", ""))), str(package.get("version", ""))
     wheels = [_wheel(name, version, wheel, root) for wheel in package.get("wheels", ())]
     if not wheels:
-        raise LockError(f"{name}=={version}: the index has no wheel of it")
+        raise LockError(f"{name}=={version}: the index has no wheel for it")
     return wheels
 
 
@@ -246,7 +246,7 @@ def _wheel(name: str, version: str, wheel: Mapping[str, Any], root: Path) -> Fou
 
 
 def best(candidates: Sequence[Found], *, python: str, platform: str) -> Found:
-    """The one that pip there would take: the most specific tag. Raises LockError if none fits."""
+    """The one that pip there would choose: the most specific tag. Raises LockError if none fits."""
     what = f"{candidates[0].name}=={candidates[0].version}"
     ranks = {tag: rank for rank, tag in enumerate(supported_tags(python, platform))}
     ranked: list[tuple[int, Found]] = []
@@ -254,13 +254,13 @@ def best(candidates: Sequence[Found], *, python: str, platform: str) -> Found:
         try:
             name, version, _, wheel_tags = parse_wheel_filename(found.filename)
         except InvalidWheelFilename as error:
-            raise LockError(f"{what}: the index names a file that is no wheel: {found.filename}") from error
+            raise LockError(f"{what}: the index lists a file that is not a wheel: {found.filename}") from error
         if name != found.name or version != Version(found.version):
-            raise LockError(f"{what}: the index gives a file of another package or version: {found.filename}")
+            raise LockError(f"{what}: the index lists a file of another package or version: {found.filename}")
         if fitting := [ranks[tag] for tag in wheel_tags if tag in ranks]:
             ranked.append((min(fitting), found))
     if not ranked:
-        names = ", ".join(found.filename for found in candidates) or "no wheels at all"
+        names = ", ".join(found.filename for found in candidates) or "no wheels"
         raise LockError(f"{what}: no wheel for Python {python} on {platform} ({names})")
     return min(ranked, key=lambda pair: (pair[0], pair[1].filename))[1]
 

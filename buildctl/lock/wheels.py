@@ -1,5 +1,5 @@
 """The wheel lock of an image name on an architecture: files that a person reviews and that pip and uv accept as
-hash-checked requirements. They say what, never where from.
+hash-checked requirements. They pin what, never where from.
 """
 
 from __future__ import annotations
@@ -77,27 +77,27 @@ def inputs_of(cell: Cell) -> Digest:
 
 
 def is_stale(cell: Cell, lock: WheelLock) -> str | None:
-    """Why the lock no longer is what the matrix asks for, None when it is."""
+    """Why the lock no longer matches the matrix; None if it does."""
     if (lock.name, lock.platform) != (cell.name, cell.platform):
         return f"it is for {lock.name} on {lock.platform}"
     if lock.python != cell.python:
-        return f"it is for Python {lock.python}, the matrix says {cell.python}"
+        return f"it is for Python {lock.python}, the matrix has {cell.python}"
     for text in cell.requirements:
         requirement = Requirement(text)
         wheel = lock.wheel(requirement.name)
         if wheel is None:
-            return f"the matrix asks for {text}, which it does not hold"
+            return f"the matrix asks for {text}, which the lock lacks"
         if not requirement.specifier.contains(wheel.version, prereleases=True):
-            return f"the matrix asks for {text}, it holds {wheel.version}"
+            return f"the matrix asks for {text}, the lock has {wheel.version}"
     if lock.inputs != inputs_of(cell):
         return "matrix.yaml changed after it was written (packages or index)"
     return None
 
 
 def resolve_wheels(cell: Cell, *, keep: WheelLock | None = None) -> WheelLock:
-    """Resolve with uv for the cell's own platform, staying with the versions in `keep` where that is possible.
+    """Resolve with uv for the cell's own platform, keeping the versions in `keep` if possible.
 
-    Raises LockError: no solution, an index that fails or gives no SHA-256, or wheels that are not what the name says.
+    Raises LockError: no solution, an index that fails or has no SHA-256, or wheels that contradict the name.
     """
     with index_of(cell.accelerator) as index:
         found = resolve(
@@ -115,13 +115,13 @@ def resolve_wheels(cell: Cell, *, keep: WheelLock | None = None) -> WheelLock:
 def _locked(found: Found) -> LockedWheel:
     what = f"{found.name}=={found.version}"
     if found.digest is None:
-        raise LockError(f"{what}: the index gives no SHA-256", hint="use an index that does (PEP 503 or PEP 691)")
+        raise LockError(f"{what}: the index has no SHA-256", hint="use an index that does (PEP 503 or PEP 691)")
     size = found.size if found.size is not None else _size_of(found.url, what)
     return LockedWheel(name=found.name, version=found.version, filename=found.filename, size=size, digest=found.digest)
 
 
 def _size_of(url: str, what: str) -> int:
-    """From the server, for indexes whose pages do not say (PEP 503)."""
+    """From the server, for indexes whose pages do not tell (PEP 503)."""
     if url.startswith("file:"):
         return Path(unquote(urlsplit(url).path)).stat().st_size
     import requests  # noqa: PLC0415 - the other commands need no network
@@ -131,11 +131,11 @@ def _size_of(url: str, what: str) -> int:
         answer.raise_for_status()
         return int(answer.headers["Content-Length"])
     except (requests.RequestException, KeyError, ValueError) as error:
-        raise LockError(f"{what}: its size cannot be learned: {redact(str(error))}") from error
+        raise LockError(f"{what}: cannot find out its size: {redact(str(error))}") from error
 
 
 def refuse_another_build(cell: Cell, wheels: Iterable[LockedWheel]) -> None:
-    """What the lock alone says against what the accelerator claims. Raises LockError."""
+    """Compares the lock alone with the accelerator's claims. Raises LockError."""
     versions = {wheel.name: wheel.version for wheel in wheels}
     if "torch" not in versions:
         raise LockError(f"{cell.name}-{cell.arch}: no torch among the resolved wheels")
@@ -170,7 +170,7 @@ def read_wheel_lock(path: Path) -> WheelLock:
     except FileNotFoundError as error:
         raise LockError(f"{path} does not exist", hint="run `buildctl lock`") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise LockError(f"{path} cannot be read: {error}") from error
+        raise LockError(f"cannot read {path}: {error}") from error
     return parse_wheel_lock(text, str(path))
 
 
@@ -201,11 +201,11 @@ def parse_wheel_lock(text: str, source: str) -> WheelLock:
 
 def _read_header(source: str, header: dict[str, str], wheels: list[LockedWheel], *, open_file: bool) -> WheelLock:
     if missing := [key for key in ("name", "platform", "python", "inputs", "wheels") if key not in header]:
-        raise _malformed(source, f"the header does not say {', '.join(missing)}")
+        raise _malformed(source, f"the header lacks {', '.join(missing)}")
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", header["inputs"]):
-        raise _malformed(source, "inputs is no sha256 digest")
+        raise _malformed(source, "inputs is not a sha256 digest")
     if open_file or header["wheels"] != str(len(wheels)):
-        raise _malformed(source, f"it says {header['wheels']} wheels and holds {len(wheels)}")
+        raise _malformed(source, f"its header has {header['wheels']} wheels, the file {len(wheels)}")
     return WheelLock(
         name=header["name"],
         platform=header["platform"],
@@ -232,7 +232,7 @@ def _malformed(where: str, what: str) -> LockError:
 
 
 def changes(old: WheelLock | None, new: WheelLock) -> tuple[str, ...]:
-    """What differs, one line a package, for people."""
+    """What differs, one line per package, for people."""
     before = {wheel.name: wheel for wheel in old.wheels} if old else {}
     after = {wheel.name: wheel for wheel in new.wheels}
     out: list[str] = []

@@ -1,4 +1,4 @@
-"""What matrix.yaml says an accelerator is: its name, `kind`, `cuda`, `rocm` and `devices`, compared with each other
+"""How matrix.yaml declares an accelerator: its name, `kind`, `cuda`, `rocm` and `devices`, compared with each other
 before anything is downloaded.
 """
 
@@ -17,28 +17,28 @@ from buildctl.matrix.cells import VERSION_KEYS, VersionClaim
 def read_kind(
     document: yamlfile.Document, name: str, value: Mapping[str, Any]
 ) -> tuple[Kind | None, tuple[VersionClaim, ...]]:
-    """The kind that an accelerator claims to be, and the versions. Notes claims that contradict each other."""
+    """The kind that an accelerator claims to be, and the versions. Records contradicting claims."""
     said = list(_kinds(name, value))
     for key, other in said[1:]:
         if other != said[0][1]:
             first = _shown(name, said[0][0])
             where: yamlfile.Path = ("accelerators", name, key) if key else ("accelerators", name)
-            document.problem(where, f"{_shown(name, key)} says {other.label}, but {first} says {said[0][1].label}")
+            document.problem(where, f"{_shown(name, key)} means {other.label}, but {first} means {said[0][1].label}")
     kind = said[0][1] if said else None
     if kind is not None and kind.native and "native" not in value:
-        document.problem(("accelerators", name), f"{kind.label} is never in a container (native: macos)")
+        document.problem(("accelerators", name), f"{kind.label} does not work in a container (native: macos)")
     claims = tuple(_claims(document, name, value))
     for one, two in pairwise(claims):
         if not any(agrees(a, b) for a in one.versions for b in two.versions):
             document.problem(
                 ("accelerators", name),
-                f"{one.where} says {' or '.join(one.versions)}, {two.where} says {' or '.join(two.versions)}",
+                f"{one.where} claims {' or '.join(one.versions)}, but {two.where} {' or '.join(two.versions)}",
             )
     return kind, claims
 
 
 def _kinds(name: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Kind]]:
-    """(key that says so or nothing for the name, kind), what is declared first."""
+    """(key that declares it, or nothing for the name, kind), in order of declaration."""
     yield from ((key, KINDS[key]) for key in VERSION_KEYS if key in value)
     if "kind" in value:
         yield "kind", KINDS[value["kind"]]
@@ -64,7 +64,7 @@ def _claims(document: yamlfile.Document, name: str, value: Mapping[str, Any]) ->
 def read_devices(
     document: yamlfile.Document, name: str, value: Mapping[str, Any], kind: Kind | None
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    """Backends that must and must not be built in, as far as `devices` says; notes what contradicts itself or the
+    """Backends that must and must not be built in, as far as `devices` tells; records contradictions with itself or the
     kind.
     """
     devices: Mapping[str, Any] = value.get("devices", {})

@@ -1,5 +1,5 @@
 """What each kind of accelerator means: the one table that matrix, locks, claims, Dockerfiles, tags, probes, runtimes
-and `check` read. The locked torch decides which kind an image is of, never the accelerator's name.
+and `check` read. The locked torch decides an image's kind, never the accelerator's name.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Kind:
     - `title`: what the image is built for, for people; `variant`: its part of a tag
     - `backend`: torch's word for what is compiled in; `never`: backends that must not be; `device`: what torch calls
       the GPUs it sees (ROCm builds call them cuda)
-    - `local`: torch's local version, with the version in a group; `runtime`: the distribution whose version says what
-      torch is built for; `vendor`: how distributions begin that only such images hold
-    - `environment`: variables of the images; `marks`: variables by which images of others are told
+    - `local`: torch's local version, with the version in a group; `runtime`: the distribution whose version tells what
+      torch is built for; `vendor`: prefixes of distributions that only such images hold
+    - `environment`: variables of the images; `marks`: variables by which foreign images are recognised
     - `files`: device files that a runtime passes; None where the vendor's container toolkit does that, or nothing
-    - `driver_floors`: lowest driver by major version; None where nobody here knows
+    - `driver_floors`: lowest driver by major version; None if unknown
     - `own_libraries`: the images hold the vendor's libraries, cuDNN and NCCL with claims; `bundled`: torch's entry
       points to those two answer, be it for libraries inside torch, about which nothing is claimed
     - `architectures`: what kernels are compiled for is read from torch's wheel, and claimed
@@ -106,7 +106,7 @@ CUDA = Kind(
     environment=(
         ("NVIDIA_VISIBLE_DEVICES", "all"),
         ("NVIDIA_DRIVER_CAPABILITIES", "compute,utility"),
-        # the floor of the CUDA major, not the exact minor: a host that would work must not be refused
+        # the floor of the CUDA major, not the exact minor: do not refuse a host that would work
         ("NVIDIA_REQUIRE_CUDA", "cuda>={major}.0"),
     ),
     marks=("NVIDIA_VISIBLE_DEVICES",),
@@ -148,7 +148,7 @@ MPS = Kind(
     name="mps", title="MPS", variant="mps", label="MPS", backend="mps", never=("cuda",), device="mps", native=True
 )
 
-# In the order in which what an image says is read: the first kind whose version is given is the image's.
+# In the order of reading an image's claims: the first kind with a version is the image's.
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (CUDA, ROCM, XPU, MPS, CPU)}
 # Kinds with a claim of their own name that holds the version of what torch is built for.
 VERSIONED: tuple[Kind, ...] = (CUDA, ROCM, XPU)
@@ -178,13 +178,13 @@ def short_version(text: str) -> str:
 
 
 def kind_of(said: Versions, *, native: bool = False) -> Kind:
-    """CPU when torch is built for no GPU."""
+    """CPU if torch is not built for a GPU."""
     found = next((kind for kind in VERSIONED if version_of(kind, said)), None)
     return found or (MPS if native else CPU)
 
 
 def kind_in_image(env: Sequence[tuple[str, str]], labels: Mapping[str, str], prefix: str) -> Kind:
-    """Of an image's configuration: by our labels (`prefix` and the kind's name), else by the variables of others."""
+    """Of an image's configuration: by our labels (`prefix` and the kind's name), else by foreign variables."""
     for kind in VERSIONED:
         if any(key == prefix + kind.name or key.startswith(f"{prefix}{kind.name}.") for key in labels):
             return kind
@@ -206,8 +206,8 @@ _VERSION = re.compile(r"-?(\d+(?:\.\d+)*)(?![0-9a-z])")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameClaim:
-    """What an accelerator's name says: a kind, and versions that it can be read as (`cu126`: 12.6; `rocm624`: 6.2.4 or
-    6.24); no version where it names none.
+    """What an accelerator's name claims: a kind, and versions that it can be read as (`cu126`: 12.6; `rocm624`: 6.2.4
+    or 6.24); no version if it has none.
     """
 
     kind: Kind
@@ -215,7 +215,7 @@ class NameClaim:
 
 
 def claim_in_name(name: str) -> NameClaim | None:
-    """None for a name that says nothing."""
+    """None for a name that claims nothing."""
     for kind, pattern in _NAMES:
         if match := pattern.match(name):
             version = _VERSION.match(name, match.end()) if kind in VERSIONED else None
@@ -240,6 +240,6 @@ def readings(kind: Kind, text: str) -> tuple[str, ...]:
 
 
 def agrees(claim: str, version: str) -> bool:
-    """As far as both go: `12` agrees with 12.6, and so does `12.6.3`, since wheels say no more than MAJOR.MINOR."""
+    """As far as both go: `12` agrees with 12.6, and so does `12.6.3`, since wheels only tell MAJOR.MINOR."""
     pairs = zip(claim.split("."), version.split("."), strict=False)
     return all(left == right for left, right in pairs)

@@ -1,4 +1,4 @@
-"""`images` and `extras` of matrix.yaml: what some images get beside what all of them have."""
+"""`images` and `extras` of matrix.yaml: what some images get on top of what all have."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RIVALS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addition:
-    """One entry under `images`, or (with the pattern `*`) the top level's `extras`; `key` is where it stands."""
+    """One entry under `images`, or (with the pattern `*`) the top level's `extras`; `key` is its key path."""
 
     key: str
     pattern: str
@@ -50,7 +50,7 @@ class Added:
 
 
 def added_to(name: str, torch: Version, accelerator: Accelerator, additions: Iterable[Addition]) -> Added:
-    """What matches adds up, in the order of the file. A native environment gets no Debian packages."""
+    """All matches add up, in the order of the file. A native environment gets no Debian packages."""
     found = [addition for addition in additions if addition.matches(name)]
     extras = tuple(dict.fromkeys(extra for addition in found for extra in addition.extras))
     own = [rule.requirement(torch) for addition in found for rule in addition.packages]
@@ -60,7 +60,7 @@ def added_to(name: str, torch: Version, accelerator: Accelerator, additions: Ite
 
 
 def keys_of(additions: Iterable[Addition], name: str, *what: str) -> tuple[str, ...]:
-    """Where in matrix.yaml an image name's `packages`, `apt` or `extras` come from, beside the top level's packages."""
+    """Where in matrix.yaml an image name's `packages`, `apt` or `extras` come from, besides top-level packages."""
     found = [(addition, key) for addition in additions if addition.matches(name) for key in what]
     return tuple(
         addition.key if addition.key == key else f"{addition.key}.{key}"
@@ -72,7 +72,7 @@ def keys_of(additions: Iterable[Addition], name: str, *what: str) -> tuple[str, 
 def check_additions(
     document: yamlfile.Document, additions: Sequence[Addition], names: Mapping[str, Accelerator]
 ) -> None:
-    """Note what no schema can say. `names` are the names of all cells (without flavour) with their accelerators."""
+    """Record problems beyond a schema. `names` are the names of all cells (without flavour) with their accelerators."""
     for addition in additions:
         path = ("images", addition.pattern)
         found = {name: accelerator for name, accelerator in names.items() if addition.matches(name)}
@@ -95,7 +95,7 @@ def _check_bases(document: yamlfile.Document, path: yamlfile.Path, found: Mappin
         if accelerator.base is not None and not isinstance(accelerator.base, DebianBase):
             document.problem(
                 path,
-                f"{name} stands on bases.{accelerator.base.name}, an image, to which no packages are added here "
+                f"{name} has the base image bases.{accelerator.base.name}, to which apt packages cannot be added "
                 "(a template with RUN apt-get install and --engine docker, or a base of Debian packages)",
             )
 
@@ -107,5 +107,5 @@ def _check_rivals(document: yamlfile.Document, name: str, additions: Sequence[Ad
             if extra := rivals.get(rule.name):
                 document.problem(
                     ("images", addition.pattern, "packages"),
-                    f"{rule.name} has the same files as a package of the extra {extra!r}, which {name} gets too",
+                    f"{rule.name} owns the same files as a package of the extra {extra!r}, which {name} also gets",
                 )

@@ -34,7 +34,7 @@ class DebianBase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageBase:
-    """An image by digest (`NAME@sha256:HEX`), found in the OCI layout `layout` (relative to matrix.yaml) if given.
+    """An image by digest (`NAME@sha256:HEX`), from the OCI layout `layout` (relative to matrix.yaml) if given.
 
     `interpreter` is the absolute path of Python inside, `purelib` where packages go, without the leading slash.
     """
@@ -53,7 +53,7 @@ Base = DebianBase | ImageBase
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionClaim:
-    """Versions of which the locked torch must be one; `where` is what makes the claim, with line and key path."""
+    """Versions of which the locked torch must be one; `where` is the source of the claim, with line and key path."""
 
     versions: tuple[str, ...]
     where: str
@@ -61,10 +61,10 @@ class VersionClaim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """`kind` is what the name or a key claims, None where neither does: then the locked torch alone says it.
+    """`kind` is what the name or a key claims, None if neither does: then the locked torch alone decides.
 
     `claims` are the versions that the name and the keys claim. `built` and `never` are torch's backends besides the CPU
-    that must and must not be compiled in, None where the matrix leaves that to the kind. `base` is None exactly for
+    that must and must not be compiled in, None if the matrix leaves that to the kind. `base` is None exactly for
     native accelerators (`os` is macos). `index` serves torch, torchvision and torchaudio; None stands for the index
     that the user has configured. `places` are lines of matrix.yaml by key, "" for the accelerator itself.
     """
@@ -88,7 +88,7 @@ class Accelerator:
 
     @property
     def claimed_by(self) -> str:
-        """What says which kind it is: the first key that does, else the name."""
+        """What declares its kind: the first key that does, else the name."""
         return next((self.place(key) for key in (*VERSION_KEYS, "kind") if key in dict(self.places)), self.place())
 
 
@@ -98,7 +98,7 @@ VERSION_KEYS = ("cuda", "rocm")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageRule:
-    """A package beside torch: any version that `specifier` allows, for versions of torch in `torch`."""
+    """A package next to torch: any version that `specifier` allows, for versions of torch in `torch`."""
 
     name: str
     extras: tuple[str, ...]
@@ -106,7 +106,7 @@ class PackageRule:
     torch: SpecifierSet
 
     def requirement(self, torch: Version) -> str | None:
-        """PEP 508 text for that torch, None when the package does not go with it."""
+        """PEP 508 text for that torch, None if the package does not go with it."""
         if not self.torch.contains(torch, prereleases=True):
             return None
         extras = f"[{','.join(self.extras)}]" if self.extras else ""
@@ -158,7 +158,7 @@ class Cell:
 
     @property
     def base_image(self) -> str:
-        """What its base is called in the layout: one for all images, or one of its own with its Debian packages.
+        """Its base's name in the layout: one for all images, or its own with its Debian packages.
 
         No other name has an underscore, and Docker allows no `+` in a tag.
         """
@@ -190,7 +190,7 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Combination:
-    """A point of the whole product. `reason` is empty when it exists, else why it cannot; `instead` is what to use."""
+    """A point of the whole product. `reason` is empty if it exists, else why it cannot; `instead` is what to use."""
 
     accelerator: str
     key: str
@@ -214,5 +214,5 @@ class Combination:
 
 
 def public_version(cell: Cell) -> str:
-    """Without a local version: `+` cannot stand in a tag, and the variant says the same."""
+    """Without a local version: a tag cannot contain `+`, and the variant has the same information."""
     return Version(str(cell.torch)).public

@@ -22,7 +22,7 @@ from buildctl.matrix.cells import (
 from buildctl.matrix.policy import Policy
 
 ARCHES = ("amd64", "arm64")
-# What people call the same machines; Docker's names are the ones we use.
+# Other common names of the same machines; we use Docker's names.
 _ARCH_ALIASES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "arm64/v8": "arm64"}
 
 
@@ -44,13 +44,13 @@ class Matrix:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Names of all images, each once; native environments are not among them."""
+        """Names of all images, each once; without native environments."""
         return tuple(dict.fromkeys(cell.image for cell in self.cells if not cell.native))
 
     def select(self, names: Iterable[str] = (), arch: str | None = None) -> tuple[Cell, ...]:
         """The cells of these image names (globs allowed; none stands for all), on one architecture or on every one.
 
-        Raises MatrixError for a name that is not known (with a suggestion) and for what cannot exist (with the reason
+        Raises MatrixError for an unknown name (with a suggestion) and for what cannot exist (with the reason
         and what to use instead).
         """
         arch = None if arch is None else parse_arch(arch)
@@ -73,7 +73,7 @@ class Matrix:
         raise self._unknown(f"{accelerator}-{key}")
 
     def images_of(self, names: Iterable[str] = (), arch: str | None = None) -> tuple[Cell, ...]:
-        """As `select`, for images: a native environment asked for by name is an error, in a glob it is left out."""
+        """As `select`, for images: naming a native environment is an error, a glob skips it."""
         names = tuple(names)
         for cell in self.cells:
             if cell.native and cell.image in names:

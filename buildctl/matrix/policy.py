@@ -1,4 +1,4 @@
-"""What matrix.yaml says under `publish`: which findings may be NOT RUN, and which must have run, before a tag moves."""
+"""`publish` of matrix.yaml: which findings may be NOT RUN, and which must have run, before a tag moves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What is required is not allowed to be NOT RUN, whatever `allow` says."""
+    """A required finding may not be NOT RUN, whatever `allow` lists."""
 
     allow: tuple[Rule, ...] = ()
     require: tuple[Rule, ...] = ()
@@ -40,7 +40,7 @@ class Policy:
         return frozenset(r.finding for r in self.require if r.covers(cell))
 
     def check(self, known: Collection[str], source: str) -> None:
-        """Raises ProblemsError for names that no finding has."""
+        """Raises ProblemsError for unknown finding names."""
         problems = [
             f"{rule.where}: no finding {rule.finding!r}{did_you_mean(rule.finding, known)}"
             for rule in (*self.allow, *self.require)
@@ -51,9 +51,9 @@ class Policy:
 
 
 def read_policy(document: Document, cells: Iterable[Cell]) -> Policy:
-    """From a document that satisfies the schema; notes globs that match no image. Names of findings: see `check`.
+    """From a document that satisfies the schema; records globs that match no image. Names of findings: see `check`.
 
-    A flavour that the matrix has left out still counts: a rule about it says nothing, and is no mistake.
+    A flavour that the matrix omits still counts: a rule about it has no effect, and is not a mistake.
     """
     value: Mapping[str, Any] = document.value.get("publish", {})
     flavours = [replace(cell, flavour=flavour) for cell in cells for flavour in Flavour]

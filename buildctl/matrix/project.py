@@ -1,4 +1,4 @@
-"""Where things are in a project, found from matrix.yaml upwards of where the user stands."""
+"""Where things are in a project, found by searching upwards for matrix.yaml."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Project:
                 return cls(folder, layout or folder / "dist")
         raise MatrixError(
             f"no {MATRIX} in {start} or any folder above it",
-            hint="run buildctl inside a project, or name one: buildctl --project DIR ...",
+            hint="run buildctl inside a project, or give one: buildctl --project DIR ...",
         )
 
     @cached_property
@@ -77,7 +77,7 @@ class Project:
         return sorted(path for name in names for path in self.images.rglob(name))
 
     def debian_locks(self, cell: Cell) -> tuple[Path, ...]:
-        """The locks of the Debian packages below a cell's wheels, the lowest first; none where its base is an image.
+        """The locks of the Debian packages below a cell's wheels, the lowest first; none if its base is an image.
 
         For an architecture that the matrix does not have this image for, those of the base alone: what a stage on
         `$BUILDPLATFORM` stands on.
@@ -94,5 +94,5 @@ class Project:
         return self.reports / f"{cell.id}.json"
 
     def shown(self, path: Path) -> str:
-        """A path as the user wrote it: relative to the project where it is inside."""
+        """A path for messages: relative to the project if inside."""
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)

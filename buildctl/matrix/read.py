@@ -50,7 +50,7 @@ def load_matrix(path: Path) -> Matrix:
     except FileNotFoundError as error:
         raise MatrixError(f"{path} does not exist", hint="run buildctl in the folder that holds matrix.yaml") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise MatrixError(f"{path} cannot be read: {error}") from error
+        raise MatrixError(f"cannot read {path}: {error}") from error
     return parse_matrix(text, path)
 
 
@@ -66,7 +66,7 @@ def parse_matrix(text: str, path: Path) -> Matrix:
 
 
 class _Builder:
-    """From a document that satisfies the schema to values; notes what a schema cannot say."""
+    """From a document that satisfies the schema to values; records what a schema cannot express."""
 
     def __init__(self, document: yamlfile.Document) -> None:
         self.document = document
@@ -102,7 +102,7 @@ class _Builder:
         for key, text in self.value["versions"].items():
             version = Version(text)  # the schema's pattern is a subset of PEP 440
             if version.release[: key.count(".") + 1] != Version(key).release:
-                self.document.problem(("versions", key), f"{text} is no release of {key}")
+                self.document.problem(("versions", key), f"{text} is not a release of {key}")
             yield key, version
 
     def _bases(self) -> Iterator[Base]:
@@ -123,13 +123,13 @@ class _Builder:
                 yield DebianBase(name=name, suite=value["debian"], packages=packages, devel=devel)
 
     def _refuse_other_python(self, path: yamlfile.Path, base: Mapping[str, Any]) -> None:
-        """The paths that a base which is an image declares say which Python it has."""
+        """The paths that a base image declares tell which Python it has."""
         wanted = self.value["python"]
         for key in ("interpreter", "purelib"):
             found = re.search(r"python(\d+\.\d+)(?![\d.])", base[key])
             if found and found[1] != wanted:
-                text = f"{base[key]} is of Python {found[1]}, and python is {wanted}"
-                out = f'(set python: "{found[1]}", or take an image with Python {wanted})'
+                text = f"{base[key]} is for Python {found[1]}, but python is {wanted}"
+                out = f'(set python: "{found[1]}", or use an image with Python {wanted})'
                 self.document.problem((*path, key), f"{text} {out}")
 
     def _accelerators(self, bases: dict[str, Base]) -> Iterator[Accelerator]:
@@ -175,7 +175,7 @@ class _Builder:
             try:
                 requirement = Requirement(text)
             except InvalidRequirement as error:
-                self.document.problem(here, f"{text!r} is no requirement: {str(error).splitlines()[0]}")
+                self.document.problem(here, f"{text!r} is not a requirement: {str(error).splitlines()[0]}")
                 continue
             name = canonicalize_name(requirement.name)
             specifier, torch = str(requirement.specifier), SpecifierSet()
@@ -185,7 +185,7 @@ class _Builder:
             if name in seen and (name == "torch" or not torch):
                 why = "torch comes from versions" if name == "torch" else f"{name} is listed twice"
                 self.document.problem(here, why)
-            if not torch:  # an entry for some versions of torch narrows what another one asks for
+            if not torch:  # an entry for some versions of torch narrows another one
                 seen.add(name)
             yield PackageRule(name=name, extras=tuple(sorted(requirement.extras)), specifier=specifier, torch=torch)
 
@@ -198,14 +198,14 @@ class _Builder:
             if version != "{torch}":
                 Version(version)
         except InvalidVersion:
-            self.document.problem(path, f"{version!r} is no version")
+            self.document.problem(path, f"{version!r} is not a version")
         return f"=={version}"
 
     def _specifiers(self, path: yamlfile.Path, text: str) -> SpecifierSet:
         try:
             return SpecifierSet(text)
         except InvalidSpecifier:
-            self.document.problem(path, f'{text!r} is no version range such as "<2.11"')
+            self.document.problem(path, f'{text!r} is not a version range such as "<2.11"')
             return SpecifierSet()
 
     def _exclusions(self, known: Sequence[str]) -> Iterator[Exclusion]:
@@ -213,7 +213,7 @@ class _Builder:
             here: yamlfile.Path = ("exclude", number)
             accelerator, kind = value.get("accelerator"), value.get("kind")
             if (accelerator is None) == (kind is None):
-                self.document.problem(here, "one of the keys 'accelerator' and 'kind' must be given, not both")
+                self.document.problem(here, "give exactly one of the keys 'accelerator' and 'kind'")
             if accelerator is not None and accelerator not in known:
                 near = did_you_mean(accelerator, known)
                 self.document.problem((*here, "accelerator"), f"no accelerator {accelerator!r}{near}")
@@ -240,7 +240,7 @@ def _combinations(
 
 
 def _judged(point: Combination, accelerator: Accelerator, exclusions: Sequence[Exclusion]) -> Combination:
-    """An exclusion answers first; what the accelerator does not list is closed even if nobody wrote down why."""
+    """Exclusions come first; what the accelerator does not list is impossible even without a stated reason."""
     for exclusion in exclusions:
         if exclusion.matches(point, accelerator):
             reason, instead = exclusion.reason, exclusion.instead.replace("{version}", point.key)

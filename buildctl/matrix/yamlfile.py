@@ -1,6 +1,6 @@
 """A YAML file read for people: every problem at once, each with its line and key path, nothing guessed.
 
-PyYAML reads an unquoted 2.10 as the number 2.1 and takes the last of two equal keys in silence; here both are problems.
+PyYAML reads an unquoted 2.10 as the number 2.1 and silently takes the last of two equal keys; here both are problems.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import yaml
 from buildctl.ground.errors import ProblemsError, did_you_mean
 
 if TYPE_CHECKING:
-    import jsonschema  # the processes that make layers import this module and validate nothing
+    import jsonschema  # the processes that make layers import this module but validate nothing
 
 Path = tuple[str | int, ...]
 
@@ -35,7 +35,7 @@ class Document:
     problems: list[tuple[int, str]] = field(default_factory=list)
 
     def problem(self, path: Path, text: str) -> None:
-        """Note a problem at a key path, or at the nearest parent that is written in the file."""
+        """Record a problem at a key path, or at the nearest parent that is in the file."""
         at = path
         while at and at not in self.lines:
             at = at[:-1]
@@ -45,7 +45,7 @@ class Document:
             self.problems.append((line, where + text))
 
     def check(self) -> None:
-        """Raises ProblemsError with everything noted, in the order of the file."""
+        """Raises ProblemsError with all recorded problems, in the order of the file."""
         if self.problems:
             raise ProblemsError(self.source, [text for _, text in sorted(self.problems)])
 
@@ -64,7 +64,7 @@ def show(path: Iterable[str | int]) -> str:
 
 
 def parse(text: str, source: str) -> Document:
-    """Read YAML as strings, integers, booleans, lists and mappings. Raises ProblemsError if it is no YAML at all."""
+    """Read YAML as strings, integers, booleans, lists and mappings. Raises ProblemsError if it is not YAML."""
     document = Document(source)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -151,7 +151,7 @@ class _Reader:
 
 
 def validate(document: Document, schema: Mapping[str, Any]) -> None:
-    """Note what breaks the JSON schema, in words; a pattern is explained by the `title` beside it."""
+    """Record violations of the JSON schema, in words; the `title` next to a pattern explains it."""
     import jsonschema  # noqa: PLC0415 - see TYPE_CHECKING
 
     validator = jsonschema.Draft202012Validator(dict(schema))

@@ -1,6 +1,6 @@
-"""Our own check of layouts and images: every byte read, every digest, size and diff id computed again.
+"""Our own layout checker: reads every byte, recomputes every digest, size and diff id.
 
-It also finds what no outside validator reports: names that escape or are absolute, a platform that differs from the
+It also finds what other validators miss: names that escape or are absolute, a platform that differs from the
 configuration or from the programs inside, setuid files, device nodes, entries given twice, a layer that turns a
 symlink of a lower one into a directory. Faults are returned, not raised, each naming its blob and entry.
 """
@@ -27,7 +27,7 @@ EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 def check_layout(
     root: Path, names: Collection[str] | None = None, *, allow_setuid: frozenset[str] = DEBIAN_SETUID
 ) -> list[str]:
-    """Problems of the layout and of the images that `names` stand for; of everything in it without `names`."""
+    """Problems of the layout and of the images that `names` point at; without `names`, of everything in it."""
     layout = Layout(root)
     problems = [*_marker_problems(root)]
     try:
@@ -47,7 +47,7 @@ def check_layout(
 
 
 def check_image(layout: Layout, descriptor: Descriptor, *, allow_setuid: frozenset[str] = DEBIAN_SETUID) -> list[str]:
-    """Problems of one image, or of all images of an index. Setuid and setgid files outside of `allow_setuid` (paths
+    """Problems of one image, or of all images of an index. Setuid and setgid files outside `allow_setuid` (paths
     without a leading slash) are problems too.
     """
     return list(dict.fromkeys(_Check(layout, allow_setuid).descriptors([descriptor])))
@@ -68,7 +68,7 @@ class _Check:
                 elif descriptor.media_type in MANIFEST_TYPES:
                     yield from self.image(descriptor)
                 else:
-                    yield f"{descriptor.digest} has media type {descriptor.media_type}, which is no image or index"
+                    yield f"{descriptor.digest} has media type {descriptor.media_type}, which is not an image or index"
             except LayoutError as error:
                 yield error.message
 
@@ -78,7 +78,7 @@ class _Check:
         yield from _document_problems(value, descriptor, where)
         children = Index.from_json(value).manifests
         if not children:
-            yield f"{where} names no image"
+            yield f"{where} lists no images"
         counts = Counter(child.platform for child in children)
         for platform, count in counts.items():
             if platform is None:
@@ -123,11 +123,11 @@ class _Check:
             yield f"{where}: {scan.message}"
             return
         if scan.size != layer.size:
-            yield f"{where}: blob {layer.digest} has {scan.size} bytes, its descriptor says {layer.size}"
+            yield f"{where}: blob {layer.digest} has {scan.size} bytes, not {layer.size} as in its descriptor"
         if scan.digest != layer.digest:
-            yield f"{where}: blob {layer.digest} does not match its digest: it is {scan.digest}"
+            yield f"{where}: blob {layer.digest} does not match its digest: computed {scan.digest}"
         if scan.whole and diff_id is not None and scan.diff_id != diff_id:
-            yield f"{where}: blob {layer.digest} has the diff id {scan.diff_id}, the configuration says {diff_id}"
+            yield f"{where}: blob {layer.digest} has the diff id {scan.diff_id}, not {diff_id} as in the configuration"
         yield from scan.problems
 
     def machines(self, manifest: Manifest, platform: Platform, where: str) -> Iterator[str]:
@@ -148,17 +148,17 @@ class _Check:
             _remove(merged, scan.removed)
             for path, target in scan.outside.items():
                 if merged.get(target, "directory") == "directory":
-                    yield f"{at}: {path!r} is a hard link to {target!r}, which is no file there or below"
+                    yield f"{at}: {path!r} is a hard link to {target!r}, which is not a file in this layer or below"
             for path, kind in scan.tree.items():
                 if kind == "directory" and merged.get(path) not in (None, "directory"):
                     yield f"{at}: directory {path!r} replaces a {merged[path]} of a lower layer"
                 link = _symlink_above(merged, scan.tree, path)
                 if link is not None:
-                    yield f"{at}: {path!r} lies below {link!r}, which is a symlink in a lower layer"
+                    yield f"{at}: {path!r} is below {link!r}, which is a symlink in a lower layer"
             merged.update(scan.tree)
 
     def scan(self, layers: Iterable[Descriptor]) -> None:
-        """Scan what has not been scanned; hashing and decompressing run in parallel, outside of the interpreter."""
+        """Scan what has not been scanned; hashing and decompressing run in parallel, outside the interpreter."""
         todo = {(layer.digest, layer.media_type): layer for layer in layers}
         todo = {key: layer for key, layer in todo.items() if key not in self.scans}
         biggest_first = sorted(todo.values(), key=lambda layer: -layer.size)
@@ -175,16 +175,16 @@ class _Check:
         except LayoutError as error:
             return error
         except OSError as error:
-            return LayoutError(f"blob {layer.digest} cannot be read: {error.strerror}")
+            return LayoutError(f"cannot read blob {layer.digest}: {error.strerror}")
 
     def plain_blob(self, blob: Descriptor, where: str) -> Iterator[str]:
-        """Bytes that are no layer: an SBOM, a signature."""
+        """Bytes that are not a layer: an SBOM, a signature."""
         self.seen.add(blob.digest)
         path = self.layout.blob_path(blob.digest)
         try:
             digest, size = Digest.of_file(path), path.stat().st_size
         except OSError as error:
-            yield f"{where}: blob {blob.digest} cannot be read: {error.strerror}"
+            yield f"{where}: cannot read blob {blob.digest}: {error.strerror}"
             return
         if (digest, size) != (blob.digest, blob.size):
             yield f"{where}: blob {blob.digest} does not match its descriptor: it has {size} bytes and is {digest}"
@@ -193,7 +193,7 @@ class _Check:
         return parse_object(self.layout.read_bytes(descriptor), f"{descriptor.media_type} {descriptor.digest}")
 
     def leftovers(self) -> Iterator[str]:
-        """Blobs that nothing leads to are no fault, but under their name they must be whole."""
+        """Unreferenced blobs are fine, but must match their digest."""
         for path in sorted(self.layout.blobs.glob("*")):
             if path.name.startswith(TEMPORARY):
                 continue  # a writer at work, or a killed one; the next writer sweeps
@@ -220,7 +220,7 @@ def _marker_problems(root: Path) -> Iterator[str]:
 
 
 def _is_artifact(manifest: Manifest, descriptor: Descriptor) -> bool:
-    """Something that travels beside images: OCI's empty configuration, or what BuildKit attests."""
+    """Something that travels with images: OCI's empty configuration, or what BuildKit attests."""
     attested = Platform(os="unknown", architecture="unknown")
     return manifest.config.media_type == EMPTY_TYPE or descriptor.platform == attested
 
@@ -229,27 +229,27 @@ def _document_problems(value: Mapping[str, Any], descriptor: Descriptor, where: 
     if value.get("schemaVersion") != 2:
         yield f"{where}: schemaVersion is {value.get('schemaVersion')!r}, not 2"
     if value.get("mediaType", descriptor.media_type) != descriptor.media_type:
-        yield f"{where} says it is {value['mediaType']}, its descriptor says {descriptor.media_type}"
+        yield f"{where} has mediaType {value['mediaType']}, not {descriptor.media_type} as in its descriptor"
 
 
 def _configuration_problems(
     value: Mapping[str, Any], config: ImageConfig, manifest: Manifest, platform: Platform | None, where: str
 ) -> Iterator[str]:
     if not config.platform.os or not config.platform.architecture:
-        yield f"{where}: the configuration names no platform"
+        yield f"{where}: the configuration has no platform"
     if platform is not None and platform != config.platform:
-        yield f"{where}: the descriptor says {platform}, the configuration says {config.platform}"
+        yield f"{where}: the descriptor has {platform}, the configuration {config.platform}"
     if value["rootfs"].get("type") != "layers":
         yield f"{where}: rootfs.type is {value['rootfs'].get('type')!r}, not 'layers'"
     if len(config.diff_ids) != len(manifest.layers):
         yield f"{where}: {len(manifest.layers)} layers, but the configuration has {len(config.diff_ids)} diff ids"
     steps = sum(not step.empty_layer for step in config.history)
     if config.history and steps != len(manifest.layers):
-        yield f"{where}: {len(manifest.layers)} layers, but {steps} history entries that make one"
+        yield f"{where}: {len(manifest.layers)} layers, but {steps} history entries that make a layer"
 
 
 def _remove(merged: dict[str, str], removed: Collection[str]) -> None:
-    """Apply whiteouts: `a/b` takes that path and what is below it, `a/` only what is below."""
+    """Apply whiteouts: `a/b` removes that path and everything below it, `a/` only what is below."""
     if not removed:
         return
     if "/" in removed:

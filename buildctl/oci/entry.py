@@ -21,7 +21,7 @@ class Kind(StrEnum):
 
 
 class Body(Protocol):
-    """The content of a file, to be read once or more often, in pieces of bounded size."""
+    """The content of a file, readable any number of times, in pieces of bounded size."""
 
     def chunks(self) -> Iterator[bytes]: ...
 

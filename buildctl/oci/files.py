@@ -1,4 +1,4 @@
-"""Files that appear under their name whole and on disk, or not at all, readable by everybody whatever the umask."""
+"""Files that appear complete and on disk, or not at all, readable by everyone whatever the umask."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def bring(source: Path, target: Path, digest: Digest, size: int) -> None:
     """Put the content of `source` at `target`: as a hard link, else a copy that shares its data, else a hashed copy.
 
     Only a real copy is hashed; the caller vouches for what can be linked. The name is on disk only after a
-    `sync_directory`. Raises LayoutError when size or digest is wrong.
+    `sync_directory`. Raises LayoutError if size or digest is wrong.
     """
     try:
         actual = source.stat().st_size
     except OSError as error:
-        raise LayoutError(f"blob {digest} cannot be read: {source}: {error.strerror}") from error
+        raise LayoutError(f"cannot read blob {digest}: {source}: {error.strerror}") from error
     if actual != size:
-        raise LayoutError(f"{source} has {actual} bytes where blob {digest} must have {size}")
+        raise LayoutError(f"{source} has {actual} bytes, but blob {digest} must have {size}")
     target.unlink(missing_ok=True)
     if _link(source, target):
         return
     with _temporary(target) as temporary:
         copied = _copy(source, temporary)
         if copied is not None and copied != digest:
-            raise LayoutError(f"{source} is {copied} where blob {digest} must be")
+            raise LayoutError(f"{source} is {copied}, but must be blob {digest}")
         temporary.replace(target)
 
 
@@ -64,17 +64,17 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def translated(path: Path, size: int = 0) -> Iterator[None]:
-    """Turn an OSError into the one error that the user reads: EngineError for a full disk, LayoutError for the rest."""
+    """Turn an OSError into one error for the user: EngineError for a full disk, LayoutError for the rest."""
     try:
         yield
-    except (BuildctlError, BlockingIOError):  # the latter is a lock's answer, not a failure
+    except (BuildctlError, BlockingIOError):  # the latter comes from a lock and is not a failure
         raise
     except OSError as error:
         if error.errno in FULL:
             need = f" ({size / 1e6:.1f} MB)" if size else ""
             raise EngineError(
                 f"the disk is full: cannot write {path}{need}",
-                hint="free some space and run the same command again: it continues from what is whole",
+                hint="free some space and run the command again; it resumes from finished files",
             ) from error
         raise LayoutError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -85,12 +85,12 @@ def _temporary(target: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        with suppress(OSError):  # it would hide what went wrong: on a read-only file system this fails, too
+        with suppress(OSError):  # must not hide the real error: on a read-only file system this also fails
             path.unlink(missing_ok=True)
 
 
 def _link(source: Path, target: Path) -> bool:
-    """False when the file system, or the owner of `source`, does not let us."""
+    """False if the file system, or the owner of `source`, does not allow it."""
     try:
         with source.open("rb") as file:
             if os.fstat(file.fileno()).st_mode & 0o777 != 0o644:

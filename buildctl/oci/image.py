@@ -33,7 +33,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    """A JSON list of strings, or null; a plain string would fall apart into its letters."""
+    """A JSON list of strings, or null; refuses a plain string, which would split into letters."""
     if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         raise TypeError(f"not a list of strings: {value!r}")
     return tuple(value or ())
@@ -73,7 +73,7 @@ class Platform:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor:
-    """How content is referred to: media type, digest, size in bytes."""
+    """A reference to content: media type, digest, size in bytes."""
 
     media_type: str
     digest: Digest

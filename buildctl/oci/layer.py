@@ -65,7 +65,7 @@ def write_layer(
     """Write `entries` as a layer to `out` and return its descriptor, diff id and size of its tar in bytes.
 
     `on_bytes` is called with numbers of tar bytes written since the last call. Raises ArtifactError for a path that is
-    not clean, a path given twice, and a body that yields another number of bytes than its entry says. The bytes depend
+    not clean, a path given twice, and a body whose size differs from its entry's. The bytes depend
     only on the entries and on `compression.identity`.
     """
     sink = _open_sink(compression, out)
@@ -192,7 +192,7 @@ class _Zstd(_Plain):
 
 
 class _Gzip(_Plain):
-    """Several members: deflate streams that exist already are copied, everything else is compressed by libdeflate.
+    """Several members: existing deflate streams are copied, everything else is compressed by libdeflate.
 
     libdeflate, bundled in a wheel of an exact version, yields the same bytes on every machine; builds of zlib do not.
     """

@@ -61,7 +61,7 @@ class Layout:
     # writing
 
     def create(self) -> None:
-        """Make what is missing of an empty layout; `oci-layout` comes last, so where it is, the layout is whole."""
+        """Create what an empty layout lacks; `oci-layout` comes last, so if it exists, the layout is complete."""
         with translated(self.root):
             marker = self.root / "oci-layout"
             _make_directory(self.root)
@@ -76,10 +76,10 @@ class Layout:
                 self._replace(marker, LAYOUT_FILE)
 
     def add_blob(self, source: Path, digest: Digest, size: int) -> None:
-        """Bring the file `source` in under its digest: a hard link, else a shared copy, else a copy that is hashed.
+        """Add the file `source` under its digest: a hard link, else a shared copy, else a copy that is hashed.
 
-        The caller vouches for the digest of a file that can be linked. Raises LayoutError when the size, or what was
-        copied, does not match; EngineError when the disk is full.
+        The caller vouches for the digest of a file that can be linked. Raises LayoutError if the size, or what was
+        copied, does not match; EngineError if the disk is full.
         """
         target = self.blob_path(digest)
         if _has_size(target, size):
@@ -92,14 +92,14 @@ class Layout:
         digest = Digest.of(data)
         target = self.blob_path(digest)
         if len(data) > JSON_LIMIT:
-            raise LayoutError(f"{media_type} of {len(data)} bytes is bigger than registries take ({JSON_LIMIT})")
+            raise LayoutError(f"{media_type} of {len(data)} bytes exceeds what registries accept ({JSON_LIMIT})")
         with self._locked(".writers.lock", fcntl.LOCK_SH), translated(target, len(data)):
             if not _has_size(target, len(data)) or target.read_bytes() != data:
                 self._replace(target, data)
         return Descriptor(media_type=media_type, digest=digest, size=len(data))
 
     def tag(self, descriptor: Descriptor, name: str) -> None:
-        """Name `descriptor` in index.json, in place of what had that name; entries of others stay as they are."""
+        """Name `descriptor` in index.json, replacing the entry of that name; other entries stay."""
         entry = dataclasses.replace(descriptor, annotations={**descriptor.annotations, REF_NAME: name}).to_json()
         with self._locked(".index.lock", fcntl.LOCK_EX), translated(self.index_path):
             index = self._index_json()
@@ -110,7 +110,7 @@ class Layout:
                 self._replace(self.index_path, canonical_json({**index, "manifests": manifests}))
 
     def untag(self, name: str) -> bool:
-        """Take the name out of index.json; says whether it was there. The blobs stay until `prune`."""
+        """Remove the name from index.json; returns whether it was there. The blobs stay until `prune`."""
         with self._locked(".index.lock", fcntl.LOCK_EX), translated(self.index_path):
             index = self._index_json()
             kept = [m for m in index["manifests"] if _name(m) != name]
@@ -130,14 +130,14 @@ class Layout:
     ) -> Descriptor:
         """Store blobs, config and manifest, then tag; returns the manifest's descriptor, with platform, without name.
 
-        The diff ids come from `layers`; a config that brings others is refused. `blob` says where a layer's blob lies.
+        The diff ids come from `layers`; a config with others is refused. `blob` gives the path of a layer's blob.
         """
         diff_ids = tuple(layer.diff_id for layer in layers)
         if config.diff_ids not in ((), diff_ids):
             raise LayoutError(f"{name}: the configuration's diff ids are not those of its layers")
         steps = sum(not step.empty_layer for step in config.history)
         if config.history and steps != len(layers):
-            raise LayoutError(f"{name}: {steps} history steps make a layer, but there are {len(layers)} layers")
+            raise LayoutError(f"{name}: {steps} history steps make layers, but there are {len(layers)} layers")
         self.create()
         with self._locked(".writers.lock", fcntl.LOCK_SH):
             for layer in layers:
@@ -158,7 +158,7 @@ class Layout:
     ) -> Descriptor:
         """Store an image index over manifests that are in this layout, then tag it.
 
-        Raises LayoutError when one is missing, has no platform, or two share a platform.
+        Raises LayoutError if one is missing, has no platform, or two share a platform.
         """
         platforms = [m.platform for m in manifests]
         if None in platforms or len(set(platforms)) != len(platforms):
@@ -176,7 +176,7 @@ class Layout:
         return descriptor
 
     def prune(self) -> tuple[Digest, ...]:
-        """Remove the blobs that index.json does not lead to, when no writer is at work; returns what was removed."""
+        """Remove the blobs that index.json does not refer to, unless a writer is at work; returns what was removed."""
         with self._locked(".writers.lock", fcntl.LOCK_EX), translated(self.blobs):
             used = self.reachable(self.read_index().manifests)
             self._remove_temporaries()
@@ -188,11 +188,11 @@ class Layout:
     # reading
 
     def read_index(self) -> Index:
-        """Raises LayoutError when index.json is missing or malformed."""
+        """Raises LayoutError if index.json is missing or malformed."""
         return Index.from_json(self._index_json())
 
     def entries(self) -> tuple[Descriptor, ...]:
-        """What index.json names, without what has a digest of another algorithm: that cannot be read here."""
+        """The entries of index.json, without those whose digest algorithm is not supported."""
         ours = (m for m in self._index_json()["manifests"] if not _other_algorithm(m))
         return tuple(Descriptor.from_json(m) for m in ours)
 
@@ -201,7 +201,7 @@ class Layout:
         return tuple(sorted({name for name in named if name}))
 
     def resolve(self, name: str, arch: str | None = None) -> Descriptor:
-        """What `name` (or `sha256:...`, of anything that index.json leads to) stands for.
+        """What `name` (or `sha256:...`, of anything that index.json leads to) points at.
 
         With `arch`, always an image manifest of that architecture. Raises LayoutError listing what is there.
         """
@@ -228,7 +228,7 @@ class Layout:
         return ImageConfig.from_json(self._json(descriptor))
 
     def open_blob(self, digest: Digest) -> BinaryIO:
-        """Raises LayoutError when it is not there."""
+        """Raises LayoutError if it does not exist."""
         try:
             return self.blob_path(digest).open("rb")
         except OSError as error:
@@ -238,12 +238,12 @@ class Layout:
         """A small blob, its size and digest verified; raises LayoutError."""
         where = f"{self.root}: {descriptor.media_type} {descriptor.digest}"
         if descriptor.size > JSON_LIMIT:
-            raise LayoutError(f"{where} claims {descriptor.size} bytes, more than the {JSON_LIMIT} allowed")
+            raise LayoutError(f"{where} claims {descriptor.size} bytes, over the limit of {JSON_LIMIT}")
         with self.open_blob(descriptor.digest) as file:
             data = file.read(descriptor.size + 1)
         if len(data) != descriptor.size:
             size = self.blob_path(descriptor.digest).stat().st_size
-            raise LayoutError(f"{where} has {size} bytes, its descriptor says {descriptor.size}")
+            raise LayoutError(f"{where} has {size} bytes, not {descriptor.size} as in its descriptor")
         if Digest.of(data) != descriptor.digest:
             raise LayoutError(f"{where} does not match its digest")
         return data
@@ -283,7 +283,7 @@ class Layout:
             value = parse_object(self.index_path.read_bytes(), str(self.index_path))
         except FileNotFoundError as error:
             raise LayoutError(
-                f"{self.root} is no OCI layout: it has no index.json", hint="`buildctl build` makes one"
+                f"{self.root} is not an OCI layout: it has no index.json", hint="`buildctl build` makes one"
             ) from error
         manifests = value.get("manifests")
         if not isinstance(manifests, list) or not all(isinstance(m, dict) for m in manifests):
@@ -293,7 +293,7 @@ class Layout:
     # files
 
     def _replace(self, target: Path, data: bytes) -> None:
-        with self._locked(".writers.lock", fcntl.LOCK_SH):  # so that nobody sweeps the temporary file away
+        with self._locked(".writers.lock", fcntl.LOCK_SH):  # so that the temporary file is not swept
             write_whole(target, data)
 
     @contextmanager
@@ -301,7 +301,7 @@ class Layout:
         with translated(self.root / name):
             lock = os.open(self.root / name, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            with suppress(PermissionError):  # somebody else's file, who chose its mode
+            with suppress(PermissionError):  # somebody else's file: keep its mode
                 os.fchmod(lock, 0o644)
             with translated(self.root / name):
                 fcntl.flock(lock, how)
@@ -310,7 +310,7 @@ class Layout:
             os.close(lock)
 
     def _sweep(self) -> None:
-        """Remove what killed writers left, unless another writer is at work now."""
+        """Remove leftovers of killed writers, unless another writer is at work."""
         with suppress(BlockingIOError), self._locked(".writers.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
             self._remove_temporaries()
 
@@ -321,7 +321,7 @@ class Layout:
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object; raises LayoutError that says `where`."""
+    """Parse a JSON object; raises LayoutError with `where`."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -350,7 +350,7 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def _make_directory(path: Path, *, again: bool = False) -> None:
-    """Make a directory that other users can read, whatever the umask; `again` after a try that may have been killed."""
+    """Make a directory that other users can read, whatever the umask; `again` after a possibly killed attempt."""
     try:
         path.mkdir(parents=True)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""One layer, read once: its digests and sizes, the tree it makes, and everything in it that should not be there."""
+"""One layer, read once: its digests and sizes, its tree, and everything in it that should not be there."""
 
 from __future__ import annotations
 
@@ -138,10 +138,10 @@ class _Scan:
             self.problem(info.name, f"is {_FORBIDDEN.get(info.type, f'an entry of unknown type {info.type!r}')}")
             return
         if not path and kind != "directory":
-            self.problem(info.name, f"is a {kind} where the root directory belongs")
+            self.problem(info.name, f"is a {kind} in place of the root directory")
             return
         if path in self.tree:
-            self.problem(info.name, "is in the layer twice")
+            self.problem(info.name, "appears twice in the layer")
         if path.rpartition("/")[2].startswith(_WHITEOUT):
             self.whiteout(info.name, path)
             return
@@ -161,7 +161,7 @@ class _Scan:
         if last == _OPAQUE:
             self.removed.add(f"{folder}/")
         elif gone in ("", ".", "..") or gone.startswith(_WHITEOUT):
-            self.problem(name, "is a whiteout that names nothing inside its directory")
+            self.problem(name, "is a whiteout that does not name an entry of its directory")
         else:
             self.removed.add(f"{folder}/{gone}" if folder else gone)
 
@@ -199,7 +199,7 @@ class _Scan:
     def symlink(self, info: tarfile.TarInfo, path: str) -> None:
         target = info.linkname
         if not target or "\0" in target:
-            self.problem(info.name, "is a symlink to nothing")
+            self.problem(info.name, "is a symlink without a target")
             return
         depth = 0 if target.startswith("/") else path.count("/")
         for part in target.split("/"):
@@ -209,12 +209,12 @@ class _Scan:
                 return
 
     def parents(self) -> None:
-        """What lies below a file or a symlink ends up elsewhere, or nowhere, depending on who unpacks."""
+        """What is below a file or symlink ends up elsewhere, or nowhere, depending on the unpacker."""
         for path in self.tree:
             folder = path.rpartition("/")[0]
             while folder:
                 kind = self.tree.get(folder, "directory")
                 if kind != "directory":
-                    self.problem(path, f"lies below {folder!r}, which is a {kind} in the same layer")
+                    self.problem(path, f"is below {folder!r}, which is a {kind} in the same layer")
                     break
                 folder = folder.rpartition("/")[0]

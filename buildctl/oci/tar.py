@@ -1,4 +1,4 @@
-"""Tar headers: POSIX pax, with ustar alone wherever an entry fits into it.
+"""Tar headers: POSIX pax, with ustar alone if an entry fits.
 
 Written here and not by `tarfile`, because what `tarfile` writes has changed between Python releases, and the digest of
 a layer must not depend on who makes it.
@@ -93,7 +93,7 @@ def _pax_fields(entry: Entry, name: bytes, target: bytes) -> Iterator[tuple[str,
 
 
 def _split(name: bytes) -> tuple[bytes, bytes]:
-    """The prefix (155 bytes) and name (100 bytes); (b"", name) when no slash stands where it would help."""
+    """The prefix (155 bytes) and name (100 bytes); (b"", name) if no slash is in the right place."""
     cut = name.rfind(b"/", 0, min(156, len(name) - 1))
     if cut <= 0 or len(name) - cut - 1 > 100:
         return b"", name

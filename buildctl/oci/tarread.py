@@ -40,7 +40,7 @@ class LayerReader:
 
     `blob` must be seekable and at its start; `where` starts every message. After the iteration `diff_id` and
     `uncompressed_size` (of the tar), `digest` (with `hash_blob` only) and `size` (of the blob) are final. Raises
-    LayoutError for whatever is not a whole, plain tar; `problems` holds faults that hide no entry.
+    LayoutError for anything but a complete, plain tar; `problems` holds faults that hide no entry.
     """
 
     def __init__(self, blob: BinaryIO, media_type: str, where: str, *, hash_blob: bool = True) -> None:
@@ -105,7 +105,7 @@ class LayerReader:
                 return None
             if block == _ZERO:
                 if self._stream.read(BLOCK) != _ZERO:
-                    self.problems.append(f"{self.where}: the tar has one end-of-archive block where two belong")
+                    self.problems.append(f"{self.where}: the tar has one end-of-archive block instead of two")
                 return None
             info = self._header(block)
             self._padding = -info.size % BLOCK
@@ -141,7 +141,7 @@ class LayerReader:
 
     def _applied(self, info: tarfile.TarInfo, extra: Mapping[str, str]) -> tarfile.TarInfo:
         if info.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in extra):
-            raise LayoutError(f"{self.where}: entry {info.name!r} is sparse, which layers made for everybody are not")
+            raise LayoutError(f"{self.where}: entry {info.name!r} is sparse, which not every unpacker supports")
         try:
             info.name = extra.get("path", info.name)
             info.linkname = extra.get("linkpath", info.linkname)
@@ -154,9 +154,7 @@ class LayerReader:
         if info.type in _REGULAR and info.name.endswith("/"):
             info.type = tarfile.DIRTYPE  # as tars were before POSIX
         if info.size < 0 or (info.size and info.type in _BODILESS):
-            raise LayoutError(
-                f"{self.where}: entry {info.name!r} has a size of {info.size}, which its type cannot have"
-            )
+            raise LayoutError(f"{self.where}: entry {info.name!r} has a size of {info.size}, impossible for its type")
         if not (-(2**33) < info.mtime < 2**40 and 0 <= info.uid < 2**32 - 1 and 0 <= info.gid < 2**32 - 1):
             raise LayoutError(f"{self.where}: entry {info.name!r} has an owner or a time that no system can represent")
         self._left, self._padding = info.size, -info.size % BLOCK
@@ -213,7 +211,7 @@ def compression(media_type: str) -> str:
             return "zstd"
         case "tar" | "diff.tar":
             return ""
-    raise LayoutError(f"{media_type} is no layer that is known here")
+    raise LayoutError(f"{media_type} is not a known layer type")
 
 
 def _decompressed(hashed: _Hashed, media_type: str) -> BinaryIO:
@@ -240,7 +238,7 @@ def _require_whole_zstd(blob: BinaryIO, where: str) -> None:
     finally:
         blob.seek(0)
     if position > end or not end:
-        raise LayoutError(f"{where}: broken compressed data: it ends before a frame's end")
+        raise LayoutError(f"{where}: broken compressed data: it ends inside a frame")
 
 
 def _after_frame(blob: BinaryIO, position: int, where: str) -> int:

@@ -1,7 +1,7 @@
 """Layers to directories, as root or not, without ever leaving the target directory.
 
-Names are taken apart here: every directory on the way is looked at, and symlinks on the way are followed inside the
-target alone, as a kernel would do after chroot. A target appears whole or not at all.
+Names are taken apart here: every directory on the way is checked, and symlinks on the way are followed inside the
+target alone, as a kernel would do after chroot. A target appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def unpack_layer(
     stack: bool = False,
     owner: Owner | None = as_given,
 ) -> bool:
-    """Unpack one layer into the new directory `target`; False when it is there already, which means it is whole.
+    """Unpack one layer into the new directory `target`; False if it exists already and so is complete.
 
     With `stack` the directory is meant to lie in an overlay on those of lower layers, so whiteouts raise LayoutError,
     as does anything else that cannot be unpacked: names that escape, device nodes, a broken blob, another `diff_id`.
@@ -86,7 +86,7 @@ def unpack_layers(
 ) -> tuple[Path, ...]:
     """Unpack each layer of an image into its own directory in `cache`, named by diff id; lowest layer first.
 
-    Directories that are there are used as they are. Raises LayoutError when the layers cannot be stacked.
+    Existing directories are reused. Raises LayoutError if the layers cannot be stacked.
     """
 
     def one(pair: tuple[Descriptor, Digest]) -> Path:
@@ -117,14 +117,14 @@ def _apply(tree: _Tree, blob: BinaryIO, media_type: str, where: str, diff_id: Di
             raise LayoutError(f"{where}: {info.name!r} {error.message}") from error
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno in FULL:
-                raise  # what the caller says of a full disk is better
-            raise LayoutError(f"{where}: {info.name!r} cannot be unpacked: {error}") from error
+                raise  # the caller has a better message for a full disk
+            raise LayoutError(f"{where}: cannot unpack {info.name!r}: {error}") from error
     if diff_id is not None and reader.diff_id != diff_id:
-        raise LayoutError(f"{where} has the diff id {reader.diff_id}, the configuration says {diff_id}")
+        raise LayoutError(f"{where} has the diff id {reader.diff_id}, not {diff_id} as in the configuration")
 
 
 class _Tree:
-    """A directory that takes the entries of layers, one after the other."""
+    """A directory that receives the entries of layers, one after the other."""
 
     def __init__(self, root: Path, *, stack: bool, owner: Owner | None) -> None:
         self.root = root
@@ -168,7 +168,7 @@ class _Tree:
         elif info.islnk():
             self.link(full, info)
         else:
-            raise LayoutError("is a device node, a FIFO or of unknown type; images here have none")
+            raise LayoutError("is a device node, a FIFO or of unknown type, which are not supported")
 
     def write(self, full: Path, info: tarfile.TarInfo, reader: LayerReader) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -188,7 +188,7 @@ class _Tree:
         try:
             os.link(source, full, follow_symlinks=False)
         except (FileNotFoundError, PermissionError) as error:
-            raise LayoutError(f"is a hard link to {info.linkname!r}, which is no file here") from error
+            raise LayoutError(f"is a hard link to {info.linkname!r}, which is not a file here") from error
 
     def make_directory(self, path: str, info: tarfile.TarInfo) -> None:
         full = self.at(path)
@@ -220,14 +220,14 @@ class _Tree:
             if stat.S_ISLNK(mode):
                 links += 1
                 if links > _MAX_LINKS:
-                    raise LayoutError("lies behind a loop of symlinks")
+                    raise LayoutError("is behind a loop of symlinks")
                 target = str(self.at(step).readlink())
                 done = "" if target.startswith("/") else done
                 parts.extend(target.split("/")[::-1])
             elif stat.S_ISDIR(mode):
                 done = step
             else:
-                raise LayoutError(f"lies below {step!r}, which is no directory")
+                raise LayoutError(f"is below {step!r}, which is not a directory")
         self.real[path] = done
         return done
 
@@ -247,14 +247,14 @@ class _Tree:
 
     def whiteout(self, folder: str, last: str) -> None:
         if self.stack:
-            raise LayoutError("is a whiteout, and this layer is to be stacked")
+            raise LayoutError("is a whiteout, which a stacked layer cannot have")
         where = self.directory(folder)
         if last == _OPAQUE:
             self.remove_below(where)
             return
         gone = last.removeprefix(_WHITEOUT)
         if gone in ("", ".", "..") or gone.startswith(_WHITEOUT):
-            raise LayoutError("is a whiteout that names nothing inside its directory")
+            raise LayoutError("is a whiteout that does not name an entry of its directory")
         self.remove_lower(f"{where}/{gone}".lstrip("/"))
 
     def remove_below(self, folder: str) -> None:
@@ -262,7 +262,7 @@ class _Tree:
             self.remove_lower(f"{folder}/{path.name}".lstrip("/"))
 
     def remove_lower(self, path: str) -> None:
-        """Remove `path` except for what this very layer brought: its entries may come before the whiteout."""
+        """Remove `path` except for what this layer added: its entries may come before the whiteout."""
         if path not in self.added:
             self.make_room(path)
         elif _is_directory(self.at(path)):
@@ -296,7 +296,7 @@ class _Tree:
 
 @contextmanager
 def _appearing(target: Path) -> Iterator[Path]:
-    """A directory beside `target` that takes its name at the end; what killed processes left is swept."""
+    """A directory next to `target` that takes its name at the end; leftovers of killed processes are swept."""
     with translated(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{target.name}.unpack-"
@@ -334,7 +334,7 @@ def _rename(folder: Path, target: Path) -> None:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Lock a directory for as long as somebody works in it; BlockingIOError when somebody does."""
+    """Lock a directory while in use; BlockingIOError if it is locked."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

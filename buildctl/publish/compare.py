@@ -34,7 +34,7 @@ def _seen(project: Project, name: str, arch: str, plain_http: bool | None) -> Se
 
 
 def from_layout(layout: Layout, name: str, arch: str) -> Seen:
-    """A name that is of one architecture already (`cpu-2.6-arm64`) is taken as it is."""
+    """A name for one architecture (`cpu-2.6-arm64`) is used as it is."""
     descriptor = layout.resolve(name)
     if descriptor.platform is None or not name.endswith(f"-{descriptor.platform.architecture}"):
         try:

@@ -16,7 +16,7 @@ _WIDTH = 70  # characters of a step that are shown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """An image as it is compared. `packages` is None where nothing says what is inside."""
+    """One image to compare. `packages` is None if nothing lists what is inside."""
 
     name: str
     descriptor: Descriptor
@@ -31,7 +31,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """`before` or `after` is empty for what is on one side only."""
+    """`before` or `after` is empty for what is only on one side."""
 
     what: str
     before: str = ""
@@ -52,7 +52,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """`packages` is None when one side's are not known."""
+    """`packages` is None if those of one side are unknown."""
 
     a: Seen
     b: Seen
@@ -66,7 +66,7 @@ class Difference:
 
     @property
     def shared(self) -> int:
-        """Bytes of layers that both have, which nobody who has A pulls again for B."""
+        """Bytes in shared layers, which are not pulled again for B."""
         mine = {layer.digest for layer in self.a.layers}
         return sum(layer.size for layer in self.b.layers if layer.digest in mine)
 
@@ -87,16 +87,16 @@ class Difference:
     def text(self) -> str:
         lines = [f"{s.name}  sha256:{s.descriptor.digest.short}  {size(s.size)}" for s in (self.a, self.b)]
         if self.same:
-            return "\n".join([*lines, "the same image, byte for byte"])
+            return "\n".join([*lines, "identical images, byte for byte"])
         new = self.b.size - self.shared
-        lines.append(f"{size(self.shared)} in shared layers, {size(new)} to pull for who has the first")
+        lines.append(f"{size(self.shared)} in shared layers, {size(new)} to pull if you have the first")
         for title, changes in (
             ("packages", self.packages),
             ("configuration", self.configuration),
             ("layers", self.layers),
         ):
             if changes is None:
-                lines += ["", f"{title}: not known, no bill of materials is attached"]
+                lines += ["", f"{title}: unknown, no bill of materials is attached"]
             elif changes:
                 lines += ["", f"{title}:", *(f"  {change.line()}" for change in changes)]
             else:
@@ -152,7 +152,7 @@ def _settings(config: ImageConfig) -> dict[str, str]:
 
 
 def _layers(a: Seen, b: Seen) -> tuple[Change, ...]:
-    """Those that only one has; the same step on both sides is one change."""
+    """Layers that only one side has; the same step on both sides is one change."""
     mine, theirs = ({layer.digest for layer in side.layers} for side in (a, b))
     before, after = _steps(a, theirs), _steps(b, mine)
     return tuple(Change(what=key, before=before.get(key, ""), after=after.get(key, "")) for key in {**before, **after})

@@ -1,4 +1,4 @@
-"""`buildctl inspect`: what an image says of itself, without running it and without reading its layers."""
+"""`buildctl inspect`: what an image claims, without running it or reading its layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from buildctl.registry.target import Image, Target, find_target, in_layout
 from buildctl.testing.merge import merged, read_report
 from buildctl.testing.report import Report, Status
 
-# What images of others often say in their environment: not a claim of ours, but better than nothing.
+# What foreign images often say in their environment: not our claims, but better than nothing.
 _ENVIRONMENT = {
     "PYTORCH_VERSION": "torch",
     "CUDA_VERSION": "cuda",
@@ -37,9 +37,9 @@ _SHOWN = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """One image on one platform. `source` says where `says` comes from: labels, environment, or the file of claims of
+    """One image on one platform. `source` is where `says` comes from: labels, environment, or the file of claims of
     what is not built (then there is no digest, and `size` is 0). `size` is compressed, in bytes. `report` is about this
-    very digest; `attached` are the documents that a registry lists for it, media type and digest.
+    exact digest; `attached` are the documents that a registry lists for it, media type and digest.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Seen:
         width = max((len(key) for key in self.says), default=0)
         yield from (f"    {key:<{width}}  {self.says[key]}" for key in (*known, *rest))
         if not self.says:
-            yield "    nothing about PyTorch"
+            yield "    no claims about PyTorch"
         if self.report:
             yield f"  tested: {tested(self.report)}"
             yield from (f"    {f.status}  {f.name}" for f in self.report.findings if f.status is not Status.PASSED)
@@ -111,10 +111,10 @@ class Inspection:
         return "\n\n".join(parts)
 
     def _index(self, name: str, said: Mapping[str, str]) -> Iterator[str]:
-        """What the labels say as well is counted, not said twice."""
+        """What the labels also say is counted, not repeated."""
         same = {k for k, v in said.items() if all(i.says.get(k.removeprefix(LABEL)) == v for i in self.images)}
         yield f"index {name}"
-        count = f" {len(same)} claims that hold on every platform, as in the labels" if same else ""
+        count = f" {len(same)} claims that hold on every platform, same as the labels" if same else ""
         yield f"  annotations:{count}"
         width = max((len(key) for key in said.keys() - same), default=0)
         yield from (f"    {key:<{width}}  {said[key]}" for key in sorted(said.keys() - same))
@@ -123,7 +123,7 @@ class Inspection:
 def inspect_images(open_project: Callable[[], Project], target: str, *, arch: str | None) -> Inspection:
     """`target`: a name of ours, a reference to a registry, or PATH or PATH:NAME of an OCI layout.
 
-    Raises BuildctlError when there is no such.
+    Raises BuildctlError if it does not exist.
     """
     found = find_target(target)
     if found is None:
@@ -142,21 +142,21 @@ def _inspection(target: Target, arch: str | None, *, reports: Path | None) -> In
 
 
 def _of_project(project: Project, name: str, arch: str | None) -> Inspection:
-    """Built or not; a built image's labels say what is in it, the file of claims what would be."""
+    """Built or not; for a built image from its labels, else from the claims file."""
     layout = Layout(project.layout)
     with suppress(LayoutError):
         if name in layout.names():
             return _inspection(in_layout(layout, name), arch, reports=project.reports)
     cells = [c for c in project.matrix.cells if name in {c.image, c.id}]
     if not cells:
-        project.matrix.select([name])  # says why there is none, or what was meant
+        project.matrix.select([name])  # raises, with the reason or a suggestion
     found = []
     for cell in cells:
         try:
             (locked,) = load_locked(project, [cell])
         except LockError as error:
             raise LayoutError(
-                f"{cell.id} is not built, and nobody has looked into its wheels: {error.message}",
+                f"{cell.id} is not built, and its wheels have no claims file: {error.message}",
                 hint=f"buildctl claims {cell.name}, or buildctl build {cell.image}",
             ) from error
         found.append(_unbuilt(cell.image, locked.claims))
@@ -197,7 +197,7 @@ def told_by(config: ImageConfig) -> tuple[str, dict[str, str]]:
 
 
 def _kept(folder: Path) -> dict[str, Report]:
-    """By digest; what is no report is passed over."""
+    """By digest; skips what is not a report."""
     found: dict[str, Report] = {}
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
         with suppress(BuildctlError):

@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from buildctl.ground.errors import BuildctlError
 
-PASSWORD = "COSIGN_PASSWORD"  # noqa: S105 - the variable that cosign reads, too
+PASSWORD = "COSIGN_PASSWORD"  # noqa: S105 - cosign reads the same variable
 _ENVIRONMENT = "env://"  # cosign's way to name a variable that holds a key
 _SEALED = ("ENCRYPTED SIGSTORE PRIVATE KEY", "ENCRYPTED COSIGN PRIVATE KEY")
 _SCRYPT_LIMIT = 1 << 30  # bytes of memory that a key file may ask for
@@ -56,12 +56,12 @@ class PublicKey:
         """From a file, or `env://NAME`. Raises SigningError."""
         data = _read(source)
         if b"PRIVATE KEY" in data:
-            raise SigningError(f"{source} is a private key", hint="verify with the public one: cosign.pub")
+            raise SigningError(f"{source} is a private key", hint="verify with the public key: cosign.pub")
         try:
             key = load_pem_public_key(data)
         except (ValueError, UnsupportedAlgorithm) as error:
             raise SigningError(
-                f"{source} is no public key in PEM", hint="`cosign public-key --key cosign.key`"
+                f"{source} is not a public key in PEM format", hint="`cosign public-key --key cosign.key`"
             ) from error
         if isinstance(key, Ed25519PublicKey) or (isinstance(key, EllipticCurvePublicKey) and _is_p256(key)):
             return cls(key)
@@ -90,7 +90,7 @@ class PrivateKey:
 
     @classmethod
     def load(cls, source: str) -> Self:
-        """From a file, or `env://NAME`; what is encrypted opens with $COSIGN_PASSWORD. Raises SigningError."""
+        """From a file, or `env://NAME`; encrypted keys open with $COSIGN_PASSWORD. Raises SigningError."""
         data = _read(source)
         password = os.environ.get(PASSWORD, "").encode()
         try:
@@ -100,10 +100,10 @@ class PrivateKey:
                 encrypted = b"BEGIN ENCRYPTED" in data or b"Proc-Type: 4,ENCRYPTED" in data
                 key = load_pem_private_key(data, password=password if encrypted else None)
         except nacl.exceptions.CryptoError as error:
-            raise SigningError(f"{source}: the password does not open it", hint=f"put it into ${PASSWORD}") from error
+            raise SigningError(f"{source}: wrong password", hint=f"set it in ${PASSWORD}") from error
         except (ValueError, KeyError, TypeError, UnsupportedAlgorithm) as error:
-            hint = f"`cosign generate-key-pair` makes one; if it is encrypted, its password belongs into ${PASSWORD}"
-            raise SigningError(f"{source} is no private key that can be read", hint=hint) from error
+            hint = f"`cosign generate-key-pair` makes one; if it is encrypted, set ${PASSWORD}"
+            raise SigningError(f"{source} is not a readable private key", hint=hint) from error
         if isinstance(key, Ed25519PrivateKey) or (isinstance(key, EllipticCurvePrivateKey) and _is_p256(key)):
             return cls(key)
         raise _unsupported(source)
@@ -117,7 +117,7 @@ class PrivateKey:
             return self.key.sign(data)
         try:
             return self.key.sign(data, ECDSA(SHA256(), deterministic_signing=True))
-        except UnsupportedAlgorithm:  # OpenSSL before 3.2: as good, but another one each time
+        except UnsupportedAlgorithm:  # OpenSSL before 3.2: just as valid, but different each time
             return self.key.sign(data, ECDSA(SHA256()))
 
 
@@ -125,7 +125,7 @@ def _read(source: str) -> bytes:
     if source.startswith(_ENVIRONMENT):
         name = source.removeprefix(_ENVIRONMENT)
         if not os.environ.get(name):
-            raise SigningError(f"${name} holds no key")
+            raise SigningError(f"${name} does not hold a key")
         return os.environ[name].encode()
     try:
         return Path(source).read_bytes()
@@ -134,7 +134,7 @@ def _read(source: str) -> bytes:
 
 
 def _unsealed(data: bytes, password: bytes) -> bytes:
-    """PKCS#8 in DER out of cosign's own envelope: scrypt and NaCl's secretbox (go-securesystemslib, encrypted)."""
+    """PKCS#8 in DER from cosign's own envelope: scrypt and NaCl's secretbox (go-securesystemslib, encrypted)."""
     lines = [line.strip() for line in data.decode().splitlines()]
     value = json.loads(base64.b64decode("".join(line for line in lines if line and not line.startswith("-----"))))
     kdf, cipher = value["kdf"], value["cipher"]
@@ -152,4 +152,4 @@ def _is_p256(key: EllipticCurvePrivateKey | EllipticCurvePublicKey) -> bool:
 
 
 def _unsupported(source: str) -> SigningError:
-    return SigningError(f"{source}: only keys of NIST P-256 and Ed25519 are known", hint="`cosign generate-key-pair`")
+    return SigningError(f"{source}: only NIST P-256 and Ed25519 keys are supported", hint="`cosign generate-key-pair`")

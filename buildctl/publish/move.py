@@ -1,4 +1,4 @@
-"""Where tags point, and moving them: never over less than before, never over what was not tested."""
+"""Where tags point, and moving them: never to fewer platforms, never to untested images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORKERS = 4
 
 
 class Outcome(StrEnum):
-    """`waiting` is no failure: another run brings the rest. `refused` is one."""
+    """`waiting` is not a failure: another run brings the rest. `refused` is."""
 
     CREATED = "new"
     MOVED = "moved"
@@ -36,7 +36,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagState:
-    """`digest` is what the tag points at in the end; `was` before. `platforms` say what each architecture gets."""
+    """`digest` is what the tag points at now, `was` before. `platforms` maps each to what it gets."""
 
     name: str
     kind: Kind
@@ -88,8 +88,8 @@ def move_tags(
     """Point `tags`, in order, at the candidates (by cell id, as `index.claimed` gives them). Manifests of single
     cells must be in the repository.
 
-    An architecture of a tag for which there is no candidate keeps what the tag has for it; without that the tag waits.
-    A `signer` signs every index before a tag names it, and nothing that it has not signed is kept.
+    An architecture of a tag without a candidate keeps what the tag has for it; if it has nothing, the tag waits.
+    A `signer` signs every index before a tag names it, and keeps only what it has signed.
     """
     decide = _Decide(repository, candidates, objections, revision, drop_platforms, dry_run=dry_run, signer=signer)
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -108,15 +108,15 @@ def move_tags(
 
 
 def _set(repository: Repository, move: _Move) -> None:
-    """PUT, then look: a tag is what people pull, so what it says is read back. Raises UnavailableError."""
+    """PUT, then read back, since people pull by tag. Raises UnavailableError."""
     for _ in range(3):
         repository.put_manifest(move.data, move.media_type, move.state.name)
         there = repository.head(move.state.name)
         if there is not None and there.digest == move.state.digest:
             return
     raise UnavailableError(
-        f"{repository.reference.name}:{move.state.name} does not keep what it is set to",
-        hint="somebody else is moving it, or the registry has immutable tags",
+        f"{repository.reference.name}:{move.state.name} does not keep its new value",
+        hint="someone else is moving it, or the registry's tags are immutable",
     )
 
 
@@ -150,7 +150,7 @@ class _Decide:
         return _Move(state=state, media_type=found.media_type, data=data)
 
     def _index(self, tag: Tag) -> _Move:
-        """With the digest as revision, the name of an immutable tag follows from its content and has no past."""
+        """With the digest as revision, an immutable tag's name follows from its content, so it has no past."""
         named = tag.name(self.revision) if self.revision or tag.kind is not Kind.IMMUTABLE else ""
         there = self.repository.find(named) if named else None
         had = self._platforms(there) if there else {}
@@ -172,7 +172,7 @@ class _Decide:
             members[str(platform)] = replace(member, platform=platform)
         lost = sorted(set(had) - set(members) - self.drop_platforms)
         if lost and there:
-            reason = f"it has {', '.join(lost)}, the matrix no longer does (--drop-platform {lost[0]} lets it go)"
+            reason = f"it has {', '.join(lost)}, which the matrix dropped (allow with --drop-platform {lost[0]})"
             return self._no(tag, named, Outcome.REFUSED, reason, there.descriptor.digest)
         index = index_of(list(members.values()), title=tag.title, torch=tag.torch)
         data = canonical_json(index.to_json())
@@ -208,15 +208,15 @@ class _Decide:
         return _Move(state=TagState(name=name, kind=tag.kind, outcome=outcome, digest=was, was=was, reason=reason))
 
     def _unfit(self, cell: Cell, member: Descriptor) -> str:
-        """Why what a tag has for a platform does not stay in it: whoever may push could have put it there."""
+        """Why a tag does not keep what it has for a platform: anyone who may push could have put it there."""
         if not same_platform(member.platform or Platform(architecture=""), Platform(architecture=cell.arch)):
-            return f"the configuration of what the tag has for it says {member.platform}"
+            return f"the tag's image for it is configured for {member.platform}"
         if self.signer and self.signer.covered(self.repository, member.digest) is None:
-            return "not known to be signed by whom this run signs for"
+            return "not signed by this run's signer, as far as known"
         return ""
 
     def _platforms(self, there: Fetched) -> dict[str, Digest]:
-        """What a tag has for each platform, without the attestations of other tools. Where the index gives no platform,
+        """What a tag has for each platform, without other tools' attestations. If the index gives no platform,
         the image's configuration does.
         """
         found: dict[str, Digest] = {}
@@ -229,7 +229,7 @@ class _Decide:
 
 
 def _other_than(cell: Cell, member: Descriptor) -> str:
-    """What the image claims that the cell is not; empty where it claims nothing else."""
+    """Claims of the image that contradict the cell; empty if none do."""
     for key, wanted in (("torch", public_version(cell)), ("accelerator", cell.accelerator.name)):
         said = member.annotations.get(LABEL + key)
         if said is not None and said.partition("+")[0] != wanted:

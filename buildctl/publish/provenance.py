@@ -29,7 +29,7 @@ LOCAL = "urn:x-buildctl:builder:unnamed"
 def provenance_document(
     project: Project, locked: LockedCell, descriptor: Descriptor, *, builder: str = LOCAL
 ) -> Document:
-    """`builder` is a URI that stands for who ran the build, such as a workflow. Raises LockError."""
+    """`builder` is a URI for who ran the build, such as a workflow. Raises LockError."""
     return Document(
         kind=PROVENANCE_KIND,
         data=canonical_json(statement(project, locked, descriptor, builder=builder)),

@@ -1,7 +1,7 @@
-"""`buildctl publish`: images of the layout into a registry by digest, then tags, and those only on what was tested.
+"""`buildctl publish`: images of the layout into a registry by digest, then tags, but only on tested images.
 
 Order of appearance: blobs, manifests, what is attached to them, indexes, immutable tags, moving tags, universal tags.
-So whatever breaks off, no tag names something incomplete.
+So no tag ever names something incomplete, whenever it breaks off.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from buildctl.testing.report import Report
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishOptions:
-    """`revision` ends immutable tags; empty stands for the digest itself. `tags` is which of them are set: `all`,
+    """`revision` ends immutable tags; empty means the digest itself. `tags` is which to set: `all`,
     `immutable` (of single images, for a later `promote`), or `none`: push by digest only.
     """
 
@@ -65,7 +65,7 @@ def publish(
     """Push these cells from the layout, attach their report and `documents`, then point tags at them.
 
     `pinned` are all images of the matrix by cell id, of which `cells` are published. Raises BuildctlError; tags that
-    are held or refused are part of the answer.
+    were held or refused are part of the result.
     """
     layout = Layout(project.layout)
     check_policy(project)
@@ -84,14 +84,14 @@ def publish(
 
 
 def _refuse_outdated(project: Project, cells: Sequence[Cell], images: Mapping[str, Descriptor]) -> None:
-    """A tag says what the project says: an image from before a change is not it."""
+    """A tag must match the project: an image built before a change does not."""
     for cell in cells:
         if why := outdated(project, cell, images[cell.id].digest):
             raise DriftError(f"{cell.id}: {why}", hint=f"buildctl build {cell.image}, then `buildctl test`")
 
 
 def check_policy(project: Project) -> None:
-    """Raises ProblemsError when matrix.yaml names a finding that there is not."""
+    """Raises ProblemsError if matrix.yaml names a finding that does not exist."""
     project.matrix.publish.check(known_findings(), str(project.matrix.path))
 
 
@@ -115,7 +115,7 @@ def _published(
 def attached(
     project: Project, *, sbom: bool, builder: str = LOCAL
 ) -> Callable[[LockedCell, Descriptor], Sequence[Document]]:
-    """What `publish` attaches beside the report: bill of materials and provenance. `builder` is a URI."""
+    """What `publish` attaches besides the report: bill of materials and provenance. `builder` is a URI."""
     store, layout = Store.default(), Layout(project.layout)
 
     def documents(locked: LockedCell, descriptor: Descriptor) -> Sequence[Document]:
@@ -130,7 +130,7 @@ def attached(
 def planned_tags(
     project: Project, pinned: Mapping[str, LockedCell], cells: Sequence[Cell], options: PublishOptions
 ) -> tuple[PlannedTag, ...]:
-    """What would point where by the rule and the layout, and what stands against it; asks no registry."""
+    """Which tag would point where, and what prevents it; asks no registry."""
     layout = Layout(project.layout)
     check_policy(project)
     there = set(layout.names()) if layout.index_path.is_file() else set()
@@ -160,8 +160,8 @@ def planned_tags(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTag:
-    """`digests` are by cell id, of what is built; `against` says why a publish would not set the tag now, `not_run`
-    what nobody asked of the images below it.
+    """`digests` are by cell id, of what is built; `against` is why publishing would not set the tag now, `not_run`
+    the findings NOT RUN on its images.
     """
 
     name: str
@@ -198,7 +198,7 @@ def promote(
     options: PublishOptions,
 ) -> Published:
     """Point moving tags at what is in the registry under the immutable tags of `revision`, by the reports attached
-    there: the job that comes after the builders of every architecture. Raises BuildctlError.
+    there: the job that runs after the builders of every architecture. Raises BuildctlError.
     """
     check_policy(project)
     singles = {t.cells[0].id: t for t in tags_of(project.matrix.cells, _claims(pinned)) if t.single}
@@ -210,7 +210,7 @@ def promote(
 
 
 def _vouch(signer: Signer | None, repository: Repository, image: Descriptor) -> None:
-    """What was published without a signature gets one, over all that is attached: the report was believed, too."""
+    """Signs what was published unsigned, with all that is attached: the report was trusted, too."""
     if signer and signer.covered(repository, image.digest) is None:
         signer.sign(repository, image)
 
@@ -266,7 +266,7 @@ def _local(
         said = labels.get(f"dev.buildctl.{key}")
         if value is not None and said is not None and said.partition("+")[0] != value.partition("+")[0]:
             raise BuildctlError(
-                f"{cell.id}: the image says {key} {said}, the lock says {value}", hint=f"buildctl build {cell.image}"
+                f"{cell.id}: the image has {key} {said}, the lock has {value}", hint=f"buildctl build {cell.image}"
             )
     report = read_report(project.report(cell))
     about = report is not None and report.digest == descriptor.digest
@@ -286,7 +286,7 @@ def _judged(project: Project, candidate: Candidate, report: Report | None, optio
 def _with_attached(
     project: Project, repository: Repository, candidate: Candidate, options: PublishOptions
 ) -> Candidate:
-    """What others found out about this very digest counts, too, where the report here leaves something open."""
+    """Other machines' findings about the same digest fill the gaps in the local report."""
     if candidate.report is not None and candidate.objection is None and not candidate.not_run:
         return candidate
     there = merged(attached_reports(repository, candidate.descriptor.digest, options.signer))
@@ -300,8 +300,8 @@ def _remote(project: Project, repository: Repository, cell: Cell, name: str, opt
     found = repository.head(name)
     if found is None:
         raise AbsentError(
-            f"{repository.reference.name}:{name} is not there, so {cell.id} cannot be promoted",
-            hint="publish it with the same --revision first",
+            f"{repository.reference.name}:{name} does not exist, so {cell.id} cannot be promoted",
+            hint="publish it with this --revision first",
         )
     candidate = Candidate(cell=cell, descriptor=published(repository, str(found.digest)))
     return _judged(project, candidate, merged(attached_reports(repository, found.digest, options.signer)), options)

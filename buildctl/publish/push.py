@@ -1,4 +1,4 @@
-"""Pushing: blobs, manifests and attached documents to a registry, side by side."""
+"""Pushing: blobs, manifests and attached documents to a registry, in parallel."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ImagePush:
         self.moved[descriptor.digest] = (how, upload.sent)
 
     def manifest(self, candidate: Candidate) -> None:
-        """By digest. When the registry says that it lacks a blob, its blobs are looked at again, once."""
+        """By digest. If the registry reports a missing blob, checks the image's blobs once more."""
         descriptor = candidate.descriptor
         data = self.layout.read_bytes(descriptor)
         try:
@@ -94,7 +94,7 @@ class ImagePush:
             self.repository.put_manifest(data, descriptor.media_type, str(descriptor.digest))
 
     def attach(self, candidate: Candidate) -> int:
-        """Bytes that were sent."""
+        """Bytes sent."""
         if self.dry_run:
             return 0
         done = [attach(self.repository, candidate.descriptor, d) for d in candidate.documents]
@@ -108,7 +108,7 @@ class ImagePush:
 
 
 def parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """In the order of `items`. The first failure stops what has not begun."""
+    """In the order of `items`. The first failure cancels what has not begun."""
     items = list(items)
     with ThreadPoolExecutor(WORKERS) as pool:
         futures = [pool.submit(work, item) for item in items]

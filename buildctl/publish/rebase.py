@@ -1,4 +1,4 @@
-"""`buildctl rebase`: the base below an image moves to patched packages, every layer above stays byte for byte.
+"""`buildctl rebase`: move images to a base with patched packages; every layer above stays byte for byte.
 
 Nothing is installed again: a layer of wheels does not depend on the base's bytes (`COPY --link` says so in the
 Dockerfile), so the image gets new layers at the bottom, their diff ids and history, and keeps everything else.
@@ -55,7 +55,7 @@ class Rebased:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebaseResult:
-    """`packages` says what moved, as `buildctl lock` does. `seconds` leave out resolving and making the bases."""
+    """`packages` lists what moved, as `buildctl lock` does. `seconds` leave out resolving and making the bases."""
 
     images: tuple[Rebased, ...]
     packages: tuple[str, ...]
@@ -79,16 +79,16 @@ class RebaseResult:
 
 
 def rebase_images(project: Project, cells: Sequence[Cell], *, locked: bool, jobs: int | None = None) -> RebaseResult:
-    """Resolve the bases anew (with `locked`: take them as locked), make them, and put them below the built images.
+    """Resolve the bases again (with `locked`: as locked), build them, and put them below the built images.
 
-    Raises LayoutError for an image that is not built, or not built on the base that lies beside it.
+    Raises LayoutError for an image that is not built, or not on the base in its layout.
     """
     layout, store = Layout(project.layout), Store.default()
     asked, cells = cells, [cell for cell in cells if isinstance(cell.base, DebianBase)]
     if not cells:
         raise LayoutError(
-            f"nothing to rebase: {', '.join(c.id for c in asked) or 'no image'} stands on a Debian base",
-            hint="`rebase` moves Debian packages below images; another base moves with its digest in matrix.yaml",
+            f"nothing to rebase: {', '.join(c.id for c in asked) or 'no image'} has a Debian base",
+            hint="`rebase` moves Debian packages below images; for other bases change the digest in matrix.yaml",
         )
     old = {cell.id: _base(layout, cell) for cell in cells}
     if locked:
@@ -114,7 +114,7 @@ def _renew(project: Project, cells: Sequence[Cell]) -> list[str]:
 
 
 def _moved(layout: Layout, cells: Sequence[Cell], old: Mapping[str, Descriptor], store: Store) -> list[str]:
-    """From what the old and the new bases hold; nobody resolved, so nobody has said it yet."""
+    """Compares the packages of the old and new bases, since nothing was resolved."""
     lines: dict[str, list[str]] = {}
     for cell in cells:
         name, before, after = f"{cell.base_image}-{cell.arch}", old[cell.id], _base(layout, cell)
@@ -134,12 +134,12 @@ def _base(layout: Layout, cell: Cell) -> Descriptor:
 
 
 def _above(layout: Layout, image: Descriptor, base: Descriptor, name: str) -> tuple[Layer, ...]:
-    """The layers of the image that are not its base's. Raises LayoutError when it does not stand on that base."""
+    """The layers of the image that are not its base's. Raises LayoutError if it is not on that base."""
     manifest, config = layout.manifest(image), layout.config(image)
     below = layout.manifest(base).layers
     if [d.digest for d in manifest.layers[: len(below)]] != [d.digest for d in below]:
         raise LayoutError(
-            f"{name} does not stand on the base sha256:{base.digest.short} that is in {layout.root}",
+            f"{name} is not on the base sha256:{base.digest.short} in {layout.root}",
             hint="build the image again",
         )
     pairs = zip(manifest.layers, config.diff_ids, strict=True)
@@ -180,5 +180,5 @@ def _size(layers: Sequence[Layer]) -> int:
 
 
 def _settings(config: ImageConfig) -> ImageConfig:
-    """What an image inherits beside files."""
+    """What an image inherits besides files."""
     return replace(config, diff_ids=(), history=(), created="")

@@ -17,7 +17,7 @@ from buildctl.testing.report import Report
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An image that tags may point at, with what is known about exactly its digest. `not_run` are findings' names."""
+    """An image that tags may point at, with what is known about this exact digest. `not_run` are findings' names."""
 
     cell: Cell
     descriptor: Descriptor
@@ -65,7 +65,7 @@ class Published:
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 when a tag that was asked for was refused."""
+        """0, or 1 if a requested tag was refused."""
         return int(any(tag.outcome is Outcome.REFUSED for tag in self.tags))
 
     def to_json(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Published:
         if self.tags:
             parts.append(tags_text(self.tags))
         if lines := list(_not_run_lines(self.candidates)):
-            parts.append("\n".join(["NOT RUN, and allowed to be:", *lines]))
+            parts.append("\n".join(["NOT RUN, but allowed:", *lines]))
         total = size(sum(p.sent for p in self.images))
         verb = "would be sent" if self.dry_run else "sent"
         signed = ", images and indexes are signed" if self.signed else ""
@@ -109,7 +109,7 @@ def tags_text(tags: Sequence[TagState]) -> str:
 
 
 def _not_run_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
-    """Of what passed all the same; what did not says so itself."""
+    """For images that passed anyway; the others give their own reason."""
     waived = [c for c in candidates if c.objection is None]
     for name in dict.fromkeys(name for c in waived for name in c.not_run):
         yield f"  {name}: {', '.join(c.cell.id for c in waived if name in c.not_run)}"

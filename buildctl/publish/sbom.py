@@ -1,6 +1,6 @@
 """A bill of materials for one image: CycloneDX 1.6, every Debian package and Python distribution.
 
-What is in it is read from the layers; the hashes of the files they were made from come from the locks. An image and
+The contents are read from the layers, the hashes of the original files from the locks. An image and
 its locks that disagree are an error, not a document. Same image, same bytes.
 """
 

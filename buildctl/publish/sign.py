@@ -1,8 +1,8 @@
 """Signatures of images and indexes as cosign 3 makes and reads them: a Sigstore bundle, attached as an OCI referrer.
 
 What is signed (DSSE) is an in-toto statement about the digest. Its annotation `dev.buildctl.attached` lists the digests
-of the documents that were attached when it was made, each of which names the image as its subject: so one signature
-stands for image, bill of materials, provenance and report; none can be replaced or taken away unnoticed.
+of the documents attached when it was made, each of which names the image as its subject. So one signature
+covers image, bill of materials, provenance and report; none can be replaced or removed unnoticed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _COSIGN_DEADLINE = 180.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A signature as it lies in the registry, not checked: `payload` was signed as `signatures` say."""
+    """A signature as the registry has it, unchecked: `signatures` are over `payload`."""
 
     payload: bytes
     payload_kind: str
@@ -53,7 +53,7 @@ class Bundle:
         )
 
     def covered(self, key: PublicKey, subject: Digest) -> frozenset[Digest] | None:
-        """What the statement lists, if `key` signed it and it says that `subject` is signed; else None."""
+        """What the statement lists, if `key` signed it for `subject`; else None."""
         data = pre_authentication(self.payload_kind, self.payload)
         if self.payload_kind != PAYLOAD_KIND or not any(key.made(s, data) for s in self.signatures):
             return None
@@ -90,7 +90,7 @@ class KeylessSigner:
         found = which("cosign")
         if found is None:
             raise ToolError(
-                "signing without a key needs the program cosign",
+                "signing without a key needs cosign",
                 hint="install cosign 3 (in CI: sigstore/cosign-installer)",
             )
         return cls(str(found))
@@ -105,11 +105,11 @@ class KeylessSigner:
         try:
             run([*argv, f"{repository.reference.name}@{subject.digest}"], timeout=_COSIGN_DEADLINE)
         except ToolError as error:
-            hint = "in a workflow it needs `permissions: id-token: write`; with a key it is --sign-key"
+            hint = "a workflow needs `permissions: id-token: write`; to sign with a key, use --sign-key"
             raise ToolError(error.message, hint=hint) from error
 
     def covered(self, repository: Repository, subject: Digest) -> frozenset[Digest] | None:  # noqa: ARG002
-        return None  # whose certificate it must be is not known here
+        return None  # we do not know whose certificate to expect
 
 
 def signed(key: PrivateKey, subject: Digest, attached: Collection[Digest] = ()) -> Document:
@@ -146,13 +146,13 @@ def pre_authentication(kind: str, payload: bytes) -> bytes:
 
 
 def bundles(repository: Repository, subject: Digest) -> tuple[Bundle, ...]:
-    """Every signature that lies there for that digest and can be read. Whether it is true is another question."""
+    """Every readable signature for that digest, not verified."""
     found = (_bundle(repository, r) for r in referrers(repository, subject))
     return tuple(bundle for bundle in found if bundle is not None)
 
 
 def covered(found: Iterable[Bundle], key: PublicKey, subject: Digest) -> frozenset[Digest] | None:
-    """The documents that the valid ones list together; None when none is valid."""
+    """All documents that valid signatures list; None if none is valid."""
     valid = [listed for bundle in found if (listed := bundle.covered(key, subject)) is not None]
     return frozenset().union(*valid) if valid else None
 
@@ -165,12 +165,12 @@ def is_bundle(repository: Repository, referrer: Referrer) -> bool:
 def sign_reference(repository: Repository, signer: Signer) -> tuple[Digest, ...]:
     """Sign what the reference leads to, the images of an index before itself, with all that is attached to each now.
 
-    Raises LayoutError, before anything is signed, for an index without an image or with one on a wrong platform.
+    Raises LayoutError, before anything is signed, for an index without images or with one on a wrong platform.
     """
     top = repository.manifest(repository.reference.wanted)
     found = members(repository, top)
     if not found:
-        raise LayoutError(f"{repository.reference} has no image")
+        raise LayoutError(f"{repository.reference} has no images")
     subjects = {m.descriptor.digest: m.descriptor for m in found} | {top.descriptor.digest: top.descriptor}
     for subject in subjects.values():
         signer.sign(repository, subject)
@@ -185,14 +185,14 @@ def documents_of(repository: Repository, subject: Digest) -> list[Digest]:
 def open_signer(key: str | None, *, keyless: bool) -> Signer | None:
     """Raises SigningError, ToolError; before any work is done."""
     if key and keyless:
-        raise SigningError("a key and no key at once", hint="either --sign-key or --sign-keyless")
+        raise SigningError("cannot sign with a key and keyless at once", hint="use --sign-key or --sign-keyless")
     if keyless:
         return KeylessSigner.find()
     return KeySigner(PrivateKey.load(key)) if key else None
 
 
 def _bundle(repository: Repository, referrer: Referrer) -> Bundle | None:
-    """None for what is no bundle, and for one that is broken: anybody may attach one, and it signs nothing."""
+    """None for anything but a valid bundle: anyone may attach one, and a broken one signs nothing."""
     try:
         return Bundle.parse(document(repository, referrer)) if is_bundle(repository, referrer) else None
     except UnavailableError:
@@ -210,7 +210,7 @@ def _listed(subjects: list[Any], wanted: Digest) -> frozenset[Digest] | None:
 
 
 def _list(digests: Collection[Digest]) -> str:
-    return " ".join(sorted({str(d) for d in digests}))  # cosign takes a comma for the end of an annotation
+    return " ".join(sorted({str(d) for d in digests}))  # for cosign a comma ends an annotation
 
 
 def _base64(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What the signatures of a published image say, for `verify`."""
+"""What the signatures of a published image cover, for `verify`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from buildctl.registry.referrers import Referrer, kind_of, referrers
 
 
 class MissingError(Exception):
-    """Nothing of that kind is there to be checked, or nothing to check it with."""
+    """There is nothing of that kind to check, or nothing to check it with."""
 
 
 class WrongError(Exception):
-    """A document, label or signature that does not agree with the image."""
+    """A document, label or signature that contradicts the image."""
 
 
 class Signed:
     """About what a reference names, `top`, and the `image` that this leads to: an image of the index, or `top` itself.
-    None where no image is known.
+    None if no image is known.
     """
 
     def __init__(self, repository: Repository, top: Digest, key: PublicKey | None, image: Digest | None = None) -> None:
@@ -34,7 +34,7 @@ class Signed:
         return {digest: bundles(self.repository, digest) for digest in self.digests}
 
     def leading_to(self, image: Digest) -> Signed:
-        """The same with the image; what is known of the top is not asked again."""
+        """The same for the image, without another request for the top."""
         further = Signed(self.repository, self.digests[0], self.key, image)
         new = (digest for digest in further.digests if digest not in self.bundles)
         further.bundles = self.bundles | {digest: bundles(self.repository, digest) for digest in new}
@@ -42,13 +42,13 @@ class Signed:
 
     @cached_property
     def covered(self) -> frozenset[Digest]:
-        """The documents that true signatures of the image list; empty when none does."""
+        """The documents that valid signatures of the image list; empty if there are none."""
         image = self.digests[-1]
         return (covered(self.bundles[image], self.key, image) if self.key else None) or frozenset()
 
     @cached_property
     def attached(self) -> tuple[Referrer, ...]:
-        """Everything attached to the image. What the list says of the type of a signed document is not believed."""
+        """Everything attached to the image. The listed types of signed documents are not trusted."""
         return tuple(
             replace(r, kind=kind_of(self.repository, r)) if r.descriptor.digest in self.covered else r
             for r in referrers(self.repository, self.digests[-1])
@@ -68,18 +68,18 @@ class Signed:
                 how = "signed, but not with this key" if self.bundles[digest] else "not signed"
                 raise WrongError(f"{self._what(digest)} is {how}")
         if self.gone:
-            raise WrongError(f"it covers {self.gone[0]}, which is no longer attached")
+            raise WrongError(f"the signature covers {self.gone[0]}, which is no longer attached")
         what = " and ".join(self._what(d) for d in self.digests)
-        return f"{what}, {len(self.covered)} documents with it; no transparency log was asked"
+        return f"{what}, {len(self.covered)} documents with it; no transparency log checked"
 
     def of_kind(self, kind: str) -> list[Referrer]:
-        """What is attached of one artifact type; with a key only what is signed. Raises MissingError for none.
+        """What is attached of one artifact type; with a key only signed ones. Raises MissingError for none.
 
-        Raises WrongError where something unsigned stands in the place of what was signed.
+        Raises WrongError if an unsigned document replaced a signed one.
         """
         found = [r for r in self.attached if r.kind == kind]
         if not found:
-            raise MissingError("none is attached")
+            raise MissingError("none attached")
         left = [r for r in found if self.key is None or r.descriptor.digest in self.covered]
         if not left:
             said = f"the one attached is not signed ({found[0].descriptor.digest})"
@@ -94,10 +94,10 @@ class Signed:
         place = f"{self.repository.reference.name}@{self.digests[0]}"
         found = [bundle for digest in self.digests for bundle in self.bundles[digest]]
         if not found:
-            return "none is attached"
+            return "none attached"
         if any(not bundle.certificate for bundle in found):
-            return "not checked: give the public key, --key cosign.pub"
+            return "not checked: pass the public key with --key cosign.pub"
         return (
-            "made without a key, which buildctl does not check: "
+            "signed without a key, which buildctl does not verify: "
             f"cosign verify --certificate-identity WHO --certificate-oidc-issuer ISSUER {place}"
         )

@@ -1,7 +1,7 @@
-"""The rule from cells to tags. Pure: what would exist, over which cells; where it points is decided by `publish`.
+"""The rule from cells to tags. Pure: which tags exist, over which cells; `publish` decides where they point.
 
-    2.6.0-cuda12.4-py3.13-amd64-REVISION   one cell, for ever
-    2.6.0-cuda12.4-py3.13-REVISION         every architecture of it, for ever
+    2.6.0-cuda12.4-py3.13-amd64-REVISION   one cell, immutable
+    2.6.0-cuda12.4-py3.13-REVISION         every architecture of it, immutable
     cuda-2.6, 2.6-cuda12.4                 moving, every architecture
     2.6                                    universal: for each architecture the first accelerator that has it
 
@@ -44,13 +44,13 @@ class Tag:
 
 
 def variant(claims: Claims) -> str:
-    """`cuda12.4`, `rocm6.2`, `xpu`; the accelerator's name where torch is built for no GPU."""
+    """`cuda12.4`, `rocm6.2`, `xpu`; the accelerator's name if torch is not built for a GPU."""
     return claims.kind.text(claims.kind.variant, claims.built_for, claims.accelerator)
 
 
 def tags_of(cells: Sequence[Cell], claims: Mapping[str, Claims], of: Iterable[str] | None = None) -> tuple[Tag, ...]:
-    """All tags over `cells` (the whole matrix, natives left out), in the order in which they may move: what is
-    immutable first, universal ones last. With `of`, those that a cell of these ids is in. `claims` are by cell id.
+    """All tags over `cells` (the whole matrix, natives left out), in the order in which they may move: first
+    immutable, last universal ones. With `of`, those that contain one of these cell ids. `claims` are by cell id.
     """
     images = [cell for cell in cells if not cell.native]
     found = [*_singles(images, claims), *_groups(images, claims), *_universal(images)]
@@ -117,6 +117,6 @@ def _check(tags: Sequence[Tag]) -> None:
         if other is not tag:
             ids = ", ".join(cell.id for cell in (*other.cells, *tag.cells))
             raise BuildctlError(
-                f"two tags would have the name {tag.stem!r} ({ids})",
+                f"two tags would be named {tag.stem!r} ({ids})",
                 hint="give one of the accelerators another name in matrix.yaml",
             )

@@ -1,6 +1,6 @@
-"""`buildctl verify REFERENCE`: is what a registry serves what its documents say, down to the bytes of the layers.
+"""`buildctl verify REFERENCE`: does a registry serve what its documents say, down to the bytes of the layers?
 
-Needs neither project nor locks. What cannot be checked here is NOT RUN with the reason, as everywhere.
+Needs neither project nor locks. What cannot be checked is NOT RUN, with the reason.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ def verify(
     """Every image that the reference leads to, or those for one architecture by the index's word or their own. Never
     empty: where there is none for Linux, that is what FAILED. Layers go to a temporary folder below `scratch`.
 
-    With `key`, the image and what the reference names must be signed by it, and what is attached covered by that.
-    Raises RegistryError when the registry does not answer, LayoutError when there is nothing for `arch`; what is wrong
+    With `key`, it must have signed the image and what the reference names, including what is attached.
+    Raises RegistryError if the registry does not answer, LayoutError if there is nothing for `arch`; what is wrong
     with an image is a finding.
     """
-    top = repository.manifest(repository.reference.wanted)  # a tag may move while we look: this is what it was
+    top = repository.manifest(repository.reference.wanted)  # pinned here, since the tag may move meanwhile
     signed = Signed(repository, top.descriptor.digest, key)
-    signature = _finding("signature", signed.signature)  # before anything that the document says is believed
+    signature = _finding("signature", signed.signature)  # before trusting anything the document says
     try:
         found = [_candidate(repository, entry) for entry in entries(repository, top)]
     except (LayoutError, AbsentError) as error:
@@ -93,12 +93,12 @@ def verify(
             out.append(Verified(name=name, digest=str(candidate.entry.descriptor.digest), findings=findings))
     if not any(candidate.system == "linux" for candidate in wanted):
         there = ", ".join(dict.fromkeys(str(c.platform) for c in wanted)) or "nothing"
-        out.append(_nothing(repository, top, signature, f"no image for Linux; it has: {there}"))
+        out.append(_nothing(repository, top, signature, f"no Linux image; it has: {there}"))
     return out
 
 
 def _nothing(repository: Repository, top: Fetched, signature: Finding, why: str) -> Verified:
-    """About what the reference names: there is nothing in it that could be verified."""
+    """About what the reference names: it holds nothing to verify."""
     platform = Finding(name="platform", status=Status.FAILED, detail=why)
     return Verified(name=str(repository.reference), digest=str(top.descriptor.digest), findings=(signature, platform))
 
@@ -136,13 +136,13 @@ class _Candidate:
 
     @property
     def attestation(self) -> bool:
-        """Something about an image, which nobody runs."""
+        """Something about an image, not run."""
         if self.artifact:
             return True
         return self.member.attestation if self.member else self.entry.said is not None and is_unknown(self.entry.said)
 
     def is_for(self, arch: str | None) -> bool:
-        """By either word, so that a wrong one is found; nobody knows what an image without any is for."""
+        """By either word, so that a wrong one is found; without both, the image may be for anything."""
         said = [p for p in (self.entry.said, self.platform) if p is not None]
         return arch is None or not said or any(p.architecture == arch for p in said)
 
@@ -157,7 +157,7 @@ def _candidate(repository: Repository, entry: Entry) -> _Candidate:
 
 
 class _Check:
-    """What is found out about one image; its layers come into `layout`. `same` is how many are for its platform."""
+    """The findings about one image; its layers are pulled into `layout`. `same` is how many are for its platform."""
 
     image: Descriptor
 
@@ -195,15 +195,15 @@ class _Check:
         if member.misplaced:
             raise WrongError(member.misplaced)
         if not member.platform.os or not member.platform.architecture:
-            raise WrongError("the configuration names no platform")
+            raise WrongError("the configuration has no platform")
         if self.same > 1:
-            raise WrongError(f"{self.same} images for {member.platform}: which one is pulled depends on the client")
-        return f"{member.platform}, as the configuration says{' and the index' if member.said else ''}"
+            raise WrongError(f"{self.same} images for {member.platform}: clients may pull either")
+        return f"{member.platform}, according to the configuration{' and the index' if member.said else ''}"
 
     def _pulled(self) -> Finding | None:
-        """The image is in the layout, or a finding says why there are no layers to look at."""
+        """The image is in the layout, or a finding tells why there are no layers to check."""
         if self.candidate.system != "linux":
-            why = f"it is for {self.candidate.platform}; buildctl looks into images for Linux only"
+            why = f"it is for {self.candidate.platform}; buildctl reads Linux images only"
             return Finding(name="layers", status=Status.NOT_RUN, detail=why)
         try:
             self.image = pull(
@@ -239,7 +239,7 @@ class _Check:
         return f"{len(self.packages)} packages, exactly those in the layers"
 
     def labels(self) -> str:
-        """What torch and its companions are called in the labels is what lies in the layers."""
+        """Versions of torch and its companions in the labels match the layers."""
         there = {p.name: p.version for p in self.packages if p.kind == "pypi" and not p.within}
         checked = []
         for name in ("torch", "torchvision", "torchaudio"):
@@ -248,15 +248,15 @@ class _Check:
                 continue
             found = there.get(name)
             if found is None or found.partition("+")[0] != said.partition("+")[0]:
-                raise WrongError(f"the label says {name} {said}, the layers hold {found or 'none'}")
+                raise WrongError(f"the label claims {name} {said}, the layers hold {found or 'none'}")
             checked.append(f"{name} {said}")
         said_kind = kind_in_image((), self.config.labels, LABEL)
         for kind in VERSIONED:
             foreign = sorted(n for n in there if kind != said_kind and kind.vendor and n.startswith(kind.vendor))
             if checked and foreign:
-                raise WrongError(f"the labels say {said_kind.label}, the layers hold {foreign[0]}")
+                raise WrongError(f"the labels claim {said_kind.label}, the layers hold {foreign[0]}")
         if not checked:
-            raise MissingError("no label of buildctl says what is inside")
+            raise MissingError("no buildctl labels claim what is inside")
         return ", ".join(checked)
 
     def provenance(self) -> str:
@@ -268,7 +268,7 @@ class _Check:
                 raise WrongError(f"it is about sha256:{subject['digest']['sha256'][:12]}")
             inputs = value["predicate"]["buildDefinition"]["resolvedDependencies"]
             builder = value["predicate"]["runDetails"]["builder"]["id"]
-        said = "signed" if self.signed.covered else "unsigned: it is a claim"
+        said = "signed" if self.signed.covered else "unsigned, so only a claim"
         return f"{len(inputs)} inputs by hash, built by {builder} ({said})"
 
     def report(self) -> str:

@@ -51,7 +51,7 @@ def parse_challenge(header: str) -> Challenge | None:
 
 def docker_credentials(registry: str) -> Credentials | None:
     """From Docker's configuration ($DOCKER_CONFIG, ~/.docker) or the helper it names. Raises RefusedError."""
-    # a fifth of a second, which only those pay who are asked for credentials
+    # takes a fifth of a second, so only when credentials are needed
     from docker import auth  # noqa: PLC0415
     from docker.errors import DockerException  # noqa: PLC0415
 
@@ -60,7 +60,7 @@ def docker_credentials(registry: str) -> Credentials | None:
         found = auth.load_config().resolve_authconfig(name)
     except DockerException as error:
         raise RefusedError(
-            f"the credentials for {registry} cannot be read: {error}", hint=f"run `docker login {registry}` again"
+            f"cannot read the credentials for {registry}: {error}", hint=f"run `docker login {registry}` again"
         ) from error
     if not found:
         return None

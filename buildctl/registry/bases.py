@@ -15,7 +15,7 @@ from buildctl.registry.reference import Reference
 
 
 def mirrored(image: str, mirrors: Iterable[tuple[str, str]]) -> str:
-    """Where `image` is fetched from: of pairs REGISTRY, MIRROR the mirror of its registry, else its own."""
+    """Where to fetch `image` from: its registry's mirror (pairs REGISTRY, MIRROR), else its own registry."""
     reference = Reference.parse(image)
     mirror = dict(mirrors).get(reference.registry)
     return image if mirror is None else f"{mirror}/{str(reference).removeprefix(f'{reference.registry}/')}"
@@ -28,7 +28,7 @@ def base_from_registry(image: str, *, arch: str, root: Path, progress: Progress)
     """
     reference = Reference.parse(image)
     if reference.digest is None:
-        raise LayoutError(f"{image} has no digest, so it could be another image tomorrow", hint="NAME@sha256:...")
+        raise LayoutError(f"{image} has no digest, so it can change at any time", hint="NAME@sha256:...")
     layout, name = Layout(root), f"{reference.digest.hex}-{arch}"
     layout.create()
     if name in layout.names():

@@ -1,4 +1,4 @@
-"""One repository of a registry: manifests by tag and digest, blobs by digest. Every byte that comes is checked."""
+"""One repository of a registry: manifests by tag and digest, blobs by digest. Every byte received is checked."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ class Repository:
         return (f"repository:{self.reference.repository}:pull" + (",push" if self.write else ""),)
 
     def mount_scope(self, source: str) -> tuple[str, ...]:
-        """To mount from `source`, and for nothing else: some registries give who may not read there no token at all."""
+        """To mount from `source`, and for nothing else: some registries give no token if we may not read it."""
         return (*self.scope, f"repository:{source}:pull")
 
     def ping(self) -> None:
-        """Raises RegistryError unless somebody who speaks the protocol answers and knows us."""
+        """Raises RegistryError unless a registry answers and accepts our credentials."""
         try:
             self.transport.send("GET", "/v2/", what="ping", scope=self.scope)
         except AbsentError as error:
             raise RefusedError(
-                f"{self.reference.registry} answers, but it is no registry (no /v2/)", hint="check the address"
+                f"{self.reference.registry} answers, but is not a registry (no /v2/)", hint="check the address"
             ) from error
 
     def blob_size(self, digest: Digest) -> int | None:
@@ -82,7 +82,7 @@ class Repository:
         return int(length) if length.isdigit() else None
 
     def head(self, wanted: str) -> Descriptor | None:
-        """What a tag or digest stands for; None when there is no such thing."""
+        """What a tag or digest points at; None if it does not exist."""
         path, accept = f"{self.path}/manifests/{wanted}", {"Accept": _ACCEPT}
         try:
             answer = self.transport.send("HEAD", path, what=self._named(wanted), scope=self.scope, headers=accept)
@@ -98,7 +98,7 @@ class Repository:
             return self.manifest(wanted).descriptor
 
     def find(self, wanted: str) -> Fetched | None:
-        """As `manifest`, None when there is no such thing."""
+        """As `manifest`; None if it does not exist."""
         try:
             return self.manifest(wanted)
         except self._absences:
@@ -106,7 +106,7 @@ class Repository:
 
     @property
     def _absences(self) -> tuple[type[RegistryError], ...]:
-        """Whoever is about to write takes "forbidden" for "not there": Artifactory says so to who may deploy but not
+        """Before a write, "forbidden" counts as "not there": Artifactory answers so to users who may deploy but not
         search. If it was meant, the writing is refused.
         """
         return (AbsentError, ForbiddenError) if self.write else (AbsentError,)
@@ -121,9 +121,9 @@ class Repository:
                 tries.failed(error)
 
     def put_manifest(self, data: bytes, media_type: str, wanted: str) -> bool:
-        """Store a manifest under a tag or its digest; says whether the registry did something with its `subject`.
+        """Store a manifest under a tag or its digest; returns whether the registry processed its `subject`.
 
-        What the registry says it stored is compared with what was sent. Raises RegistryError.
+        Compares what the registry says it stored with what was sent. Raises RegistryError.
         """
         digest = Digest.of(data)
         what, tries = self._named(wanted), Tries(self.transport.patience, f"{self.reference.registry}: {wanted}")
@@ -139,7 +139,7 @@ class Repository:
                 )
                 stored = answer.headers.get("Docker-Content-Digest", str(digest))
                 if stored != str(digest):
-                    raise AgainError(f"it stored {stored} where {digest} was sent")
+                    raise AgainError(f"it stored {stored} although {digest} was sent")
                 return "OCI-Subject" in answer.headers
             except AgainError as error:
                 tries.failed(error)
@@ -152,7 +152,7 @@ class Repository:
                 tries.failed(AgainError(error.message))
 
     def tags(self) -> tuple[str, ...]:
-        """All tags, sorted; none when there is no such repository."""
+        """All tags, sorted; empty if there is no such repository."""
         what, found = f"tags of {self.reference.name}", list[str]()
         with suppress(AbsentError):
             for page in self.pages(f"{self.path}/tags/list?n=1000", what):
@@ -160,7 +160,7 @@ class Repository:
         return tuple(sorted(found))
 
     def pages(self, path: str, what: str) -> Iterator[bytes]:
-        """The documents of a list that may have several pages. Raises RegistryError."""
+        """The pages of a list. Raises RegistryError."""
         seen: set[str] = set()
         while path:
             seen.add(path)
@@ -168,11 +168,11 @@ class Repository:
             yield answer.content
             path = answer.links.get("next", {}).get("url", "")
             if path in seen or len(seen) == _PAGES:
-                raise RefusedError(f"{self.reference.registry}: {what}: the list has no end")
+                raise RefusedError(f"{self.reference.registry}: {what}: the list never ends")
 
     @contextmanager
     def open_blob(self, descriptor: Descriptor, start: int = 0) -> Iterator[Iterator[bytes]]:
-        """One attempt at the bytes from `start` on. Raises AgainError, also while they come; the caller checks them."""
+        """One attempt at the bytes from `start` on. Raises AgainError, also midway; the caller checks them."""
         digest = descriptor.digest
         headers = {"Range": f"bytes={start}-{descriptor.size - 1}"} if start else {}  # crane's wants the end said
         answer = self.transport.attempt(
@@ -190,14 +190,14 @@ class Repository:
         """A small blob, whole and verified. Raises RegistryError."""
         what = f"blob sha256:{descriptor.digest.short}"
         if descriptor.size > JSON_LIMIT:
-            raise LayoutError(f"{what}: {descriptor.size} bytes, more than the {JSON_LIMIT} allowed here")
+            raise LayoutError(f"{what}: {descriptor.size} bytes, more than the limit of {JSON_LIMIT}")
         tries = Tries(self.transport.patience, f"{self.reference.registry}: {what}")
         while True:
             try:
                 data = self._small(descriptor, what)
                 if Digest.of(data) == descriptor.digest:
                     return data
-                raise AgainError("what came does not match its digest")
+                raise AgainError("the data received does not match its digest")
             except AgainError as error:
                 tries.failed(error)
 
@@ -213,7 +213,7 @@ class Repository:
         digest = Digest.of(data)
         expected = wanted if wanted.startswith("sha256:") else answer.headers.get("Docker-Content-Digest", str(digest))
         if str(digest) != expected:
-            raise AgainError(f"what came is {digest}, not {expected}")
+            raise AgainError(f"received {digest}, not {expected}")
         media_type = document_type(data, answer.headers.get("Content-Type", ""), self._named(wanted))
         return Fetched(descriptor=Descriptor(media_type=media_type, digest=digest, size=len(data)), data=data)
 
@@ -227,9 +227,9 @@ class Repository:
 
 
 def document_type(data: bytes, content_type: str, what: str) -> str:
-    """What a manifest is: its own word, else the registry's, else its shape. Some registries call all of them JSON.
+    """The kind of a manifest: its own word, else the registry's, else its shape. Some registries call all JSON.
 
-    Raises RefusedError where these contradict each other, because another client would then take it for something else.
+    Raises RefusedError if these contradict each other, because another client would read it as something else.
     """
     try:
         value = parse_object(data, what)
@@ -237,12 +237,12 @@ def document_type(data: bytes, content_type: str, what: str) -> str:
         raise RefusedError(f"{error.message} (it came as {content_type[:80]!r})") from error
     is_index, is_image = "manifests" in value, "layers" in value
     if is_index and is_image:
-        raise RefusedError(f"{what} is an image and an index at once, so clients would not agree on what it is")
+        raise RefusedError(f"{what} is both an image and an index, so clients would disagree about it")
     shape = str(MediaType.INDEX) if is_index else str(MediaType.MANIFEST) if is_image else ""
     own, given = str(value.get("mediaType") or ""), content_type.partition(";")[0].strip()
     said = own or (given if given in _MANIFESTS else shape or given)
     if shape and said in _MANIFESTS and (said in INDEX_TYPES) != is_index:
-        raise RefusedError(f"{what} calls itself {said} and looks like {shape}")
+        raise RefusedError(f"{what} calls itself {said} but looks like {shape}")
     return said
 
 

@@ -1,4 +1,4 @@
-"""What an index of a registry leads to: every image, also below indexes in it, with the platform it is really for."""
+"""What an index of a registry leads to: every image, including those in nested indexes, with its real platform."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from buildctl.oci.layout import CONFIG_TYPES, INDEX_TYPES, MANIFEST_TYPES, parse
 from buildctl.registry.client import Fetched, Repository
 
 _DEEPEST = 8
-_MOST = 1000  # manifests; nobody publishes so many under one name
+_MOST = 1000  # manifests; more than anyone publishes under one name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A manifest that an index names, or the one that the reference names itself. `said` is the platform that the
-    index gives it: its own word, None where it says nothing.
+    index gives it, verbatim; None if it gives none.
     """
 
     descriptor: Descriptor
@@ -42,12 +42,12 @@ class Member:
 
     @property
     def attestation(self) -> bool:
-        """What buildx puts next to an image: for no platform, by the index's word and its own."""
+        """What buildx puts next to an image: both the index and the manifest say it has no platform."""
         return is_unknown(self.platform) and (self.said is None or is_unknown(self.said))
 
     @property
     def misplaced(self) -> str:
-        """In what the index and the configuration differ; empty where they agree."""
+        """How the index and the configuration differ; empty if they agree."""
         if self.said is None or same_platform(self.said, self.platform):
             return ""
         return f"the index says {self.said}, the configuration says {self.platform}"
@@ -60,7 +60,7 @@ def entries(repository: Repository, top: Fetched) -> tuple[Entry, ...]:
     if top.descriptor.media_type in MANIFEST_TYPES:
         return (Entry(descriptor=top.descriptor),)
     if top.descriptor.media_type not in INDEX_TYPES:
-        raise LayoutError(f"{repository.reference}: {top.descriptor.media_type or 'this'} is no image")
+        raise LayoutError(f"{repository.reference}: {top.descriptor.media_type or 'this'} is not an image")
     return tuple(_walk(repository, top, None, set(), 1))
 
 
@@ -83,7 +83,7 @@ def _walk(
 
 
 class ArtifactError(LayoutError):
-    """A manifest that is for no platform and has no image's configuration: a bill of materials, say, or a chart."""
+    """A manifest without a platform and an image configuration: a bill of materials, say, or a chart."""
 
 
 def look(repository: Repository, entry: Entry) -> Member:
@@ -100,7 +100,7 @@ def look(repository: Repository, entry: Entry) -> Member:
 
 def members(repository: Repository, top: Fetched) -> tuple[Member, ...]:
     """Every image below `top`, without attestations. Raises RegistryError, LayoutError also for an image that is not
-    for the platform that an index says.
+    for the platform an index gives.
     """
     found = images(repository, top)
     for member in found:
@@ -110,7 +110,7 @@ def members(repository: Repository, top: Fetched) -> tuple[Member, ...]:
 
 
 def images(repository: Repository, top: Fetched) -> tuple[Member, ...]:
-    """As `members`, whatever the index says that they are for."""
+    """As `members`, whatever platforms the index gives them."""
     found = []
     for entry in entries(repository, top):
         if entry.said is None or not is_unknown(entry.said):
@@ -124,7 +124,7 @@ def is_unknown(platform: Platform) -> bool:
 
 
 def same_platform(one: Platform, other: Platform) -> bool:
-    """A variant counts where both give one; arm64 has only v8 so far, which most leave out."""
+    """A variant counts if both give one; arm64 has only v8 so far, which most omit."""
     if (one.os, one.architecture) != (other.os, other.architecture):
         return False
     variants = {one.variant, other.variant} - {"", "v8" if one.architecture == "arm64" else ""}

@@ -1,4 +1,4 @@
-"""What a registry can answer beside yes, as three classes that ask for three different reactions."""
+"""What a registry can answer besides yes: three classes, for three different reactions."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class RegistryError(BuildctlError):
 
 
 class AbsentError(RegistryError):
-    """The registry answered: there is no such thing."""
+    """The registry answered: not found."""
 
 
 class RefusedError(RegistryError):
-    """The registry understood and will not, however often it is asked."""
+    """The registry refuses, however often it is asked."""
 
 
 class ForbiddenError(RefusedError):
-    """403: no right to do that, or, as Artifactory says it to who may write but not search, no such thing."""
+    """403: no permission; or not found, as Artifactory puts it to users who may write but not search."""
 
 
 class UnavailableError(RegistryError):
-    """The registry did not answer, or said "not now", until patience ran out."""
+    """The registry did not answer, or said "not now", until we gave up."""
 
 
 class AgainError(Exception):
-    """One attempt failed, the next may not. `wait` is what the registry asked for, in seconds."""
+    """One attempt failed, the next may succeed. `wait` is what the registry asked for, in seconds."""
 
     def __init__(self, reason: str, *, wait: float | None = None) -> None:
         super().__init__(reason)

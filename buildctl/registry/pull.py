@@ -1,4 +1,4 @@
-"""An image of a registry into an OCI layout: only what is missing comes, and is checked before it has a name."""
+"""Pull an image of a registry into an OCI layout: only missing blobs, each checked before it has a name."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def resolve(repository: Repository, wanted: str, arch: str) -> Fetched:
 def pull(
     repository: Repository, wanted: str, *, arch: str, layout: Layout, name: str, progress: Progress
 ) -> Descriptor:
-    """Bring the image for linux/ARCH into `layout` under `name`; byte for byte, so its digest stays."""
+    """Pull the image for linux/ARCH into `layout` as `name`; byte for byte, so its digest stays."""
     layout.create()
     found = resolve(repository, wanted, arch)
     manifest = Manifest.from_json(found.json())
@@ -73,7 +73,7 @@ def pull(
 
 
 def fetch_blob(repository: Repository, layout: Layout, descriptor: Descriptor, progress: Progress) -> None:
-    """One blob, continued where a connection broke off, from the start when it does not match. Raises RegistryError."""
+    """One blob, resumed if a connection breaks, restarted if it does not match. Raises RegistryError."""
     what = f"blob sha256:{descriptor.digest.short}"
     tries = Tries(repository.transport.patience, f"{repository.reference.name}: {what}")
     with _temporary(layout) as temporary:
@@ -90,15 +90,15 @@ def fetch_blob(repository: Repository, layout: Layout, descriptor: Descriptor, p
                 except RefusedError as error:
                     if not before:
                         raise
-                    coming.start_over()  # a registry that has no ranges and says so
+                    coming.start_over()  # a registry without ranges
                     tries.failed(AgainError(error.message))
             if coming.is_true():
                 layout.add_blob(temporary, descriptor.digest, descriptor.size)
                 return
             coming.start_over()
     raise UnavailableError(
-        f"{repository.reference.name}: {what}: what comes does not match its digest, {MISMATCHES} times",
-        hint="something between here and the registry changes bytes, or the registry's storage is broken",
+        f"{repository.reference.name}: {what}: the data received does not match its digest, {MISMATCHES} times",
+        hint="a proxy changes the data, or the registry's storage is corrupt",
     )
 
 
@@ -114,7 +114,7 @@ class _Coming:
     seen: Any = field(default_factory=hashlib.sha256)
 
     def go_on(self) -> None:
-        """One request for what is still missing. Raises AgainError when it brings less, with what came kept."""
+        """One request for what is still missing. Raises AgainError if less arrives; what arrived is kept."""
         wanted = self.descriptor.size
         with self.path.open("ab") as file, self.repository.open_blob(self.descriptor, self.size) as chunks:
             for chunk in chunks:
@@ -126,7 +126,7 @@ class _Coming:
                 if self.size > wanted:
                     return
         if self.size < wanted:
-            raise AgainError(f"{self.size} of {wanted} bytes came")
+            raise AgainError(f"received {self.size} of {wanted} bytes")
 
     def is_true(self) -> bool:
         return self.size == self.descriptor.size and Digest(self.seen.hexdigest()) == self.descriptor.digest

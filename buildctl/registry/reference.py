@@ -1,4 +1,4 @@
-"""Where an image lives: REGISTRY/REPOSITORY[:TAG][@DIGEST], as Docker writes it."""
+"""Where an image lives: REGISTRY/REPOSITORY[:TAG][@DIGEST], as in Docker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises BuildctlError for anything that is no reference."""
+        """Raises BuildctlError for anything that is not a reference."""
         rest, at, digest_text = text.removeprefix("docker://").partition("@")
         host, slash, path = rest.partition("/")
         if not slash or not (host == "localhost" or any(mark in host for mark in ".:")):
@@ -47,7 +47,7 @@ class Reference:
         """As `parse`, without tag and digest: a place to publish to."""
         found = cls.parse(text.rstrip("/"))
         if found.tag or found.digest:
-            raise BuildctlError(f"{text!r} has a tag", hint="give REGISTRY/REPOSITORY; the tags come from the rule")
+            raise BuildctlError(f"{text!r} has a tag", hint="give REGISTRY/REPOSITORY; buildctl derives the tags")
         return found
 
     @property
@@ -56,7 +56,7 @@ class Reference:
 
     @property
     def wanted(self) -> str:
-        """What to ask for: the digest where there is one, else the tag."""
+        """What to request: the digest if there is one, else the tag."""
         return str(self.digest) if self.digest else self.tag or "latest"
 
     def tagged(self, tag: str) -> Self:
@@ -71,7 +71,7 @@ def is_tag(text: str) -> bool:
 
 
 def is_loopback(registry: str) -> bool:
-    """Whether that host is this machine, where nobody listens in on plain http."""
+    """Whether that host is this machine, where plain http is safe."""
     host = registry.rpartition(":")[0] if re.search(r":[0-9]+$", registry) else registry
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
@@ -81,6 +81,6 @@ def is_loopback(registry: str) -> bool:
 
 def _malformed(text: str) -> BuildctlError:
     return BuildctlError(
-        f"{text!r} is no image reference",
+        f"{text!r} is not an image reference",
         hint="REGISTRY/REPOSITORY[:TAG][@sha256:...], for example localhost:5000/pytorch",
     )

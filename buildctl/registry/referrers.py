@@ -26,7 +26,7 @@ _ROUNDS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """What is attached: `data` of the media type `kind`, which is the artifact type, too."""
+    """What is attached: `data` of the media type `kind`, which is also the artifact type."""
 
     kind: str
     data: bytes
@@ -46,7 +46,7 @@ class Referrer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
-    """`fresh` when it was not there before; `sent` in bytes of blobs."""
+    """`fresh` if it was not there before; `sent` in bytes of blobs."""
 
     referrer: Referrer
     fresh: bool
@@ -54,13 +54,13 @@ class Attached:
 
 
 class Signer(Protocol):
-    """Whoever vouches for digests; the signature is attached to them."""
+    """Signs digests; the signature is attached to them."""
 
     def sign(self, repository: Repository, subject: Descriptor, attached: Collection[Digest] | None = None) -> None:
         """Sign the digest, and with it the documents `attached` to it (None: all that are). Raises BuildctlError."""
 
     def covered(self, repository: Repository, subject: Digest) -> frozenset[Digest] | None:
-        """The documents that this signer's signatures list; None when there is no such signature, or it cannot tell."""
+        """The documents that this signer's signatures list; None if there is no such signature, or it cannot tell."""
 
 
 def artifact(subject: Descriptor, document: Document) -> bytes:
@@ -79,7 +79,7 @@ def artifact(subject: Descriptor, document: Document) -> bytes:
 
 
 def attach(repository: Repository, subject: Descriptor, document: Document) -> Attached:
-    """Store the document and make the subject's referrers list it, unless they do. Raises RegistryError."""
+    """Store the document and list it in the subject's referrers, unless it is there. Raises RegistryError."""
     data = artifact(subject, document)
     descriptor = Descriptor(
         media_type=MediaType.MANIFEST, digest=Digest.of(data), size=len(data), annotations=document.annotations
@@ -102,7 +102,7 @@ def referrers(repository: Repository, subject: Digest, kind: str | None = None) 
     path, what = f"{repository.path}/referrers/{subject}", f"referrers of sha256:{subject.short}"
     try:
         found = [referrer for page in repository.pages(path, what) for referrer in _parse(page)]
-    except (AbsentError, RefusedError):  # a registry of before the API says 404, some say 400 or 405, or send a page
+    except (AbsentError, RefusedError):  # without the API most registries answer 404, some 400, 405 or an HTML page
         found = _tagged(repository, subject)
     return tuple(r for r in found if kind in {None, r.kind})
 
@@ -118,7 +118,7 @@ def document(repository: Repository, referrer: Referrer) -> bytes:
 
 
 def kind_of(repository: Repository, referrer: Referrer) -> str:
-    """The artifact type as the artifact itself says it; lists are kept by others. Raises RegistryError."""
+    """The artifact type from the artifact itself, since others keep the lists. Raises RegistryError."""
     return str(repository.manifest(str(referrer.descriptor.digest)).json().get("artifactType", ""))
 
 
@@ -127,10 +127,10 @@ def fallback_tag(subject: Digest) -> str:
 
 
 def _tagged(repository: Repository, subject: Digest) -> list[Referrer]:
-    """What the fallback tag lists. GitLab takes that tag for the subject itself, and an image is no list."""
+    """What the fallback tag lists. GitLab resolves that tag to the subject itself, and an image is not a list."""
     try:
         found = repository.manifest(fallback_tag(subject))
-    except (AbsentError, ForbiddenError):  # Artifactory says "forbidden" of what is not there
+    except (AbsentError, ForbiddenError):  # Artifactory answers "forbidden" for what is not there
         return []
     if found.descriptor.digest == subject or found.descriptor.media_type not in INDEX_TYPES:
         return []
@@ -149,11 +149,11 @@ def _list_under_tag(repository: Repository, subject: Digest, referrer: Referrer)
         kept = repository.head(tag)
         if kept is not None and kept.digest == subject:
             raise RefusedError(
-                f"{repository.reference.registry} has no referrers API, and takes the tag {tag} for the image itself",
-                hint="nothing can be attached to images there, as on GitLab",
+                f"{repository.reference.registry} has no referrers API, and resolves the tag {tag} to the image itself",
+                hint="documents cannot be attached to images there (for example GitLab)",
             )
     raise UnavailableError(
-        f"{repository.reference.name}:{tag}: others keep overwriting it", hint="run the same command again"
+        f"{repository.reference.name}:{tag}: another writer keeps overwriting it", hint="run the same command again"
     )
 
 

@@ -1,6 +1,6 @@
-"""What a person may point at instead of a name of the matrix: an OCI layout by path, or a reference to a registry.
+"""What a user may give instead of a matrix name: an OCI layout by path, or a registry reference.
 
-Only manifests and configurations are read, no layers.
+Reads only manifests and configurations, no layers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from buildctl.ground.errors import LayoutError
 from buildctl.oci.image import REF_NAME, Descriptor, ImageConfig, Index, Manifest, Platform
 from buildctl.oci.layout import CONFIG_TYPES, INDEX_TYPES, MANIFEST_TYPES, Layout
 
-# `buildctl check NAME` answers in a moment: what speaks to registries is loaded for references only
+# `buildctl check NAME` must be fast: the registry client is loaded for references only
 if TYPE_CHECKING:
     from buildctl.registry.client import Repository
 
@@ -24,7 +24,7 @@ TITLE = "org.opencontainers.image.title"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """One image on one platform. `name` is what was asked for, or a name in a layout."""
+    """One image on one platform. `name` is what the user gave, or a name in a layout."""
 
     name: str
     descriptor: Descriptor
@@ -50,7 +50,7 @@ class Target:
     repository: Repository | None = None
 
     def of(self, arch: str | None) -> tuple[Image, ...]:
-        """Its images, of all architectures or of one. Raises LayoutError when there are none."""
+        """Its images, for all architectures or one. Raises LayoutError if there are none."""
         found = {i.descriptor.digest: i for i in self.images if arch in {None, i.arch}}
         if not found:
             raise LayoutError(f"{self.text} has no image{f' for {arch}' if arch else ''}")
@@ -58,7 +58,7 @@ class Target:
 
 
 def find_target(text: str) -> Target | None:
-    """None for what can only be a name of the matrix. Raises LayoutError, RegistryError for what is not there."""
+    """None for what can only be a matrix name. Raises LayoutError or RegistryError if it does not exist."""
     if found := as_layout(text):
         layout, name = found
         return in_layout(layout, name, text=text)
@@ -71,23 +71,23 @@ def find_target(text: str) -> Target | None:
 
 
 def points_elsewhere(text: str) -> bool:
-    """Whether it can be no name of the matrix; asks no registry. Raises LayoutError."""
+    """Whether it cannot be a matrix name; asks no registry. Raises LayoutError."""
     return as_layout(text) is not None or "/" in text
 
 
 def as_layout(text: str) -> tuple[Layout, str] | None:
-    """PATH or PATH:NAME of an OCI layout. Raises LayoutError for what can be nothing else and is none."""
+    """PATH or PATH:NAME of an OCI layout. Raises LayoutError for what could only be one but is not."""
     path, _, name = text.removeprefix("oci:").rpartition(":")
     for folder, wanted in ((text.removeprefix("oci:"), ""), (path, name)):
         if folder and (Path(folder) / "index.json").is_file():
             return Layout(Path(folder)), wanted
     if text.startswith(("oci:", "/", "./", "../")):
-        raise LayoutError(f"{text} is no OCI layout: it has no index.json", hint="PATH or PATH:NAME")
+        raise LayoutError(f"{text} is not an OCI layout: it has no index.json", hint="PATH or PATH:NAME")
     return None
 
 
 def in_layout(layout: Layout, name: str = "", *, text: str = "") -> Target:
-    """What `name` leads to, or everything; what has no name, as crane and skopeo write it, is called as its folder."""
+    """What `name` leads to, or everything; unnamed images, as crane and skopeo write them, get the folder's name."""
     images: list[Image] = []
     indexes: dict[str, Mapping[str, str]] = {}
     for one, found in [(name, layout.resolve(name))] if name else _named(layout):
@@ -103,21 +103,21 @@ def in_layout(layout: Layout, name: str = "", *, text: str = "") -> Target:
 
 
 def _named(layout: Layout) -> list[tuple[str, Descriptor]]:
-    """What index.json names, each digest once under a name."""
+    """The entries of index.json, each digest once per name."""
     folder = layout.root.resolve().name
     found = {(m.annotations.get(REF_NAME) or folder, m.digest): m for m in layout.entries()}
     return [(name, found[name, digest]) for name, digest in sorted(found)]
 
 
 def _without_parts(images: Sequence[Image]) -> tuple[Image, ...]:
-    """What somebody runs: not the bases that other images here stand on, nor the uv that Docker builds with."""
+    """Images to run: not the bases of other images here, nor the uv image used by Docker builds."""
     bases = {base for image in images if (base := image.config.labels.get(BASE))}
     parts = tuple(f"{base}-" for base in bases)
     return tuple(i for i in images if i.name not in {*bases, "uv"} and not i.name.startswith((*parts, "uv-")))
 
 
 def _manifests(layout: Layout, descriptor: Descriptor) -> Iterator[Descriptor]:
-    """What is an image below an index; attestations, which claim to be for no platform, and artifacts are none."""
+    """The images below an index, without attestations (which have no platform) and artifacts."""
     if descriptor.media_type in INDEX_TYPES:
         for child in layout.index(descriptor).manifests:
             if not _attestation(child.platform):
@@ -129,7 +129,7 @@ def _manifests(layout: Layout, descriptor: Descriptor) -> Iterator[Descriptor]:
 def in_registry(repository: Repository, text: str = "") -> Target:
     """What the repository's reference leads to, with the platforms of the images' own configurations.
 
-    Raises RegistryError, LayoutError also where an index says another platform.
+    Raises RegistryError, and LayoutError also if an index gives another platform.
     """
     from buildctl.registry.members import members  # noqa: PLC0415 - see TYPE_CHECKING
 

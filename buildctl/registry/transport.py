@@ -1,4 +1,4 @@
-"""Requests to one registry: authorised when it asks, repeated when that may help, judged in three words when not."""
+"""Requests to one registry: authorised on demand, retried when that may help, else one of three errors."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from buildctl.registry.reference import DOCKER_HUB, is_loopback
 from buildctl.registry.trust import BUNDLE, Distrust, distrust, open_session, speaks_tls
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-_NOTICED = 2  # failures in a row after which a person wonders why nothing happens
+_NOTICED = 2  # failures in a row before we tell the user
 PATIENCE = Patience(read=90.0)  # a registry hashes a whole layer before it answers
-_MESSAGE_LIMIT = 64 << 10  # bytes of an error's body that are looked at
+_MESSAGE_LIMIT = 64 << 10  # bytes of an error's body that are read
 
 
 class Body(Protocol):
-    """Something to send, with a known length, that can be read once."""
+    """Data to send, of known length, readable once."""
 
     def __len__(self) -> int: ...
 
@@ -45,7 +45,7 @@ class Body(Protocol):
 
 
 class Asked(TypedDict, total=False):
-    """What goes with a request beside method and path. `what` names it in errors, `scope` is what a token is for. With
+    """What goes with a request besides method and path. `what` names it in errors, `scope` is what a token is for. With
     `stream` the caller reads the body; otherwise it is a document of at most JSON_LIMIT bytes.
     """
 
@@ -59,7 +59,7 @@ class Asked(TypedDict, total=False):
 
 @dataclass(slots=True)
 class Tries:
-    """Counts attempts that brought nothing. `failed` waits before the next, or raises UnavailableError."""
+    """Counts fruitless attempts. `failed` waits before the next, or raises UnavailableError."""
 
     patience: Patience
     what: str
@@ -69,11 +69,11 @@ class Tries:
         self.used += 1
         wait = self.patience.backoff * 2 ** (self.used - 1) if reason.wait is None else reason.wait
         if reason.wait is not None and reason.wait > self.patience.longest_wait:
-            raise UnavailableError(f"{self.what}: {reason}, to be asked again in {wait:.0f} s", hint="try again later")
+            raise UnavailableError(f"{self.what}: {reason}; it asks us to wait {wait:.0f} s", hint="try again later")
         if self.used >= self.patience.attempts:
             raise UnavailableError(
                 f"{self.what}: {reason}, {self.used} times in a row",
-                hint="check the address and the network, then run it again: what arrived is not sent twice",
+                hint="check the address and the network, then run it again; finished uploads are not repeated",
             )
         if self.used == _NOTICED:
             say(f"{self.what}: {reason}; trying again")
@@ -84,7 +84,7 @@ class Tries:
 
 
 class _Given(AuthBase):
-    """Keeps requests from replacing our Authorization header with what stands in ~/.netrc."""
+    """Keeps requests from replacing our Authorization header with the one from ~/.netrc."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
@@ -92,7 +92,7 @@ class _Given(AuthBase):
 
 @dataclass(slots=True)
 class Transport:
-    """Safe to use from several threads. `plain_http` None means: where the registry is on this machine and speaks no
+    """Safe to use from several threads. `plain_http` None means: only if the registry is on this machine and has no
     TLS.
     """
 
@@ -120,7 +120,7 @@ class Transport:
         self._session.close()
 
     def send(self, method: str, path: str, **asked: Unpack[Asked]) -> requests.Response:
-        """As `attempt`, repeated for what may pass, without a `Body`. Raises RegistryError."""
+        """As `attempt`, with retries of transient errors and without a `Body`. Raises RegistryError."""
         tries = Tries(self.patience, f"{self.registry}: {asked['what']}")
         while True:
             try:
@@ -129,23 +129,23 @@ class Transport:
                 tries.failed(error)
 
     def attempt(self, method: str, path: str, **asked: Unpack[Asked]) -> requests.Response:
-        """One request, and a second one with credentials when the first is asked for them.
+        """One request, and a second with credentials if the registry demands them.
 
-        `path` is a path or a URL that the registry gave. Raises AgainError for what may pass, else RegistryError. A
+        `path` is a path or a URL that the registry gave. Raises AgainError for transient errors, else RegistryError. A
         `Body` can be read once, so a first request that only gets a challenge is an AgainError.
         """
         answer = self._once(method, path, asked)
         if answer.status_code == 400 and self._moved_to_tls(answer.url):
             answer.close()
-            _repeatable(asked, "it speaks TLS")
+            _repeatable(asked, "it uses TLS")
             answer = self._once(method, path, asked)
-        self.plain_http = self.root.startswith("http:")  # somebody answered, so it is known
+        self.plain_http = self.root.startswith("http:")  # it answered, so we know
         if answer.status_code == 401:
             stale = answer.request.headers.get("Authorization")
             challenge = answer.headers.get("WWW-Authenticate", "")
             answer.close()
             self._authorise(challenge, asked.get("scope", ()), stale, asked["what"])
-            _repeatable(asked, "credentials were asked for")
+            _repeatable(asked, "it demands credentials")
             answer = self._once(method, path, asked)
         if answer.status_code >= 400:
             with answer:
@@ -155,7 +155,7 @@ class Transport:
         return answer
 
     def whole(self, answer: requests.Response, what: str, limit: int) -> bytes:
-        """The body of a document. Raises AgainError, and RefusedError for one that does not end in `limit` bytes."""
+        """The body of a document. Raises AgainError, and RefusedError for more than `limit` bytes."""
         try:
             return read_body(answer, limit=limit, seconds=self.patience.read)
         except EndlessError as error:
@@ -166,7 +166,7 @@ class Transport:
             raise AgainError(brief(error)) from error
 
     def url(self, path: str) -> str:
-        """Absolute; a registry behind a TLS proxy that calls itself http:// is asked as we reached it."""
+        """Absolute; keeps our scheme if a registry behind a TLS proxy calls itself http://."""
         url = urljoin(self.root, path)
         parts, root = urlsplit(url), urlsplit(self.root)
         if parts.scheme == "http" and root.scheme == "https" and parts.hostname == root.hostname:
@@ -196,7 +196,7 @@ class Transport:
             raise self._broken(error, url) from error
 
     def _moved_to_tls(self, asked: str) -> bool:
-        """Whether a registry on this machine that did not like a request in plain http speaks TLS; if so it is asked
+        """Whether a registry on this machine that rejected plain http uses TLS; if so it is asked
         that way from now on.
         """
         root = urlsplit(self.root)
@@ -205,22 +205,22 @@ class Transport:
         return asked.startswith("http:") and self.root.startswith("https:")
 
     def _broken(self, error: Exception, url: str) -> AgainError | RefusedError:
-        """No answer came. A connection may hold the next time, a certificate is as good then as it is now."""
+        """No answer came. A connection may hold next time; a bad certificate stays bad."""
         match distrust(error):
             case None:
                 return AgainError(brief(error), wait=0 if self._moved_to_tls(url) else None)
             case Distrust.NO_TLS:
-                return RefusedError(f"{self.registry} speaks no TLS", hint="if it is meant to, use --plain-http")
+                return RefusedError(f"{self.registry} does not use TLS", hint="if that is intended, use --plain-http")
             case Distrust.OURS:
                 return RefusedError(
-                    f"{self.registry}: it does not take our certificate: {brief(error)}",
-                    hint=f"put NAME.cert with NAME.key into /etc/docker/certs.d/{self.registry}/, as for Docker",
+                    f"{self.registry}: it rejects our client certificate: {brief(error)}",
+                    hint=f"put NAME.cert and NAME.key in /etc/docker/certs.d/{self.registry}/, as for Docker",
                 )
             case Distrust.THEIRS:
                 return RefusedError(
-                    f"{self.registry}: its certificate is not trusted here: {brief(error)}",
-                    hint=f"name its authority's certificate in {BUNDLE}, "
-                    f"or put it into /etc/docker/certs.d/{self.registry}/ca.crt, as for Docker",
+                    f"{self.registry}: its certificate is not trusted: {brief(error)}",
+                    hint=f"add its CA certificate to {BUNDLE}, "
+                    f"or put it in /etc/docker/certs.d/{self.registry}/ca.crt, as for Docker",
                 )
 
     def _complain(self, answer: requests.Response, what: str) -> NoReturn:
@@ -231,9 +231,9 @@ class Transport:
             case code if code in _PASSING:
                 raise AgainError(text, wait=retry_after(answer.headers.get("Retry-After")))
             case 404:
-                raise AbsentError(message, hint="check the name; a private one needs `docker login`", codes=codes)
+                raise AbsentError(message, hint="check the name; private images need `docker login`", codes=codes)
             case 401 | 403 as status:
-                hint = f"run `docker login {self.registry}` with an account that may do this"
+                hint = f"run `docker login {self.registry}` with an account that is allowed to do this"
                 raise (ForbiddenError if status == 403 else RefusedError)(message, hint=hint, codes=codes)
             case _:
                 raise RefusedError(message, codes=codes)
@@ -244,7 +244,7 @@ class Transport:
         """Learn the Authorization header for `scope` from a challenge; one thread does, the others wait for it."""
         challenge = parse_challenge(header)
         if challenge is None:
-            raise RefusedError(f"{self.registry}: {what}: it asks for credentials in a way not known: {header[:200]!r}")
+            raise RefusedError(f"{self.registry}: {what}: unknown authentication scheme: {header[:200]!r}")
         with self._lock:
             if self._authorisations.get(scope) not in {None, stale}:
                 return  # another thread was faster
@@ -255,9 +255,9 @@ class Transport:
                 self._authorisations[scope] = "Bearer " + self._token(dict(challenge.parameters), scope, known, what)
                 return
             if known is None or known.basic() == stale:
-                why = "they were refused" if known else "there are none"
+                why = "ours were refused" if known else "we have none"
                 raise RefusedError(
-                    f"{self.registry}: {what}: it wants credentials, and {why}",
+                    f"{self.registry}: {what}: it requires credentials; {why}",
                     hint=f"run `docker login {self.registry}`",
                     codes=("UNAUTHORIZED",),
                 )
@@ -267,7 +267,7 @@ class Transport:
         realm = asked.get("realm", "")
         host = urlsplit(realm)
         if host.scheme != "https" and not (host.scheme == "http" and self.root.startswith("http:")):
-            raise RefusedError(f"{self.registry}: it sends us to {realm!r} for a token, which is not https")
+            raise RefusedError(f"{self.registry}: its token server {realm!r} does not use https")
         scopes = scope or tuple(filter(None, [asked.get("scope", "")]))
         tries = Tries(self.patience, f"{self.registry}: token for {what}")
         while True:
@@ -306,15 +306,15 @@ class Transport:
 
 
 def _repeatable(asked: Asked, why: str) -> None:
-    """Raises AgainError where the body can be read only once: who sends it begins again."""
+    """Raises AgainError if the body can be read only once: the sender starts again."""
     if not isinstance(asked.get("data", b""), bytes):
         raise AgainError(why, wait=0)
 
 
 def brief(error: BaseException) -> str:
-    """The cause at the bottom of what requests and urllib3 wrap around it, in one line."""
+    """The innermost cause below what requests and urllib3 wrap around it, in one line."""
     if isinstance(error, requests.exceptions.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
-        return "nothing arrived for too long"
+        return "timed out waiting for data"
     inner: BaseException = error
     while (deeper := inner.__cause__ or inner.__context__) is not None:
         inner = deeper

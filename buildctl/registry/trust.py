@@ -1,7 +1,7 @@
-"""Whose certificates a registry may show: the usual authorities, a bundle of the environment, and what Docker was told.
+"""Which certificates to trust: the usual authorities, a bundle from the environment, and Docker's certs.d.
 
 Docker and podman read `certs.d/HOST[:PORT]/`: `*.crt` are further authorities for that registry, `NAME.cert` with
-`NAME.key` is who we are to it (docs.docker.com, "Verify repository client with certificates").
+`NAME.key` is our client certificate (docs.docker.com, "Verify repository client with certificates").
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ BUNDLE = "REQUESTS_CA_BUNDLE or SSL_CERT_FILE"
 
 
 def open_session(registry: str, environ: Mapping[str, str] = os.environ) -> requests.Session:
-    """Trusts whom this machine trusts for `registry`. Raises RefusedError for a file that cannot be read."""
+    """Trusts what this machine trusts for `registry`. Raises RefusedError for an unreadable file."""
     session = new_session()
     named = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE") or session.verify
     if isinstance(named, str) and not Path(named).exists():
-        raise RefusedError(f"{named}: there is no such CA bundle", hint=f"set {BUNDLE} to a file that exists")
+        raise RefusedError(f"{named}: CA bundle not found", hint=f"set {BUNDLE} to a file that exists")
     context = _context(registry, environ)
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Adapter(context))
@@ -37,7 +37,7 @@ def open_session(registry: str, environ: Mapping[str, str] = os.environ) -> requ
 
 
 def speaks_tls(host: str, port: int) -> bool:
-    """Whether a TLS handshake succeeds there, whoever answers: a question, nothing is sent."""
+    """Whether a TLS handshake succeeds there, without verifying the peer; sends nothing."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -48,7 +48,7 @@ def speaks_tls(host: str, port: int) -> bool:
 
 
 class Distrust(Enum):
-    """What about TLS stays wrong however often one asks."""
+    """TLS errors that a retry does not fix."""
 
     THEIRS = auto()
     OURS = auto()
@@ -56,7 +56,7 @@ class Distrust(Enum):
 
 
 def distrust(error: BaseException) -> Distrust | None:
-    """None for a connection that broke, which looks much the same."""
+    """None for a broken connection, which looks much the same."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return Distrust.THEIRS
     reason = str(getattr(error, "reason", "")) if isinstance(error, ssl.SSLError) else ""
@@ -70,7 +70,7 @@ def distrust(error: BaseException) -> Distrust | None:
 
 
 def folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where `certs.d` may lie: the user's (rootless Docker, podman), then the machine's."""
+    """Where `certs.d` may be: the user's (rootless Docker, podman), then the machine's."""
     own = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or Path.home()) / ".config")
     return tuple(root / tool / "certs.d" for root in (own, Path("/etc")) for tool in ("docker", "containers"))
 
@@ -89,13 +89,13 @@ def _context(registry: str, environ: Mapping[str, str]) -> ssl.SSLContext | None
                     context.load_cert_chain(path, path.with_suffix(".key"))
             except OSError as error:  # also what ssl raises
                 raise RefusedError(
-                    f"{path} is no usable certificate: {error}", hint="see the page on Docker's certs.d folders"
+                    f"{path} is not a usable certificate: {error}", hint="see Docker's documentation of certs.d"
                 ) from error
     return context
 
 
 class _Adapter(HTTPAdapter):
-    """No retries of its own; `context` has further authorities, to which requests adds the usual ones."""
+    """Does not retry; `context` holds further authorities, and requests adds the usual ones."""
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         self._extra: dict[str, Any] = {} if context is None else {"ssl_context": context}

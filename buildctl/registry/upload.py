@@ -1,4 +1,4 @@
-"""Blobs into a repository: only what it lacks, in chunks that resume where it lets us, checked when whole."""
+"""Upload blobs: only missing ones, in resumable chunks where supported, checked when complete."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Blob:
             raise LayoutError(f"{self.path}: {error.strerror}", hint="build the image again") from error
         if (size := os.fstat(file.fileno()).st_size) != self.descriptor.size:
             file.close()
-            raise LayoutError(f"{self.path} has {size} bytes, its descriptor says {self.descriptor.size}")
+            raise LayoutError(f"{self.path} has {size} bytes, not {self.descriptor.size} as in its descriptor")
         return file
 
     def is_true(self) -> bool:
@@ -99,7 +99,7 @@ class _Slice:
 
 @dataclass(slots=True)
 class Upload:
-    """One blob on its way. `sent` counts bytes of it that went out, also those that did not arrive."""
+    """One blob in transit. `sent` counts the bytes sent, including those that did not arrive."""
 
     repository: Repository
     blob: Blob
@@ -114,7 +114,7 @@ class Upload:
         self.chunk = self.chunk or self.repository.chunk
 
     def run(self) -> Moved:
-        """Until the repository has the blob. Raises RegistryError, or LayoutError when the file is not the blob."""
+        """Runs until the repository has the blob. Raises RegistryError, or LayoutError if the file is not the blob."""
         descriptor = self.blob.descriptor
         if self.repository.blob_size(descriptor.digest) == descriptor.size:
             self.task.advance(descriptor.size)
@@ -144,10 +144,10 @@ class Upload:
         return f"blob sha256:{self.blob.descriptor.digest.short}"
 
     def _begin(self) -> bool:
-        """Open a session, or mount the blob from a repository beside; says whether it was mounted.
+        """Open a session, or mount the blob from a neighbouring repository; returns whether it was mounted.
 
-        A registry that does not mount opens a session all the same (202), and the blob goes there; one that says no
-        (401, 403, 404, 405, some 400) is asked for a session without a mount, and says there what is really wrong.
+        A registry that does not mount opens a session all the same (202), and the blob goes there; one that refuses
+        (401, 403, 404, 405, some 400) is asked for a session without a mount, and reports the real problem there.
         """
         for source in self.repository.mount_from:
             query = {"mount": str(self.blob.descriptor.digest), "from": source}
@@ -209,10 +209,10 @@ class Upload:
         there = self.repository.blob_size(self.blob.descriptor.digest)
         if there != self.blob.descriptor.size:
             self._start_over()
-            raise AgainError(f"after the upload the registry has {there} bytes of it")
+            raise AgainError(f"the registry has {there} bytes of it after the upload")
 
     def _resume(self) -> None:
-        """Ask how far the upload got (204 and a Range); a session that is gone means: from the start."""
+        """Ask how far the upload got (204 and a Range); a lost session means: from the start."""
         if not self._url:
             return
         transport = self.repository.transport
@@ -235,7 +235,7 @@ class Upload:
         self._url, self._offset = "", 0
 
     def _refused(self, error: RefusedError, tries: Tries) -> None:
-        """Bytes that changed on the way, or a session that does not take chunks: again; anything else is final."""
+        """Retry if bytes changed in transit or the session rejects chunks; anything else is final."""
         descriptor = self.blob.descriptor
         if "DIGEST_INVALID" in error.codes and not self.blob.is_true():
             raise LayoutError(
@@ -250,7 +250,7 @@ class Upload:
 
     def _location(self, given: str | None, current: str = "") -> str:
         if not given and not current:
-            raise RefusedError(f"{self.repository.reference.registry}: upload of {self._what}: it did not say where to")
+            raise RefusedError(f"{self.repository.reference.registry}: upload of {self._what}: it gave no upload URL")
         return self.repository.transport.url(given or current)
 
 

@@ -13,7 +13,7 @@ from buildctl.oci.image import Descriptor, ImageConfig
 # What an emulated image's environment gets besides its own: a processor without pointer authentication (which Debian's
 # arm64 programs use on every call, and QEMU computes with a slow cipher) and without SVE (computed element by element).
 # `import torch` takes 10 s of processor time instead of 48 with QEMU 7.2 and torch 2.6. `max` without the two does as
-# well there, but with QEMU 11 it keeps SME, and a DataLoader's workers die of that. neoverse-n1 is known from QEMU 7.0.
+# well there, but with QEMU 11 it keeps SME, and that kills a DataLoader's workers. neoverse-n1 is known from QEMU 7.0.
 EMULATION_ENV: Mapping[str, Mapping[str, str]] = {"arm64": {"QEMU_CPU": "neoverse-n1"}, "amd64": {}}
 
 
@@ -33,7 +33,7 @@ class Outcome:
     """How a command in an image ended.
 
     `returncode` is negative for a signal (subprocess's convention) and None when the deadline killed it. `stdout` and
-    `stderr` are cut to their last megabytes when a program prints without end. `seconds` is wall time.
+    `stderr` are cut to their last megabytes if a program prints without end. `seconds` is wall time.
     """
 
     returncode: int | None
@@ -44,7 +44,7 @@ class Outcome:
 
 
 class Session(Protocol):
-    """Runs commands in one image; each starts from the pristine image, nothing is kept between two of them."""
+    """Runs commands in one image; each starts from the pristine image, and nothing is kept between them."""
 
     @property
     def emulated(self) -> str | None:
@@ -59,7 +59,7 @@ class Session(Protocol):
 
     @property
     def ownership(self) -> bool:
-        """Whether files inside have the owners that the image gives them (not so in a sandbox without root)."""
+        """Whether files inside have the owners the image gives them (not in a sandbox without root)."""
 
     def run(
         self,
@@ -78,7 +78,7 @@ class Session(Protocol):
 
         The environment is the image's, HOME if the image sets none, and `env` on top. `user` is `UID`, `UID:GID` or a
         name, by default the image's USER. With `read_only` the root is read-only and /tmp a fresh tmpfs, or with
-        `tmp=False` as read-only as the rest; otherwise writes go to a layer that is thrown away. `through_entrypoint`
+        `tmp=False` as read-only as the rest; otherwise writes go to a throwaway layer. `through_entrypoint`
         puts the image's ENTRYPOINT in front, and CMD when `argv` is empty, as `docker run` does.
         """
 
@@ -88,4 +88,4 @@ class Runtime(Protocol):
     def name(self) -> str: ...
 
     def start(self, image: ImageRef) -> AbstractContextManager[Session]:
-        """Raises RuntimeUnavailableError, with the reason and a hint, when the image cannot run here."""
+        """Raises RuntimeUnavailableError, with the reason and a hint, if the image cannot run here."""

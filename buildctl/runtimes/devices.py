@@ -11,7 +11,7 @@ from buildctl.matrix.accelerators import VERSIONED, DeviceFiles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A device file of a GPU: `vendor` is the PCI id of who made it (0x1002), empty where nothing says it."""
+    """A device file of a GPU: `vendor` is the PCI id of who made it (0x1002), empty if unknown."""
 
     path: str
     vendor: str = ""
@@ -32,9 +32,9 @@ def device_files(files: DeviceFiles, nodes: Iterable[Node]) -> tuple[tuple[str, 
     nodes = tuple(nodes)
     renders = tuple(node.path for node in nodes if node.vendor == files.vendor)
     if not renders:
-        return (), f"no {files.maker} GPU (no render node in /dev/dri that is {files.maker}'s)"
+        return (), f"no {files.maker} GPU (no {files.maker} render node in /dev/dri)"
     if missing := sorted(set(files.needed) - {node.path for node in nodes}):
-        return (), f"an {files.maker} GPU, but no {missing[0]}: the kernel driver for computing is not loaded"
+        return (), f"an {files.maker} GPU, but no {missing[0]}: the compute kernel driver is not loaded"
     return (*files.needed, *renders), ""
 
 

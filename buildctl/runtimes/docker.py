@@ -23,19 +23,19 @@ from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV, ImageRef, Outcome
 from buildctl.runtimes.gpu_files import EMULATED, NOT_FOR_GPUS, files_here, kind_of_image
 
-LABEL = "buildctl.deadline"  # seconds since 1970, after which anybody may remove the container
-SLACK = 60.0  # seconds over a command's own deadline before its container counts as left behind
+LABEL = "buildctl.deadline"  # seconds since 1970, after which anyone may remove the container
+SLACK = 60.0  # seconds over a command's own deadline before its container counts as abandoned
 OUTPUT = 4 << 20  # bytes kept of each of stdout and stderr
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "amd64": "amd64", "arm64": "arm64"}
 EMULATORS = {"amd64": "qemu-x86_64", "arm64": "qemu-aarch64"}
 CDI = "nvidia.com/gpu"  # the kind of device that NVIDIA's toolkit describes
-NO_GPU = "the Docker daemon has neither the NVIDIA runtime nor CDI devices of NVIDIA"
+NO_GPU = "the Docker daemon has neither the NVIDIA runtime nor NVIDIA CDI devices"
 
 
 class DockerRuntime:
     """The daemon that `docker` talks to (DOCKER_HOST, the current context), or that of a docker context or URL.
 
-    `name` says where, once it has started: on which machine, when that is not this one.
+    Once started, `name` includes the machine if it is not this one.
     """
 
     def __init__(self, context: str | None = None) -> None:
@@ -44,7 +44,7 @@ class DockerRuntime:
 
     @contextmanager
     def start(self, image: ImageRef) -> Iterator[DockerSession]:
-        """Load the image if the daemon lacks it, under a name that goes again; raises RuntimeUnavailableError."""
+        """Load the image if the daemon lacks it, under a temporary name; raises RuntimeUnavailableError."""
         with connected(self.context) as client:
             self.name = _where(client, self.context)
             _sweep(client)
@@ -94,13 +94,13 @@ class DockerSession:
         network: bool = False,
         through_entrypoint: bool = False,
     ) -> Outcome:
-        """See `Session.run`; raises ToolError when Docker, not the command, fails."""
+        """See `Session.run`; raises ToolError if Docker, not the command, fails."""
         if not argv and not through_entrypoint:
-            raise ToolError("nothing to run: no command, and not through the image's ENTRYPOINT")
+            raise ToolError("nothing to run: no command, and the image's ENTRYPOINT is not used")
         extra = {**self.extra_env, **(env or {})}
         config = self._config(timeout=timeout, stdin=bool(stdin), user=user, env=extra)
-        # an init of Docker's own, since the first process of a container is deaf to its own signals; not in front of
-        # the image's ENTRYPOINT, which is to be seen as `docker run` shows it
+        # Docker's own init, since the first process of a container ignores signals by default; not in front of
+        # the image's ENTRYPOINT, which must behave as under `docker run`
         init = self.init and not through_entrypoint
         config["host_config"] = self._host_config(read_only=read_only, tmp=tmp, network=network, init=init)
         if through_entrypoint:
@@ -110,7 +110,7 @@ class DockerSession:
         try:
             container = self.client.api.create_container(self.tag, **config)["Id"]
         except (DockerException, OSError) as error:
-            raise ToolError(f"Docker cannot make a container of {self.tag}: {_explain(error)}") from error
+            raise ToolError(f"Docker cannot create a container from {self.tag}: {_explain(error)}") from error
         try:
             return _finish(self.client, container, timeout=timeout, stdin=stdin)
         except (DockerException, OSError) as error:
@@ -138,13 +138,13 @@ class DockerSession:
             devices=[f"{path}:{path}:rw" for path in self.device_files] or None,
             group_add=_groups(self.device_files) or None,
             init=init,
-            # a program that prints without end fills no disk
+            # a program that prints without end must not fill the disk
             log_config=docker.types.LogConfig(type="json-file", config={"max-size": "8m", "max-file": "2"}),
         )
 
 
 def _where(client: docker.DockerClient, context: str | None) -> str:
-    """For the report, so with names of machines and contexts, and of no user."""
+    """For the report: machines and contexts by name, no user names."""
     if context is None and is_here(client):
         return "docker"
     named = f", context {context}" if context and "://" not in context else ""
@@ -214,7 +214,7 @@ def _tried(session: DockerSession, arch: str) -> DockerSession:
     if session.extra_env and "CPU model" in said:  # an emulator before QEMU 7.0
         return _tried(replace(session, extra_env={}), arch)
     if session.gpus:  # a driver that is broken or gone
-        reason = f"the Docker daemon cannot pass its GPU on: {said}"
+        reason = f"the Docker daemon cannot pass its GPU through: {said}"
         return _tried(replace(session, device_request=None, device_files=(), gpus_reason=reason), arch)
     if session.emulated:
         raise RuntimeUnavailableError(
@@ -222,11 +222,11 @@ def _tried(session: DockerSession, arch: str) -> DockerSession:
             hint="apt-get install qemu-user-static binfmt-support on the daemon's machine, or: "
             f"docker run --privileged --rm tonistiigi/binfmt --install {arch}",
         )
-    return session  # an image in which `true` fails is for the probes to judge
+    return session  # if `true` fails in the image, the probes judge it
 
 
 def _finish(client: docker.DockerClient, container: str, *, timeout: float, stdin: str) -> Outcome:
-    """Start it, feed it, wait, kill it at the deadline: a container outlives a client that goes away."""
+    """Start it, feed it, wait, kill it at the deadline: a container outlives its client."""
     socket = client.api.attach_socket(container, params={"stdin": 1, "stream": 1}) if stdin else None
     started = time.monotonic()
     try:
@@ -242,7 +242,7 @@ def _finish(client: docker.DockerClient, container: str, *, timeout: float, stdi
         timed_out = False
     except (requests.exceptions.ReadTimeout, requests.exceptions.ConnectionError):
         timed_out = True
-        with suppress(APIError):  # it ended by itself just now
+        with suppress(APIError):  # it has just ended by itself
             client.api.kill(container, "SIGKILL")
         client.api.wait(container, timeout=60)
     seconds = time.monotonic() - started
@@ -280,7 +280,7 @@ def _output(client: docker.DockerClient, container: str, stream: str) -> str:
 
 
 def _sweep(client: docker.DockerClient) -> None:
-    """Remove the containers of a buildctl that was killed."""
+    """Remove containers left by a buildctl that was killed."""
     for container in client.api.containers(all=True, filters={"label": LABEL}):
         deadline = str((container.get("Labels") or {}).get(LABEL, ""))
         if deadline.isdigit() and int(deadline) < time.time():

@@ -1,4 +1,4 @@
-"""Which kind of GPU an image is built for, and the device files that a container of it gets from this machine."""
+"""Which kind of GPU an image is built for, and the device files that its containers get from this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from buildctl.oci.image import ImageConfig
 from buildctl.runtimes.devices import device_files, gpu_nodes
 
 NOT_FOR_GPUS = "not an image for GPUs"
-EMULATED = "no GPU reaches an emulated image"
+EMULATED = "an emulated image cannot use a GPU"
 
 
 def kind_of_image(config: ImageConfig) -> Kind:

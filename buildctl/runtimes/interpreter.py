@@ -1,4 +1,4 @@
-"""A Python that somebody installed (an executable, a virtual environment, a conda environment), and where it looks."""
+"""An installed Python (an executable, a virtual environment, a conda environment), and where it imports from."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from buildctl.ground.run import run
 
 OLDEST = (3, 9)  # what the probes run on
 _PATIENCE = 60.0  # seconds; a cold network file system is slow
-_HINT = "env:PATH names a Python, or the folder of a virtual environment or a conda environment"
-# A Python that is asked is not ours: nothing of the surroundings may point it elsewhere.
+_HINT = "env:PATH takes a Python executable, or the folder of a virtual or conda environment"
+# The Python we query is not ours: our environment must not redirect it.
 _DROPPED = frozenset({"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE", "VIRTUAL_ENV", "CONDA_PREFIX"})
 # `find_spec` of a top-level name looks for it and imports nothing.
 _ASK = """
@@ -60,9 +60,9 @@ class Interpreter:
 
 
 def find_interpreter(text: str) -> Interpreter:
-    """Start the Python at a path and ask where it looks, without importing anything of its packages.
+    """Start the Python at a path and ask where it imports from, without importing any of its packages.
 
-    Raises RuntimeUnavailableError for a path that is not there or not a Python, or an older one than the probes run on.
+    Raises RuntimeUnavailableError for a path that does not exist, is not a Python, or is too old for the probes.
     """
     python = _executable(text)
     environment = {name: value for name, value in os.environ.items() if name not in _DROPPED}
@@ -71,17 +71,17 @@ def find_interpreter(text: str) -> Interpreter:
     except (ToolError, OSError) as error:  # not executable for this machine: ENOEXEC
         raise RuntimeUnavailableError(f"{python} cannot be started: {error}", hint=_HINT) from error
     if done.timed_out:
-        raise RuntimeUnavailableError(f"{python} does not answer within {_PATIENCE:g} s", hint=_HINT)
+        raise RuntimeUnavailableError(f"{python} did not answer within {_PATIENCE:g} s", hint=_HINT)
     answers = [line for line in done.stdout.splitlines() if line.startswith("BUILDCTL ")]
     if done.returncode or not answers:
         said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise RuntimeUnavailableError(f"{python} is not a Python that works: {said[:300]}", hint=_HINT)
+        raise RuntimeUnavailableError(f"{python} is not a working Python: {said[:300]}", hint=_HINT)
     found = _parsed(python, json.loads(answers[-1].removeprefix("BUILDCTL ")))
     if found.version < OLDEST:
         version = ".".join(map(str, found.version))
         oldest = ".".join(map(str, OLDEST))
         raise RuntimeUnavailableError(
-            f"{python} is Python {version}; the probes need {oldest}", hint="name an environment of a newer Python"
+            f"{python} is Python {version}; the probes need {oldest}", hint="give an environment with a newer Python"
         )
     return found
 
@@ -98,7 +98,7 @@ def _executable(text: str) -> Path:
     for python in tried:
         if python.is_file() and os.access(python, os.X_OK):
             return python
-    raise RuntimeUnavailableError(f"env:{text}: no Python in {path}: it has no bin/python", hint=_HINT)
+    raise RuntimeUnavailableError(f"env:{text}: no Python in {path} (no bin/python)", hint=_HINT)
 
 
 def _parsed(python: Path, said: Mapping[str, Any]) -> Interpreter:

@@ -1,5 +1,5 @@
-"""Running commands in an environment on this machine, one of ours (`buildctl native`) or anybody's (`buildctl test
-env:PATH`): a clean surrounding and a deadline, no container.
+"""Running commands in an environment on this machine, ours (`buildctl native`) or anyone's (`buildctl test
+env:PATH`): a clean environment and a deadline, no container.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from buildctl.runtimes.sandbox.gpu import NO_DEVICE
 from buildctl.runtimes.tail import Tail
 
 SYSTEM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
-# What changes how MPS works is kept from the probes, and told to them in SHELL, which states it.
+# Variables that change how MPS works are hidden from the probes, and reported to them in SHELL.
 SHELL_VARIABLES = ("PYTORCH_ENABLE_MPS_FALLBACK", "PYTORCH_MPS_")
 SHELL = "BUILDCTL_SHELL"
-# What a driver's libraries, a scheduler's choice of GPUs and NCCL's network are told by, on clusters above all: an
+# What configures driver libraries, the scheduler's choice of GPUs and NCCL's network, mostly on clusters: an
 # environment that is not ours needs them to work as it does for its user.
 PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_", "NVIDIA_", "NCCL_", "ROCR_", "HIP_", "HSA_", "ZE_", "ONEAPI_")
 LAST_WORDS = 5.0  # seconds that output may still come after the end, from what left the process group
@@ -41,16 +41,16 @@ class NativeRuntime:
 
     @contextmanager
     def start(self, folder: Path) -> Iterator[NativeSession]:
-        """Raises RuntimeUnavailableError when there is no environment in `folder`."""
+        """Raises RuntimeUnavailableError if there is no environment in `folder`."""
         python = folder / "bin" / "python"
         if not os.access(python, os.X_OK):
-            raise RuntimeUnavailableError(f"no environment in {folder}: {python} cannot be run")
+            raise RuntimeUnavailableError(f"no environment in {folder}: cannot run {python}")
         folder = folder.absolute()
         yield NativeSession(folder=folder, python=folder / "bin" / "python", scripts=(folder / "bin",))
 
     @contextmanager
     def enter(self, interpreter: Interpreter) -> Iterator[NativeSession]:
-        """An environment that is not ours, with the GPUs that its user would see."""
+        """Somebody else's environment, with the GPUs that its user would see."""
         passed = {name: value for name, value in sorted(os.environ.items()) if name.startswith(PASSED_ON)}
         if interpreter.user_base:
             passed["PYTHONUSERBASE"] = str(interpreter.user_base)
@@ -68,7 +68,7 @@ class NativeRuntime:
 
 
 def no_gpus(environ: Mapping[str, str], dev: Path = Path("/dev")) -> str:
-    """Why a process here sees no NVIDIA GPU; empty where the driver's device files are there."""
+    """Why a process here sees no NVIDIA GPU; empty if the driver's device files exist."""
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in {"", "-1", "NoDevFiles"}:
         return f"CUDA_VISIBLE_DEVICES={visible} hides every GPU"
@@ -80,7 +80,7 @@ class NativeSession:
     """Its commands run as whoever runs buildctl, see the whole machine and its network, and may write to it.
 
     `python` is what the command `python` starts, `scripts` are the folders before the system's on PATH, `passed` are
-    variables besides those that every session has.
+    variables on top of those every session has.
     """
 
     folder: Path
@@ -89,7 +89,7 @@ class NativeSession:
     passed: Mapping[str, str] = field(default_factory=dict)
     emulated: str | None = None
     gpus: bool = False
-    gpus_reason: str = "NVIDIA GPUs are for images"
+    gpus_reason: str = "NVIDIA GPUs are used by images only"
     ownership: bool = True
 
     def run(
@@ -107,11 +107,11 @@ class NativeSession:
     ) -> Outcome:
         """See `Session.run`. HOME, TMPDIR and the working directory are a fresh folder, removed at the end.
 
-        Raises ToolError for what only an image has: another user, an ENTRYPOINT.
+        Raises ToolError for what only images have: another user, an ENTRYPOINT.
         """
         if user is not None or through_entrypoint:
-            raise ToolError("a native environment has no other user and no ENTRYPOINT")
-        # a short name: sockets of torch's workers lie in here, and macOS takes paths of 104 bytes
+            raise ToolError("a native environment has no other user or ENTRYPOINT")
+        # a short name: torch's workers put sockets in here, and macOS takes paths of 104 bytes
         with tempfile.TemporaryDirectory(prefix="b-", ignore_cleanup_errors=True) as scratch:
             surroundings = {**self._environment(scratch), **(env or {})}
             command = [str(self.python), *argv[1:]] if argv[0] == "python" else list(argv)
@@ -163,7 +163,7 @@ def _run(argv: list[str], *, env: dict[str, str], cwd: str, stdin: str, timeout:
         except subprocess.TimeoutExpired:
             timed_out = True
         finally:
-            kill_group(process)  # its children, too, when it ended by itself or by Ctrl-C
+            kill_group(process)  # its children too, whether it ended by itself or by Ctrl-C
             process.wait()
     seconds = time.monotonic() - started
     stdout, stderr = (tail.text(LAST_WORDS) for tail in tails)

@@ -1,4 +1,4 @@
-"""What a program printed last, read while it runs: bounded in memory, however much it prints."""
+"""What a program printed last, read while it runs: bounded in memory, however much that is."""
 
 from __future__ import annotations
 

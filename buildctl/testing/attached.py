@@ -1,4 +1,4 @@
-"""The reports that are attached to published images: what `buildctl test --attach` adds, and what others found out."""
+"""The reports that are attached to published images: what `buildctl test --attach` adds, here or elsewhere."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from buildctl.testing.report import Report
 
 
 def attached_reports(repository: Repository, digest: Digest, signer: Signer | None = None) -> list[Report]:
-    """Of exactly that image. Where `signer` has signed it, only what was signed with it, because anybody who may push
-    can attach a report. Raises BuildctlError for what is attached as a report and is none, or about another image.
+    """Of exactly that image. If `signer` has signed it, only reports it signed, because anyone who may push
+    can attach a report. Raises BuildctlError for an attached report that is malformed or about another image.
     """
     signed = signer.covered(repository, digest) if signer else None
     reports = [
@@ -28,12 +28,12 @@ def attached_reports(repository: Repository, digest: Digest, signer: Signer | No
 
 
 def reports_at(repository: Repository) -> list[Report]:
-    """Of the image that the reference names, or of every image that the index leads to."""
+    """Of the referenced image, or of every image in the index."""
     top = repository.manifest(repository.reference.wanted)
     digests = dict.fromkeys(entry.descriptor.digest for entry in entries(repository, top))
     return [report for digest in digests for report in attached_reports(repository, digest)]
 
 
 def attach_report(repository: Repository, image: Descriptor, report: Report) -> bool:
-    """Says whether it was not there before. Raises RegistryError."""
+    """Returns whether it is new. Raises RegistryError."""
     return attach(repository, image, Document(kind=REPORT_KIND, data=report_bytes(report))).fresh

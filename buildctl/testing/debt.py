@@ -1,4 +1,4 @@
-"""What nobody has asked, and for how long: NOT RUN is not PASSED, and `buildctl matrix` does not forget it."""
+"""Which findings have not run, and for how long: NOT RUN is not PASSED, so `buildctl matrix` keeps listing it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Debt:
     allowed: bool = False
 
     def days(self, now: datetime) -> int | None:
-        """Whole days since it ran, or since it first was NOT RUN; None where nobody noted it."""
+        """Whole days since it ran, or since it first was NOT RUN; None if unrecorded."""
         text = self.ran.at if self.ran else self.since
         try:
             return max(0, (now - datetime.fromisoformat(text)).days)
@@ -63,7 +63,7 @@ class Debt:
 
 
 def debts(project: Project, cell: Cell, built: Digest | None) -> list[Debt]:
-    """`built` is what a report has to be about (`kept.built_digest`)."""
+    """`built` is the digest that a report must be about (`kept.built_digest`)."""
     report: Report | None = None
     with suppress(BuildctlError):
         report = read_report(project.report(cell))
@@ -88,7 +88,7 @@ def debts(project: Project, cell: Cell, built: Digest | None) -> list[Debt]:
 
 
 def debt_text(found: Iterable[Debt], now: datetime) -> str:
-    """A table in which cells with the same debt stand together; empty without any."""
+    """A table that groups cells with the same debt; empty without any."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for debt in sorted(found, key=lambda d: (d.finding != EVERYTHING, d.allowed, d.finding)):
         grouped.setdefault((debt.finding or "everything", debt.state(now)), []).append(debt.cell)
@@ -97,7 +97,7 @@ def debt_text(found: Iterable[Debt], now: datetime) -> str:
 
 
 def _few(ids: Sequence[str]) -> str:
-    """All of them are in `--json`."""
+    """`--json` has all of them."""
     return ", ".join(ids) if len(ids) <= 4 else f"{', '.join(ids[:3])} and {len(ids) - 3} more"
 
 

@@ -1,6 +1,6 @@
-"""`buildctl test env:PATH`: an environment that somebody made, asked without a container by the probes of images.
+"""`buildctl test env:PATH`: somebody's environment, tested with the image probes and without a container.
 
-What is expected is what its torch claims of itself, read from its files; what it does not claim is NOT RUN.
+Expects what its torch claims, read from its files; what it does not claim is NOT RUN.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def names_environment(text: str) -> bool:
 def test_environments(
     texts: Sequence[str], *, on_finding: Callable[[Finding], None] | None = None
 ) -> tuple[Report, ...]:
-    """Ask each environment (env:PATH). Reports are not kept: they are about none of the matrix's cells.
+    """Ask each environment (env:PATH). Reports are not kept: they are not about cells of the matrix.
 
-    Raises RuntimeUnavailableError, before anything is asked, for a path that is not there, not a Python, or a Python
-    whose torch is not there or does not import.
+    Raises RuntimeUnavailableError, before any test, for a path that does not exist, is not a Python, or is a Python
+    whose torch is missing or does not import.
     """
     found = [(text, find_interpreter(text.removeprefix(PREFIX))) for text in texts]
     known = [(text, interpreter, read_installed(interpreter)) for text, interpreter in found]
@@ -53,20 +53,20 @@ def test_environments(
 
 
 def _refuse_broken(interpreter: Interpreter) -> None:
-    """Every finding would say the same."""
+    """Otherwise every finding would fail for the same reason."""
     with NativeRuntime().enter(interpreter) as session:
         done = session.run(["python", "-c", "import torch"], timeout=_IMPORT)
     if done.returncode == 0:
         return
-    said = "it does not end" if done.timed_out else (done.stderr.strip() or f"exit code {done.returncode}")
+    said = "the import hangs" if done.timed_out else (done.stderr.strip() or f"exit code {done.returncode}")
     raise RuntimeUnavailableError(
         f"torch in {interpreter.torch} does not import: {said.splitlines()[-1][:400]}",
-        hint=f"{interpreter.python} -c 'import torch' shows all of it",
+        hint=f"{interpreter.python} -c 'import torch' shows the whole error",
     )
 
 
 def expected_of_environment(interpreter: Interpreter, installed: Installed) -> Expected:
-    """`unclaimed` are findings that this torch says nothing about."""
+    """`unclaimed` are findings about which this torch claims nothing."""
     said, versions = installed.said, installed.distributions
     built_for = {"cuda": said.get("cuda"), "rocm": said.get("hip"), "xpu": said.get("xpu")}
     versions_of = {name: short_version(text) if text else None for name, text in built_for.items()}
@@ -104,17 +104,17 @@ def _unclaimed(installed: Installed, kind: Kind, *, mac: bool) -> dict[str, str]
         reasons["numpy"] = _NOT_INSTALLED
     if installed.facts is None:
         reasons["gpu architectures"] = installed.unread
-        if mac:  # then nothing says whether it is built for MPS
+        if mac:  # then it is unknown whether it is built for MPS
             reasons |= dict.fromkeys(("backends", "devices"), installed.unread)
     if kind.bundled:
         for name, stem in (("cudnn version", "nvidia-cudnn"), ("nccl version", "nvidia-nccl")):
             if nvidia_version(installed.distributions, stem) is None:
-                reasons[name] = f"no distribution {stem} says a version: the library came another way"
+                reasons[name] = f"no distribution {stem} with a version: the library was installed another way"
     return reasons
 
 
 def _python(interpreter: Interpreter, tags: Sequence[str]) -> str:
-    """The Python that torch's wheel is for; the one that runs where no tag says."""
+    """The Python that torch's wheel is for; the running one if no tag tells."""
     for tag in tags:
         if found := _PYTHON.match(tag):
             return f"{found[1]}.{found[2]}"

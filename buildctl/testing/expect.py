@@ -1,4 +1,4 @@
-"""What an image declares, in the words that the probes ask in: from claims alone, or with a cell's lock."""
+"""What an image declares, in the terms of the probes: from claims alone, or with a cell's lock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from buildctl.testing.probes.expected import Expected
 
 
 def expected_by(claims: Claims, distributions: Mapping[str, str]) -> Expected:
-    """What claims say by themselves, wherever they were read."""
+    """What claims alone tell, wherever they come from."""
     return Expected(
         torch=claims.torch,
         torchvision=claims.torchvision,

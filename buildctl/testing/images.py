@@ -1,4 +1,4 @@
-"""`buildctl test`: images of the layout, asked by the probes in a runtime; reports beside the images."""
+"""`buildctl test`: run the probes in images of the layout; reports are kept next to the images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TestResult:
 
     @property
     def exit_code(self) -> int:
-        """0 when nothing failed and every image was really asked something, 1 for a failure, 3 for nothing run."""
+        """0 if nothing failed and every image was really tested, 1 for a failure, 3 if nothing ran."""
         verdicts = {report.verdict for report in self.reports}
         if Status.FAILED in verdicts:
             return 1
@@ -58,7 +58,7 @@ class TestResult:
 
 
 def _lines(report: Report) -> list[str]:
-    """A report in which nothing could be asked, for one reason, says it once."""
+    """If nothing could run, for one reason, says it once."""
     lines, reasons = table_lines(report), {f.detail for f in report.findings}
     if report.verdict is not Status.NOT_RUN or len(reasons) != 1:
         return lines
@@ -74,9 +74,9 @@ def test_images(
     context: str | None = None,
     path: Path | None = None,
 ) -> TestResult:
-    """Ask every selected image that is built; one named and not built is an error. Reports are kept in the layout.
+    """Test every selected image that is built; naming one that is not is an error. Reports are kept in the layout.
 
-    Native environments are asked when they are named; `path` is where one is, if not where it is made by default.
+    Native environments are tested if named; `path` is where one is, if not in the default place.
     """
     layout = Layout(project.layout)
     natives = native_names(project, names)
@@ -95,29 +95,29 @@ def test_images(
         else:
             image, expected = image_ref(layout, cell), expected_of(locked)
             if why := outdated(project, cell, image.descriptor.digest):
-                say(f"{cell.id} is not what the project says now: {why}; `buildctl build {cell.image}` makes it so")
+                say(f"{cell.id} is out of date: {why}; run `buildctl build {cell.image}`")
             report = with_labels(ask_image(image, expected, candidates), image, expected)
         reports.append(keep(project, cell, report, at=now()))
     return TestResult(reports=tuple(reports))
 
 
 def _say_drift(project: Project, cells: Sequence[Cell]) -> None:
-    """What is tested is an image, by its digest; it may be older than the matrix that gave it its name."""
+    """Tests the image by its digest; it may be older than the matrix."""
     try:
         refuse_stale_locks(project, cells, WANTED)
         refuse_drift(project, load_locked(project, of_all_architectures(project, cells)), WANTED)
     except BuildctlError as error:
-        say(f"what is tested is what was built: {error.message}")
+        say(f"testing the image as built: {error.message}")
 
 
 def runtimes(name: str, *, context: str | None = None) -> tuple[Runtime, ...]:
-    """What to try, in that order: for `auto` Docker where a daemon answers, then the sandbox.
+    """What to try, in order: for `auto` Docker if a daemon answers, then the sandbox.
 
-    With a `context` it is that machine or an error.
+    With a `context`, that machine or an error.
     """
     if context is not None:
         if name == "sandbox":
-            raise RuntimeUnavailableError("the sandbox runs on this machine only", hint="leave out --context")
+            raise RuntimeUnavailableError("the sandbox only runs on this machine", hint="leave out --context")
         with connected(context):
             return (DockerRuntime(context),)
     makers: dict[str, Callable[[], Runtime]] = {
@@ -134,8 +134,8 @@ def runtimes(name: str, *, context: str | None = None) -> tuple[Runtime, ...]:
 
 
 def with_labels(report: Report, image: ImageRef, expected: Expected) -> Report:
-    """The claims in the labels are asked for in the configuration, so nothing has to run for them; but where nothing
-    else was asked, they alone would make the image PASSED.
+    """Labels are checked in the configuration, so nothing has to run for them; but if nothing
+    else ran, they alone would make the image PASSED.
     """
     if report.verdict is Status.NOT_RUN:
         reason = report.findings[0].detail if report.findings else ""
@@ -166,12 +166,12 @@ def _built(project: Project, layout: Layout, names: Sequence[str], arch: str | N
             hint=f"run `{f'buildctl build {asked}'.strip()}` first",
         )
     for cell in missing:
-        say(f"{cell.id} is not built and not tested")
+        say(f"{cell.id} is not built, so not tested")
     return [cell for cell in cells if cell.id in there]
 
 
 def ask_image(image: ImageRef, expected: Expected, candidates: Sequence[Runtime]) -> Report:
-    """In the first runtime that can run it at all."""
+    """In the first runtime that can run it."""
     report: Report | None = None
     for runtime in candidates:
         report = test_image(image, expected, runtime, on_finding=heard())

@@ -1,4 +1,4 @@
-"""What an installed torch says of itself, read from its files without importing it: the counterpart of `torch_wheel`,
+"""What an installed torch claims, read from its files without importing it: the counterpart of `torch_wheel`,
 which reads the same from a wheel.
 """
 
@@ -24,9 +24,9 @@ _TAG = re.compile(r"^Tag: (\S+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """`distributions` maps normalized names to versions, of what is imported first where one is there twice.
+    """`distributions` maps normalized names to versions, of the copy imported first if there are two.
 
-    `torch` is the version of its distribution, of torch/version.py where it has none (built in place); `said` are all
+    `torch` is the version of its distribution, of torch/version.py if it has none (built in place); `said` are all
     assignments of that file. `facts` are those of a wheel; where they cannot be read they are None and `unread` says
     why. `tags` are the wheel tags that torch was installed with. `digest` changes with any installed version or RECORD.
     """
@@ -41,15 +41,15 @@ class Installed:
 
 
 def read_installed(interpreter: Interpreter) -> Installed:
-    """Raises RuntimeUnavailableError for a Python that has no torch, or one that does not say what it is."""
+    """Raises RuntimeUnavailableError for a Python without torch, or with one that does not tell its version."""
     if interpreter.torch is None:
-        hint = f"{interpreter.python} -m pip install torch; PYTHONPATH is not looked at"
+        hint = f"{interpreter.python} -m pip install torch; PYTHONPATH is ignored"
         raise RuntimeUnavailableError(f"{interpreter.python} has no torch", hint=hint)
     site, found = interpreter.torch.parent, _distributions(interpreter.path)
     said = _assigned(site / VERSION)
     if not said.get("__version__"):
         raise RuntimeUnavailableError(
-            f"{interpreter.torch} is not an installed torch: {VERSION} gives no __version__",
+            f"{interpreter.torch} is not an installed torch: {VERSION} has no __version__",
             hint="install torch again, or name another environment",
         )
     facts, unread = _facts(site, interpreter.prefix)
@@ -66,7 +66,7 @@ def read_installed(interpreter: Interpreter) -> Installed:
 
 
 def _facts(site: Path, prefix: Path) -> tuple[WheelFacts | None, str]:
-    """Conda's packages have torch's libraries in the lib of the environment."""
+    """Conda packages put torch's libraries into the environment's lib folder."""
     paths = {VERSION: site / VERSION}
     for folder in (prefix / "lib", site / "torch" / "lib"):
         paths |= {f"torch/lib/{path.name}": path for path in folder.glob("libtorch_*")}
@@ -83,7 +83,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def _assigned(path: Path) -> dict[str, str | None]:
-    """What the file assigns; nothing where there is none that can be read."""
+    """What the file assigns; empty if it cannot be read."""
     try:
         return assignments(path.read_bytes(), str(path))
     except (ArtifactError, OSError):
@@ -91,7 +91,7 @@ def _assigned(path: Path) -> dict[str, str | None]:
 
 
 def _distributions(path: tuple[Path, ...]) -> dict[str, importlib.metadata.Distribution]:
-    """By normalized name, the first on the path; what has no metadata left is passed over."""
+    """By normalized name, the first on the path; skips distributions without metadata."""
     found: dict[str, importlib.metadata.Distribution] = {}
     for one in importlib.metadata.distributions(path=[str(folder) for folder in path]):
         if name := _field(one, "Name"):

@@ -1,4 +1,4 @@
-"""The reports that are kept beside the images: one for each cell, with what ran when, here or on other machines."""
+"""Reports kept next to the images: one for each cell, with what ran when, here or on other machines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def now() -> str:
 
 
 def keep(project: Project, cell: Cell, report: Report, *, at: str) -> Report:
-    """Keep what was asked at that time; returns it dated. What could not be asked now does not wipe out an answer about
+    """Keep the report with its time; returns it dated. What did not run now does not overwrite an answer about
     the same digest in the file, which is not in what is returned.
     """
     earlier = _kept(project, cell)
@@ -34,10 +34,10 @@ def keep(project: Project, cell: Cell, report: Report, *, at: str) -> Report:
 
 
 def bring(project: Project, sources: Iterable[str]) -> Iterator[str]:
-    """Take in reports that other machines made: files of `buildctl test` (its own or what --json prints), or references
+    """Import reports of other machines: files of `buildctl test` (kept ones or what --json prints), or references
     to published images, whose attached reports are read. One line for each; nothing is written unless all are good.
 
-    Raises BuildctlError for what is no report, or about none of the matrix's cells.
+    Raises BuildctlError for anything but a report on a cell of the matrix.
     """
     found = [(source, report) for source in sources for report in _reports(source)]
     about = [(_cell(project, report, source), report) for source, report in found]
@@ -51,7 +51,7 @@ def bring(project: Project, sources: Iterable[str]) -> Iterator[str]:
 
 
 def built_digest(project: Project, cell: Cell) -> Digest | None:
-    """What a report on the cell has to be about: the image in the layout, for a native environment its lock."""
+    """What a report on the cell must be about: the image in the layout, for a native environment its lock."""
     if cell.native:
         from buildctl.lock.locked import load_locked  # noqa: PLC0415 - rarely
 
@@ -64,7 +64,7 @@ def built_digest(project: Project, cell: Cell) -> Digest | None:
 
 
 def _kept(project: Project, cell: Cell) -> Report | None:
-    with suppress(BuildctlError):  # a file that is no report any more is no loss
+    with suppress(BuildctlError):  # an unreadable old report is no loss
         return read_report(project.report(cell))
     return None
 
@@ -80,14 +80,14 @@ def _reports(source: str) -> list[Report]:
     if path.is_file():
         return _in_file(path)
     if "/" not in source.removeprefix("docker://") or source.startswith(("/", "./", "../")):
-        raise BuildctlError(f"{source} is no file", hint="a report file, or a reference: REGISTRY/REPOSITORY:TAG")
+        raise BuildctlError(f"{source} does not exist", hint="a report file, or a reference: REGISTRY/REPOSITORY:TAG")
     from buildctl.registry.client import open_repository  # noqa: PLC0415
     from buildctl.registry.reference import Reference  # noqa: PLC0415
     from buildctl.testing.attached import reports_at  # noqa: PLC0415 - only here is there a network
 
     found = reports_at(open_repository(Reference.parse(source)))
     if not found:
-        raise BuildctlError(f"no report is attached to {source}", hint=f"buildctl test {source} --attach")
+        raise BuildctlError(f"{source} has no attached report", hint=f"buildctl test {source} --attach")
     return found
 
 
@@ -95,13 +95,13 @@ def _in_file(path: Path) -> list[Report]:
     try:
         value: Any = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise BuildctlError(f"{path} is no report: {error}", hint="`buildctl test` writes them") from error
+        raise BuildctlError(f"{path} is not a report: {error}", hint="`buildctl test` writes them") from error
     each = value["reports"] if isinstance(value, dict) and isinstance(value.get("reports"), list) else [value]
     return [parse_report(json.dumps(one).encode(), str(path)) for one in each]
 
 
 def _cell(project: Project, report: Report, source: str) -> Cell:
-    """By the name it was tested under, else by what is built: a report on a reference knows no cell."""
+    """By the name it was tested under, else by digest: a report on a reference names no cell."""
     for cell in project.matrix.cells:
         if report.cell == cell.id:
             return cell
@@ -109,6 +109,6 @@ def _cell(project: Project, report: Report, source: str) -> Cell:
         if not cell.native and built_digest(project, cell) == report.digest:
             return cell
     raise BuildctlError(
-        f"{source} is about {report.cell} (sha256:{report.digest.short}), which is no cell of the matrix",
-        hint="`buildctl matrix` shows them",
+        f"{source} is about {report.cell} (sha256:{report.digest.short}), which is not a cell of the matrix",
+        hint="`buildctl matrix` lists them",
     )

@@ -1,4 +1,4 @@
-"""Reports of one digest from several machines made one; reports as bytes."""
+"""Merge reports of several machines on one digest; reports as bytes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _ORDER = (Status.FAILED, Status.PASSED, Status.NOT_RUN)
 
 
 def merged(reports: Iterable[Report]) -> Report | None:
-    """What several machines found out about one digest, say one with a GPU and one without: FAILED on one counts, so
-    does PASSED on one where others could not ask. None for no report. Raises BuildctlError for different digests.
+    """What several machines found about one digest, say one with a GPU and one without: FAILED on one counts, so
+    does PASSED on one if the others could not run it. None for no report. Raises BuildctlError for different digests.
     """
     reports = tuple(reports)
     if not reports:
         return None
     first = reports[0]
     if any(report.digest != first.digest for report in reports):
-        raise BuildctlError(f"{first.cell}: reports about different images cannot be merged")
+        raise BuildctlError(f"{first.cell}: cannot merge reports about different images")
     findings: dict[str, Finding] = {}
     for finding in (f for report in reports for f in report.findings):
         known = findings.get(finding.name)
@@ -49,7 +49,7 @@ def _weight(finding: Finding) -> tuple[int, str]:
 
 
 def completed(report: Report, earlier: Report | None) -> Report:
-    """What did not run this time keeps the answer of an earlier run at the same digest, say on a machine with a GPU."""
+    """What did not run this time keeps the result of an earlier run at the same digest, say on a machine with a GPU."""
     if earlier is None or earlier.digest != report.digest:
         return report
     answers = {f.name: f for f in earlier.findings if f.status is not Status.NOT_RUN}
@@ -58,7 +58,7 @@ def completed(report: Report, earlier: Report | None) -> Report:
 
 
 def joined(kept: Report | None, brought: Report, built: Digest | None) -> Report:
-    """One report on a cell from the one that is kept and one that another machine made; `built` is what is there now.
+    """One report on a cell from the kept one and another machine's; `built` is the current digest.
 
     About one digest they are merged. Otherwise the one about what is built stays, and learns from the other what ran.
     """
@@ -73,7 +73,7 @@ def joined(kept: Report | None, brought: Report, built: Digest | None) -> Report
 
 
 def read_report(path: Path) -> Report | None:
-    """None when there is none. Raises BuildctlError for a file that is no report."""
+    """None if there is none. Raises BuildctlError for a file that is not a report."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -85,11 +85,11 @@ def parse_report(data: bytes, where: str) -> Report:
     try:
         return Report.from_json(json.loads(data))
     except (ValueError, AttributeError) as error:
-        raise BuildctlError(f"{where} is no report: {error}", hint="run `buildctl test` again") from error
+        raise BuildctlError(f"{where} is not a report: {error}", hint="run `buildctl test` again") from error
     except BuildctlError as error:
         raise BuildctlError(f"{where}: {error.message}", hint=error.hint) from error
 
 
 def report_bytes(report: Report) -> bytes:
-    """As it is attached to an image: without times, so that the same findings are the same document."""
+    """As attached to an image: without times, so that the same findings are the same document."""
     return canonical_json(undated(report).to_json())

@@ -1,4 +1,4 @@
-"""One model moved from one cell to another in one format: what is promised, what came of it, and the table of all."""
+"""One model moved from one cell to another in one format: what is promised, what happened, and the table of all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from buildctl.testing.probes.portable import TOLERANCE, Sample, relative_error
 
 
 class Result(StrEnum):
-    """The last two are of moves that nobody promises: shown, and neither PASSED nor FAILED."""
+    """The last two are for moves that are not promised: shown, but neither PASSED nor FAILED."""
 
     PASSED = "PASSED"
     FAILED = "FAILED"
@@ -57,14 +57,14 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portability:
-    """`moves` in the order of cells, then formats; `unasked` are cells that nothing could be asked, with the reason."""
+    """`moves` in the order of cells, then formats; `unasked` are cells that could not run, with the reason."""
 
     moves: tuple[Move, ...]
     unasked: Mapping[str, str]
 
     @property
     def exit_code(self) -> int:
-        """As of `buildctl test`: 1 when a promise is broken, 3 when a cell could not be asked anything."""
+        """As of `buildctl test`: 1 if a promise is broken, 3 if a cell could not run."""
         if any(move.result is Result.FAILED for move in self.moves):
             return 1
         return 3 if self.unasked else 0
@@ -86,7 +86,7 @@ class Portability:
         return "\n\n".join(parts) + f"\n\n{self._counts()}"
 
     def _reasons(self) -> Iterator[str]:
-        """Each reason once, with the moves that it holds for."""
+        """Each reason once, with the moves it applies to."""
         for result in (Result.FAILED, Result.NOT_RUN, Result.DID_NOT):
             reasons: dict[str, list[str]] = {}
             for move in self.moves:
@@ -99,7 +99,7 @@ class Portability:
     def _counts(self) -> str:
         counts = {result: sum(move.result is result for move in self.moves) for result in Result}
         said = ", ".join(f"{count} {result.lower()}" for result, count in counts.items() if count)
-        return f"{said}; the same numbers are at most {TOLERANCE:g} apart, relative to the largest"
+        return f"{said}; the same numbers means within {TOLERANCE:g}, relative to the largest"
 
 
 def _named(moves: Sequence[str]) -> str:
@@ -125,5 +125,5 @@ def measured(sample: Sample, computed: tuple[float, ...] | str, *, sure: bool) -
     error = relative_error(sample.outputs, computed)
     if error <= TOLERANCE:
         return Result.PASSED if sure else Result.WORKED, "", error
-    detail = f"expected the same numbers within {TOLERANCE:g}, they differ by {error:.3g}"
+    detail = f"expected the same numbers within {TOLERANCE:g}, but they differ by {error:.3g}"
     return Result.FAILED if sure else Result.DID_NOT, detail, error

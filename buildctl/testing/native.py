@@ -32,10 +32,10 @@ def native_report(
     host: Host | None = None,
     on_finding: Callable[[Finding], None] | None = None,
 ) -> Report:
-    """Ask the environment in `path` what an image is asked; its report belongs to the digest of its lock.
+    """Run the image probes in the environment in `path`; its report belongs to the digest of its lock.
 
-    On a machine that cannot have one everything is NOT RUN, with the reason. Raises RuntimeUnavailableError where it
-    could be and is not.
+    On a machine that cannot have one everything is NOT RUN, with the reason. Raises RuntimeUnavailableError if it
+    could exist but does not.
     """
     refuse_stale(project, locked)
     cell, expected = locked.cell, expected_of(locked)
@@ -55,6 +55,6 @@ def native_report(
     if not (folder / "bin" / "python").exists():
         where = f" --path {path}" if path else ""
         raise RuntimeUnavailableError(
-            f"not made: {cell.name} in {folder}", hint=f"run `buildctl native {cell.name}{where}` first"
+            f"{folder} has no environment {cell.name}", hint=f"run `buildctl native {cell.name}{where}` first"
         )
     return test_native(folder, expected, cell=cell.id, lock=digest, on_finding=on_finding)

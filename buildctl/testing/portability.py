@@ -30,7 +30,7 @@ EXTRAS: Mapping[str, str] = {"onnx": "onnx", "coreml": "coreml"}  # format -> th
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A cell that answers."""
+    """A cell that can run."""
 
     cell: Cell
     session: Session
@@ -46,9 +46,9 @@ def check_portability(
     path: Path | None = None,
     context: str | None = None,
 ) -> Portability:
-    """Export in each selected cell, load in each; files lie in `output`, one folder per cell, if it is given.
+    """Export in each selected cell, load in each; files go to `output`, one folder per cell, if given.
 
-    Without names: every runtime image that is built. Raises MatrixError for fewer than two cells.
+    Without names: every built runtime image. Raises MatrixError for fewer than two cells.
     """
     cells = _chosen(project, names, arch)
     with ExitStack() as stack:
@@ -91,7 +91,7 @@ def _chosen(project: Project, names: Sequence[str], arch: str | None) -> list[Ce
     if len(cells) < 2:
         found = cells[0].id if cells else "none"
         raise MatrixError(
-            f"a model moves between two cells or more; selected: {found}",
+            f"this needs at least two cells; selected: {found}",
             hint="buildctl build cuda-2.6 cpu-2.6, then buildctl portability cuda-2.6 cpu-2.6",
         )
     return cells
@@ -105,7 +105,7 @@ def _built_names(layout: Layout) -> set[str]:
 
 
 def formats_of(cells: Sequence[Cell]) -> list[str]:
-    """Core ML only where some cell can convert to it; ONNX always, since people look for it and shall learn why not."""
+    """Core ML only if some cell can convert to it; ONNX always, so that people learn why it is missing."""
     with_coreml = any(EXTRAS["coreml"] in cell.extras for cell in cells)
     return [name for name in SUFFIXES if name != "coreml" or with_coreml]
 
@@ -117,7 +117,7 @@ def _members(
     path: Path | None,
     stack: ExitStack,
 ) -> tuple[dict[str, Member], dict[str, str]]:
-    """Open sessions by cell id, and why the others have none."""
+    """Open sessions by cell id, and why the other cells have none."""
     members: dict[str, Member] = {}
     unasked: dict[str, str] = {}
     for cell in cells:
@@ -154,7 +154,7 @@ def _open_native(project: Project, cell: Cell, path: Path | None, stack: ExitSta
 
 
 def exported(member: Member, formats: Sequence[str], folder: Path) -> Exported:
-    """Export in one cell; the files and the sample are written to `folder` and read again from there."""
+    """Export in one cell; writes files and sample to `folder` and reads them back."""
     say(f"exporting in {member.cell.id}")
     possible = [name for name in formats if not lacking(member.cell, name)]
     try:
@@ -172,7 +172,7 @@ def exported(member: Member, formats: Sequence[str], folder: Path) -> Exported:
 
 
 def lacking(cell: Cell, name: str) -> str:
-    """Why a cell has nothing to do with a format, empty when it has."""
+    """Why a cell does not support a format; empty if it does."""
     extra = EXTRAS.get(name)
     return f"{cell.id} has no extra `{extra}`" if extra and extra not in cell.extras else ""
 
@@ -180,7 +180,7 @@ def lacking(cell: Cell, name: str) -> str:
 def moves_into(
     target: Member, exports: Mapping[str, Exported], cells: Mapping[str, Cell], formats: Sequence[str]
 ) -> list[Move]:
-    """What was exported in `cells`, run in one of them: what is promised first, because the rest may do anything."""
+    """Run in one cell what `cells` exported: promised moves first, because the rest may do anything."""
     tried: list[tuple[bool, Cell, Model]] = []
     moves: list[Move] = []
     for source, found in exports.items():
@@ -212,16 +212,16 @@ def moves_into(
 
 
 def _blocked(source: Cell, target: Cell, name: str, found: Exported) -> Move | None:
-    """The move that cannot be tried. An export that failed is FAILED once, on the way from the cell to itself."""
+    """A move that cannot be tried. A failed export is FAILED once, for the move from the cell to itself."""
     if reason := lacking(source, name):
         return _not_run(source.id, target.id, name, reason)
     if reason := found.errors.get(name, ""):
         if source.id == target.id:
-            detail = f"the export fails: {reason}"
+            detail = f"the export failed: {reason}"
             return Move(source=source.id, target=target.id, format=name, result=Result.FAILED, detail=detail)
-        return _not_run(source.id, target.id, name, f"{source.id} exported none")
+        return _not_run(source.id, target.id, name, f"{source.id} did not export it")
     if name == "coreml" and not target.native:
-        reason = f"converted ({size(len(found.files[name]))}); Core ML predicts on macOS only"
+        reason = f"converted ({size(len(found.files[name]))}); Core ML runs models on macOS only"
         return _not_run(source.id, target.id, name, reason)
     reason = lacking(target, name)
     return _not_run(source.id, target.id, name, reason) if reason else None

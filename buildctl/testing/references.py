@@ -1,6 +1,6 @@
-"""`buildctl test` on what is no cell of the matrix: a reference, pulled into the store, or an image of some layout.
+"""`buildctl test` outside the matrix: a reference, pulled into the store, or an image of any layout.
 
-What is expected is what the image claims: in our labels, else in its environment. What has no claim is NOT RUN.
+Expects what the image claims: in our labels, else in its environment. What it does not claim is NOT RUN.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from buildctl.testing.report import Report, Status, following
 
 PULLED = "pulled"  # a layout in the store; `buildctl prune` removes it
 _NO_CLAIM = "the image claims nothing about it"
-_NO_PROMISE = "a promise of buildctl's own images, which this one does not make"
-# What our images promise beside their claims. Everything that is not here holds for any image with PyTorch in it.
+_NO_PROMISE = "promised by buildctl's own images, not by this one"
+# What our images promise besides their claims. Everything else applies to any image with PyTorch.
 PROMISES = (
     "numpy", "bytecode", "any uid", "any uid's files", "home and workdir", "pip install", "locale", "certificates",
     "cuda libraries", "console scripts", "torchrun", "entrypoint", "torch.compile",
@@ -46,7 +46,7 @@ _CLAIMED = ("torchvision", "torchaudio", "gpu architectures", "cudnn version", "
 def test_targets(
     texts: Sequence[str], *, arch: str | None, runtime: str, context: str | None = None, attach: bool = False
 ) -> TestResult:
-    """Ask every image that these references and paths lead to, of all architectures or of one. With `attach`, add the
+    """Test every image that these references and paths lead to, for all architectures or one. With `attach`, add the
     report to a published image, for `promote` to read. Raises LayoutError, RegistryError.
     """
     candidates = runtimes(runtime, context=context)
@@ -75,7 +75,7 @@ def _test(target: Target, image: Image, candidates: Sequence[Runtime]) -> Report
 
 
 def _pulled(target: Target, image: Image) -> Layout:
-    """The image in a layout of the store; layers that were made here are linked, not fetched."""
+    """The image in a layout of the store; layers built here are linked, not fetched."""
     assert target.repository is not None  # noqa: S101 - else it has a layout
     store = Store.default()
     layout = Layout(store.root / PULLED)
@@ -91,7 +91,7 @@ def _pulled(target: Target, image: Image) -> Layout:
 
 
 def _distributions(target: Target, image: Image) -> Mapping[str, str] | None:
-    """As the attached bill of materials lists them, None without one."""
+    """As listed in the attached bill of materials; None without one."""
     if target.repository is None:
         return None
     bills = referrers(target.repository, image.descriptor.digest, SBOM_KIND)
@@ -103,10 +103,10 @@ def _distributions(target: Target, image: Image) -> Mapping[str, str] | None:
 
 def _attach(repository: Repository, image: Descriptor, report: Report) -> None:
     if report.verdict is Status.NOT_RUN:
-        say("nothing could be asked, so there is nothing to attach")
+        say("nothing ran, so there is nothing to attach")
         return
     fresh = attach_report(replace(repository, write=True), image, report)
-    say("the report is attached" if fresh else "that very report was attached before")
+    say("the report is attached" if fresh else "this report was already attached")
 
 
 # what is expected
@@ -120,10 +120,10 @@ def expected_of_image(image: Image, distributions: Mapping[str, str] | None = No
 
 
 def _ours(claims: Claims, title: str, distributions: Mapping[str, str] | None) -> Expected:
-    """Labels leave out only what is not in the image. Both flavours have the same; the title of the index tells."""
+    """Labels omit only what is not in the image. Both flavours have the same labels; the index title differs."""
     unclaimed = {} if distributions is not None else {"distributions": "no bill of materials is attached"}
     if not title:
-        unclaimed["torch.compile"] = "nothing says which flavour this is"
+        unclaimed["torch.compile"] = "the flavour is unknown"
     return replace(
         expected_by(claims, distributions or {}),
         never=claims.never,

@@ -1,6 +1,6 @@
 """Findings and reports: what was found out about one image, for people, for machines (JSON) and for CI (JUnit).
 
-NOT RUN is not PASSED, and it ages: a finding knows when it last ran and since when it has not (`following`).
+NOT RUN is not PASSED, and it ages: a finding records when it last ran and since when it has not (`following`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """When a finding last was PASSED or FAILED (RFC 3339, UTC; empty where nobody noted it), and at which digest."""
+    """When a finding was last PASSED or FAILED (RFC 3339, UTC; empty if unrecorded), and at which digest."""
 
     at: str
     digest: Digest
@@ -37,10 +37,10 @@ class Ran:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One answer about an image. `detail` says what was seen, for NOT RUN why; `seconds` is its share of the time.
+    """One answer about an image. `detail` is what was seen, or why it is NOT RUN; `seconds` is its share of the time.
 
-    In a report that is kept, `ran` is the last time that it ran at any digest of the cell (None: never), and `since`
-    the time of the first report after that which had to say NOT RUN.
+    In a kept report, `ran` is the last time that it ran at any digest of the cell (None: never), and `since`
+    the time of the first report after that with NOT RUN.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Finding:
 class Report:
     """All findings about one image. `digest` is the manifest's, so that a report is never read for another image.
 
-    `made` is when it was asked (RFC 3339, UTC), empty in what is attached to an image.
+    `made` is when it ran (RFC 3339, UTC), empty if attached to an image.
     """
 
     cell: str
@@ -79,7 +79,7 @@ class Report:
 
     @property
     def verdict(self) -> Status:
-        """FAILED when anything failed, NOT RUN when nothing passed, else PASSED."""
+        """FAILED if anything failed, NOT RUN if nothing passed, else PASSED."""
         if self.count(Status.FAILED):
             return Status.FAILED
         return Status.PASSED if self.count(Status.PASSED) else Status.NOT_RUN
@@ -157,7 +157,7 @@ def following(report: Report, earlier: Report | None, at: str) -> Report:
 
 
 def remembering(report: Report, other: Report) -> Report:
-    """What did not run here learns from another report on the same cell when it last did. Statuses stay."""
+    """For what did not run here, copies from another report on the same cell when it last did. Statuses stay."""
     known = {finding.name: finding for finding in other.findings}
 
     def learned(finding: Finding) -> Finding:
@@ -172,7 +172,7 @@ def remembering(report: Report, other: Report) -> Report:
 
 
 def last_run(finding: Finding, report: Report) -> Ran | None:
-    """Of a finding in that report, also where nobody noted it."""
+    """Of a finding in that report, even if unrecorded."""
     if finding.ran is not None or finding.status is Status.NOT_RUN:
         return finding.ran
     return Ran(at=report.made, digest=report.digest, status=finding.status)
@@ -228,7 +228,7 @@ def _junit_case(suite: ET.Element, report: Report, finding: Finding) -> None:
 
 
 def _xml_text(text: str) -> str:
-    """XML 1.0 has no way to write most control characters, and programs in images print them."""
+    """XML 1.0 cannot represent most control characters, and programs in images print them."""
     return "".join(
         c if c in "\t\n" or (" " <= c <= "\ud7ff") or "\ue000" <= c <= "\ufffd" or c > "\uffff" else "?" for c in text
     )

@@ -33,7 +33,7 @@ Debs = Callable[[DebPackage], Path]
 
 
 def left_out(path: str) -> bool:
-    """Whether the base does without `path` (no leading slash)."""
+    """Whether the base omits `path` (no leading slash)."""
     if path.startswith("usr/share/doc/"):  # each package's own folder and its licence stay
         below = path.split("/")[4:]
         return below not in ([], ["copyright"])
@@ -52,7 +52,7 @@ def base_entries(
     """The layer of `lock`: parents first, hard links last, otherwise sorted by path.
 
     With `below` (the locks that this one adds to, the lowest first) only what changes on top of their layers. `added`
-    are packages that nobody has looked at before: their scripts are followed. Bodies can be read while the iterator is
+    are packages not reviewed before: their scripts are followed. Bodies can be read while the iterator is
     being advanced, not after its end; the packages are unpacked in `scratch` meanwhile.
     """
     with ExitStack() as stack:
@@ -66,8 +66,8 @@ def base_entries(
 def check_scripts(
     lock: BaseLock, debs: Debs, *, below: Sequence[BaseLock], scratch: Path | None = None
 ) -> tuple[str, ...]:
-    """What is left out of what the scripts of added packages do, for people. Raises ArtifactError for a script that
-    does more than can be done without running it, and for packages whose files get into each other's way.
+    """What is skipped in the scripts of added packages, for people. Raises ArtifactError for a script that
+    does more than can be done without running it, and for packages whose files conflict.
     """
     with ExitStack() as stack:
         return tuple(_stacked(stack, lock, debs, below, scratch, added=True)[2].notes)
@@ -83,7 +83,7 @@ def _stacked(
     under = base_tree(below[-1], lower)[0] if below else {}
     if gone := sorted(set(under) - set(tree)):
         raise ArtifactError(
-            f"{lock.base}: {lock.flavour} would remove {', '.join(gone[:5])}, which a layer on top of the base cannot",
+            f"{lock.base}: {lock.flavour} would remove {', '.join(gone[:5])}, but a layer cannot remove from the base",
             hint=WAY_OUT if added else None,
         )
     return tree, under, installed
@@ -97,7 +97,7 @@ def _open_all(stack: ExitStack, packages: Sequence[DebPackage], debs: Debs, scra
         found = (deb.control.package, deb.control.version, deb.control.architecture)
         if found != (package.name, package.version, package.architecture):
             raise ArtifactError(
-                f"{package.filename}: is {' '.join(found)}, the lock says {package.name} {package.version}"
+                f"{package.filename}: is {' '.join(found)}, not {package.name} {package.version} as locked"
             )
         return deb
 
@@ -178,7 +178,7 @@ def _refuse_through_links(tree: Mapping[str, Entry], owner: Mapping[str, str]) -
         parent = path.rpartition("/")[0]
         above = tree.get(parent)
         if parent and above is not None and above.kind is not Kind.DIRECTORY:
-            raise ArtifactError(f"{path} ({owner[path]}) lies below {parent}, a {above.kind} of {owner[parent]}")
+            raise ArtifactError(f"{path} ({owner[path]}) is below {parent}, a {above.kind} of {owner[parent]}")
 
 
 def _content(entry: Entry) -> bytes:
@@ -261,7 +261,7 @@ def _sources(text: str, suite: str, source: str) -> str:
     stanzas = [fields for _, fields in parse_stanzas(text, source)]
     suites = " ".join(s["Suites"] for s in stanzas).split()
     if not {suite, f"{suite}-updates", f"{suite}-security"} <= set(suites):
-        raise ArtifactError(f"{source}: names the suites {' '.join(suites)}, the lock is of {suite}")
+        raise ArtifactError(f"{source}: names the suites {' '.join(suites)}, the lock is for {suite}")
     return "\n".join(
         "".join(f"{key}: {value}\n" for key, value in (stanza | {"Components": "main"}).items()) for stanza in stanzas
     )

@@ -56,7 +56,7 @@ def _pem_name(name: str) -> str:
 def der_of(pem: bytes, name: str) -> bytes:
     match = re.search(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", pem, re.DOTALL)
     if match is None:
-        raise ArtifactError(f"{name}: no certificate in it")
+        raise ArtifactError(f"{name}: contains no certificate")
     return base64.b64decode(match[1])
 
 

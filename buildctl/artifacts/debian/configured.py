@@ -144,7 +144,7 @@ NO_MODULE = "[default=1]\t\t\tpam_permit.so\n"
 
 
 def _pam_block(template: str, block: str, lines: str) -> str:
-    """Raises ArtifactError when the template has not exactly one variable for `block`."""
+    """Raises ArtifactError unless the template has exactly one variable for `block`."""
     text, count = re.subn(rf"^\$[a-z_]+_{block}\n", lambda _: lines, template, flags=re.MULTILINE)
     if count != 1:
         raise ArtifactError(f"libpam-runtime: a template has {count} variables for its {block} block, not one")

@@ -109,14 +109,14 @@ def read_control(path: Path) -> Control:
 def open_deb(path: Path, scratch: IO[bytes], *, digest: Digest | None = None) -> Deb:
     """Read a package, its data unpacked into the empty temporary file `scratch`.
 
-    Raises ArtifactError, naming the file, for anything that dpkg-deb would not have made: other digest, absolute paths,
-    `..`, links out of the tree, duplicates, devices, files below something that is no directory, truncation, bombs.
+    Raises ArtifactError, naming the file, for anything that dpkg-deb would not make: wrong digest, absolute paths,
+    `..`, links out of the tree, duplicates, devices, files below something that is not a directory, truncation, bombs.
     """
     with path.open("rb") as file:
         if digest is not None:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
             if actual != digest.hex:
-                raise ArtifactError(f"{path.name}: sha256 is {actual}, the lock says {digest.hex}")
+                raise ArtifactError(f"{path.name}: sha256 is {actual}, the lock has {digest.hex}")
         control_member, data_member = _archive_members(path, file)
         control = _control(path, file, control_member)
         limit = min(MAX_UNPACKED, (16 << 20) + MAX_RATIO * data_member.size)
@@ -161,7 +161,7 @@ def _ar_members(path: Path, file: BinaryIO) -> Iterator[_Member]:
 
 
 def _decompress(path: Path, file: BinaryIO, member: _Member, write: Callable[[bytes], object], limit: int) -> int:
-    """Returns the number of bytes written; raises when there are more than `limit`."""
+    """Returns the number of bytes written; raises if there are more than `limit`."""
     source = io.BufferedReader(_Section(file, member.offset, member.size), CHUNK)
     suffix = member.name.partition(".tar")[2]
     total = 0
@@ -276,7 +276,7 @@ def _clean(source: str, name: str) -> str:
     if path in ("", "."):
         return ""
     if path.startswith("/") or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
-        raise ArtifactError(f"{source}: path leads out of the tree or is not clean: {name!r}")
+        raise ArtifactError(f"{source}: path escapes the tree or is not clean: {name!r}")
     return path
 
 
@@ -297,7 +297,7 @@ def _inside(source: str, path: str, target: str) -> str:
     """An absolute target stays inside the image; a relative one must not climb above its root."""
     walked = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
     if not target or "\0" in target or (not target.startswith("/") and walked.split("/")[0] == ".."):
-        raise ArtifactError(f"{source}: symlink {path} leads out of the tree: {target!r}")
+        raise ArtifactError(f"{source}: symlink {path} escapes the tree: {target!r}")
     return target
 
 
@@ -308,10 +308,10 @@ def _add(source: str, entries: dict[str, Entry], entry: Entry) -> None:
     while parent:
         above = entries.get(parent)
         if above is not None and above.kind is not Kind.DIRECTORY:
-            raise ArtifactError(f"{source}: {entry.path} lies below {parent}, which is a {above.kind}")
+            raise ArtifactError(f"{source}: {entry.path} is below {parent}, which is a {above.kind}")
         parent = posixpath.dirname(parent)
     if entry.kind is Kind.HARDLINK:
         target = entries.get(entry.target)
         if target is None or target.kind is not Kind.FILE:
-            raise ArtifactError(f"{source}: hard link {entry.path} to {entry.target}, which is no earlier file")
+            raise ArtifactError(f"{source}: hard link {entry.path} to {entry.target}, which is not an earlier file")
     entries[entry.path] = entry

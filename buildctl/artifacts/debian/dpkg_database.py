@@ -18,7 +18,7 @@ KEPT = (*SCRIPTS, "conffiles", "md5sums", "shlibs", "symbols", "templates", "tri
 def database_entries(
     debs: Sequence[Deb], arch: str, *, left_out: Callable[[str], bool], content: Callable[[str], bytes]
 ) -> Iterator[Entry]:
-    """`content` reads an installed file. `left_out` says which paths are not installed.
+    """`content` reads an installed file. `left_out` selects paths that are not installed.
 
     Those are missing from dpkg's lists too, or `dpkg -V` would call them lost.
     """

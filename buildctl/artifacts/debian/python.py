@@ -31,12 +31,12 @@ MACHINES = {
 
 
 def build_arch() -> str:
-    """The architecture whose runtime lock the functions below take. Raises EngineError where no Debian Python runs."""
+    """The architecture whose runtime lock the functions below take. Raises EngineError if that Python cannot run."""
     return _machine()[0]
 
 
 def python_packages(lock: BaseLock) -> tuple[DebPackage, ...]:
-    """What has to be in the store: the interpreter, its standard library, the libraries that both are linked with."""
+    """What must be in the store: the interpreter, its standard library, the libraries that both are linked with."""
     version = python_version(p.name for p in lock.packages)
     wanted = {f"python{version}-minimal", f"libpython{version}-minimal", f"libpython{version}-stdlib"}
     wanted |= {"libc6", "zlib1g", "libexpat1", "libgcc-s1"}
@@ -63,7 +63,7 @@ def build_python(lock: BaseLock, *, store: Store) -> BuildPython:
 
 
 def prepare_python(lock: BaseLock, *, store: Store) -> None:
-    """Unpack it, once per set of packages, whole or not at all. `python_packages(lock)` must be in the store."""
+    """Unpack it, once per set of packages, atomically. `python_packages(lock)` must be in the store."""
     target = _place(lock, store)
     if not target.is_dir():
         _make(target, python_packages(lock), store)
@@ -77,7 +77,7 @@ def _machine() -> tuple[str, str, str]:
     machine = platform.machine()
     if sys.platform != "linux" or machine not in MACHINES:
         raise EngineError(
-            f"the Python of a Debian base does not run here ({sys.platform}, {machine}), and without it no bytecode",
+            f"a Debian base's Python cannot run here ({sys.platform}, {machine}), but compiling bytecode needs it",
             hint="build on Linux (amd64 or arm64), or use the docker engine: buildctl build --engine docker",
         )
     return MACHINES[machine]

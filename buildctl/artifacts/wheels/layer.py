@@ -24,14 +24,14 @@ _MAX_SOURCE = 16 << 20  # bytes; a larger .py file is data, and stays without by
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelFile:
-    """A wheel on disk, where it may have any name, and the file name that the lock gives it."""
+    """A wheel on disk, under any name, and its file name in the lock."""
 
     path: Path
     filename: str
 
 
 def wheel_entries(path: Path, *, filename: str, site: Site, bytecode: Compiler | None) -> Iterator[Entry]:
-    """`group_entries` of one wheel."""
+    """`group_entries` for one wheel."""
     return group_entries([WheelFile(path=path, filename=filename)], site=site, bytecode=bytecode)
 
 
@@ -73,13 +73,13 @@ def estimated_work(wheels: Iterable[tuple[str, int]]) -> int:
     """How long a layer of wheels (file name, size in bytes) takes, in bytes of a wheel of libraries.
 
     Compiling makes a pure Python wheel as much work as one of libraries that is 50 times its size (measured: sympy,
-    6 MB, takes half as long as cudnn, 665 MB). To be used to start the longest first.
+    6 MB, takes half as long as cudnn, 665 MB). Used to start the longest first.
     """
     return sum(size * (50 if name.endswith("-none-any.whl") else 1) for name, size in wheels)
 
 
 def refuse_overlaps(wheels: Iterable[WheelFile], *, site: Site) -> None:
-    """Raise ArtifactError when two of `wheels` would install different things at the same place."""
+    """Raise ArtifactError if two of `wheels` would install different files at the same path."""
     _merged([read_wheel(w.path, filename=w.filename, site=site) for w in wheels])
 
 
@@ -92,12 +92,12 @@ def _merged(wheels: Iterable[Wheel]) -> dict[str, Placed]:
             if other is not file and not _same(file, other):
                 raise ArtifactError(
                     f"{_both(file, other)} would install different files at /{file.path}",
-                    hint="a file belongs to one distribution; lock versions that go together",
+                    hint="two distributions own this file; lock versions that fit together",
                 )
     for folder in sorted(_folders(merged) & merged.keys()):
         below = next(file for path, file in merged.items() if path.startswith(f"{folder}/"))
         raise ArtifactError(
-            f"{_both(merged[folder], below)}: /{folder} would be a file and the folder of /{below.path}"
+            f"{_both(merged[folder], below)}: /{folder} would be both a file and the folder of /{below.path}"
         )
     return dict(sorted(merged.items()))
 
@@ -107,7 +107,7 @@ def _both(a: Placed, b: Placed) -> str:
 
 
 def _same(a: Placed, b: Placed) -> bool:
-    """Whether two wheels bring the same file. Contents are read: RECORD could lie about the one that is left out."""
+    """Whether two wheels bring the same file. Contents are read: RECORD could lie about the dropped one."""
     if a.label == b.label or (a.size, a.executable) != (b.size, b.executable):
         return False
     return _content(a) == _content(b)
@@ -139,7 +139,7 @@ def _is_source(file: Placed, site: Site) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A source in memory, with the deflate stream it came in."""
+    """A source in memory, with its original deflate stream."""
 
     data: bytes
     raw: bytes

@@ -1,4 +1,4 @@
-"""One wheel, read and checked: which file goes where (PEP 427), and what its RECORD says of it.
+"""One wheel, read and checked: which file goes where (PEP 427), and what its RECORD lists.
 
 What the zip, RECORD, METADATA, WHEEL and the file name say must agree, or the wheel is refused by name.
 """
@@ -108,14 +108,14 @@ def read_wheel(path: Path, *, filename: str, site: Site) -> Wheel:
 
 
 def _stem(members: Mapping[str, Member], label: str, name: str, version: Version) -> str:
-    """`NAME-VERSION` as the wheel spells it."""
+    """`NAME-VERSION` in the wheel's own spelling."""
     found = sorted({top for top in (m.partition("/")[0] for m in members) if top.endswith(".dist-info")})
     if len(found) != 1:
-        raise ArtifactError(f"{label}: has {len(found)} .dist-info folders instead of one: {', '.join(found)}")
+        raise ArtifactError(f"{label}: has {len(found)} .dist-info folders, not one: {', '.join(found)}")
     stem = found[0].removesuffix(".dist-info")
     own_name, _, own_version = stem.partition("-")
     if canonicalize_name(own_name) != name or not _is_version(own_version, version):
-        raise ArtifactError(f"{label}: {found[0]!r} is of another distribution than the file name says")
+        raise ArtifactError(f"{label}: {found[0]!r} does not match the file name")
     return stem
 
 
@@ -142,7 +142,7 @@ def _check_metadata(members: Mapping[str, Member], label: str, info: str, name: 
     metadata = parse_metadata_file(_text(members, label, f"{info}METADATA"))
     own_name, own_version = str(metadata["Name"] or ""), str(metadata["Version"] or "")
     if canonicalize_name(own_name) != name or not _is_version(own_version, version):
-        raise members[f"{info}METADATA"].error(f"says {own_name} {own_version}, the file name {name} {version}")
+        raise members[f"{info}METADATA"].error(f"has {own_name} {own_version}, the file name {name} {version}")
 
 
 def _record(text: str, label: str) -> dict[str, RecordEntry]:
@@ -159,12 +159,12 @@ def _record(text: str, label: str) -> dict[str, RecordEntry]:
 
 
 def _check_record(members: Mapping[str, Member], record: dict[str, RecordEntry], label: str, info: str) -> None:
-    """Every file is listed with a good hash and its size, and nothing else is."""
+    """Every file is listed with a good hash and its size, and nothing more is listed."""
     for name, entry in record.items():
         if name not in members:
-            raise ArtifactError(f"{label}: RECORD lists {name!r}, which is not there")
+            raise ArtifactError(f"{label}: RECORD lists {name!r}, which does not exist")
         if entry.size is not None and entry.size != members[name].size:
-            raise members[name].error(f"is {members[name].size} bytes large, RECORD says {entry.size}")
+            raise members[name].error(f"is {members[name].size} bytes large, RECORD has {entry.size}")
     for name, member in members.items():
         if name.startswith(info) and name.removeprefix(info) in _UNLISTED:
             continue
@@ -201,7 +201,7 @@ def _destination(member: Member, stem: str, name: str, site: Site) -> tuple[str,
         "data": site.data,
     }
     if folder != f"{stem}.data" or scheme not in roots or not rest:
-        raise member.error(f"is in no scheme of {stem}.data")
+        raise member.error(f"is not in a known scheme of {stem}.data")
     path = f"{roots[scheme]}/{rest}"
     if path.startswith(f"{site.purelib}/") and path.removeprefix(f"{site.purelib}/").partition("/")[0].endswith(
         ".dist-info"
@@ -224,7 +224,7 @@ def _entry_points(text: str, label: str, site: Site) -> Iterator[Placed]:
     """Console and GUI scripts of entry_points.txt, which are the same on Linux."""
     try:
         points = sorted(parse_entrypoints(text))
-    except (ConfigError, AssertionError, ValueError) as error:  # installer asserts what it expects
+    except (ConfigError, AssertionError, ValueError) as error:  # installer uses assert to validate
         raise ArtifactError(f"{label}: malformed entry_points.txt: {error}") from error
     for name, module, attribute, _ in points:
         if not _SCRIPT_NAME.fullmatch(name) or name in {".", ".."}:
@@ -294,4 +294,4 @@ class _Hash:
 
     def done(self) -> None:
         if _encoded(self._hash.digest()) != self._expected:
-            raise self._member.error("is not what RECORD says (wrong hash)")
+            raise self._member.error("does not match RECORD (wrong hash)")

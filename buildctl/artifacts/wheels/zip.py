@@ -36,9 +36,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def read_zip(path: Path, *, label: str) -> tuple[Member, ...]:
-    """The files of the archive `path`, sorted by name. Directories are left out once they are known to be empty.
+    """The files of the archive `path`, sorted by name. Directories must be empty and are left out.
 
-    Names are relative and clean, no name is there twice, and no file is where another one needs a directory. Sizes and
+    Names are relative and clean, no name appears twice, and no file is where another needs a directory. Sizes and
     checksums are checked when a member is read. Raises ArtifactError.
     """
     with path.open("rb", buffering=0) as file:
@@ -72,9 +72,9 @@ def _directory(file: BinaryIO, label: str) -> tuple[int, bytes, int]:
     file.seek(end := total - _EOCD.size)
     magic, disk, start_disk, here, count, size, start, comment = _EOCD.unpack(file.read(_EOCD.size))
     if magic != b"PK\x05\x06":
-        raise ArtifactError(f"{label}: ends without a zip end record: cut off, not a zip, or with data behind it")
+        raise ArtifactError(f"{label}: has no zip end record: truncated, not a zip, or with trailing data")
     if disk or start_disk or here != count or comment:
-        raise ArtifactError(f"{label}: a zip in several parts or with a comment")
+        raise ArtifactError(f"{label}: is split into parts or has a comment")
     file.seek(max(0, end - _EOCD64_LOCATOR.size))
     locator = file.read(_EOCD64_LOCATOR.size)
     if end >= _EOCD64_LOCATOR.size and locator[:4] == b"PK\x06\x07":
@@ -125,7 +125,7 @@ def _entries(directory: bytes, path: Path, label: str) -> Iterator[Member]:
             compressed=compressed, size=size, mode=mode & 0o7777, offset=offset, end=0,
         )  # fmt: skip
         if disk or n_comment:
-            raise member.error("is in another part of the zip or has a comment")
+            raise member.error("is in another part of a split zip or has a comment")
         extra = extra_fields(member, directory[extra_at : end - n_comment])
         member = _widened(member, extra.get(ZIP64))
         _check(member, mode & _TYPE_MASK)
@@ -156,10 +156,10 @@ def _name(raw: bytes, flags: int, label: str) -> str:
 
 
 def _widened(member: Member, field: bytes | None) -> Member:
-    """`member` with what its zip64 field says of sizes and offset: exactly those that need it, in this order."""
+    """`member` with sizes and offset from its zip64 field: exactly those that need it, in this order."""
     data = field or b""
     if len(data) != 8 * (member.size, member.compressed, member.offset).count(FULL_32):
-        raise member.error("has a zip64 field that does not fit its sizes")
+        raise member.error("has a zip64 field that does not match its sizes")
     if not data:
         return member
     values = iter(struct.unpack(f"<{len(data) // 8}Q", data))
@@ -175,7 +175,7 @@ def _check(member: Member, kind: int) -> None:
     if member.flags & ~_FLAGS:
         raise member.error("is encrypted" if member.flags & 0x2041 else "has unknown flags")
     if member.method not in {STORED, DEFLATED}:
-        raise member.error(f"is compressed by an unsupported method ({member.method})")
+        raise member.error(f"uses an unsupported compression method ({member.method})")
     if member.method == STORED and member.compressed != member.size:
         raise member.error("is stored, but declares two sizes")
     if kind not in {0, _DIRECTORY if member.name.endswith("/") else _REGULAR}:
@@ -195,7 +195,7 @@ def _refuse_conflicts(files: list[Member], folders: list[Member]) -> None:
     names: set[str] = set()
     for member in (*files, *folders):
         if member.name in names:
-            raise member.error("is there twice")
+            raise member.error("appears twice")
         names.add(member.name)
     needed = {parent: m for m in (*files, *folders) for parent in _parents(m.name.removesuffix("/"))}
     needed.update({m.name.removesuffix("/"): m for m in folders})

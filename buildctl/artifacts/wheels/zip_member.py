@@ -1,4 +1,4 @@
-"""One file of a zip: its bytes, checked on the way against what the central directory says of it."""
+"""One file of a zip: its bytes, checked against the central directory while they are read."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class Member:
             check.done()
 
     def read(self, limit: int) -> bytes:
-        """The whole content; ArtifactError when it is larger than `limit` bytes."""
+        """The whole content; ArtifactError if it exceeds `limit` bytes."""
         if self.size > limit:
-            raise self.error(f"is {self.size} bytes large, which is more than the {limit} allowed here")
+            raise self.error(f"is {self.size} bytes large, over the limit of {limit}")
         return b"".join(self.chunks())
 
     def error(self, what: str) -> ArtifactError:
@@ -91,20 +91,20 @@ class Member:
         while left:
             raw = file.read(min(_READ, left))
             if not raw:
-                raise self.error("is cut off")
+                raise self.error("is truncated")
             left -= len(raw)
             yield raw
 
     def _check_local(self, file: BinaryIO) -> None:
         fixed = file.read(_LOCAL.size)
         if len(fixed) < _LOCAL.size or fixed[:4] != b"PK\x03\x04":
-            raise self.error("has no local header where the central directory says")
+            raise self.error("has no local header at the offset in the central directory")
         _, _, flags, method, _, _, crc32, compressed, size, n_name, n_extra = _LOCAL.unpack(fixed)
         name, extra = file.read(n_name), extra_fields(self, file.read(n_extra))
         if wide := extra.get(ZIP64):
             # some writers (protobuf's wheels) repeat sizes that fit into 32 bits, which every reader takes for the same
             if len(wide) != 16 or (size, compressed) not in {(FULL_32, FULL_32), struct.unpack("<2Q", wide)}:
-                raise self.error("has a zip64 field that does not fit its sizes")
+                raise self.error("has a zip64 field that does not match its sizes")
             size, compressed = struct.unpack("<2Q", wide)
         said = (name, flags, method)
         if said != (self.name.encode(), self.flags, self.method):
@@ -118,7 +118,7 @@ class Member:
         if gap < 0:
             raise self.error("overlaps with what follows it")
         if gap and not (follow and self._is_descriptor(file, data + self.compressed, gap)):
-            raise self.error(f"is followed by {gap} bytes that belong to nothing")
+            raise self.error(f"is followed by {gap} stray bytes")
         file.seek(data)
 
     def _is_descriptor(self, file: BinaryIO, at: int, length: int) -> bool:
@@ -168,7 +168,7 @@ def _inflate(member: Member, source: Iterator[bytes]) -> Iterator[tuple[bytes, b
         except _DAMAGED as error:
             raise member.error("has a damaged deflate stream") from error
     if not stream.eof:
-        raise member.error("has a deflate stream that is cut off")
+        raise member.error("has a deflate stream that is truncated")
     if stream.unused_data:
         raise member.error("has bytes after the end of its deflate stream")
 

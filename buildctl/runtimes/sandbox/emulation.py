@@ -30,21 +30,21 @@ class Emulator:
 
 
 def native_arch() -> str:
-    """Docker's word for this machine; raises RuntimeUnavailableError for one that no image is made for."""
+    """Docker's word for this machine; raises RuntimeUnavailableError if there are no images for it."""
     machine = platform.machine()
     for arch, (uname, _, _) in MACHINES.items():
         if machine == uname:
             return arch
-    raise RuntimeUnavailableError(f"no image runs on {machine}", hint="use amd64 or arm64 Linux")
+    raise RuntimeUnavailableError(f"no images for {machine}", hint="use Linux on amd64 or arm64")
 
 
 def find_emulators(arch: str) -> tuple[Emulator, ...]:
-    """What could run `arch` here, best first; raises RuntimeUnavailableError with how to install one when nothing can.
+    """What could run `arch` here, best first; if nothing can, raises RuntimeUnavailableError with how to install one.
 
     A binfmt_misc of the sandbox's own needs Linux 6.7 and a statically linked qemu, and leaves the host as it is.
     """
     if arch not in MACHINES:
-        raise RuntimeUnavailableError(f"no emulation of {arch} images here", hint=f"known: {', '.join(MACHINES)}")
+        raise RuntimeUnavailableError(f"cannot emulate {arch} images", hint=f"known: {', '.join(MACHINES)}")
     _, word, machine = MACHINES[arch]
     found = []
     for name in (f"qemu-{word}-static", f"qemu-{word}"):
@@ -73,7 +73,7 @@ def processor(arch: str, program: Path) -> tuple[tuple[str, str], ...]:
 
 
 def kernel_files(rule: str) -> dict[str, dict[str, str]]:
-    """What an arm64 kernel says of its cores, by folder. The oneDNN in torch 2.15 reads MIDR_EL1 there and ends the
+    """What an arm64 kernel says about its cores, by folder. The oneDNN in torch 2.15 reads MIDR_EL1 there and ends the
     process where there is none; QEMU shows the files of the host, an amd64. The value is that of a Neoverse N1 (Linux,
     cputype.h).
     """
@@ -112,7 +112,7 @@ def host_registration(machine: int, root: Path) -> str | None:
             magic = bytes.fromhex(fields.get("magic", ""))
             if "enabled" in lines and "F" in fields.get("flags", "") and magic[18:20] == struct.pack("<H", machine):
                 return entry.name
-    except (OSError, ValueError):  # not mounted, or not readable: then it is not there for us
+    except (OSError, ValueError):  # not mounted or not readable: we cannot use it
         return None
     return None
 

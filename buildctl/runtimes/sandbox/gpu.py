@@ -20,14 +20,14 @@ TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 _LIBRARY = re.compile(
     r"lib(cuda|cudadebugger|nvidia-(ml|ptxjitcompiler|nvvm|gpucomp|opencl|cfg|sandboxutils))\.so\.\d[\d.]*"
 )
-# Clusters that bring the driver into a machine as a mount put it here and tell it by LD_LIBRARY_PATH.
+# Clusters that mount the driver into a machine put it here and point LD_LIBRARY_PATH at it.
 _MOUNTED = ("/usr/local/nvidia/lib64", "/usr/local/nvidia/lib")
 NO_DEVICE = "no NVIDIA device on this host"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passthrough:
-    """`binds`: (path on the host, path in the image, writable). `reason` says why there are none."""
+    """`binds`: (path on the host, path in the image, writable). `reason` is why there are none."""
 
     binds: tuple[tuple[str, str, bool], ...] = ()
     reason: str = ""
@@ -73,7 +73,7 @@ def find_gpus(
         p.name: p for p in (_host_libraries(arch) if libraries is None else libraries) if _LIBRARY.fullmatch(p.name)
     }
     if "libcuda.so.1" not in found:
-        return Passthrough(reason="an NVIDIA device, but no libcuda.so.1 of the driver, on this host")
+        return Passthrough(reason="this host has an NVIDIA device, but not the driver's libcuda.so.1")
     target = f"usr/lib/{TRIPLETS[arch]}"
     binds = [(str(p), f"dev/{p.name}", True) for p in nodes]
     binds += [(str(p.resolve()), f"{target}/{name}", False) for name, p in sorted(found.items())]
@@ -85,11 +85,11 @@ def find_gpus(
 def _shut(nodes: Iterable[Path]) -> str:
     """Why the ids of a sandbox, which are nobody's here, cannot open one of these devices; empty when they can."""
     found = next((p for p in nodes if p.stat().st_mode & 0o6 != 0o6), None)
-    return f"{found} is not open to everybody, and root in a sandbox is not root here" if found else ""
+    return f"{found} is not accessible to everyone, and root in a sandbox is not root here" if found else ""
 
 
 def _host_libraries(arch: str) -> list[Path]:
-    """Every library the host's loader knows, by soname, of this machine's own architecture; what is named last wins."""
+    """Every library the host's loader knows, by soname, of this machine's own architecture; the last one wins."""
     ldconfig = which("ldconfig")
     lines = run([ldconfig, "-p"], timeout=20, check=False).stdout.splitlines() if ldconfig else []
     known = [Path(line.rpartition("=> ")[2]) for line in lines if "=> " in line]

@@ -23,18 +23,18 @@ class Ids:
     size: int = MOST
 
     def owner(self, number: int) -> int:
-        """The id here of the owner of an image's file; owners that a sandbox does not know become "nobody"."""
+        """The id here of the owner of an image's file; owners unknown to the sandbox become "nobody"."""
         return self.first + min(number, COUNT - 1)
 
     def mapping(self, used: Iterable[int]) -> str:
         """Lines for a uid_map or gid_map: all ids of an image, and those of `used` that are larger.
 
-        Raises ToolError when there are more of those than this range has room for.
+        Raises ToolError if they do not all fit into this range.
         """
         large = sorted({number for number in used if number >= COUNT})
         if COUNT + len(large) > self.size:
             raise ToolError(
-                f"no id here for user or group {large[0]} of an image: this container has {self.size} to give",
+                f"no id left for the image's user or group {large[0]}: this container has only {self.size}",
                 hint=f"run as a user and group below {COUNT}, or give the container more subordinate ids",
             )
         rows = [(0, self.first, COUNT), *((number, self.first + COUNT + n, 1) for n, number in enumerate(large))]
@@ -57,7 +57,7 @@ def find_ids(*, proc: Path = Path("/proc/self")) -> Ids | None:
 
 
 def _rows(path: Path) -> list[range]:
-    """The ids of each line as this process sees them, without 0: that one is ours."""
+    """The ids of each line as this process sees them, without 0, which is ours."""
     rows = [[int(word) for word in line.split()] for line in path.read_text().splitlines()]
     return [range(max(1, inside), inside + count) for inside, _, count in rows]
 

@@ -1,4 +1,4 @@
-"""Starting init.py, feeding it, reading it, and killing everything in it when its time is over."""
+"""Starting init.py, feeding it, reading it, and killing everything in it when its time is up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Launched:
 
 
 def launch(spec: Mapping[str, Any], *, timeout: float, stdin: str) -> Launched:
-    """Run one sandbox to its end or for `timeout` seconds. When this returns or raises, no process of it is left."""
+    """Run one sandbox to its end or for `timeout` seconds. No process of it is left when this returns or raises."""
     started = time.monotonic()
     status_read, status_write = os.pipe()
     try:
@@ -59,7 +59,7 @@ def launch(spec: Mapping[str, Any], *, timeout: float, stdin: str) -> Launched:
         return Launched(outcome=None, step=status["step"], error=status["error"])
     code = status.get("exit", -status["signal"] if "signal" in status else None)
     if code is None and not timed_out:
-        return Launched(outcome=None, step="launcher", error=f"died without an answer\n{stderr[-2000:]}".strip())
+        return Launched(outcome=None, step="launcher", error=f"it died without answering\n{stderr[-2000:]}".strip())
     return Launched(
         outcome=Outcome(
             returncode=None if timed_out else code,

@@ -1,4 +1,4 @@
-"""Running an image without Docker: its layers in Linux namespaces, as root or as anybody, no other program needed."""
+"""Running an image without Docker: its layers in Linux namespaces, as any user; needs no other program."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SandboxRuntime:
 
     @contextmanager
     def start(self, image: ImageRef) -> Iterator[SandboxSession]:
-        """Unpack what is missing and try an empty sandbox; raises RuntimeUnavailableError with reason and hint."""
+        """Unpack what is missing and start an empty sandbox; raises RuntimeUnavailableError with reason and hint."""
         if sys.platform != "linux":
             raise RuntimeUnavailableError(f"a sandbox needs Linux, not {sys.platform}", hint="start Docker")
         emulators = emulators_for(image.arch)
@@ -57,7 +57,7 @@ class SandboxRuntime:
 
 
 class OverlayRefusedError(RuntimeUnavailableError):
-    """The kernel lets no overlayfs be mounted here."""
+    """The kernel does not let us mount an overlayfs."""
 
 
 def emulators_for(arch: str) -> tuple[Emulator | None, ...]:
@@ -73,7 +73,7 @@ def open_session(
     emulators: Sequence[Emulator | None],
     ids: Ids | None = None,
 ) -> SandboxSession:
-    """A session on an unpacked image, with the first emulator that this kernel takes. `stage` is an empty folder, `ids`
+    """A session on an unpacked image, with the first emulator this kernel accepts. `stage` is an empty folder, `ids`
     those that the files of `tree` belong to, None when all belong to the caller.
     """
     stage.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def open_session(
 
 
 def unavailable(launched: Launched) -> RuntimeUnavailableError:
-    text = f"no sandbox can be made here: {launched.step}: {launched.error}"
+    text = f"cannot start a sandbox here: {launched.step}: {launched.error}"
     if launched.step == "overlayfs":
         return OverlayRefusedError(text, hint="Linux 5.11 or newer, or run as root")
     switches = {
@@ -110,7 +110,7 @@ def unavailable(launched: Launched) -> RuntimeUnavailableError:
             good = {"1": "0", "0": "1"}[bad] if name != "user/max_user_namespaces" else "10000"
             return RuntimeUnavailableError(text, hint=f"sudo sysctl -w {name.replace('/', '.')}={good}")
     return RuntimeUnavailableError(
-        text, hint="user namespaces are closed here (a container without --privileged?); use Docker, or run as root"
+        text, hint="user namespaces are blocked here (a container without --privileged?); use Docker, or run as root"
     )
 
 
@@ -152,7 +152,7 @@ class SandboxSession:
         network: bool = False,
         through_entrypoint: bool = False,
     ) -> Outcome:
-        """See `Session.run`; raises ToolError when the sandbox itself, not the command, fails."""
+        """See `Session.run`; raises ToolError if the sandbox itself, not the command, fails."""
         command = list(argv)
         if through_entrypoint:
             command = [*self.config.entrypoint, *(command or self.config.cmd)]
@@ -166,7 +166,7 @@ class SandboxSession:
         return launched.outcome
 
     def refusal(self) -> Launched | None:
-        """Why no sandbox can be made, or None when one can."""
+        """Why no sandbox can start, or None if one can."""
         who = find_user(self.config.user, self.tree.read)
         spec = self._spec(None, who, extra={}, read_only=True, tmp=True, network=False)
         launched = launch(spec, timeout=SET_UP, stdin="")

@@ -1,6 +1,6 @@
-"""What a sandbox shows of the kernel and leaves to root in it. `init` carries it out, whoever started it.
+"""What a sandbox exposes of the kernel and lets root in it do. `init` enforces it, whoever started it.
 
-The lists are those of runc and Docker (moby, oci/defaults.go). A name that this kernel lacks is passed over.
+The lists are those of runc and Docker (moby, oci/defaults.go). Names that this kernel lacks are skipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An image's file tree on disk: layers unpacked once and stacked by overlayfs, or all merged where that cannot be."""
+"""An image's file tree on disk: layers unpacked once and stacked by overlayfs, or merged where that is impossible."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALL = 1 << 20  # bytes of /etc/passwd that are read
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
-    """`layers` are the unpacked layers, uppermost first; `merged` says that there is one, with all of the image."""
+    """`layers` are the unpacked layers, uppermost first; `merged`: there is only one, with the whole image."""
 
     layers: tuple[Path, ...]
     merged: bool = False
@@ -25,7 +25,7 @@ class Tree:
         return any(os.path.lexists(layer / path) for layer in self.layers)
 
     def read(self, path: str) -> str:
-        """A small text file of the image, empty when it has none; never follows a link out of the tree."""
+        """A small text file of the image, empty if it has none; never follows a link out of the tree."""
         for layer in self.layers:
             parts = [layer.joinpath(*path.split("/")[:n]) for n in range(1, path.count("/") + 2)]
             if parts[-1].is_file() and not any(p.is_symlink() for p in parts):
@@ -35,7 +35,7 @@ class Tree:
 
 
 def stacked(image: ImageRef, folder: Path, *, owner: Owner | None) -> Tree | None:
-    """The image's layers, each unpacked to `folder`/DIFF-ID unless it is there; None when they cannot be stacked."""
+    """The image's layers, each unpacked to `folder`/DIFF-ID unless it exists; None if they cannot be stacked."""
     try:
         layers = unpack_layers(Layout(image.layout), image.descriptor, folder, owner=owner)
     except LayoutError:  # a layer that deletes from others; what else may be wrong, `merged` finds as well
@@ -44,7 +44,7 @@ def stacked(image: ImageRef, folder: Path, *, owner: Owner | None) -> Tree | Non
 
 
 def merged(image: ImageRef, folder: Path, *, owner: Owner | None) -> Tree:
-    """The whole image unpacked to `folder`/MANIFEST-DIGEST; raises LayoutError for an image that is broken."""
+    """The whole image unpacked to `folder`/MANIFEST-DIGEST; raises LayoutError for a broken image."""
     target = folder / image.descriptor.digest.hex
     if not target.exists():
         unpack_image(Layout(image.layout), image.descriptor, target, owner=owner)

@@ -1,4 +1,4 @@
-"""Whom a command runs as: Docker's reading of USER with the image's passwd and group."""
+"""Which user a command runs as: USER as Docker reads it, with the image's passwd and group."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class User:
 def find_user(text: str, read: Callable[[str], str]) -> User:
     """`text` is `UID`, `UID:GID`, or names; empty is root. `read` gives a file of the image.
 
-    Unknown numbers are fine (gid 0, home `/`, as with Docker); raises LayoutError for a name that the image lacks.
+    Unknown numbers are fine (gid 0, home `/`, as with Docker); raises LayoutError for a name the image does not know.
     """
     name, _, group = (text or "0").partition(":")
     passwd = [row for line in read("etc/passwd").splitlines() if len(row := line.split(":")) >= 7]

@@ -1,4 +1,4 @@
-"""Asking an image: a probe file is run by the image's own Python and what it prints is read, whatever it prints."""
+"""Asking an image: its own Python runs a probe file; whatever that prints is read safely."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DOING = "while asking for:"
 
 
 class UnansweredError(Exception):
-    """A question that was put and not answered: the text says why, for the finding."""
+    """A question that was not answered: the text says why, for the finding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What one run of a probe answered. `death` says how the run ended if not by itself, with the end of its stderr.
+    """What one run of a probe answered. `death` is how the run ended if not by itself, with the end of its stderr.
 
     `overhead` is the wall time in seconds that no question used: starting and ending.
     """
@@ -38,7 +38,7 @@ class Answers:
         if question in self.errors:
             raise UnansweredError(self.errors[question])
         if question not in self.values:
-            raise UnansweredError(self.death or "the probe said nothing about it")
+            raise UnansweredError(self.death or "the probe gave no answer")
         return self.values[question]
 
 
@@ -64,13 +64,13 @@ def _source(name: str) -> str:
 
 
 def read_answers(outcome: Outcome) -> Answers:
-    """Take the last line that is an answer; anything else that went wrong becomes `death`."""
+    """Use the last line that is an answer; anything else becomes `death`."""
     doing, answers = _last_answers(outcome.stdout)
     death = death_of(outcome)
     if death and doing:
         death = f"{death}\n{DOING} {doing}"
     if not death and answers is None:
-        death = f"printed no answer but {outcome.stdout[-200:]!r}{stderr_tail(outcome)}"
+        death = f"printed no answer, but {outcome.stdout[-200:]!r}{stderr_tail(outcome)}"
     values, errors, seconds = {}, {}, {}
     for name, answer in (answers or {}).items():
         if not isinstance(answer, dict) or not {"value", "error", "seconds"} <= answer.keys():
@@ -99,7 +99,7 @@ def _last_answers(stdout: str) -> tuple[str | None, dict[str, Any] | None]:
 
 
 def death_of(outcome: Outcome) -> str:
-    """How a command ended other than well, with the end of its stderr; empty for exit 0."""
+    """How a command failed, with the end of its stderr; empty for exit 0."""
     if outcome.timed_out:
         how = f"still running after {outcome.seconds:.0f} s, killed"
     elif outcome.returncode is not None and outcome.returncode < 0:

@@ -1,4 +1,4 @@
-"""Which findings there are: what each needs to be asked, who judges it, where it applies."""
+"""All findings: what each needs to run, which function judges it, where it applies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from buildctl.runtimes.api import Session
 from buildctl.testing.probes import judging, judging_onnx, judging_python
 from buildctl.testing.probes.expected import Expected
 
-STRANGER = "12345:12345"  # a user that no image knows
+STRANGER = "12345:12345"  # a user unknown to every image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def never_blocked(_expected: Expected, _session: Session) -> str:
 class Check:
     """One finding. A judge gets the answer to a single question, or a dict of several.
 
-    `applies` leaves the finding out of reports on images it has no meaning for; `blocked` gives the reason for NOT RUN.
+    `applies` omits the finding for images it makes no sense for; `blocked` gives the reason for NOT RUN.
     """
 
     name: str
@@ -75,7 +75,7 @@ def has_no_vendors_libraries(expected: Expected) -> bool:
 
 
 def claims_architectures(expected: Expected) -> bool:
-    """Nothing is claimed of kernels that are not read from torch's wheel."""
+    """Claims nothing about kernels that are not read from torch's wheel."""
     return expected.kind.architectures or not expected.kind.gpu
 
 
@@ -98,7 +98,7 @@ def has_gpu(_: Expected, session: Session) -> str:
 def not_devel(expected: Expected, _session: Session) -> str:
     if expected.flavour == "devel":
         return ""
-    return f"not claimed: the {expected.flavour} flavour has no C++ compiler, the devel flavour has"
+    return f"not claimed: only the devel flavour has a C++ compiler, not {expected.flavour}"
 
 
 def claims_build(expected: Expected) -> bool:

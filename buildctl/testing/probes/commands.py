@@ -1,4 +1,4 @@
-"""Findings about commands that people start: what `docker run IMAGE ...` does with them."""
+"""Findings about commands: what `docker run IMAGE ...` does with them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def entrypoint(session: Session) -> Finding:
 
 
 def read_only_root(session: Session) -> Finding:
-    """Nowhere to write but /dev/shm: workers of a DataLoader still find a folder for their sockets, and do not hang."""
+    """Only /dev/shm is writable: DataLoader workers still find a folder for their sockets, and do not hang."""
     argv = ["python", "-c", LOADER]
     outcome = session.run(argv, timeout=deadline_for(session, 60), tmp=False, through_entrypoint=True)
     answer = outcome.stdout.strip()

@@ -1,4 +1,4 @@
-"""What a cell declares, in the words that an image is asked in."""
+"""What a cell declares, in the terms of the probes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from buildctl.matrix.accelerators import MPS, Kind, kind_of, version_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """`torch`, `torchvision` and `torchaudio` are versions as locked, None for what must not be there.
+    """`torch`, `torchvision` and `torchaudio` are versions as locked, None for what must be absent.
 
     `python` is MAJOR.MINOR, `arch` Docker's word; `cuda`, `rocm` and `xpu` are MAJOR.MINOR or None. `built` and `never`
     are backends that must and must not be compiled in: cuda, cudnn, rocm, mps, xpu, mkldnn, mkl, openmp, nccl, gloo.
     `distributions` maps every installed distribution's normalized name (PEP 503) to its version. `gpu_architectures`
-    (sm_.., compute_..) is None when nothing is claimed, and so are `build` (what torch calls itself), `cudnn`, `nccl`
+    (sm_.., compute_..) is None if nothing is claimed, as are `build` (what torch calls itself), `cudnn`, `nccl`
     and `glibc` (lowest). `labels` are the claims in the image's labels, by name. `system` is what Python's `platform`
     calls it, and `native` says that this is an environment on the machine itself; with `environment` it is anybody's,
     not made from a lock, and what it claims was read from its files. `files` maps distributions to their locked wheels'
     names.
-    `extras` are the matrix's, `apt` the image's own Debian packages, which may bring Python packages of Debian's.
-    `unclaimed` are findings about which an image of others claims nothing, with the reason: they are NOT RUN.
+    `extras` are the matrix's, `apt` the image's own Debian packages, which may bring Debian's Python packages.
+    `unclaimed` are findings about which a foreign image claims nothing, with the reason: they are NOT RUN.
     """
 
     torch: str
@@ -53,7 +53,7 @@ class Expected:
 
     @property
     def kind(self) -> Kind:
-        # a cell that is an environment is one for macOS; of somebody's own only its files tell
+        # an environment in the matrix is for macOS; somebody else's is described by its files
         return kind_of(self, native=MPS.backend in self.built or (self.native and not self.environment))
 
     @property

@@ -1,4 +1,4 @@
-"""Testing an image: every check that applies becomes one finding, whatever happens on the way."""
+"""Testing an image: every applicable check becomes one finding, whatever happens."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def test_image(
     *,
     on_finding: Callable[[Finding], None] | None = None,
 ) -> Report:
-    """Ask the image everything and compare; `on_finding` hears each finding as soon as it is there.
+    """Run all checks on the image; `on_finding` gets each finding as soon as it is known.
 
-    Never raises for what the image does. A runtime that cannot run it makes every finding NOT RUN, with the reason; an
+    Never raises for what the image does. If no runtime can run it, every finding is NOT RUN, with the reason; an
     image that cannot even be unpacked is FAILED.
     """
     subject = Subject(
@@ -112,7 +112,7 @@ def test_subject(
         cell=subject.cell,
         digest=subject.digest,
         arch=subject.arch,
-        runtime=subject.runtime.name,  # says where only once it has started
+        runtime=subject.runtime.name,  # includes the machine only once started
         emulated=emulated,
         gpus=gpus,
         findings=tuple(findings),
@@ -120,7 +120,7 @@ def test_subject(
 
 
 def names_of(expected: Expected) -> list[str]:
-    """The findings that a report on such an image or environment has, in order."""
+    """The findings of a report on such an image or environment, in order."""
     return [c.name for c in checks_of(expected)] + [name for name, _ in commands_of(expected)]
 
 
@@ -193,15 +193,15 @@ def finding_of(check: Check, answers: Answers, expected: Expected, *, ownership:
     except UnansweredError as problem:
         status, detail = Status.FAILED, str(problem)
     except WRONG_SHAPE as problem:
-        status, detail = Status.FAILED, f"an answer that makes no sense ({problem!r})"
+        status, detail = Status.FAILED, f"unexpected answer ({problem!r})"
     return Finding(name=check.name, status=status, detail=detail)
 
 
 def _owner_unknown(value: Any) -> str:
-    """Why a write that succeeded proves nothing: without root all files seem to belong to whoever runs."""
+    """Why a successful write proves nothing: without root all files seem to belong to the current user."""
     modes = value.get("modes") if isinstance(value, dict) else None
     closed = [folder for folder, mode in (modes or {}).items() if not int(mode, 8) & 0o002]
-    return f"this sandbox runs without root and does not know who owns {', '.join(closed)}" if closed else ""
+    return f"this sandbox runs without root and cannot tell who owns {', '.join(closed)}" if closed else ""
 
 
 def not_run(name: str, reason: str) -> Finding:

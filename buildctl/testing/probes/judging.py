@@ -1,4 +1,4 @@
-"""Comparing what an image answered with what its cell declares: one function per finding, each names both values.
+"""Comparing what an image answered with what its cell declares: one function per finding; each names both values.
 
 A judge returns its status and what was seen. It raises KeyError, TypeError and the like for an answer of the wrong
 shape, which the caller turns into FAILED: an image must not pass by answering nonsense.
@@ -74,12 +74,12 @@ def _companion(name: str, wanted: str | None, reported: Any) -> Verdict:
     if wanted is None and reported is None:
         return passed(f"no {name}, as declared")
     if wanted is None or reported is None or not same_version(wanted, str(reported)):
-        return differs(name, wanted or "not to be there", reported or "none")
+        return differs(name, wanted or "to be absent", reported or "none")
     return passed(f"{name} {reported}")
 
 
 def same_version(wanted: str, reported: str) -> bool:
-    """A locked `2.6.0` is also what calls itself `2.6.0+cu124`; a locked local version must be that one."""
+    """A locked `2.6.0` matches a reported `2.6.0+cu124`; a locked local version must match exactly."""
     try:
         want, have = Version(wanted), Version(reported)
     except InvalidVersion:
@@ -112,7 +112,7 @@ def backends(expected: Expected, value: Mapping[str, Any]) -> Verdict:
 
 
 def torch_build(expected: Expected, value: Any) -> Verdict:
-    """The local part of the version too: `2.6.0+cu124`."""
+    """Including the local part of the version: `2.6.0+cu124`."""
     if not expected.build or value["version"] != expected.build:
         return differs("the build", expected.build, value["version"])
     return passed(value["version"])
@@ -131,12 +131,12 @@ def _library_version(name: str, wanted: str | None, reported: list[int] | None) 
     have = ".".join(map(str, reported)) if reported else None
     want = ".".join(map(str, Version(wanted).release[:3])) if wanted else None
     if have != want:
-        return differs(name, want or "not to be there", have or "none")
+        return differs(name, want or "to be absent", have or "none")
     return passed(f"{name} {have}" if have else f"no {name}, as declared")
 
 
 def glibc(expected: Expected, value: Any) -> Verdict:
-    """What the wheels ask for against what the base has."""
+    """What the wheels need against what the base has."""
     name, have = value["libc"]
     if name != "glibc" or expected.glibc is None or Version(have) < Version(expected.glibc):
         return differs("glibc", f"{expected.glibc} or newer", f"{name} {have}".strip() or "none")
@@ -144,9 +144,9 @@ def glibc(expected: Expected, value: Any) -> Verdict:
 
 
 def labels(expected: Expected, found: Mapping[str, str]) -> Verdict:
-    """The claims in the image's labels against those that were reviewed. Asks the configuration, not the image."""
+    """The claims in the image's labels against the reviewed ones. Reads the configuration, runs nothing."""
     wrong = [
-        f"{name}: expected {expected.labels.get(name, 'no such claim')}, the label says {found[name]}"
+        f"{name}: expected {expected.labels.get(name, 'no such claim')}, the label has {found[name]}"
         for name in sorted(found)
         if found[name] != expected.labels.get(name)
     ]
@@ -161,9 +161,9 @@ def libraries(_: Expected, value: Any) -> Verdict:
     if not value["count"]:
         return failed("expected libraries of torch, image has none")
     if value["missing_count"]:
-        return failed("libraries that do not find what they need" + "".join(f"\n  {m}" for m in value["missing"]))
+        return failed("libraries with missing dependencies" + "".join(f"\n  {m}" for m in value["missing"]))
     driver = f"; of the driver: {', '.join(value['driver'])}" if value["driver"] else ""
-    return passed(f"{value['count']} libraries find all that they need{driver}")
+    return passed(f"{value['count']} libraries find all their dependencies{driver}")
 
 
 def saved(_: Expected, value: Any) -> Verdict:
@@ -202,11 +202,11 @@ def gpu_architectures(expected: Expected, value: list[str]) -> Verdict:
     claimed = expected.gpu_architectures
     if claimed is not None and sorted(claimed) != sorted(value):
         return differs("GPU architectures", " ".join(sorted(claimed)), " ".join(value) or "none")
-    return passed(" ".join(value)) if value else failed("a CUDA build that was compiled for no GPU architecture")
+    return passed(" ".join(value)) if value else failed("a CUDA build without any GPU architecture")
 
 
 def devices(expected: Expected, value: Mapping[str, Any]) -> Verdict:
-    """A device may appear only where its backend is declared; that none appears is not this finding's business."""
+    """A device may appear only if its backend is declared; this finding does not require one."""
     appeared = [name for name, device in value.items() if device["available"]]
     allowed = {"cpu", *expected.built, *filter(None, [expected.kind.device])}
     if "cpu" not in appeared:
@@ -215,7 +215,7 @@ def devices(expected: Expected, value: Mapping[str, Any]) -> Verdict:
         return failed(f"expected no device {', '.join(wrong)}, image reports it as available")
     names = [f"{name} ({', '.join(found)})" if (found := value[name]["names"]) else name for name in appeared]
     absent = [name for name in value if name not in appeared]
-    return passed(f"{', '.join(names)}; not there: {', '.join(absent)}")
+    return passed(f"{', '.join(names)}; absent: {', '.join(absent)}")
 
 
 def without_gpu(expected: Expected, value: Any) -> Verdict:
@@ -281,14 +281,14 @@ def _memory_and_nccl(expected: Expected, value: Any, found: Sequence[str], compu
             return verdict
     if value["gpus"]["nccl"] != 3.0:
         return differs("NCCL's sum over one process", 3.0, value["gpus"]["nccl"])
-    return passed(f"{computes}; NCCL starts, memory is given back")
+    return passed(f"{computes}; NCCL starts, memory is released")
 
 
 BFLOAT16 = 1e-2  # its mantissa has 8 bits
 
 
 def _gpu(value: Mapping[str, Any], architectures: Sequence[str] | None, device: str) -> Verdict:
-    """`architectures` is None where they are not NVIDIA's, and so not to be compared with a capability."""
+    """`architectures` is None if they are not NVIDIA's and so cannot be compared with a capability."""
     capability = tuple(value["capability"])
     if architectures is not None and not runs_on(architectures, capability):
         own = f"sm_{capability[0]}{capability[1]}"
@@ -296,9 +296,9 @@ def _gpu(value: Mapping[str, Any], architectures: Sequence[str] | None, device: 
     if value["bf16"] is not None and not value["bf16"] <= BFLOAT16:
         return failed(f"on {device}: expected bfloat16 within {BFLOAT16:g}, image computes {value['bf16']:.3g}")
     if not value["cudnn"]:
-        return failed(f"on {device}: expected cuDNN to take its tensors, image refuses")
+        return failed(f"on {device}: expected cuDNN to accept its tensors, image refuses")
     if value["held"] <= 0 or value["kept"] != 0:
-        return failed(f"on {device}: of {value['held']} bytes allocated and given back, {value['kept']} stayed")
+        return failed(f"on {device}: {value['kept']} of {value['held']} allocated bytes were not released")
     return passed("")
 
 
@@ -307,7 +307,7 @@ def numpy_bridge(_: Expected, value: Any) -> Verdict:
     if value["wrong"]:
         some = "".join(f"\n  {line}" for line in value["wrong"][:5])
         return failed(
-            f"numpy {value['numpy']} and torch: {len(value['wrong'])} of {value['tried']} exchanges went wrong{some}"
+            f"numpy {value['numpy']} and torch: {len(value['wrong'])} of {value['tried']} exchanges failed{some}"
         )
     if not value["tried"]:
         return failed("expected numpy and torch to have types in common, image tried none")
@@ -326,7 +326,7 @@ def bytecode(_: Expected, value: Any) -> Verdict:
     if value["bad_count"]:
         some = "".join(f"\n  {line}" for line in value["bad"][:5])
         return failed(
-            f"expected bytecode for every module, {value['bad_count']} of those loaded have none that fits{some}"
+            f"expected bytecode for every module, {value['bad_count']} of those loaded have no matching bytecode{some}"
         )
     return passed(f"{value['good']} modules loaded from bytecode, none compiled at import")
 
@@ -342,7 +342,7 @@ def distributions(expected: Expected, value: list[list[str]]) -> Verdict:
         if len(found) > 1:
             problems.append(f"{name}: installed {len(found)} times ({', '.join(found)})")
         elif want is None:
-            problems.append(f"{name}: expected not to be there, image reports {found[0]}")
+            problems.append(f"{name}: expected to be absent, image reports {found[0]}")
         elif not found or Version(found[0]) != Version(want):
             problems.append(f"{name}: expected {want}, image reports {found[0] if found else 'none'}")
     if problems:
@@ -352,7 +352,7 @@ def distributions(expected: Expected, value: list[list[str]]) -> Verdict:
 
 def pip_check(expected: Expected, value: Any) -> Verdict:
     if "check" not in value:
-        return failed(f"pip does not run\n{value['rest']['text']}")
+        return failed(f"pip cannot run\n{value['rest']['text']}")
     text = value["check"]["text"].strip()
     if value["check"]["code"] == 0:
         return passed(text)
@@ -362,12 +362,12 @@ def pip_check(expected: Expected, value: Any) -> Verdict:
     if unexcused or not lines:
         return failed(f"pip check: {text}")
     return passed(
-        f"only complains of {', '.join(sorted(known))}, whose WHEEL says sbsa where the locked file's name says aarch64"
+        f"only complains of {', '.join(sorted(known))}, whose WHEEL has sbsa although the locked file name has aarch64"
     )
 
 
 def _other_word(expected: Expected, name: str, tags: Sequence[str]) -> bool:
-    """Whether the locked wheel is right for the platform and inside says SBSA, NVIDIA's word for arm64 servers."""
+    """Whether the locked wheel fits the platform but is tagged SBSA inside, NVIDIA's word for arm64 servers."""
     filename = expected.files.get(name, "")
     inside = {tag.replace("_sbsa", "_aarch64") for tag in tags if "_sbsa" in tag}
     return expected.arch == "arm64" and any(filename.endswith(f"-{tag}.whl") for tag in inside)
@@ -376,7 +376,7 @@ def _other_word(expected: Expected, name: str, tags: Sequence[str]) -> bool:
 def pip_install(_: Expected, value: Any) -> Verdict:
     for step in ("install", "used", "uninstall"):
         if step not in value:
-            return failed(f"pip does not {step}\n{value['rest']['text']}")
+            return failed(f"pip: no result of {step}\n{value['rest']['text']}")
         if value[step]["code"] != 0:
             return failed(f"pip {step}: exit code {value[step]['code']}\n{value[step]['text'].strip()}")
     answer, _space, where = value["used"]["text"].strip().partition(" ")
@@ -440,7 +440,7 @@ def any_uid(_: Expected, value: Any) -> Verdict:
     """`value` holds the answers to python, torch and user_name. getpass, and with it torch.compile, needs USER."""
     if value["python"]["uid"] != 12345:
         return differs("uid", 12345, value["python"]["uid"])
-    return passed(f"uid 12345 imports torch with a read-only root and is called {value['user_name']!r}")
+    return passed(f"uid 12345 imports torch with a read-only root and its user name is {value['user_name']!r}")
 
 
 def compiled(_: Expected, value: Any) -> Verdict:

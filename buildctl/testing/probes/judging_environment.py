@@ -1,4 +1,4 @@
-"""Comparing what an environment that is not ours answered, where an image or a locked environment promises more."""
+"""Comparing answers of somebody else's environment, where our images and environments promise more."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ COMPANIONS = frozenset({"torch", "torchvision", "torchaudio", "triton"})
 
 
 def distributions(expected: Expected, value: list[list[str]]) -> Verdict:
-    """What it imports metadata of against what lies in its folders; nothing installed twice into one folder."""
+    """The metadata it imports against the contents of its folders; nothing installed twice into one folder."""
     have: dict[str, set[str]] = {}
     places: dict[tuple[str, str], list[str]] = {}
     for name, version, folder in value:
-        if name != "?":  # a folder that an interrupted installation left
+        if name != "?":  # a folder left by an interrupted installation
             have.setdefault(name, set()).add(version)
             places.setdefault((name, folder), []).append(version)
     problems = [
@@ -30,14 +30,14 @@ def distributions(expected: Expected, value: list[list[str]]) -> Verdict:
     for name in sorted(expected.distributions.keys() | have.keys()):
         want, found = expected.distributions.get(name, "none"), have.get(name, set())
         if want not in found:
-            problems.append(f"{name}: its folders say {want}, its Python says {', '.join(sorted(found)) or 'none'}")
+            problems.append(f"{name}: its folders have {want}, its Python reports {', '.join(sorted(found)) or 'none'}")
     if problems:
-        return failed("not what is installed" + "".join(f"\n  {line}" for line in problems[:20]))
+        return failed("differs from what is installed" + "".join(f"\n  {line}" for line in problems[:20]))
     return passed(f"{len(have)} distributions, each once, as its folders list them")
 
 
 def pip_check(_: Expected, value: Any) -> Verdict:
-    """Only complaints about what torch and its companions need count; of others' the first is told."""
+    """Only complaints about what torch and its companions need count; of the others the first is shown."""
     if "check" not in value:
         return Status.NOT_RUN, "this environment has no pip"
     lines = [line for line in value["check"]["text"].splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Comparing what a native environment said of MPS: NOT RUN where this Mac has no working one, FAILED where it lies."""
+"""Comparing what a native environment reports about MPS: NOT RUN if it does not work on this Mac, FAILED if it lies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from buildctl.testing.probes.expected import Expected
 from buildctl.testing.probes.judging import TOLERANCE, Verdict, failed, passed
 from buildctl.testing.report import Status
 
-# Hosted runners are virtual machines that show an Apple GPU and then give it no memory, not even the few bytes that the
+# Hosted runners are virtual machines that show an Apple GPU but give it no memory, not even the few bytes that the
 # probes ask for: https://github.com/actions/runner-images/issues/9918
 NO_MEMORY = re.compile(r"MPS backend out of memory.*")
 VARIABLE = "PYTORCH_ENABLE_MPS_FALLBACK"
@@ -18,7 +18,7 @@ VARIABLE = "PYTORCH_ENABLE_MPS_FALLBACK"
 
 def built(_: Expected, value: Any) -> Verdict:
     if value["built"] is not True:
-        return failed("expected torch to be built for MPS, it reports that it is not")
+        return failed("expected torch to be built for MPS, but it reports that it is not")
     return passed("built for MPS")
 
 
@@ -42,7 +42,7 @@ def autograd(_: Expected, value: Any) -> Verdict:
 
 
 def fallback(_: Expected, value: Any) -> Verdict:
-    """What an operation without a Metal kernel does, and what the user's own shell says about it."""
+    """What an operation without a Metal kernel does, and how the user's own shell configures it."""
     about, shell = value["mps"], _shell(value["mps"]["shell"])
     if reason := unavailable(about):
         return reason[0], f"{reason[1]}; {shell}"
@@ -57,11 +57,11 @@ def fallback(_: Expected, value: Any) -> Verdict:
 
 
 def unavailable(about: Mapping[str, Any]) -> Verdict | None:
-    """Why nothing can be computed on MPS; a build without it is the finding `mps built`."""
+    """Why MPS cannot compute anything; the finding `mps built` covers builds without it."""
     if about["built"] is not True:
         return Status.NOT_RUN, "this torch is not built for MPS"
     if about["available"] is not True:
-        return Status.NOT_RUN, f"torch is built for MPS and finds no device on {_where(about)}"
+        return Status.NOT_RUN, f"torch is built for MPS but finds no device on {_where(about)}"
     return None
 
 
@@ -73,7 +73,7 @@ def _compared(answer: Mapping[str, Any], what: str, about: Mapping[str, Any]) ->
         return failed(f"expected {what} on mps, torch refuses: {refused}")
     error = answer["error"]
     if not error <= TOLERANCE:  # also when it is not a number
-        return failed(f"on mps: expected an error of at most {TOLERANCE:g} for {what}, it computes {error:.3g}")
+        return failed(f"on mps: expected an error of at most {TOLERANCE:g} for {what}, but it computes {error:.3g}")
     return passed(f"relative error {error:.1e} against float64 on the CPU")
 
 

@@ -1,4 +1,4 @@
-"""Findings about what people do with Python in an image: pip and uv keep what its tag claims, programs are found."""
+"""Findings about what people do with Python in an image: pip and uv keep its tag's versions, programs are found."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def kept(expected: Expected, value: Any) -> Verdict:
     for tool in ("pip", "uv") if "uv" in value else ("pip",):
         codes = value[tool]
         if not codes:
-            return failed(f"{tool} does not run\n{value['said']}")
+            return failed(f"{tool} cannot run\n{value['said']}")
         if codes["kept"] == 0:
             return failed(f"{tool} would replace torch for a package that wants a newer one\n{value['said']}")
         if codes["changed"] != 0:
-            return failed(f"{tool} does not replace torch when its constraint is switched off\n{value['said']}")
+            return failed(f"{tool} does not replace torch when its constraint is disabled\n{value['said']}")
     if "PIP_CONSTRAINT" not in value["said"]:
         return failed(f"expected pip's refusal to name PIP_CONSTRAINT\n{value['said']}")
     tools = "pip and uv keep" if "uv" in value else "pip keeps"
-    return passed(f"{tools} {', '.join(wanted)}, unless the variable is emptied")
+    return passed(f"{tools} {', '.join(wanted)}, unless the variable is empty")
 
 
 def login_shell(_: Expected, value: Any) -> Verdict:
@@ -60,7 +60,7 @@ def _claimed(expected: Expected) -> dict[str, str]:
 
 
 def _constrained(text: str, machine: str) -> dict[str, str]:
-    """Exact versions by name, of those lines that are for `machine`."""
+    """Exact versions by name, of the lines for `machine`."""
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     found: dict[str, str] = {}
     for requirement in map(Requirement, lines):

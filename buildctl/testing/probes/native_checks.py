@@ -1,8 +1,8 @@
-"""Which findings there are about an environment without a container, one of ours (macOS) or anybody's: those of images
+"""Which findings there are about an environment without a container, ours (macOS) or anyone's: those of images
 that make sense there, and those about MPS.
 
-Absent are findings about what only an image has: another user, a read-only root, an entrypoint, a base, labels. They
-are not asked rather than NOT RUN, because no machine could ever answer them.
+It omits findings about what only images have: another user, a read-only root, an entrypoint, a base, labels. They
+are omitted rather than NOT RUN, because no machine could ever answer them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from buildctl.testing.probes.checks import Check, Run
 from buildctl.testing.probes.expected import Expected
 
 RUNS: Mapping[str, Run] = {
-    # MPS is asked in a process of its own: on a machine where it does not work, everything else still answers
+    # MPS has its own process: where it does not work, everything else still answers
     "torch": Run(probe="torch_report", deadline=180, options={"workers_s": 90, "apart": ["mps"]}),
     "mps": Run(probe="mps", deadline=180),
     "packages": Run(
@@ -37,7 +37,7 @@ _OF_IMAGES = (
     "dataloader", "torch.save", "torchscript", "torch.export", "onnx runtime", "onnx model", "two processes",
 )  # fmt: skip
 _OF_IMAGES_ON_LINUX = ("gpu architectures", "cudnn version", "nccl version", "glibc", "libraries")
-_OF_LOCKED = ("distributions", "console scripts", "pip check")  # a lock promises more than somebody's environment
+_OF_LOCKED = ("distributions", "console scripts", "pip check")  # a lock promises more than somebody else's environment
 
 
 def is_mps(expected: Expected) -> bool:

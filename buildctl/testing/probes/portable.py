@@ -1,4 +1,4 @@
-"""Models that leave one session as files and are run in another: what was computed there, for the caller to compare."""
+"""Models exported in one session and run in another: returns what was computed, for the caller to compare."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MALFORMED = (KeyError, TypeError, ValueError, zlib.error)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Inputs of shape `shape`, row by row, and what the network made of them where it was exported."""
+    """Inputs of shape `shape`, row by row, and the network's outputs for them where it was exported."""
 
     shape: tuple[int, ...]
     inputs: tuple[float, ...]
@@ -59,14 +59,14 @@ class Model:
 
 
 def export_in(session: Session, formats: Sequence[str]) -> Exported:
-    """Export the network in each format. Raises ToolError when the runtime, not the export, fails."""
+    """Export the network in each format. Raises ToolError if the runtime, not the export, fails."""
     answers = ask(session, "portable_export", deadline=_EXPORTING, options={"formats": list(formats)})
     try:
         sample = Sample.from_json(answers.value("sample"))
     except UnansweredError as problem:
         return Exported(sample=None, errors=dict.fromkeys(formats, str(problem)))
     except _MALFORMED as problem:
-        return Exported(sample=None, errors=dict.fromkeys(formats, f"a sample that makes no sense ({problem!r})"))
+        return Exported(sample=None, errors=dict.fromkeys(formats, f"unexpected sample ({problem!r})"))
     files, errors = {}, {}
     for name in formats:
         try:
@@ -74,7 +74,7 @@ def export_in(session: Session, formats: Sequence[str]) -> Exported:
         except UnansweredError as problem:
             errors[name] = str(problem)
         except _MALFORMED as problem:
-            errors[name] = f"a file that makes no sense ({problem!r})"
+            errors[name] = f"unexpected file ({problem!r})"
     return Exported(sample=sample, files=files, errors=errors)
 
 
@@ -83,9 +83,9 @@ def _unpacked(text: str) -> bytes:
 
 
 def load_in(session: Session, models: Mapping[str, Model]) -> dict[str, tuple[float, ...] | str]:
-    """What each model computes there from its own inputs, or why it does not.
+    """What each model computes from its own inputs, or why it does not.
 
-    A model that ends the process is told so, and the others are asked again: what comes from elsewhere may do anything.
+    A model that kills the process is reported, and the others are run again: foreign files may do anything.
     """
     found: dict[str, tuple[float, ...] | str] = {}
     todo = dict(models)
@@ -93,7 +93,7 @@ def load_in(session: Session, models: Mapping[str, Model]) -> dict[str, tuple[fl
         answers = ask(session, "portable_load", deadline=_LOADING, stdin=_as_stdin(todo))
         answered = [name for name in todo if name in answers.values or name in answers.errors]
         rest = [name for name in todo if name not in answered]
-        # without any of them begun, it is not a model that ended it
+        # if none has begun, no model ended it
         ended = rest[:1] if DOING in answers.death else rest
         for name in (*answered, *ended):
             found[name] = _numbers(answers, name)
@@ -107,7 +107,7 @@ def _numbers(answers: Answers, name: str) -> tuple[float, ...] | str:
     except UnansweredError as problem:
         return str(problem)
     except _MALFORMED as problem:
-        return f"an answer that makes no sense ({problem!r})"
+        return f"unexpected answer ({problem!r})"
 
 
 def _as_stdin(models: Mapping[str, Model]) -> str:
@@ -125,7 +125,7 @@ def _as_stdin(models: Mapping[str, Model]) -> str:
 
 
 def relative_error(expected: Iterable[float], computed: Iterable[float]) -> float:
-    """Largest difference relative to the largest expected value; infinite when they are not as many, or no numbers."""
+    """Largest difference relative to the largest expected value; infinite if counts differ or for non-numbers."""
     wanted, have = tuple(expected), tuple(computed)
     if len(wanted) != len(have) or not all(map(math.isfinite, (*wanted, *have))):
         return math.inf

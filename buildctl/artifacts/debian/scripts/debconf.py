@@ -1,4 +1,4 @@
-"""What debconf answers to a package's scripts where nobody is there to be asked: the defaults of its templates."""
+"""What debconf answers to a package's scripts without a user to ask: the defaults of its templates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Debconf:
         return cls({fields["Template"]: fields.get("Default", "") for fields in stanzas})
 
     def answer(self, call: Call, shell: Shell) -> Answer:
-        """Of a db_ command. Raises ScriptError for one that is not known, and for another package's questions."""
+        """Of a db_ command. Raises ScriptError for an unknown one, and for another package's questions."""
         match call.argv:
             case ("db_get", name) if name in self.answers:
                 shell.variables["RET"] = self.answers[name]

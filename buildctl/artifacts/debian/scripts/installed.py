@@ -1,7 +1,7 @@
 """What the maintainer scripts of added Debian packages would do to a fresh system, as data; no script is run.
 
-`shell` follows each script; here is what its commands do to the tree. A command without an answer is an
-ArtifactError, so that nothing is skipped in silence. Left out on purpose, as in `debian.configured`: units and init
+`shell` follows each script; this module defines what its commands do to the tree. An unknown command is an
+ArtifactError, so that nothing is silently skipped. Left out on purpose, as in `debian.configured`: units and init
 scripts being enabled (nothing starts them in a container), and caches that programs do without.
 """
 
@@ -65,7 +65,7 @@ class Installed:
 def install(debs: Sequence[Deb], tree: dict[str, Entry], base: Sequence[Deb], arch: str) -> Installed:
     """Bring `tree`, in which `debs` are unpacked on top of `base`, to where their scripts would bring it.
 
-    Raises ArtifactError that names the package, the script and its line, with the way out.
+    Raises ArtifactError with the package, the script, its line and a hint.
     """
     names = frozenset(deb.control.package for deb in (*base, *debs))
     added = {entry.path for deb in debs for entry in deb.entries}
@@ -73,7 +73,7 @@ def install(debs: Sequence[Deb], tree: dict[str, Entry], base: Sequence[Deb], ar
     for deb in base:
         if awaited := sorted(set(_activated(deb.control, debs)) - ANSWERED):
             raise ArtifactError(
-                f"the added packages set off {', '.join(awaited)}, a trigger of {deb.control.package} of the base, "
+                f"the added packages activate {', '.join(awaited)}, a trigger of {deb.control.package} of the base, "
                 "whose script is not run",
                 hint=WAY_OUT,
             )
@@ -89,7 +89,7 @@ def install(debs: Sequence[Deb], tree: dict[str, Entry], base: Sequence[Deb], ar
 
 
 def _activated(control: Control, debs: Sequence[Deb]) -> list[str]:
-    """The triggers that `control` is interested in and that unpacking `debs` sets off."""
+    """The triggers that `control` is interested in and that unpacking `debs` activates."""
     interests = _triggers(control, "interest")
     named = {name for deb in debs for name in _triggers(deb.control, "activate")}
     return [
@@ -134,7 +134,7 @@ class _Scripts:
             shell.run_script(data.decode("utf-8", "replace"), arguments, environment)
         except ScriptError as error:
             raise ArtifactError(
-                f"{package} {self.control.version}: its {name} script does more than is done here without running it "
+                f"{package} {self.control.version}: its {name} script does more than is known without running it "
                 f"(line {error.line}: {error.text})",
                 hint=WAY_OUT,
             ) from error
@@ -162,7 +162,7 @@ class _Scripts:
 
     def path(self, call: Call, path: str) -> str:
         if not path.startswith("/") or path.startswith(("/proc/", "/sys/", "/dev/")):
-            raise call.problem(f"{shlex.join(call.argv)[:100]}: a path outside of the image")
+            raise call.problem(f"{shlex.join(call.argv)[:100]}: a path outside the image")
         return path
 
     def program(self, name: str) -> str | None:
@@ -263,7 +263,7 @@ class _Scripts:
                 raise call.problem()
 
     def schemas(self, call: Call) -> Answer:
-        """Nothing to compile, nothing to do: what glib-compile-schemas says, too."""
+        """Nothing to compile, nothing to do: as glib-compile-schemas does."""
         folder = call.argv[-1].strip("/")
         if any(p.startswith(f"{folder}/") and p.endswith((".xml", ".override")) for p in self.done.tree):
             raise call.problem()
@@ -308,7 +308,7 @@ class _Scripts:
         for line in lines_of(self.done.tree, f"etc/{file}"):
             if line.partition(":")[0] == name:
                 return int(line.split(":")[2])
-        raise call.problem(f"{shlex.join(call.argv)[:100]}: no such name in /etc/{file}")
+        raise call.problem(f"{shlex.join(call.argv)[:100]}: not found in /etc/{file}")
 
     def mkdir(self, call: Call) -> Answer:
         match call.argv[1:]:
@@ -325,7 +325,7 @@ class _Scripts:
     def folder(self, call: Call, path: str, **how: int) -> None:
         where, entry = self.find(self.path(call, path))
         if entry is not None and entry.kind is not Kind.DIRECTORY:
-            raise call.problem(f"{shlex.join(call.argv)[:100]}: {path} is there")
+            raise call.problem(f"{shlex.join(call.argv)[:100]}: {path} exists")
         if entry is None or how:
             self.done.tree[where] = replace(directory_entry(where), **how)  # type: ignore[arg-type]
 
@@ -357,18 +357,18 @@ class _Scripts:
             case [target, path] if set(options) <= {"-s", "-sf", "-f"} and any("s" in o for o in options):
                 where, entry = self.find(self.path(call, path), follow=False)
                 if entry is not None and (entry.kind is Kind.DIRECTORY or not any("f" in o for o in options)):
-                    raise call.problem(f"{shlex.join(call.argv)[:100]}: {path} is there")
+                    raise call.problem(f"{shlex.join(call.argv)[:100]}: {path} exists")
                 self.done.tree[where] = symlink_entry(where, target)
                 return Answer()
             case _:
                 raise call.problem()
 
     def remove(self, call: Call) -> Answer:
-        """Only what an added package has brought or a script has made: a layer cannot take from the base."""
+        """Only what an added package or a script created: a layer cannot remove from the base."""
         for path in (word for word in call.argv[1:] if not word.startswith("-")):
             where, entry = self.find(self.path(call, path), follow=False)
             if entry is None and not (set(call.argv) & {"-f", "-rf", "--ignore-fail-on-non-empty"}):
-                raise call.problem(f"{shlex.join(call.argv)[:100]}: nothing is there")
+                raise call.problem(f"{shlex.join(call.argv)[:100]}: it does not exist")
             if entry is not None:
                 if entry.kind is Kind.DIRECTORY or where in self.done.base:
                     raise call.problem()

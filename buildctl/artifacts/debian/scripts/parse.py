@@ -270,7 +270,7 @@ def _without(parts: Word, count: int) -> Word:
 
 
 def parse(text: str, line: int = 1) -> Block:
-    """Raises ScriptError for what is not in the grammar."""
+    """Raises ScriptError for anything outside the grammar."""
     parser = _Parser(Lexer(text, line).run())
     nodes = parser.block()
     if parser.token.kind != "end":

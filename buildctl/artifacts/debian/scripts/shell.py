@@ -1,6 +1,6 @@
 """A small POSIX shell that runs nothing: it follows a script's control flow and asks the caller what each command does.
 
-Made for Debian's maintainer scripts: what a fresh install would do is learned without running them. What it does not
+Made for Debian's maintainer scripts: it finds out what a fresh install would do without running them. What it does not
 understand, and would have to, is a ScriptError; what is never reached does not matter.
 """
 
@@ -62,7 +62,7 @@ class _ReturnError(_ExitError):
 
 @dataclass(slots=True, kw_only=True)
 class Shell:
-    """Follows scripts. `answer` says what a command that is neither function nor control flow does; one that it `skips`
+    """Follows scripts. `answer` gives the effect of commands other than functions and control flow; one that it `skips`
     is not given its arguments.
     """
 
@@ -78,7 +78,7 @@ class Shell:
     last_line: int = 1
 
     def run_script(self, text: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Raises ScriptError when it does something that is not known, and when it would fail."""
+        """Raises ScriptError if it does something unknown or would fail."""
         match = _SHELL.fullmatch(text.partition("\n")[0])
         if match is None:
             raise ScriptError(1, f"not a shell script: {text[:40]!r}")
@@ -92,7 +92,7 @@ class Shell:
             if end.status:
                 raise ScriptError(self.last_line, f"it would fail (exit {end.status})") from None
         except RecursionError:
-            raise ScriptError(self.last_line, "it does not end") from None
+            raise ScriptError(self.last_line, "it never ends") from None
 
     def block(self, nodes: Block, *, tested: bool = False) -> str:
         """Run and return what was printed."""
@@ -101,7 +101,7 @@ class Shell:
     def node(self, node: Node, *, tested: bool) -> str:
         self.steps += 1
         if self.steps > _MAX_STEPS:
-            raise ScriptError(self.last_line, "it does not end")
+            raise ScriptError(self.last_line, "it never ends")
         match node:
             case Simple():
                 return self.simple(node, tested=tested)

@@ -33,7 +33,7 @@ def find(tree: Mapping[str, Entry], path: str, *, follow: bool = True) -> tuple[
 
 
 def evaluate(words: Sequence[str], look: Find) -> bool | None:
-    """What `test WORDS` answers, None when it is not understood. `look` gets a path and whether to follow a symlink."""
+    """What `test WORDS` answers, None if it is not understood. `look` gets a path and whether to follow a symlink."""
     for operator, combine in (("-o", any), ("-a", all)):  # -o binds less
         if operator in words[1:-1] and len(words) > 3:
             groups: list[list[str]] = [[]]

@@ -14,7 +14,7 @@ ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 
 
 class ScriptError(Exception):
-    """What the script does here is not known; `line` counts from 1."""
+    """The script does something unknown; `line` counts from 1."""
 
     def __init__(self, line: int, text: str) -> None:
         super().__init__(f"line {line}: {text}")
@@ -82,7 +82,7 @@ class Lexer:
         for end, tabs in self.heredocs:
             while True:
                 if self.at >= len(self.text):
-                    self.fail(f"a here-document without its end {end!r}")
+                    self.fail(f"a here-document without its end marker {end!r}")
                 line = self.text[self.at :].partition("\n")[0]
                 self.at, self.line = self.at + len(line) + 1, self.line + 1
                 if (line.lstrip("\t") if tabs else line) == end:
@@ -96,7 +96,7 @@ class Lexer:
         if operator in {"<<", "<<-"}:
             match = re.compile(r"[ \t]*(['\"]?)([A-Za-z0-9_.-]+)\1").match(self.text, self.at)
             if match is None:
-                self.fail("a here-document that is not understood")
+                self.fail("an unsupported here-document")
             self.at = match.end()
             self.tokens.append(Token("word", match[2], self.line, (Part("text", match[2], True),)))
             self.heredocs.append((match[2], operator == "<<-"))
@@ -126,7 +126,7 @@ class Lexer:
         elif char == "'" and not quoted:
             end = self.text.find("'", self.at + 1)
             if end < 0:
-                self.fail("a quote that is not closed")
+                self.fail("an unclosed quote")
             parts.append(Part("text", self.text[self.at + 1 : end], True))
             self.line += self.text.count("\n", self.at, end)
             self.at = end + 1
@@ -139,10 +139,10 @@ class Lexer:
 
     def double_quoted(self, parts: list[Part]) -> None:
         self.at += 1
-        parts.append(Part("text", "", True))  # an empty string is a word, too
+        parts.append(Part("text", "", True))  # an empty string is also a word
         while self.text[self.at : self.at + 1] != '"':
             if self.at >= len(self.text):
-                self.fail("a quote that is not closed")
+                self.fail("an unclosed quote")
             self.part(parts, quoted=True)
         self.at += 1
 
@@ -166,7 +166,7 @@ class Lexer:
     def backticks(self, *, quoted: bool) -> Part:
         end = self.text.find("`", self.at + 1)
         if end < 0:
-            self.fail("a backtick that is not closed")
+            self.fail("an unclosed backtick")
         inside = self.text[self.at + 1 : end]
         self.line += inside.count("\n")
         self.at = end + 1
@@ -193,4 +193,4 @@ class Lexer:
                     self.at = at + 1
                     return self.text[start : self.at]
             at += 1
-        raise ScriptError(self.line, f"a ${opening} that is not closed")
+        raise ScriptError(self.line, f"an unclosed ${opening}")
