@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import buildctl
-
-PACKAGE = Path(buildctl.__file__).parent
+from tests.support.sources import PACKAGE, nodes, parsed
 
 # Lowest first. Folders of one row do not know each other, except the modules of the first row.
 ROWS: tuple[tuple[str, ...], ...] = (
@@ -33,7 +31,7 @@ FORMAT_MAY_NOT_TOUCH = {"socket", "http", "urllib", "requests", "docker", "subpr
 
 
 def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -103,7 +101,7 @@ def test_a_folder_imports_only_lower_ones(folder: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=module_of)
 def test_each_folder_says_what_it_is_for(path: Path) -> None:
-    assert len((ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()) in range(1, 13)
+    assert len((ast.get_docstring(parsed(path)) or "").splitlines()) in range(1, 13)
 
 
 FORMAT = sorted((PACKAGE / "oci").glob("*.py"))

@@ -5,8 +5,7 @@ from pathlib import Path
 from buildctl.artifacts.bill import bill, packages_in_bill
 from buildctl.artifacts.contents import Package, packages_of
 from buildctl.artifacts.store import Store
-from buildctl.oci.image import ImageConfig, Platform, canonical_json
-from buildctl.publish.diff import Seen, difference
+from buildctl.oci.image import canonical_json
 from tests.support.cyclonedx import problems
 from tests.support.images import file, image, symlink, tar
 
@@ -92,35 +91,3 @@ def test_a_bill_is_valid_cyclonedx_and_lists_what_is_inside(tmp_path: Path) -> N
     purls = {c["name"]: c["purl"] for c in value["components"]}
     assert purls["libgcc-s1"] == "pkg:deb/debian/libgcc-s1@1:14.2.0-19?arch=amd64&distro=debian-trixie"
     assert purls["typing-extensions"] == "pkg:pypi/typing-extensions@4.16.0"
-
-
-def test_the_difference_of_two_images(tmp_path: Path) -> None:
-    newer = BASE.replace(b"2.41-12", b"2.41-13")
-    sides = []
-    for name, layers in {"a": (BASE, WHEELS), "b": (newer, WHEELS)}.items():
-        layout, descriptor = image(tmp_path / name, *layers)
-        manifest = layout.manifest(descriptor)
-        sides.append(
-            Seen(
-                name=name,
-                descriptor=descriptor,
-                config=layout.config(descriptor),
-                layers=manifest.layers,
-                packages=packages_of(layout, descriptor),
-            )
-        )
-    found = difference(*sides)
-    assert [c.line() for c in found.packages or ()] == ["~ deb libc6 2.41-12 -> 2.41-13"]
-    assert [c.what for c in found.layers] == ["layer 0"]
-    assert found.shared == sides[0].layers[1].size
-    assert found.configuration == ()
-    assert "same image" in difference(sides[0], sides[0]).text()
-
-
-def test_settings_that_changed_are_named(tmp_path: Path) -> None:
-    layout, descriptor = image(tmp_path, BASE)
-    config = layout.config(descriptor)
-    other = ImageConfig(platform=Platform(architecture="amd64"), user="1000", labels={"a": "b"})
-    seen = [Seen(name="x", descriptor=descriptor, config=c, layers=(), packages=None) for c in (config, other)]
-    lines = [c.line() for c in difference(*seen).configuration]
-    assert lines == ["- env PATH /bin", "+ label a b", "+ user 1000"]

@@ -1,89 +1,83 @@
-"""Layers made in processes; whole images: tests/integration/build/test_build.py."""
+"""What is made, and what is not made again. Layers from several processes: tests/integration/build/test_assemble.py."""
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from buildctl.artifacts.store import Store
-from buildctl.build.assemble import Recipe, make_layers
-from buildctl.console.progress import open_progress
-from buildctl.ground.errors import ArtifactError
+from buildctl.build.assemble import ImageRecipe, Recipe, created_at, make_layers, write_image
+from buildctl.console.progress import Silent
+from buildctl.oci.check import check_image
 from buildctl.oci.entry import Entry, file_entry
+from buildctl.oci.image import History, ImageConfig, Layer, Platform
 from buildctl.oci.layer import Compression
+from buildctl.oci.layout import Layout
 
 
-@dataclass(frozen=True)
-class Text:
-    """A source that crosses to a worker, which imports this module."""
+class Never:
+    """A source that no one may ask."""
 
-    text: str
-
-    def entries(self, store: Store) -> Iterable[Entry]:
-        yield file_entry("a", self.text.encode())
+    def entries(self, store: Store) -> Iterator[Entry]:
+        raise AssertionError("the layer is in the store")
 
 
-def recipe(text: str) -> Recipe:
-    return Recipe(key=text * 64, label=text, weight=1, source=Text(text))
+def recipe(name: str) -> Recipe:
+    return Recipe(key=name * 64, label=name, weight=1, source=Never())
 
 
-def test_layers_are_made_once_and_the_same_bytes_by_any_number_of_processes(tmp_path: Path) -> None:
-    found = []
-    for jobs in (1, 2):
-        store = Store(tmp_path / str(jobs))
-        with open_progress("made") as progress:
-            given = {"store": store, "compression": Compression.ZSTD, "jobs": jobs, "progress": progress}
-            first = make_layers([recipe("a"), recipe("b"), recipe("a")], **given)  # type: ignore[arg-type]
-            again = make_layers([recipe("a"), recipe("c")], **given)  # type: ignore[arg-type]
-        assert [made.fresh for made in first.values()] == [True, True]
-        assert {key[0]: made.fresh for key, made in again.items()} == {"a": False, "c": True}
-        found.append({key: made.layer for key, made in (first | again).items()})
-    assert found[0] == found[1]
+def in_store(store: Store, name: str) -> Layer:
+    entries = [file_entry(name, name.encode())]
+    layer, fresh = store.make_layer(name * 64, lambda: entries, compression=Compression.ZSTD, on_bytes=lambda _: None)
+    assert fresh
+    return layer
 
 
-def test_what_is_found_out_meanwhile_stops_everything(tmp_path: Path) -> None:
-    def refuse() -> None:
-        raise ArtifactError("two wheels, one file")
-
-    with open_progress("made") as progress, pytest.raises(ArtifactError, match="two wheels, one file"):
-        make_layers(
-            [recipe("a")], store=Store(tmp_path), compression=Compression.ZSTD, progress=progress, meanwhile=refuse
-        )
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name == "layers"]
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
 
 
-@dataclass(frozen=True)
-class Masked:
-    """What the worker is deaf to."""
-
-    def entries(self, store: Store) -> Iterable[Entry]:
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        yield file_entry("a", f"{sorted(s.name for s in blocked if isinstance(s, signal.Signals))}".encode())
-
-
-def test_what_a_terminal_sends_is_answered_by_the_parent_alone(tmp_path: Path) -> None:
-    with open_progress("made") as progress:
-        given = {"store": Store(tmp_path), "compression": Compression.ZSTD, "progress": progress}
-        masked = Recipe(key="m" * 64, label="m", weight=1, source=Masked())
-        deaf = replace(recipe("s"), source=Text("['SIGHUP', 'SIGINT', 'SIGTERM']"))
-        made = make_layers([masked, deaf], **given)  # type: ignore[arg-type]
-    assert len({layer.layer.diff_id for layer in made.values()}) == 1
-    assert not {signal.SIGHUP, signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, [])
-
-
-def test_nothing_is_looked_at_when_every_layer_is_there(tmp_path: Path) -> None:
+def test_a_layer_that_is_in_the_store_is_found_without_a_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [in_store(store, name) for name in "ab"]
+    monkeypatch.setattr("buildctl.build.assemble._in_processes", None)
     asked: list[int] = []
-    with open_progress("made") as progress:
-        for _ in range(2):
-            make_layers(
-                [recipe("a")],
-                store=Store(tmp_path),
-                compression=Compression.ZSTD,
-                progress=progress,
-                meanwhile=lambda: asked.append(1),
-            )
-    assert asked == [1]
+    made = make_layers(
+        [recipe("a"), recipe("b"), recipe("a")],
+        store=store,
+        compression=Compression.ZSTD,
+        progress=Silent(),
+        meanwhile=lambda: asked.append(1),
+    )
+    assert [(key[0], found.layer, found.fresh) for key, found in made.items()] == [
+        ("a", layers[0], False),
+        ("b", layers[1], False),
+    ]
+    assert asked == []
+
+
+def test_an_image_is_its_layers_from_the_bottom_up(store: Store, tmp_path: Path) -> None:
+    layers = [in_store(store, name) for name in "ab"]
+    recipes = (recipe("b"), recipe("a"))
+    made = make_layers(recipes, store=store, compression=Compression.ZSTD, progress=Silent())
+    layout = Layout(tmp_path / "dist")
+    image = ImageRecipe(
+        name="cell",
+        layers=recipes,
+        config=ImageConfig(platform=Platform(architecture="amd64")),
+        history=(History(created_by="b"), History(created_by="a")),
+        annotations={"k": "v"},
+    )
+    built = write_image(image, made, layout=layout, store=store, epoch=0)
+    assert built.descriptor.digest == layout.resolve("cell").digest
+    assert layout.config(built.descriptor).diff_ids == (layers[1].diff_id, layers[0].diff_id)
+    assert layout.config(built.descriptor).created == "1970-01-01T00:00:00Z"
+    assert layout.manifest(built.descriptor).annotations == {"k": "v"}
+    assert (built.made, built.reused, built.size) == (0, 2, sum(layer.descriptor.size for layer in layers))
+    assert check_image(layout, built.descriptor) == []
+
+
+def test_the_time_is_utc() -> None:
+    assert created_at(1_700_000_000) == "2023-11-14T22:13:20Z"

@@ -19,7 +19,8 @@ from buildctl.testing.expect import expected_of
 from buildctl.testing.images import TestResult
 from buildctl.testing.native import native_names, native_report
 from buildctl.testing.report import Status
-from tests.conftest import ROOT, buildctl
+from tests.conftest import ROOT
+from tests.support.command import run_command
 
 HOSTS = Path(__file__).parents[2] / "support" / "hosts"
 
@@ -124,7 +125,7 @@ def test_names_of_images_and_globs_are_no_native_environments(project: Project) 
 @pytest.mark.skipif(sys.platform == "darwin", reason="NOT RUN: it may exist on a Mac")
 @pytest.mark.usefixtures("without_docker")
 def test_the_command_line_reports_it(tmp_path: Path) -> None:
-    done = buildctl("--layout", tmp_path / "dist", "test", "mps-2.6", "--junit", tmp_path / "junit.xml")
+    done = run_command("--layout", tmp_path / "dist", "test", "mps-2.6", "--junit", tmp_path / "junit.xml")
     assert done.returncode == 3, done.stderr
     assert "NOT RUN  all" in done.stdout
     kept = json.loads((tmp_path / "dist" / "reports" / "mps-2.6-arm64.json").read_text())

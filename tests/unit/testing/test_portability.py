@@ -25,7 +25,8 @@ from buildctl.testing import probes
 from buildctl.testing.moves import Move, Portability, Result, measured, promised
 from buildctl.testing.portability import Member, check_portability, exported, formats_of, moves_into
 from buildctl.testing.probes.portable import Exported, Model, Sample, export_in, load_in, relative_error
-from tests.conftest import ROOT, buildctl
+from tests.conftest import ROOT
+from tests.support.command import run_command
 
 SAMPLE = Sample(shape=(1, 2), inputs=(0.5, -0.5), outputs=(1.0, -4.0))
 FILE = base64.b64encode(zlib.compress(b"a model")).decode()
@@ -296,7 +297,7 @@ def test_one_cell_has_nobody_to_give_it_to(project: Project, tmp_path: Path) -> 
 
 
 def test_cells_that_are_not_built_are_not_run(tmp_path: Path) -> None:
-    done = buildctl("--layout", tmp_path / "dist", "portability", "cuda-2.6", "cpu-2.6", "--json")
+    done = run_command("--layout", tmp_path / "dist", "portability", "cuda-2.6", "cpu-2.6", "--json")
     assert done.returncode == 3, done.stderr
     answer = json.loads(done.stdout)
     assert set(answer["unasked"]) == {"cuda-2.6-amd64", "cpu-2.6-arm64"}

@@ -12,7 +12,7 @@ import pytest
 
 from buildctl.host.facts import read_host
 from tests.conftest import ROOT
-from tests.unit.testing.test_environments import put_torch
+from tests.support.environments import put_torch
 
 SCRIPT = ROOT / "scripts" / "gpu-proof"
 

@@ -1,0 +1,154 @@
+"""However a command is ended, nothing of it is left: no process, no temporary folder."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.support.processes import left, wait_for_pids
+
+TERM, HUP, INT, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL
+SAID = "interrupted; what was whole is kept, run the command again to continue"
+
+# a command that runs a program, which has a child
+COMMAND = """
+import sys, tempfile
+from pathlib import Path
+from buildctl.cli.program import cli, main
+from buildctl.ground.run import run
+
+PROGRAM = "sleep 300 & echo $! >child.pid; echo $$ >program.pid; wait"
+folder, sys.argv = Path(sys.argv[1]), ["buildctl", "wait"]
+
+@cli.command("wait")
+def wait():
+    with tempfile.TemporaryDirectory(prefix="buildctl-wait-", dir=folder):
+        run(["sh", "-c", PROGRAM], timeout=300, cwd=folder)
+
+main()
+"""
+
+# a build of two layers, with a compiler in each worker
+BUILD = """
+import os, sys
+from dataclasses import dataclass
+from pathlib import Path
+from buildctl.artifacts.bytecode import BuildPython
+from buildctl.build.assemble import Recipe, make_layers
+from buildctl.oci.layer import Compression
+from buildctl.console.progress import open_progress
+from buildctl.artifacts.store import Store
+import time
+
+@dataclass(frozen=True)
+class Endless:
+    folder: str
+    name: str
+
+    def entries(self, store):
+        python = BuildPython(argv=(sys.executable,), identity="x", tag="x")
+        with python.open() as compilation:
+            compilation.add("/a.py", b"x = 1")
+            (Path(self.folder) / f"worker-{self.name}.pid").write_text(f"{os.getpid()}\\n")
+            for process in compilation._processes:
+                (Path(self.folder) / f"compiler-{self.name}.pid").write_text(f"{process._process.pid}\\n")
+            time.sleep(300)
+            yield None
+
+if __name__ == "__main__":
+    from buildctl.cli import program as cli
+
+    @cli.cli.command("endless")
+    def endless():
+        recipes = [Recipe(key=n * 64, label=n, weight=1, source=Endless(folder, n)) for n in "ab"]
+        with open_progress("made") as progress:
+            store = Store(Path(folder) / "store")
+            make_layers(recipes, store=store, compression=Compression.ZSTD, jobs=2, progress=progress)
+
+    folder, sys.argv = sys.argv[1], ["buildctl", "endless"]
+    cli.main()
+"""
+
+
+def started(tmp_path: Path, text: str, *, wrapper: Sequence[str] = ()) -> subprocess.Popen[str]:
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    return subprocess.Popen(
+        [*wrapper, sys.executable, script, tmp_path],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def temporary(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith("buildctl-")]
+
+
+@pytest.mark.parametrize(("number", "status"), [(INT, 130), (TERM, 143), (HUP, 129)])
+def test_a_signal_ends_a_command_cleanly(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    process = started(tmp_path, COMMAND)
+    pids = wait_for_pids(tmp_path, 2)
+    assert len(temporary(tmp_path)) == 1
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr.strip()) == (status, SAID)
+    assert left(pids) == []
+    assert temporary(tmp_path) == []
+
+
+def test_a_killed_command_leaves_no_program(tmp_path: Path) -> None:
+    process = started(tmp_path, COMMAND)
+    pids = wait_for_pids(tmp_path, 2)
+    time.sleep(0.5)  # the program says who it is an instant before the reaper is told
+    process.kill()
+    process.communicate(timeout=30)  # which waits for whoever holds our stderr
+    assert left(pids) == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(INT, 130), (TERM, 143), (HUP, 129), (KILL, -9)])
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_workers_and_their_compilers_end_with_the_build(
+    tmp_path: Path, number: signal.Signals, status: int, whole_group: bool
+) -> None:
+    process = started(tmp_path, BUILD)
+    pids = wait_for_pids(tmp_path, 4)
+    if whole_group and number != KILL:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert number == KILL or stderr.strip() == SAID
+    assert left(pids) == []
+
+
+def test_nohup_is_heard(tmp_path: Path) -> None:
+    process = started(tmp_path, COMMAND, wrapper=["nohup"])
+    wait_for_pids(tmp_path, 2)
+    process.send_signal(HUP)
+    process.send_signal(TERM)
+    assert process.wait(30) == 143
+
+
+def test_a_closed_terminal_is_no_error_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(COMMAND)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, str(tmp_path / "script.py"), str(tmp_path)])
+    pids = wait_for_pids(tmp_path, 2)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    assert left(pids) == []
+    assert temporary(tmp_path) == []

@@ -1,0 +1,21 @@
+"""The package's own source, for tests of its structure: each file is parsed once a process."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+
+import buildctl
+
+PACKAGE = Path(buildctl.__file__).parent
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(parsed(path)))
