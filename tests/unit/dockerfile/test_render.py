@@ -154,7 +154,7 @@ def test_a_template_that_lets_a_value_become_an_instruction_is_caught(matrix: Ma
     cell = cells(matrix, "cpu-2.6")[0]
     cell = replace(cell, accelerator=replace(cell.accelerator, env=(("A", "ENV"),)))
     # the template would execute whatever the matrix says: here it is ENV, with a neutral value it is X
-    with pytest.raises(DockerfileError, match="a value has changed this instruction"):
+    with pytest.raises(DockerfileError, match="a matrix value changed this instruction"):
         render_image(pinned([cell], {"arm64": lock("arm64", torch=("2.6.0", HEAVY))}), tmp_path)
 
 

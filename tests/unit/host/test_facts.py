@@ -130,9 +130,9 @@ def test_a_cdi_specification_counts_as_toolkit(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"schema": 9}, "schema 9, not 1"),
-        ({"gpus": [{"name": "x"}]}, "no file of host facts"),
+        ({"gpus": [{"name": "x"}]}, "not a host facts file"),
         ({"colour": "red"}, "unknown colour"),
-        ({"system": "plan9"}, "plan9 is not a system"),
+        ({"system": "plan9"}, "plan9 is not a known system"),
         ({"driver": 580}, "driver: 580"),
         ({"kernel": None}, "kernel: None"),
         ({"gpus": None}, "gpus: None is not a list"),

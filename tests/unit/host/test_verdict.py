@@ -135,7 +135,7 @@ def named(subjects: list[Subject], name: str) -> Subject:
 def test_a_driver_of_unknown_version_is_no_driver_that_is_new_enough(subjects: list[Subject]) -> None:
     verdict = decide(named(subjects, "cuda-2.6"), changed("h200", driver=None), subjects)
     assert verdict.kind is Kind.CPU
-    assert "driver's version is unknown" in verdict.reason
+    assert "driver version is unknown" in verdict.reason
     assert "reload or reinstall" in verdict.next_step
 
 
@@ -148,7 +148,7 @@ def test_a_lost_gpu_is_told_and_the_good_one_counts(subjects: list[Subject]) -> 
 
 def test_a_mac_of_unknown_version_gets_an_answer(subjects: list[Subject]) -> None:
     verdict = decide(named(subjects, "mps-2.6"), changed("m3-docker-desktop", macos=None), subjects)
-    assert (verdict.kind, verdict.reason) == (Kind.NOT, "the version of macOS is unknown")
+    assert (verdict.kind, verdict.reason) == (Kind.NOT, "the macOS version is unknown")
 
 
 def test_docker_that_knows_gpus_by_cdi_only_is_told_so(subjects: list[Subject]) -> None:

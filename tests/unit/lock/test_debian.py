@@ -173,7 +173,7 @@ def test_a_line_of_apt_becomes_a_package() -> None:
     ],
 )
 def test_a_line_of_apt_that_pins_nothing_is_an_error(line: str) -> None:
-    with pytest.raises(LockError, match="apt gave a line that is not understood"):
+    with pytest.raises(LockError, match="cannot parse a line of apt's output"):
         lock_apt.parse_uri(line, SOURCES)
 
 
@@ -197,7 +197,7 @@ def test_only_reaching_servers_is_taken_from_the_machines_configuration(monkeypa
 
 
 def test_without_debians_keys_nothing_is_resolved(tmp_path: Path) -> None:
-    with pytest.raises(LockError, match="no keys to check Debian's signature with") as caught:
+    with pytest.raises(LockError, match="no keys to verify Debian's signature") as caught:
         resolve_base(BASE, "amd64", mirrors=MIRRORS, keyring=tmp_path / "none.gpg")
     assert "apt-get install debian-archive-keyring" in str(caught.value.hint)
 
@@ -208,11 +208,11 @@ def test_without_apt_the_error_says_where_to_lock(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolError, match="program not found: apt-config") as caught:
         resolve_base(BASE, "amd64", mirrors=MIRRORS, keyring=keyring)
-    assert "building needs no apt" in str(caught.value.hint)
+    assert "locking a Debian base needs apt" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("name", ["-o", "apt/sid", "apt=1", "Apt", "?installed", "apt-"])
 def test_names_that_apt_would_take_for_something_else(name: str, tmp_path: Path) -> None:
     """`apt-` for one is "remove apt", whatever stands before it."""
-    with pytest.raises(LockError, match="not names of Debian packages"):
+    with pytest.raises(LockError, match="not Debian package names"):
         lock_apt._packages(tmp_path, SOURCES, BASE, [name])

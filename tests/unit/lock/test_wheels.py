@@ -135,7 +135,7 @@ TEXT = format_wheel_lock(LOCK)
     [
         ("# name: cuda-2.6\n", "", "x: the header does not say name"),
         ("# python: 3.13\n", "# python: 3.13\n# python: 3.13\n", "x:5: python is given twice"),
-        (str(LOCK.inputs), "sha256:12", "x: inputs is no sha256 digest"),
+        (str(LOCK.inputs), "sha256:12", "x: inputs is not a sha256 digest"),
         ("numpy==2.2.6 --hash", "numpy==2.2.7 --hash", "is not numpy==2.2.7"),
         ("numpy==2.2.6 --hash", "Numpy==2.2.6 --hash", "x:9: unexpected"),
         ("numpy==2.2.6 --hash", "-e numpy==2.2.6 --hash", "x:9: unexpected"),
@@ -168,7 +168,7 @@ def test_a_lock_that_was_cut_off_is_refused() -> None:
 
 def test_a_wheel_removed_by_hand_is_noticed() -> None:
     start, end = TEXT.index("# nvidia_x"), TEXT.index("# pip-")
-    with pytest.raises(LockError, match="it says 6 wheels and holds 5"):
+    with pytest.raises(LockError, match="its header has 6 wheels, the file 5"):
         parse_wheel_lock(TEXT[:start] + TEXT[end:], "x")
 
 
@@ -196,7 +196,7 @@ def test_a_fresh_lock_is_not_stale() -> None:
         (replace(CELL, python="3.14"), "it is for Python 3.13, the matrix says 3.14"),
         (
             replace(CELL, requirements=(*CELL.requirements, "scipy")),
-            "the matrix asks for scipy, which it does not hold",
+            "the matrix asks for scipy, which the lock lacks",
         ),
         (replace(CELL, requirements=("torch==2.6.1",)), "the matrix asks for torch==2.6.1, it holds 2.6.0"),
         (replace(CELL, requirements=("torch==2.6.0",)), "matrix.yaml changed after it was written (packages or index)"),

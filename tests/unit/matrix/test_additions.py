@@ -101,7 +101,7 @@ def test_adding_changes_the_inputs_of_the_lock_and_adding_nothing_does_not() -> 
         ("images: {'mps-*': {apt: [git]}}", 'images["mps-*"].apt: mps-2.6, mps-2.15: a native environment has no'),
         (
             "images: {cpu-2.6: {apt: [git]}}",
-            "cpu-2.6 stands on bases.theirs, an image, to which no packages are added here (a template with RUN apt",
+            "cpu-2.6 has the base image bases.theirs, to which apt packages cannot be added (a template with RUN apt",
         ),
         ("images: {'*': {apt: [git]}}", 'images["*"].apt: cpu-2.6 stands on bases.theirs'),
         ("images: {cuda-2.6: {apt: [Git]}}", "images[\"cuda-2.6\"].apt[0]: 'Git' is not a Debian package name"),

@@ -64,7 +64,7 @@ def test_a_base_that_did_not_move_leaves_the_image_alone(bases: Bases) -> None:
 
 
 def test_an_image_on_another_base_is_refused(bases: Bases) -> None:
-    with pytest.raises(LayoutError, match="does not stand on the base"):
+    with pytest.raises(LayoutError, match="is not on the base"):
         _above(bases.layout, bases.image, bases.base("new"), "cuda-2.6-amd64")
 
 
