@@ -290,8 +290,7 @@ INFO = "demo-1.0.dist-info"
 def test_content_that_is_not_what_record_says_is_refused(tmp_path: Path) -> None:
     contents = wheel_contents({"demo.py": b"good"})
     assert (
-        refused(tmp_path, {**contents, "demo.py": b"evil"})
-        == f"{LABEL}: 'demo.py' does not match RECORD (wrong hash)"
+        refused(tmp_path, {**contents, "demo.py": b"evil"}) == f"{LABEL}: 'demo.py' does not match RECORD (wrong hash)"
     )
 
 

@@ -72,8 +72,7 @@ def test_a_python_that_no_base_has_is_refused_with_key_line_and_the_way_out(
     error = refused(changed, command[0], "cpu-2.6", *command[1:])
     assert error.exit_code == 2
     assert error.message == (
-        f"{changed.root}/matrix.yaml: 1 problem\n"
-        "  line 1: python: 3.12 is not in the base (debian13: Python 3.13)"
+        f"{changed.root}/matrix.yaml: 1 problem\n  line 1: python: 3.12 is not in the base (debian13: Python 3.13)"
     )
     assert error.hint == 'set python: "3.13"; or add a base whose Debian release has Python 3.12'
 

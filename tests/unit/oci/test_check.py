@@ -455,7 +455,7 @@ BAD_ENTRIES = {
     "absolute through pax": (Member(name="x", pax=(("path", "/etc/x"),)), "'/etc/x' has an absolute name"),
     "hard link out": (hard_link("a", "../../etc/shadow"), "whose target '../../etc/shadow' has a name that escapes"),
     "hard link absolute": (hard_link("a", "/etc/shadow"), "whose target '/etc/shadow' has an absolute name"),
-    "hard link to nothing": (hard_link("a", "b"), "'a' is a hard link to 'b', which is not a file in this layer or below"),
+    "hard link to nothing": (hard_link("a", "b"), "hard link to 'b', which is not a file in this layer or below"),
     "symlink out": (symlink("usr/a", "../../etc"), "'usr/a' is a symlink that climbs above the root: '../../etc'"),
     "character device": (Member(name="dev/null", kind=tarfile.CHRTYPE), "'dev/null' is a device node"),
     "block device": (Member(name="dev/sda", kind=tarfile.BLKTYPE), "'dev/sda' is a device node"),
@@ -468,7 +468,7 @@ BAD_ENTRIES = {
         "'bin/ping' carries file capabilities",
     ),
     "symlink for the root": (symlink("./", "x"), "in place of the root directory"),
-    "whiteout of the parent": (file("a/.wh..."), "'a/.wh...' is a whiteout that does not name an entry of its directory"),
+    "whiteout of the parent": (file("a/.wh..."), "'a/.wh...' is a whiteout that does not name an entry of"),
     "whiteout of nothing": (file("a/.wh."), "is a whiteout that does not name an entry of its directory"),
 }
 

@@ -116,7 +116,7 @@ def test_other_kinds_of_keys_are_refused(made: object, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "said"),
-    [("absent.pub", "No such file"), ("env://NOT_SET", r"\$NOT_SET does not hold a key"), ("env://TEXT", "not a public key")],
+    [("absent.pub", "No such file"), ("env://NOT_SET", "does not hold a key"), ("env://TEXT", "not a public key")],
 )
 def test_a_public_key_that_is_not_there_is_said(source: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEXT", "hello")

@@ -106,7 +106,9 @@ def test_doctor_and_the_summary_know_the_gpu() -> None:
     host = read_host(HOSTS / "amd-gpu.json")
     assert "AMD GPU (/dev/kfd, /dev/dri/renderD128)" in host.summary()
     found = examine(lambda: Project.find(ROOT), host)
-    assert any(s.what == "AMD GPU" and "driver" in s.detail and "does not know which driver" in s.detail for s in found.symptoms)
+    assert any(
+        s.what == "AMD GPU" and "driver" in s.detail and "not know which driver" in s.detail for s in found.symptoms
+    )
     half = examine(lambda: Project.find(ROOT), replace(host, nodes=(AMD,)))
     assert any(s.what == "AMD GPU" and "/dev/kfd" in s.detail and s.mend for s in half.symptoms)
 

@@ -122,7 +122,7 @@ def test_what_is_no_python_is_one_error(tmp_path: Path, text: str, words: str) -
     ("make", "words"),
     [
         ("nothing", "does not exist"),
-        ("folder", "no Python in .* \(no bin/python"),
+        ("folder", r"no Python in .* \(no bin/python"),
         ("file", "is not an executable file"),
         ("empty", "has no torch"),
         ("broken", r"does not import: ImportError: libcudart\.so\.12: no such file"),
@@ -286,7 +286,7 @@ EXPECTED = probes.Expected(
         # an environment on top of the system's packages: the first counts
         ([["torch", "2.13.0", "/s"], ["numpy", "1.26", "/usr"], ["numpy", "2.4.6", "/s"]], PASSED, "2 distributions"),
         ([["torch", "2.13.0", "/s"], ["numpy", "2.4.6", "/s"], ["numpy", "1.26", "/s"]], FAILED, "installed 2 times"),
-        ([["torch", "2.12.0", "/s"], ["numpy", "2.4.6", "/s"]], FAILED, "its folders have 2.13.0, its Python reports 2.12"),
+        ([["torch", "2.12.0", "/s"], ["numpy", "2.4.6", "/s"]], FAILED, "folders have 2.13.0, its Python reports 2.12"),
         ([["torch", "2.13.0", "/s"]], FAILED, "numpy: its folders have 2.4.6, its Python reports none"),
     ],
 )

@@ -282,9 +282,7 @@ def test_the_table_has_numbers_and_each_reason_once() -> None:
     assert "a     c   PASSED 2e-07" in text
     assert "  a -> b, export: they differ" in text
     assert "  b -> c, export and 1 more: no extra" in text
-    assert text.endswith(
-        "1 passed, 1 failed, 2 not run; the same numbers means within 0.0001, relative to the largest"
-    )
+    assert text.endswith("1 passed, 1 failed, 2 not run; the same numbers means within 0.0001, relative to the largest")
     assert json.loads(json.dumps(found.to_json()))["moves"][0]["error"] == 0.5
 
 
