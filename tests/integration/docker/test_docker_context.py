@@ -332,7 +332,7 @@ def test_a_host_that_does_not_answer_is_given_up_soon(
 @pytest.mark.usefixtures("home")
 def test_an_unknown_context_shows_the_known_ones() -> None:
     create_context("gpu-box", "ssh://gpu-box")
-    fails_soon("gpu-bx", "no docker context named gpu-bx (did you mean 'gpu-box'?)", "there are gpu-box")
+    fails_soon("gpu-bx", "no docker context named gpu-bx (did you mean 'gpu-box'?)", "known contexts: gpu-box")
 
 
 def fails_soon(context: str, message: str, hint: str) -> None:

@@ -262,7 +262,7 @@ def test_a_registry_may_want_the_clients_certificate(signed: Authority, user: Pa
         (folder / "me.key").write_bytes(signed.client.with_suffix(".key").read_bytes())
         secured(netloc).ping()
         (folder / "me.key").write_text("no key")
-        with pytest.raises(RefusedError, match=r"me\.cert is no usable certificate"):
+        with pytest.raises(RefusedError, match=r"me\.cert is not a usable certificate"):
             secured(netloc)
 
 

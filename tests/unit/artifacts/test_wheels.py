@@ -269,7 +269,7 @@ def test_a_shared_file_whose_record_lies_is_read_all_the_same(tmp_path: Path) ->
 
 def test_a_file_where_another_wheel_needs_a_folder_is_refused(tmp_path: Path) -> None:
     wheels = [make_wheel(tmp_path, {"x": b""}, name="one"), make_wheel(tmp_path, {"x/y": b""}, name="two")]
-    with pytest.raises(ArtifactError, match=f"/{PURE}/x would be a file and the folder of /{PURE}/x/y"):
+    with pytest.raises(ArtifactError, match=f"/{PURE}/x would be both a file and the folder of /{PURE}/x/y"):
         list(group_entries(wheels, site=SITE, bytecode=None))
 
 
@@ -368,7 +368,7 @@ def test_metadata_of_another_distribution_is_refused(tmp_path: Path) -> None:
     contents[f"{INFO}/RECORD"] = contents[f"{INFO}/RECORD"].replace(
         record_line(f"{INFO}/METADATA", metadata).encode(), record_line(f"{INFO}/METADATA", other).encode()
     )
-    assert refused(tmp_path, contents) == f"{LABEL}: '{INFO}/METADATA' says torch 1.0, the file name demo 1.0"
+    assert refused(tmp_path, contents) == f"{LABEL}: '{INFO}/METADATA' has torch 1.0, the file name demo 1.0"
 
 
 def test_names_and_versions_are_compared_as_such(tmp_path: Path) -> None:
@@ -385,7 +385,9 @@ def test_two_dist_info_folders_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["other-1.0.data/purelib/x", "demo-1.0.data/root/x", "demo-1.0.data/x"])
 def test_data_of_no_scheme_is_refused(tmp_path: Path, path: str) -> None:
-    assert refused(tmp_path, wheel_contents({path: b""})) == f"{LABEL}: {path!r} is in no scheme of demo-1.0.data"
+    assert (
+        refused(tmp_path, wheel_contents({path: b""})) == f"{LABEL}: {path!r} is not in a known scheme of demo-1.0.data"
+    )
 
 
 def test_two_files_for_one_place_are_refused(tmp_path: Path) -> None:

@@ -340,7 +340,7 @@ def attack_full_folder() -> bytes:
         (attack_no_local_header, "'link' has no local header at the offset in the central directory"),
         (attack_overlap, "'link' overlaps with what follows it"),
         (attack_same_place, "'link' overlaps with what follows it"),
-        (attack_hidden_bytes, "'link' is followed by N bytes that belong to nothing"),
+        (attack_hidden_bytes, "'link' is followed by N stray bytes"),
         (attack_unicode_name, "'link' has a second name in its extra fields"),
         (attack_zip64_field, "'link' has a zip64 field that does not match its sizes"),
         (attack_after_the_stream, "'link' has bytes after the end of its deflate stream"),

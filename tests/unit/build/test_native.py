@@ -70,7 +70,7 @@ def test_uv_gets_the_lock_with_its_hashes_and_nothing_else(project: Project, tmp
 def test_a_lock_that_is_not_what_the_matrix_asks_for_is_refused(project: Project) -> None:
     locked = pinned(project)
     other = dataclasses.replace(locked, cell=dataclasses.replace(locked.cell, python="3.12"))
-    with pytest.raises(LockError, match=r"Python 3\.13, the matrix says 3\.12"):
+    with pytest.raises(LockError, match=r"Python 3\.13, the matrix has 3\.12"):
         refuse_stale(project, other)
 
 

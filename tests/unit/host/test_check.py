@@ -53,7 +53,7 @@ def test_labels_give_back_what_they_were_made_from() -> None:
     ("host", "kind", "reason"),
     [
         ("h200", Kind.GPU, "NVIDIA H200 (sm_90), driver 580.159.04 >= 525"),
-        ("rtx5090", Kind.CPU, "no code for NVIDIA GeForce RTX 5090 (sm_120) is compiled in"),
+        ("rtx5090", Kind.CPU, "no code for NVIDIA GeForce RTX 5090 (sm_120), only for"),
         ("old-driver", Kind.CPU, "driver 470.223.02 is older than 525"),
         ("gh200", Kind.NOT, "only for amd64, this is arm64"),
         ("m3-docker-desktop", Kind.EMULATED, "only for amd64"),

@@ -186,7 +186,7 @@ def test_what_a_registry_base_says_itself_is_compared_before_anything_is_fetched
         refuse_python_in(base, config, "3.13")
         return
     with pytest.raises(
-        MatrixError, match=r"bases.slim: .* has Python 3.12 \(PYTHON_VERSION\), the matrix asks for 3.13"
+        MatrixError, match=r"bases.slim: .* has Python 3.12 \(PYTHON_VERSION\), but the matrix asks for 3.13"
     ):
         refuse_python_in(base, config, "3.13")
 

@@ -180,10 +180,10 @@ def test_the_known_architectures_of_the_default_images(project: Project) -> None
             {"cuda": "12.5"},
             r"built for CUDA 12\.5 \(torch/version\.py .*, the lock says built for CUDA 12\.4",
         ),
-        ({"cuda": None}, r"says CUDA, .* which is a CPU build"),
-        ({"cuda": None, "hip": "6.2.41133-dd7f"}, r"says CUDA, .* which is built for ROCm 6\.2 .*, not a CUDA build"),
+        ({"cuda": None}, r"claims CUDA, .* which is a CPU build"),
+        ({"cuda": None, "hip": "6.2.41133-dd7f"}, r"claims CUDA, .* which is built for ROCm 6\.2 .*, not a CUDA build"),
         ({"gpu_architectures": ()}, "without a list of GPU architectures"),
-        ({"mps": True}, "links to Metal, the matrix says never: mps"),
+        ({"mps": True}, "links to Metal, the matrix has mps under never"),
     ],
 )
 def test_a_wheel_that_is_not_what_the_lock_says_is_refused(
@@ -214,7 +214,7 @@ def test_a_file_is_what_would_be_written(path: Path) -> None:
         ("gpu_architectures", "sm_90", "gpu_architectures: 'sm_90'"),
         ("wheel", None, "wheel without a value"),
         ("cuda", "x", "malformed"),
-        ("driver_floor", "526", "driver_floor is 526, CUDA 12.4 asks for 525"),
+        ("driver_floor", "526", "driver_floor is 526, CUDA 12.4 needs 525"),
         ("surprise", 1, "missing or unknown: surprise"),
     ],
 )
@@ -370,7 +370,7 @@ def test_a_label_that_lies_is_named_with_the_claim(tmp_path: Path, project: Proj
     status, detail = judge_labels(expected, {**true, "driver-floor": "526", "colour": "red"})
     assert status is Status.FAILED
     assert "driver-floor: expected 525, the label has 526" in detail
-    assert "colour: expected no such claim, the label says red" in detail
+    assert "colour: expected no such claim, the label has red" in detail
     del true["gpu-architectures"]
     status, detail = judge_labels(expected, true)
     assert (status, "gpu-architectures" in detail) == (Status.NOT_RUN, True)

@@ -91,7 +91,7 @@ def test_what_a_person_reads_in_a_diff() -> None:
         ("Version: 3.0.4", "Version: 3 0", ":8: malformed package, version or architecture: apt 3 0 amd64"),
         ("Package: apt", "Package: ../apt", ":8: malformed package"),
         ("Version: 3.0.4\n", "Version: 3.0.4\nVersion: 4\n", ":10: field Version is given twice"),
-        ("Architecture: amd64", "Architecture: arm64", "packages of another architecture than amd64: apt"),
+        ("Architecture: amd64", "Architecture: arm64", "packages for another architecture than amd64: apt"),
         ("# suite: trixie\n", "", ":1: the header lacks suite"),
         ("# suite: trixie", "# suite: trixie\n# suite: sid", ":6: `suite` is given twice"),
         ("# flavour: runtime", "# flavour: slim", ":1: malformed flavour or inputs"),
@@ -117,7 +117,7 @@ def test_order_and_duplicates(tmp_path: Path) -> None:
         with pytest.raises(LockError, match="sorted by name, each once"):
             read_base_lock(path)
     path.write_text(format_base_lock(lock(package())).partition("\n\n")[0] + "\n")
-    with pytest.raises(LockError, match="packages must be there"):
+    with pytest.raises(LockError, match="packages must be listed"):
         read_base_lock(path)
 
 
@@ -135,7 +135,7 @@ def test_staleness() -> None:
         "matrix.yaml changed after it was written (the packages of the base)"
     )
     assert is_stale(replace(BASE, suite="forky"), lock()) == (
-        "it is for debian13 (trixie), the matrix says debian13 (forky)"
+        "it is for debian13 (trixie), the matrix has debian13 (forky)"
     )
     devel = replace(lock(), flavour="devel", inputs=inputs_of(BASE, Flavour.DEVEL, "amd64"))
     assert is_stale(BASE, devel) is None

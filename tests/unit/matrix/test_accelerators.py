@@ -103,12 +103,20 @@ def parse(name: str, rest: str = "", more: str = "") -> Matrix:
 @pytest.mark.parametrize(
     ("name", "rest", "problem"),
     [
-        ("cuda", ', rocm: "6.2"', "line 7: accelerators.cuda: the name 'cuda' says CUDA, but the key 'rocm' says ROCm"),
-        ("cpu", ', cuda: "12.6"', "the name 'cpu' says CPU, but the key 'cuda' says CUDA"),
-        ("rocm", ", kind: xpu", "the name 'rocm' says ROCm, but the key 'kind' says XPU"),
-        ("new", ', kind: cpu, cuda: "12.6"', "accelerators.new.kind: the key 'kind' says CPU, but the key 'cuda' says"),
-        ("cu126", ', cuda: "12.8"', "accelerators.cu126.cuda (matrix.yaml line 7) says 12.8, the name cu126 in"),
-        ("mps", "", "MPS is never in a container (native: macos)"),
+        (
+            "cuda",
+            ', rocm: "6.2"',
+            "line 7: accelerators.cuda: the name 'cuda' means CUDA, but the key 'rocm' means ROCm",
+        ),
+        ("cpu", ', cuda: "12.6"', "the name 'cpu' means CPU, but the key 'cuda' means CUDA"),
+        ("rocm", ", kind: xpu", "the name 'rocm' means ROCm, but the key 'kind' means XPU"),
+        (
+            "new",
+            ', kind: cpu, cuda: "12.6"',
+            "accelerators.new.kind: the key 'kind' means CPU, but the key 'cuda' means",
+        ),
+        ("cu126", ', cuda: "12.8"', "accelerators.cu126.cuda (matrix.yaml line 7) claims 12.8, but the name cu126 in"),
+        ("mps", "", "MPS does not work in a container (native: macos)"),
         ("new", ", kind: mps", "accelerators.new.kind: 'mps' is not one of cpu, cuda, rocm, xpu"),
         ("new", ", cuda: 12.6", "value 12.6 is a number"),
         ("new", ', cuda: "twelve"', "'twelve' is not a quoted version such as \"12.6\""),

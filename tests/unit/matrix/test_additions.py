@@ -112,7 +112,7 @@ def test_adding_changes_the_inputs_of_the_lock_and_adding_nothing_does_not() -> 
         ("extras: [onx]", "line 13: extras[0]: 'onx' is not one of onnx, coreml (did you mean 'onnx'?)"),
         (
             "extras: [onnx]\nimages: {'cuda-*': {packages: [onnxruntime-gpu]}}",
-            "images[\"cuda-*\"].packages: onnxruntime-gpu has the same files as a package of the extra 'onnx', which",
+            "images[\"cuda-*\"].packages: onnxruntime-gpu owns the same files as a package of the extra 'onnx', which",
         ),
     ],
 )

@@ -337,7 +337,7 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(MatrixError, match="does not exist"):
         load_matrix(tmp_path / "matrix.yaml")
     (tmp_path / "matrix.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(MatrixError, match="cannot be read"):
+    with pytest.raises(MatrixError, match="cannot read"):
         load_matrix(tmp_path / "matrix.yaml")
 
 

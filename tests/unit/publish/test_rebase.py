@@ -78,5 +78,5 @@ def test_a_base_with_other_settings_is_refused(bases: Bases) -> None:
 
 
 def test_where_nothing_can_be_rebased_that_is_said(tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match=r"^nothing to rebase: no image stands on a Debian base"):
+    with pytest.raises(LayoutError, match=r"^nothing to rebase: no image has a Debian base"):
         rebase_images(small(tmp_path).project, [], locked=True)

@@ -62,6 +62,6 @@ def test_a_certificate_that_is_none_is_named(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "ca.crt").write_text("no certificate")
     environ = {"HOME": str(tmp_path)}
-    with pytest.raises(RefusedError, match=r"ca\.crt is no usable certificate"):
+    with pytest.raises(RefusedError, match=r"ca\.crt is not a usable certificate"):
         open_session("registry.example:5000", environ)
     open_session("registry.example", environ)  # another registry

@@ -86,7 +86,7 @@ def subject(**claims: Any) -> Subject:
             "an AMD GPU (/dev/kfd",
             "--device /dev/kfd --device /dev/dri ",
         ),
-        ({"rocm": "6.2"}, "amd-gpu", Verdicts.GPU, "which driver ROCm 6.2 needs, and whether", "pytorch:a-2.10"),
+        ({"rocm": "6.2"}, "amd-gpu", Verdicts.GPU, "the driver ROCm 6.2 needs, and whether", "pytorch:a-2.10"),
         ({"xpu": "2025.1"}, "intel-gpu", Verdicts.GPU, "an Intel GPU (/dev/dri/renderD128)", "--device /dev/dri"),
         ({"rocm": "6.2"}, "intel-gpu", Verdicts.CPU, "no AMD GPU", "docker run -it --rm pytorch:a-2.10"),
         ({"rocm": "6.2"}, "h200", Verdicts.CPU, "no AMD GPU", "docker run -it --rm pytorch:a-2.10"),
