@@ -103,7 +103,7 @@ def test_adding_changes_the_inputs_of_the_lock_and_adding_nothing_does_not() -> 
             "images: {cpu-2.6: {apt: [git]}}",
             "cpu-2.6 has the base image bases.theirs, to which apt packages cannot be added (a template with RUN apt",
         ),
-        ("images: {'*': {apt: [git]}}", 'images["*"].apt: cpu-2.6 stands on bases.theirs'),
+        ("images: {'*': {apt: [git]}}", 'images["*"].apt: cpu-2.6 has the base image bases.theirs'),
         ("images: {cuda-2.6: {apt: [Git]}}", "images[\"cuda-2.6\"].apt[0]: 'Git' is not a Debian package name"),
         ("images: {cuda-2.6: {packages: [torch]}}", 'images["cuda-2.6"].packages[0]: torch comes from versions'),
         ("images: {cuda-2.6: {packages: [a, A]}}", 'images["cuda-2.6"].packages[1]: a is listed twice'),
