@@ -66,7 +66,7 @@ def _locate(cell: Cell, wheels: Sequence[LockedWheel]) -> dict[Digest, str]:
             f"{cell.id}: the package index no longer has a locked wheel\n{error.message}", hint=_AGAIN, vanished=True
         ) from error
     except LockError as error:
-        raise FetchError(f"{cell.id}: cannot query the package index: {error.message}", hint=error.hint) from error
+        raise FetchError(f"{cell.id}: the package index cannot be queried: {error.message}", hint=error.hint) from error
 
 
 def _item(cell: Cell, wheel: LockedWheel, urls: Mapping[Digest, str]) -> Download:

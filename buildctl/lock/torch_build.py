@@ -55,7 +55,7 @@ def build_of(cell: Cell, versions: Mapping[str, str], facts: Inside | None = Non
     for locked in (told, needs if needs and needs.kind == inside.kind else None):
         if locked is not None and (locked.kind, locked.version or inside.version) != (inside.kind, inside.version):
             raise LockError(
-                f"{cell.name}-{cell.arch}: torch's wheel is {inside} ({inside.seen}), the lock has {locked} "
+                f"{cell.name}-{cell.arch}: torch's wheel is {inside} ({inside.seen}), the lock says {locked} "
                 f"({locked.seen})",
                 hint=f"the wheels contradict each other; {_another_index(cell)}",
             )

@@ -163,7 +163,7 @@ def test_an_archive_that_somebody_else_signed(mirrors: Mapping[str, tuple[str, .
     [
         (("app", "nosuch"), "Unable to locate package nosuch"),
         (("app", "enemy"), "apt cannot resolve the packages"),
-        (("ap.",), "bases.tiny: not names of Debian packages: 'ap.'"),
+        (("ap.",), "bases.tiny: not Debian package names: 'ap.'"),
         (("a.p",), "Unable to locate package a.p|no such package in trixie: a.p"),
     ],
 )

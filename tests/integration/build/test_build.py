@@ -227,7 +227,7 @@ def test_a_foreign_instruction_is_refused_before_any_download(tmp_path: Path) ->
     assert done.returncode == 5
     lines = (project / "images/cpu-2.6/Dockerfile").read_text().splitlines()
     line = lines.index("RUN apt-get install -y ffmpeg") + 1
-    assert f"images/cpu-2.6/Dockerfile:{line}: RUN: assemble runs nothing of an image" in done.stderr
+    assert f"images/cpu-2.6/Dockerfile:{line}: RUN: assemble runs nothing from an image" in done.stderr
     assert "--engine docker" in done.stderr
     assert not fresh.exists(), "nothing was downloaded, nothing was made"
 

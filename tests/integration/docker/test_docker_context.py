@@ -198,7 +198,7 @@ def test_gpus_that_the_daemon_has_reach_the_container(second: Engine, home: Path
     remote.put_file(NAME, "/run/cdi/nvidia.yaml", CDI.replace("/dev/null", "/dev/gone"))
     with runtime.start(refs["cuda-amd64"]) as session:
         assert not session.gpus
-        assert session.gpus_reason.startswith("the Docker daemon cannot pass its GPU on: ")
+        assert session.gpus_reason.startswith("the Docker daemon cannot pass its GPU through: ")
         assert "/dev/gone" in session.gpus_reason
     remote.put_file(NAME, "/run/cdi/nvidia.yaml", "")
 
@@ -332,7 +332,7 @@ def test_a_host_that_does_not_answer_is_given_up_soon(
 @pytest.mark.usefixtures("home")
 def test_an_unknown_context_shows_the_known_ones() -> None:
     create_context("gpu-box", "ssh://gpu-box")
-    fails_soon("gpu-bx", "no docker context named gpu-bx (did you mean 'gpu-box'?)", "there are gpu-box")
+    fails_soon("gpu-bx", "no docker context named gpu-bx (did you mean 'gpu-box'?)", "known contexts: gpu-box")
 
 
 def fails_soon(context: str, message: str, hint: str) -> None:

@@ -151,7 +151,7 @@ CPU = {"local": "cpu"}
         ("cuda", {}, "not a CUDA build"),  # no local version: only the wheel says it
         ("rocm", CPU, "not a ROCm build"),
         ("cuda", ROCM, "which is built for ROCm 6.2"),
-        ("cu126", {"hip": "6.2.41134-65d174c3e"}, "torch/version.py says 6.2.41134-65d174c3e"),
+        ("cu126", {"hip": "6.2.41134-65d174c3e"}, "torch/version.py has 6.2.41134-65d174c3e"),
         ("rocm", XPU, "not a ROCm build"),
         ("cpu", {"hip": "6.2.4"}, "not a CPU build"),
         ("cpu", {"xpu": "20250101"}, "not a CPU build"),
@@ -211,7 +211,7 @@ def test_an_index_that_does_not_answer_is_named_with_its_key_and_line(server: Si
     found = project(tmp_path, f"cu126: {{index: {gone}}}")
     with pytest.raises(LockError) as caught:
         lock(found)
-    assert f"accelerators.cu126.index (matrix.yaml line 7) names fails, {gone}" in caught.value.message
+    assert f"the index {gone} from accelerators.cu126.index (matrix.yaml line 7) failed" in caught.value.message
     assert "accelerators.cu126.index" in str(caught.value.hint)
 
 

@@ -91,7 +91,7 @@ def test_one_digit_makes_the_test_of_the_image_fail_with_both_values(
     (report,) = answer(done, 1)["reports"]
     failed = {f["name"]: f["detail"] for f in report["findings"] if f["status"] == "FAILED"}
     assert failed.pop("nccl version") == "expected NCCL 2.21.6, image reports 2.21.5"
-    assert "expected 2.21.6, the label says 2.21.5" in failed.pop("labels")
+    assert "expected 2.21.6, the label has 2.21.5" in failed.pop("labels")
     assert failed == {}
 
 

@@ -121,7 +121,7 @@ def test_what_is_installed_beside_the_lock_is_found(environment: Path, expected:
     found = asked(environment, expected)
     shutil.rmtree(stray)
     assert found["distributions"].status is FAILED
-    assert "stray: expected not to be there" in found["distributions"].detail
+    assert "stray: expected to be absent" in found["distributions"].detail
 
 
 def test_as_somebodys_environment_it_is_judged_by_its_own_files(environment: Path, expected: Expected) -> None:

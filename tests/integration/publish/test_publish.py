@@ -329,7 +329,7 @@ PERMANENT = {
     "no answer": (Fault(when=upload, drop=True), "4 times in a row"),
     "accepted and lost": (Fault(when=last, status=201), "after the upload the registry has None bytes"),
     "session elsewhere": (Fault(when=opening, location="http://127.0.0.1:1/v2/"), "refused"),
-    "no session": (Fault(when=opening, location=""), "did not say where to"),
+    "no session": (Fault(when=opening, location=""), "it gave no upload URL"),
     "blob unknown": (Fault(when=manifest, status=404, body=unknown("BLOB_UNKNOWN")), "blob unknown to registry"),
     "manifest refused": (Fault(when=manifest, status=503), "4 times in a row"),
 }
@@ -359,7 +359,7 @@ def test_a_wait_longer_than_patience_is_said_at_once(
     project: Small, front: Proxy, request: pytest.FixtureRequest
 ) -> None:
     front.faults = [Fault(when=upload, times=10_000, status=429, headers={"Retry-After": "3600"})]
-    with pytest.raises(UnavailableError, match="asked again in 3600 s"):
+    with pytest.raises(UnavailableError, match="asks us to wait 3600 s"):
         push(project, repository(front, request))
 
 

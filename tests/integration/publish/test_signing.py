@@ -326,7 +326,7 @@ def test_without_a_key_the_signature_is_not_run(
     old_place: str, project: Small, key: PrivateKey, tmp_path: Path
 ) -> None:
     published(project, old_place)
-    assert findings(f"{old_place}:2.6", None, tmp_path)["signature"] == (Status.NOT_RUN, "none is attached")
+    assert findings(f"{old_place}:2.6", None, tmp_path)["signature"] == (Status.NOT_RUN, "none attached")
     sign_reference(opened(f"{old_place}:2.6"), KeySigner(key))
     status, detail = findings(f"{old_place}:2.6", None, tmp_path)["signature"]
     assert status is Status.NOT_RUN

@@ -1,4 +1,4 @@
-"""`scripts/gpu-proof run`: what it writes, and what it says where something is lacking. No GPU needed."""
+"""`scripts/gpu-proof run`: what it writes, and what it says if something is missing. No GPU needed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_wheels_that_do_not_do_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "click-8.9-py3-none-any.whl").write_bytes(b"no zip")
     done = proof(tmp_path / "out", "--wheels", tmp_path)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: buildctl's needs cannot be installed from")
+    assert done.stderr.splitlines()[-1].startswith("error: cannot install buildctl's requirements from")
 
 
 def test_it_writes_facts_verdicts_and_a_report(tmp_path: Path) -> None:

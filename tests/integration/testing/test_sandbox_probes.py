@@ -148,7 +148,7 @@ def test_a_backend_that_must_not_be_there_fails(
     ("body", "says"),
     [
         ("import os; os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
-        ("import os, sys; print('garbage', flush=True); os._exit(0)", "the probe said nothing"),
+        ("import os, sys; print('garbage', flush=True); os._exit(0)", "the probe gave no answer"),
         ("import os; os._exit(3)", "exit code 3"),
         ("import time\ntime.sleep(600)", "still running after"),
         ("raise ImportError('libtorch.so: wrong ELF class')", "libtorch.so: wrong ELF class"),

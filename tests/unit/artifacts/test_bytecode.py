@@ -127,7 +127,7 @@ def test_much_more_than_a_pipe_holds_passes_without_anyone_reading() -> None:
 
 
 def test_a_python_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(EngineError, match="the base's Python cannot be started: /nonexistent/python"):
+    with pytest.raises(EngineError, match="cannot start the base's Python: /nonexistent/python"):
         compiled([], BuildPython(argv=("/nonexistent/python",), identity="", tag=""))
 
 
@@ -136,7 +136,7 @@ def test_a_python_that_is_not_there_is_an_error() -> None:
     [
         ("import sys; sys.stdin.buffer.read(); sys.exit('no space left')", "failed with 1.*no space left"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", f"failed with -{signal.SIGKILL.value}"),
-        ("import sys; sys.stdin.buffer.read()", "gave less bytecode than it was asked for"),
+        ("import sys; sys.stdin.buffer.read()", "returned too little bytecode"),
     ],
 )
 def test_a_python_that_fails_is_an_error(program: str, said: str) -> None:

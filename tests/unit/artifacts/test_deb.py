@@ -79,18 +79,18 @@ def test_the_control_archive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([Member(name="/etc/passwd")], "leads out of the tree or is not clean: '/etc/passwd'"),
-        ([Member(name="./../etc/passwd")], "leads out of the tree or is not clean: './../etc/passwd'"),
-        ([Member(name="./a/../../b")], "leads out of the tree"),
+        ([Member(name="/etc/passwd")], "escapes the tree or is not clean: '/etc/passwd'"),
+        ([Member(name="./../etc/passwd")], "escapes the tree or is not clean: './../etc/passwd'"),
+        ([Member(name="./a/../../b")], "escapes the tree"),
         ([Member(name="./a//b")], "not clean"),
         ([file("a"), file("a")], "a is in the archive twice"),
-        ([link("a", "/etc"), file("a/passwd")], "a/passwd lies below a, which is a symlink"),
-        ([file("a"), file("a/b")], "a/b lies below a, which is a file"),
-        ([link("usr/a", "../../etc/passwd")], "symlink usr/a leads out of the tree: '../../etc/passwd'"),
-        ([link("a", "")], "symlink a leads out of the tree: ''"),
-        ([Member(name="./a", kind=tarfile.LNKTYPE, target="./b")], "hard link a to b, which is no earlier file"),
-        ([Member(name="./a", kind=tarfile.LNKTYPE, target="/etc/passwd")], "leads out of the tree"),
-        ([link("b", "c"), Member(name="./a", kind=tarfile.LNKTYPE, target="./b")], "which is no earlier file"),
+        ([link("a", "/etc"), file("a/passwd")], "a/passwd is below a, which is a symlink"),
+        ([file("a"), file("a/b")], "a/b is below a, which is a file"),
+        ([link("usr/a", "../../etc/passwd")], "symlink usr/a escapes the tree: '../../etc/passwd'"),
+        ([link("a", "")], "symlink a escapes the tree: ''"),
+        ([Member(name="./a", kind=tarfile.LNKTYPE, target="./b")], "hard link a to b, which is not an earlier file"),
+        ([Member(name="./a", kind=tarfile.LNKTYPE, target="/etc/passwd")], "escapes the tree"),
+        ([link("b", "c"), Member(name="./a", kind=tarfile.LNKTYPE, target="./b")], "which is not an earlier file"),
         ([Member(name="./a", kind=tarfile.CHRTYPE)], "a: neither file, directory nor link"),
         ([Member(name="./a", kind=tarfile.FIFOTYPE)], "a: neither file, directory nor link"),
     ],
@@ -110,7 +110,7 @@ def test_symlinks_inside_the_tree_are_kept_as_written(tmp_path: Path) -> None:
 def test_another_digest_than_the_locks(tmp_path: Path) -> None:
     data = deb()
     assert opened(tmp_path, data, Digest.of(data)).control.package == "thing"
-    with pytest.raises(ArtifactError, match=r"thing_1.0_amd64.deb: sha256 is [0-9a-f]{64}, the lock says 00"):
+    with pytest.raises(ArtifactError, match=r"thing_1.0_amd64.deb: sha256 is [0-9a-f]{64}, the lock has 00"):
         opened(tmp_path, data, Digest("0" * 64))
 
 

@@ -64,9 +64,7 @@ def test_scripts_of_the_base_are_not_looked_at(tmp_path: Path) -> None:
 
 def test_an_unknown_command_refuses_the_package_with_script_and_line(tmp_path: Path) -> None:
     message = refused(tmp_path, 'if [ "$1" = configure ]; then\n  magic --now\nfi')
-    assert message == (
-        "tool 1.0: its postinst script does more than is done here without running it (line 4: magic --now)"
-    )
+    assert message == ("tool 1.0: its postinst script does more than is known without running it (line 4: magic --now)")
     assert "its preinst script" in refused(tmp_path, "true", preinst=script("magic"))
 
 
@@ -188,7 +186,7 @@ def test_triggers_between_added_packages_are_followed(tmp_path: Path) -> None:
 def test_a_trigger_of_the_base_whose_script_does_not_run_is_refused(tmp_path: Path) -> None:
     runtime = {**tiny_base(), "watcher": deb("watcher", control={"triggers": "interest /usr/share/watched\n"})}
     packages = {**runtime, "tool": deb("tool", [file("usr/share/watched/x", "x")])}
-    with pytest.raises(ArtifactError, match="set off /usr/share/watched, a trigger of watcher"):
+    with pytest.raises(ArtifactError, match="activate /usr/share/watched, a trigger of watcher"):
         made(tmp_path, packages, below=lock_of(runtime), added=True)
 
 

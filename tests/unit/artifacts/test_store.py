@@ -192,7 +192,7 @@ def test_no_space_is_an_error_that_says_where(tmp_path: Path, number: int) -> No
 
 def test_a_store_that_cannot_be_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EngineError, match="the store cannot be used"):
+    with pytest.raises(EngineError, match="cannot use the store"):
         make(Store(tmp_path / "file" / "store"))
 
 

@@ -263,13 +263,13 @@ def test_a_shared_file_whose_record_lies_is_read_all_the_same(tmp_path: Path) ->
         make_wheel(tmp_path, {"shared/__init__.py": b"good"}, name="one"),
         saved(tmp_path, zipped(contents), name="two"),
     ]
-    with pytest.raises(ArtifactError, match=r"two-1.0-py3-none-any.whl: 'shared/__init__.py' is not what RECORD says"):
+    with pytest.raises(ArtifactError, match=r"two-1.0-py3-none-any.whl: 'shared/__init__.py' does not match RECORD"):
         list(group_entries(wheels, site=SITE, bytecode=None))
 
 
 def test_a_file_where_another_wheel_needs_a_folder_is_refused(tmp_path: Path) -> None:
     wheels = [make_wheel(tmp_path, {"x": b""}, name="one"), make_wheel(tmp_path, {"x/y": b""}, name="two")]
-    with pytest.raises(ArtifactError, match=f"/{PURE}/x would be a file and the folder of /{PURE}/x/y"):
+    with pytest.raises(ArtifactError, match=f"/{PURE}/x would be both a file and the folder of /{PURE}/x/y"):
         list(group_entries(wheels, site=SITE, bytecode=None))
 
 
@@ -290,8 +290,7 @@ INFO = "demo-1.0.dist-info"
 def test_content_that_is_not_what_record_says_is_refused(tmp_path: Path) -> None:
     contents = wheel_contents({"demo.py": b"good"})
     assert (
-        refused(tmp_path, {**contents, "demo.py": b"evil"})
-        == f"{LABEL}: 'demo.py' is not what RECORD says (wrong hash)"
+        refused(tmp_path, {**contents, "demo.py": b"evil"}) == f"{LABEL}: 'demo.py' does not match RECORD (wrong hash)"
     )
 
 
@@ -303,7 +302,7 @@ def test_every_way_through_compares_with_record(
 ) -> None:
     wheel = saved(tmp_path, zipped({**wheel_contents({name: b"good"}), name: b"evil"}))
     entries = wheel_entries(wheel.path, filename=wheel.filename, site=SITE, bytecode=bytecode)
-    with pytest.raises(ArtifactError, match="is not what RECORD says"):
+    with pytest.raises(ArtifactError, match="does not match RECORD"):
         write_layer(entries, io.BytesIO(), compression=compression)
 
 
@@ -325,10 +324,10 @@ def test_a_file_that_record_does_not_list_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("gone.py,sha256=abc,1", "RECORD lists 'gone.py', which is not there"),
+        ("gone.py,sha256=abc,1", "RECORD lists 'gone.py', which does not exist"),
         ("x.py,,", "'x.py' has no SHA-256 in RECORD"),
         ("x.py,md5=abc,4", "'x.py' has no SHA-256 in RECORD"),
-        ("x.py,sha256=abc,5", "'x.py' is 4 bytes large, RECORD says 5"),
+        ("x.py,sha256=abc,5", "'x.py' is 4 bytes large, RECORD has 5"),
         ("x.py,sha256=abc,4\nx.py,sha256=abc,4", "RECORD lists 'x.py' twice"),
         ("x.py", "malformed RECORD: "),
         ("x.py,sha256=abc,many", "malformed RECORD: "),
@@ -353,8 +352,8 @@ def test_a_wheel_without_its_metadata_is_refused(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("filename", "why"),
     [
-        ("other-1.0-py3-none-any.whl", "'demo-1.0.dist-info' is of another distribution than the file name says"),
-        ("demo-2.0-py3-none-any.whl", "'demo-1.0.dist-info' is of another distribution than the file name says"),
+        ("other-1.0-py3-none-any.whl", "'demo-1.0.dist-info' does not match the file name"),
+        ("demo-2.0-py3-none-any.whl", "'demo-1.0.dist-info' does not match the file name"),
     ],
 )
 def test_a_wheel_of_another_name_is_refused(tmp_path: Path, filename: str, why: str) -> None:
@@ -369,7 +368,7 @@ def test_metadata_of_another_distribution_is_refused(tmp_path: Path) -> None:
     contents[f"{INFO}/RECORD"] = contents[f"{INFO}/RECORD"].replace(
         record_line(f"{INFO}/METADATA", metadata).encode(), record_line(f"{INFO}/METADATA", other).encode()
     )
-    assert refused(tmp_path, contents) == f"{LABEL}: '{INFO}/METADATA' says torch 1.0, the file name demo 1.0"
+    assert refused(tmp_path, contents) == f"{LABEL}: '{INFO}/METADATA' has torch 1.0, the file name demo 1.0"
 
 
 def test_names_and_versions_are_compared_as_such(tmp_path: Path) -> None:
@@ -381,12 +380,14 @@ def test_names_and_versions_are_compared_as_such(tmp_path: Path) -> None:
 
 def test_two_dist_info_folders_are_refused(tmp_path: Path) -> None:
     message = refused(tmp_path, wheel_contents({"other-1.0.dist-info/METADATA": b""}))
-    assert message == f"{LABEL}: has 2 .dist-info folders instead of one: {INFO}, other-1.0.dist-info"
+    assert message == f"{LABEL}: has 2 .dist-info folders, not one: {INFO}, other-1.0.dist-info"
 
 
 @pytest.mark.parametrize("path", ["other-1.0.data/purelib/x", "demo-1.0.data/root/x", "demo-1.0.data/x"])
 def test_data_of_no_scheme_is_refused(tmp_path: Path, path: str) -> None:
-    assert refused(tmp_path, wheel_contents({path: b""})) == f"{LABEL}: {path!r} is in no scheme of demo-1.0.data"
+    assert (
+        refused(tmp_path, wheel_contents({path: b""})) == f"{LABEL}: {path!r} is not in a known scheme of demo-1.0.data"
+    )
 
 
 def test_two_files_for_one_place_are_refused(tmp_path: Path) -> None:

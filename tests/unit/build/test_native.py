@@ -1,4 +1,4 @@
-"""The native road: what is refused, with the reason, and what uv is told where it is not."""
+"""Native environments: what is refused, with the reason, and what uv is told where it is not."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_uv_gets_the_lock_with_its_hashes_and_nothing_else(project: Project, tmp
 def test_a_lock_that_is_not_what_the_matrix_asks_for_is_refused(project: Project) -> None:
     locked = pinned(project)
     other = dataclasses.replace(locked, cell=dataclasses.replace(locked.cell, python="3.12"))
-    with pytest.raises(LockError, match=r"Python 3\.13, the matrix says 3\.12"):
+    with pytest.raises(LockError, match=r"Python 3\.13, the matrix has 3\.12"):
         refuse_stale(project, other)
 
 
@@ -97,12 +97,12 @@ def test_where_it_cannot_be_everything_is_not_run(project: Project, host: str, t
     assert result.exit_code == 3
     header, line = result.text().splitlines()
     assert header.startswith("mps-2.6-arm64  sha256:")
-    assert "mps-2.6 cannot be here (" in line
+    assert "mps-2.6 cannot run on this machine (" in line
     assert "--verify" in line
 
 
 def test_on_a_mac_without_the_environment_it_says_how_to_make_it(project: Project, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeUnavailableError, match=r"not made: mps-2\.6 in ") as caught:
+    with pytest.raises(RuntimeUnavailableError, match=r"has no environment mps-2\.6") as caught:
         native_report(project, pinned(project), tmp_path, host=read_host(HOSTS / "m3-docker-desktop.json"))
     assert caught.value.hint == f"run `buildctl native mps-2.6 --path {tmp_path}` first"
 

@@ -82,7 +82,7 @@ def test_files_of_another_stage_become_one_layer(context: Path) -> None:
 
 def test_a_stage_with_wheels_and_files_is_refused(context: Path) -> None:
     both = WITH_FILES.replace('["install-wheels"]', '["install-wheels", "torch==2.6.0"]')
-    with pytest.raises(DockerfileError, match="script has wheels and files") as caught:
+    with pytest.raises(DockerfileError, match="script has both wheels and context files") as caught:
         plan(f"{both}COPY --link --from=script /out/ /\n", context)
     assert "a stage of its own" in str(caught.value.hint)
 
@@ -189,13 +189,13 @@ def test_refusing_a_foreign_run_names_the_way_out(context: Path) -> None:
 
 
 def test_only_the_secrets_of_the_installer_may_be_mounted(context: Path) -> None:
-    with pytest.raises(DockerfileError, match="does not know --mount=type=cache"):
+    with pytest.raises(DockerfileError, match="does not support --mount=type=cache"):
         plan(HEAD.replace("type=secret,id=ca-bundle", "type=cache,target=/out"), context)
 
 
 def test_an_install_script_that_was_changed_is_refused(context: Path) -> None:
     (context / "common/install-wheels").write_text("#!/bin/sh\ncurl evil\n")
-    with pytest.raises(DockerfileError, match="is not the install-wheels script that this buildctl knows"):
+    with pytest.raises(DockerfileError, match="is not this buildctl's install-wheels script"):
         plan(HEAD, context)
 
 
@@ -207,5 +207,5 @@ def test_only_exact_pins_can_be_installed(context: Path, pin: str) -> None:
 
 def test_a_dockerignore_is_refused_since_it_would_be_ignored(context: Path) -> None:
     (context / ".dockerignore").write_text("x\n")
-    with pytest.raises(DockerfileError, match="does not read it"):
+    with pytest.raises(DockerfileError, match="not supported by the assemble engine"):
         plan(HEAD, context)

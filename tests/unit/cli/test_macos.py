@@ -88,5 +88,5 @@ def test_without_an_environment_it_says_how_to_make_one(without_docker: Path, tm
     argv = ("--layout", tmp_path / "dist", "test", "mps-2.6", "--path", tmp_path / "none")
     done = on_a_mac(COMMAND, *argv, path=str(without_docker))
     assert done.returncode == 10, done.stderr
-    assert "not made: mps-2.6" in done.stderr
+    assert "has no environment mps-2.6" in done.stderr
     assert f"buildctl native mps-2.6 --path {tmp_path / 'none'}" in done.stderr

@@ -97,7 +97,7 @@ def test_an_error_of_a_file_that_nobody_foresaw_names_it(
 
 def test_what_is_no_file_of_facts_says_how_to_make_one(tmp_path: Path) -> None:
     (tmp_path / "facts").write_text("hi")
-    with pytest.raises(BuildctlError, match="is no file of host facts") as problem:
+    with pytest.raises(BuildctlError, match="is not a host facts file") as problem:
         check_images(ROOT, None, [], host_file=tmp_path / "facts", save=None)
     assert problem.value.hint == "`buildctl check --save FILE` writes one"
 

@@ -82,7 +82,7 @@ def test_an_unknown_name_shows_the_known_ones(config: Path) -> None:
     add(config, "gpu-box", "ssh://gpu-box")
     with pytest.raises(RuntimeUnavailableError, match=r"named gpu-bx \(did you mean 'gpu-box'\?\)") as caught:
         endpoint("gpu-bx")
-    assert caught.value.hint == "there are gpu-box"
+    assert caught.value.hint == "known contexts: gpu-box"
 
 
 def test_where_there_is_none_the_way_out_is_named(config: Path) -> None:
@@ -94,7 +94,7 @@ def test_where_there_is_none_the_way_out_is_named(config: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"Endpoints": {"docker": []}}', '{"Endpoints": "x"}', "\xff"])
 def test_a_damaged_context_is_no_traceback(config: Path, text: str) -> None:
     add(config, "gpu-box", "ssh://gpu-box").write_text(text, encoding="latin-1")
-    with pytest.raises(RuntimeUnavailableError, match="docker context gpu-box cannot be read"):
+    with pytest.raises(RuntimeUnavailableError, match="cannot read docker context gpu-box"):
         endpoint("gpu-box")
 
 

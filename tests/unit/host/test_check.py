@@ -52,7 +52,7 @@ def test_labels_give_back_what_they_were_made_from() -> None:
     ("host", "kind", "reason"),
     [
         ("h200", Kind.GPU, "NVIDIA H200 (sm_90), driver 580.159.04 >= 525"),
-        ("rtx5090", Kind.CPU, "no code for NVIDIA GeForce RTX 5090 (sm_120) is compiled in"),
+        ("rtx5090", Kind.CPU, "no code for NVIDIA GeForce RTX 5090 (sm_120), only for"),
         ("old-driver", Kind.CPU, "driver 470.223.02 is older than 525"),
         ("gh200", Kind.NOT, "only for amd64, this is arm64"),
         ("m3-docker-desktop", Kind.EMULATED, "only for amd64"),
@@ -68,12 +68,12 @@ def test_an_image_of_ours_by_path_gets_the_verdict_of_its_labels(
 @pytest.mark.parametrize(
     ("host", "env", "kind", "reason"),
     [
-        ("h200", THEIRS, Kind.GPU, "it does not say which GPUs its torch is compiled for"),
+        ("h200", THEIRS, Kind.GPU, "the image does not claim which GPUs its torch is compiled for"),
         ("old-driver", THEIRS, Kind.CPU, "driver 470.223.02 is older than 525"),
         ("no-gpu", THEIRS, Kind.CPU, "no NVIDIA GPU here"),
         ("driver-550", {"NVIDIA_REQUIRE_CUDA": "cuda>=12.6"}, Kind.CPU, "it requires CUDA 12.6, driver 550"),
         ("driver-550", {"NVIDIA_REQUIRE_CUDA": "cuda>=12.4"}, Kind.GPU, "driver 550"),
-        ("h200", {"PATH": "/bin"}, Kind.CPU, "in labels and environment it says nothing about CUDA"),
+        ("h200", {"PATH": "/bin"}, Kind.CPU, "its labels and environment claim nothing about CUDA"),
         ("gh200", {"PATH": "/bin"}, Kind.NOT, "only for amd64, this is arm64"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_layout_without_a_name_is_all_that_is_in_it_and_needs_no_project(tmp_p
     assert [(v.name, v.kind) for v in answer.verdicts] == [(f"{root}:x", Kind.GPU), (f"{root}:y", Kind.CPU)]
     with pytest.raises(MatrixError, match=r"no matrix\.yaml"):
         check_images(tmp_path, None, [root, "cuda-2.6"], host_file=HOSTS / "h200.json", save=None)
-    with pytest.raises(LayoutError, match="is no OCI layout"):
+    with pytest.raises(LayoutError, match="is not an OCI layout"):
         check_images(tmp_path, None, ["./nowhere"], host_file=HOSTS / "h200.json", save=None)
 
 

@@ -62,7 +62,7 @@ def test_recorded_host(subjects: list[Subject], host: str) -> None:
 @pytest.mark.parametrize(
     ("host", "name", "reason", "step"),
     [
-        ("rtx5090", "cuda-2.6", "RTX 5090 (sm_120) is compiled in: it has sm_50 sm_60", "use cuda-2.15"),
+        ("rtx5090", "cuda-2.6", "RTX 5090 (sm_120), only for sm_50 sm_60", "use cuda-2.15"),
         ("old-driver", "cuda-2.6", "driver 470.223.02 is older than 525, which CUDA 12.4 needs", "to >= 525"),
         ("driver-550", "cuda-2.15", "older than 580, which CUDA 13.2 needs", ">= 580, or use cuda-2.10"),
         ("no-toolkit", "cuda-2.6", "no NVIDIA container toolkit", "sudo nvidia-ctk runtime configure"),
@@ -78,7 +78,12 @@ def test_recorded_host(subjects: list[Subject], host: str) -> None:
         ("intel-mac", "mps-2.6", "Intel", "use cuda-2.6 in Docker, on the CPU"),
         ("intel-mac", "cpu-2.6", "QEMU translates", "use cuda-2.6"),
         ("no-gpu", "cuda-2.6", "no NVIDIA GPU here", "docker run -it --rm pytorch:cuda-2.6"),
-        ("mixed-gpus", "cuda-2.6", "RTX 3090 (sm_86), driver 580.95.05 >= 525; but no code for", "--gpus all"),
+        (
+            "mixed-gpus",
+            "cuda-2.6",
+            "RTX 3090 (sm_86), driver 580.95.05 >= 525; but torch has no code for",
+            "--gpus all",
+        ),
         ("podman-cdi", "cuda-2.6", "NVIDIA L4 (sm_89)", "podman run -it --rm --device nvidia.com/gpu=all"),
         ("podman-cdi", "cuda-2.15", "older than 580", "until then: buildctl build cuda-2.15, then podman run -it --rm"),
     ],
@@ -135,12 +140,12 @@ def named(subjects: list[Subject], name: str) -> Subject:
 def test_a_driver_of_unknown_version_is_no_driver_that_is_new_enough(subjects: list[Subject]) -> None:
     verdict = decide(named(subjects, "cuda-2.6"), changed("h200", driver=None), subjects)
     assert verdict.kind is Kind.CPU
-    assert "driver's version is unknown" in verdict.reason
+    assert "driver version is unknown" in verdict.reason
     assert "reload or reinstall" in verdict.next_step
 
 
 def test_a_lost_gpu_is_told_and_the_good_one_counts(subjects: list[Subject]) -> None:
-    said = "nvidia-smi says [Unknown Error] of NVIDIA A100"
+    said = "nvidia-smi reports [Unknown Error] for NVIDIA A100"
     verdict = decide(named(subjects, "cuda-2.6"), changed("h200", gpu_problem=said), subjects)
     assert verdict.kind is Kind.GPU
     assert verdict.reason.endswith(f"; but {said}")
@@ -148,7 +153,7 @@ def test_a_lost_gpu_is_told_and_the_good_one_counts(subjects: list[Subject]) -> 
 
 def test_a_mac_of_unknown_version_gets_an_answer(subjects: list[Subject]) -> None:
     verdict = decide(named(subjects, "mps-2.6"), changed("m3-docker-desktop", macos=None), subjects)
-    assert (verdict.kind, verdict.reason) == (Kind.NOT, "the version of macOS is unknown")
+    assert (verdict.kind, verdict.reason) == (Kind.NOT, "the macOS version is unknown")
 
 
 def test_docker_that_knows_gpus_by_cdi_only_is_told_so(subjects: list[Subject]) -> None:

@@ -72,8 +72,7 @@ def test_a_python_that_no_base_has_is_refused_with_key_line_and_the_way_out(
     error = refused(changed, command[0], "cpu-2.6", *command[1:])
     assert error.exit_code == 2
     assert error.message == (
-        f"{changed.root}/matrix.yaml: 1 problem\n"
-        "  line 1: python: 3.12 is not what the base has (debian13: Python 3.13)"
+        f"{changed.root}/matrix.yaml: 1 problem\n  line 1: python: 3.12 is not in the base (debian13: Python 3.13)"
     )
     assert error.hint == 'set python: "3.13"; or add a base whose Debian release has Python 3.12'
 
@@ -93,11 +92,11 @@ def test_a_base_without_python_is_refused(project: Small) -> None:
     path = project.project.images / "bases/debian13/runtime.arm64.packages"
     lock = read_base_lock(path)
     write_base_lock(path, replace(lock, packages=lock.packages[:1]))
-    with pytest.raises(ProblemsError, match=r"3.13 is not what the base has \(debian13: no Python\)") as caught:
+    with pytest.raises(ProblemsError, match=r"3.13 is not in the base \(debian13: no Python\)") as caught:
         update_locks(project.project, project.cells(CELL), locked=True)
     assert (
         caught.value.hint
-        == "name python3.13 in bases.debian13.packages; or add a base whose Debian release has Python 3.13"
+        == "add python3.13 to bases.debian13.packages; or add a base whose Debian release has Python 3.13"
     )
 
 
@@ -175,7 +174,7 @@ def test_what_a_registry_base_declares_is_compared_when_the_matrix_is_read(
     with pytest.raises(ProblemsError) as caught:
         parse_matrix(slim(**values), Path("matrix.yaml"))
     assert [p.partition(":")[0] for p in caught.value.problems] == [f"line {n}" for n in lines]
-    assert "is of Python 3." in caught.value.problems[0]
+    assert "is for Python 3." in caught.value.problems[0]
 
 
 @pytest.mark.parametrize(("said", "fits"), [("3.12.8", False), ("3.13.1", True), ("", True), ("latest", True)])
@@ -187,7 +186,7 @@ def test_what_a_registry_base_says_itself_is_compared_before_anything_is_fetched
         refuse_python_in(base, config, "3.13")
         return
     with pytest.raises(
-        MatrixError, match=r"bases.slim: .* has Python 3.12 \(PYTHON_VERSION\), the matrix asks for 3.13"
+        MatrixError, match=r"bases.slim: .* has Python 3.12 \(PYTHON_VERSION\), but the matrix asks for 3.13"
     ):
         refuse_python_in(base, config, "3.13")
 
@@ -203,5 +202,5 @@ def test_bytecode_for_a_registry_base_is_made_by_a_base_with_its_python(tmp_path
             write_base_lock(project.images / f"bases/{name}/runtime.{arch}.packages", lock)
     planner = Planner(project=project, compression=Compression.ZSTD)
     assert planner.compiling(project.matrix.cells[0]).base.name == "debian13"
-    with pytest.raises(BuildctlError, match=r"no Debian base whose Python 3\.14 could make the bytecode"):
+    with pytest.raises(BuildctlError, match=r"no Debian base with Python 3\.14 to compile the bytecode"):
         planner.compiling(replace(project.matrix.cells[0], python="3.14"))

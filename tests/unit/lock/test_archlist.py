@@ -77,13 +77,13 @@ def test_a_string_that_has_no_end_is_no_list() -> None:
     [
         (
             b"\0sm_70 sm_80\0" + LIST,
-            "2 lists of GPU architectures where there must be one\n  sm_70 sm_75 .*\n  sm_70 sm",
+            "2 lists of GPU architectures instead of one\n  sm_70 sm_75 .*\n  sm_70 sm",
         ),
         (b"\0sm_70\0sm_80\0", "2 lists"),
         (b"compute_70 compute_80\0", "0 lists"),
-        (b"sm_90 " + LIST, "cannot be told from the text before it: sm_90 sm_70"),
-        (b"sm_50 compute_50 " + LIST, "cannot be told from the text before it"),
-        (b"sm_80 sm_80 sm_90\0", "cannot be told from the text before it"),
+        (b"sm_90 " + LIST, "from the text before it: sm_90 sm_70"),
+        (b"sm_50 compute_50 " + LIST, "cannot separate the list of GPU architectures from the text before it"),
+        (b"sm_80 sm_80 sm_90\0", "cannot separate the list of GPU architectures from the text before it"),
     ],
     ids=["two", "two words", "PTX alone", "a word more", "a list that ends in a list", "one twice"],
 )

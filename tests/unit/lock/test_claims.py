@@ -175,15 +175,15 @@ def test_the_known_architectures_of_the_default_images(project: Project) -> None
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"torch": "2.6.1+cu124"}, r"torch 2\.6\.1\+cu124 inside, the lock says 2\.6\.0"),
+        ({"torch": "2.6.1+cu124"}, r"torch 2\.6\.1\+cu124 inside, the lock has 2\.6\.0"),
         (
             {"cuda": "12.5"},
             r"built for CUDA 12\.5 \(torch/version\.py .*, the lock says built for CUDA 12\.4",
         ),
-        ({"cuda": None}, r"says CUDA, .* which is a CPU build"),
-        ({"cuda": None, "hip": "6.2.41133-dd7f"}, r"says CUDA, .* which is built for ROCm 6\.2 .*, not a CUDA build"),
-        ({"gpu_architectures": ()}, "names no GPU architecture"),
-        ({"mps": True}, "links to Metal, the matrix says never: mps"),
+        ({"cuda": None}, r"claims CUDA, .* which is a CPU build"),
+        ({"cuda": None, "hip": "6.2.41133-dd7f"}, r"claims CUDA, .* which is built for ROCm 6\.2 .*, not a CUDA build"),
+        ({"gpu_architectures": ()}, "without a list of GPU architectures"),
+        ({"mps": True}, "links to Metal, the matrix has mps under never"),
     ],
 )
 def test_a_wheel_that_is_not_what_the_lock_says_is_refused(
@@ -214,7 +214,7 @@ def test_a_file_is_what_would_be_written(path: Path) -> None:
         ("gpu_architectures", "sm_90", "gpu_architectures: 'sm_90'"),
         ("wheel", None, "wheel without a value"),
         ("cuda", "x", "malformed"),
-        ("driver_floor", "526", "driver_floor is 526, CUDA 12.4 asks for 525"),
+        ("driver_floor", "526", "driver_floor is 526, CUDA 12.4 needs 525"),
         ("surprise", 1, "missing or unknown: surprise"),
     ],
 )
@@ -267,7 +267,7 @@ def test_without_a_file_the_lock_speaks(tmp_path: Path, project: Project) -> Non
 def test_differences_name_both_values() -> None:
     claims = read_claims(ROOT / "images" / "cuda-2.6" / "claims.amd64.json")
     lie = dataclasses.replace(claims, cudnn="9.1.1.70")
-    assert differences(claims, lie) == ["cudnn: the wheels say 9.1.0.70, the file says 9.1.1.70"]
+    assert differences(claims, lie) == ["cudnn: the wheels have 9.1.0.70, the file has 9.1.1.70"]
 
 
 # labels
@@ -369,8 +369,8 @@ def test_a_label_that_lies_is_named_with_the_claim(tmp_path: Path, project: Proj
     assert judge_labels(expected, true)[0] is Status.PASSED
     status, detail = judge_labels(expected, {**true, "driver-floor": "526", "colour": "red"})
     assert status is Status.FAILED
-    assert "driver-floor: expected 525, the label says 526" in detail
-    assert "colour: expected no such claim, the label says red" in detail
+    assert "driver-floor: expected 525, the label has 526" in detail
+    assert "colour: expected no such claim, the label has red" in detail
     del true["gpu-architectures"]
     status, detail = judge_labels(expected, true)
     assert (status, "gpu-architectures" in detail) == (Status.NOT_RUN, True)

@@ -91,7 +91,7 @@ def test_what_a_person_reads_in_a_diff() -> None:
         ("Version: 3.0.4", "Version: 3 0", ":8: malformed package, version or architecture: apt 3 0 amd64"),
         ("Package: apt", "Package: ../apt", ":8: malformed package"),
         ("Version: 3.0.4\n", "Version: 3.0.4\nVersion: 4\n", ":10: field Version is given twice"),
-        ("Architecture: amd64", "Architecture: arm64", "packages of another architecture than amd64: apt"),
+        ("Architecture: amd64", "Architecture: arm64", "packages for another architecture than amd64: apt"),
         ("# suite: trixie\n", "", ":1: the header lacks suite"),
         ("# suite: trixie", "# suite: trixie\n# suite: sid", ":6: `suite` is given twice"),
         ("# flavour: runtime", "# flavour: slim", ":1: malformed flavour or inputs"),
@@ -117,7 +117,7 @@ def test_order_and_duplicates(tmp_path: Path) -> None:
         with pytest.raises(LockError, match="sorted by name, each once"):
             read_base_lock(path)
     path.write_text(format_base_lock(lock(package())).partition("\n\n")[0] + "\n")
-    with pytest.raises(LockError, match="packages must be there"):
+    with pytest.raises(LockError, match="packages must be listed"):
         read_base_lock(path)
 
 
@@ -135,7 +135,7 @@ def test_staleness() -> None:
         "matrix.yaml changed after it was written (the packages of the base)"
     )
     assert is_stale(replace(BASE, suite="forky"), lock()) == (
-        "it is for debian13 (trixie), the matrix says debian13 (forky)"
+        "it is for debian13 (trixie), the matrix has debian13 (forky)"
     )
     devel = replace(lock(), flavour="devel", inputs=inputs_of(BASE, Flavour.DEVEL, "amd64"))
     assert is_stale(BASE, devel) is None
@@ -173,7 +173,7 @@ def test_a_line_of_apt_becomes_a_package() -> None:
     ],
 )
 def test_a_line_of_apt_that_pins_nothing_is_an_error(line: str) -> None:
-    with pytest.raises(LockError, match="apt gave a line that is not understood"):
+    with pytest.raises(LockError, match="cannot parse a line of apt's output"):
         lock_apt.parse_uri(line, SOURCES)
 
 
@@ -197,7 +197,7 @@ def test_only_reaching_servers_is_taken_from_the_machines_configuration(monkeypa
 
 
 def test_without_debians_keys_nothing_is_resolved(tmp_path: Path) -> None:
-    with pytest.raises(LockError, match="no keys to check Debian's signature with") as caught:
+    with pytest.raises(LockError, match="no keys to verify Debian's signature") as caught:
         resolve_base(BASE, "amd64", mirrors=MIRRORS, keyring=tmp_path / "none.gpg")
     assert "apt-get install debian-archive-keyring" in str(caught.value.hint)
 
@@ -208,11 +208,11 @@ def test_without_apt_the_error_says_where_to_lock(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolError, match="program not found: apt-config") as caught:
         resolve_base(BASE, "amd64", mirrors=MIRRORS, keyring=keyring)
-    assert "building needs no apt" in str(caught.value.hint)
+    assert "locking a Debian base needs apt" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("name", ["-o", "apt/sid", "apt=1", "Apt", "?installed", "apt-"])
 def test_names_that_apt_would_take_for_something_else(name: str, tmp_path: Path) -> None:
     """`apt-` for one is "remove apt", whatever stands before it."""
-    with pytest.raises(LockError, match="not names of Debian packages"):
+    with pytest.raises(LockError, match="not Debian package names"):
         lock_apt._packages(tmp_path, SOURCES, BASE, [name])

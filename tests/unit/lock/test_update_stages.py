@@ -93,7 +93,7 @@ def test_a_command_that_builds_renders_first(
     """The engine's refusal names the line that only the new Dockerfile has."""
     with_template(root)
     monkeypatch.setenv("BUILDCTL_CACHE", str(root.parent / "store"))
-    with pytest.raises(DockerfileError, match=r"RUN: assemble runs nothing of an image.*'echo odd'"):
+    with pytest.raises(DockerfileError, match=r"RUN: assemble runs nothing from an image.*'echo odd'"):
         cli.main(["--project", str(root), *command, "cpu-2.6"], standalone_mode=False)
     assert "RUN echo odd\n" in (root / "images/cpu-2.6/Dockerfile").read_text()
     assert (root / "docker-bake.json").read_bytes() == (ROOT / "docker-bake.json").read_bytes()

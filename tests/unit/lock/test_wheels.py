@@ -133,9 +133,9 @@ TEXT = format_wheel_lock(LOCK)
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("# name: cuda-2.6\n", "", "x: the header does not say name"),
+        ("# name: cuda-2.6\n", "", "x: the header lacks name"),
         ("# python: 3.13\n", "# python: 3.13\n# python: 3.13\n", "x:5: python is given twice"),
-        (str(LOCK.inputs), "sha256:12", "x: inputs is no sha256 digest"),
+        (str(LOCK.inputs), "sha256:12", "x: inputs is not a sha256 digest"),
         ("numpy==2.2.6 --hash", "numpy==2.2.7 --hash", "is not numpy==2.2.7"),
         ("numpy==2.2.6 --hash", "Numpy==2.2.6 --hash", "x:9: unexpected"),
         ("numpy==2.2.6 --hash", "-e numpy==2.2.6 --hash", "x:9: unexpected"),
@@ -168,7 +168,7 @@ def test_a_lock_that_was_cut_off_is_refused() -> None:
 
 def test_a_wheel_removed_by_hand_is_noticed() -> None:
     start, end = TEXT.index("# nvidia_x"), TEXT.index("# pip-")
-    with pytest.raises(LockError, match="it says 6 wheels and holds 5"):
+    with pytest.raises(LockError, match="its header has 6 wheels, the file 5"):
         parse_wheel_lock(TEXT[:start] + TEXT[end:], "x")
 
 
@@ -193,12 +193,12 @@ def test_a_fresh_lock_is_not_stale() -> None:
     [
         (replace(CELL, name="cuda-2.7"), "it is for cuda-2.6 on linux/amd64"),
         (replace(CELL, arch="arm64"), "it is for cuda-2.6 on linux/amd64"),
-        (replace(CELL, python="3.14"), "it is for Python 3.13, the matrix says 3.14"),
+        (replace(CELL, python="3.14"), "it is for Python 3.13, the matrix has 3.14"),
         (
             replace(CELL, requirements=(*CELL.requirements, "scipy")),
-            "the matrix asks for scipy, which it does not hold",
+            "the matrix asks for scipy, which the lock lacks",
         ),
-        (replace(CELL, requirements=("torch==2.6.1",)), "the matrix asks for torch==2.6.1, it holds 2.6.0"),
+        (replace(CELL, requirements=("torch==2.6.1",)), "the matrix asks for torch==2.6.1, the lock has 2.6.0"),
         (replace(CELL, requirements=("torch==2.6.0",)), "matrix.yaml changed after it was written (packages or index)"),
         (
             replace(CELL, accelerator=replace(CELL.accelerator, index="https://index.example.invalid/simple")),
@@ -218,7 +218,7 @@ def test_the_flavour_and_the_base_do_not_make_a_wheel_lock_stale() -> None:
 
 def test_a_wheel_swapped_by_hand_is_stale_although_the_inputs_agree() -> None:
     wheels = tuple(wheel("torch", "2.10.0") if w.name == "torch" else w for w in LOCK.wheels)
-    assert is_stale(CELL, replace(LOCK, wheels=wheels)) == "the matrix asks for torch==2.6.0, it holds 2.10.0"
+    assert is_stale(CELL, replace(LOCK, wheels=wheels)) == "the matrix asks for torch==2.6.0, the lock has 2.10.0"
 
 
 def test_changes_are_told_by_package() -> None:

@@ -101,9 +101,9 @@ def test_adding_changes_the_inputs_of_the_lock_and_adding_nothing_does_not() -> 
         ("images: {'mps-*': {apt: [git]}}", 'images["mps-*"].apt: mps-2.6, mps-2.15: a native environment has no'),
         (
             "images: {cpu-2.6: {apt: [git]}}",
-            "cpu-2.6 stands on bases.theirs, an image, to which no packages are added here (a template with RUN apt",
+            "cpu-2.6 has the base image bases.theirs, to which apt packages cannot be added (a template with RUN apt",
         ),
-        ("images: {'*': {apt: [git]}}", 'images["*"].apt: cpu-2.6 stands on bases.theirs'),
+        ("images: {'*': {apt: [git]}}", 'images["*"].apt: cpu-2.6 has the base image bases.theirs'),
         ("images: {cuda-2.6: {apt: [Git]}}", "images[\"cuda-2.6\"].apt[0]: 'Git' is not a Debian package name"),
         ("images: {cuda-2.6: {packages: [torch]}}", 'images["cuda-2.6"].packages[0]: torch comes from versions'),
         ("images: {cuda-2.6: {packages: [a, A]}}", 'images["cuda-2.6"].packages[1]: a is listed twice'),
@@ -112,7 +112,7 @@ def test_adding_changes_the_inputs_of_the_lock_and_adding_nothing_does_not() -> 
         ("extras: [onx]", "line 13: extras[0]: 'onx' is not one of onnx, coreml (did you mean 'onnx'?)"),
         (
             "extras: [onnx]\nimages: {'cuda-*': {packages: [onnxruntime-gpu]}}",
-            "images[\"cuda-*\"].packages: onnxruntime-gpu has the same files as a package of the extra 'onnx', which",
+            "images[\"cuda-*\"].packages: onnxruntime-gpu owns the same files as a package of the extra 'onnx', which",
         ),
     ],
 )

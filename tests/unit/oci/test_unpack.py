@@ -173,7 +173,7 @@ def test_a_whiteout_of_what_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["d/.wh.a", "d/.wh..wh..opq"])
 def test_a_layer_with_whiteouts_cannot_be_stacked(tmp_path: Path, name: str) -> None:
-    with pytest.raises(LayoutError, match="is to be stacked"):
+    with pytest.raises(LayoutError, match="a stacked layer cannot have"):
         one_layer(tmp_path, folder("d"), file(name, b""), stack=True)
     assert [p.name for p in tmp_path.iterdir()] == ["blob"]
 
@@ -242,7 +242,7 @@ def test_a_hard_link_through_a_symlink_stays_inside(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_text("secret")
-    with pytest.raises(LayoutError, match="'h' is a hard link to 'd/secret', which is no file here"):
+    with pytest.raises(LayoutError, match="'h' is a hard link to 'd/secret', which is not a file here"):
         one_layer(tmp_path, symlink("d", str(outside)), hard_link("h", "d/secret"))
 
 
@@ -269,12 +269,12 @@ def test_a_whiteout_below_a_symlink_removes_nothing_outside(tmp_path: Path) -> N
 
 
 def test_symlinks_in_a_circle(tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match="'a/f' lies behind a loop of symlinks"):
+    with pytest.raises(LayoutError, match="'a/f' is behind a loop of symlinks"):
         one_layer(tmp_path, symlink("a", "b"), symlink("b", "a"), file("a/f"))
 
 
 def test_a_name_below_a_file(tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match="'a/f' lies below 'a', which is no directory"):
+    with pytest.raises(LayoutError, match="'a/f' is below 'a', which is not a directory"):
         one_layer(tmp_path, file("a"), file("a/f"))
 
 
@@ -316,7 +316,7 @@ def test_a_broken_blob_leaves_nothing(tmp_path: Path) -> None:
 def test_a_wrong_diff_id_leaves_nothing(tmp_path: Path) -> None:
     blob = tmp_path / "blob"
     blob.write_bytes(compress(tar(file("a"))))
-    with pytest.raises(LayoutError, match=r"has the diff id .*, the configuration says"):
+    with pytest.raises(LayoutError, match=r"has the diff id .*, not .* as in the configuration"):
         unpack_layer(blob, MediaType.LAYER_ZSTD, tmp_path / "root", diff_id=Digest.of(b"x"))
     assert [p.name for p in tmp_path.iterdir()] == ["blob"]
 
@@ -388,7 +388,7 @@ def test_layers_of_an_image_in_directories_of_their_own(tmp_path: Path) -> None:
 
 def test_layers_that_cannot_be_stacked(tmp_path: Path) -> None:
     layout, descriptor = image(tmp_path, tar(file("a")), tar(file(".wh.a", b"")))
-    with pytest.raises(LayoutError, match="is to be stacked"):
+    with pytest.raises(LayoutError, match="a stacked layer cannot have"):
         unpack_layers(layout, descriptor, tmp_path / "cache")
 
 

@@ -18,12 +18,12 @@ def report(digest: Digest = IMAGE, **findings: Status) -> Report:
 @pytest.mark.parametrize(
     ("about", "expected"),
     [
-        (None, "it was not tested"),
+        (None, "not tested"),
         (report(OTHER, a=Status.PASSED), "the report is about sha256:bbbbbbbbbbbb"),
         (report(a=Status.PASSED, b=Status.FAILED), "FAILED: b"),
-        (report(), "nothing was asked"),
-        (report(gpu=Status.NOT_RUN), "nothing was asked"),
-        (report(a=Status.PASSED, x=Status.NOT_RUN), "NOT RUN and not allowed to be: x"),
+        (report(), "no finding applies"),
+        (report(gpu=Status.NOT_RUN), "no finding applies"),
+        (report(a=Status.PASSED, x=Status.NOT_RUN), "NOT RUN without permission: x"),
     ],
 )
 def test_what_does_not_pass_is_said(about: Report | None, expected: str) -> None:
@@ -45,7 +45,7 @@ def test_what_is_required_must_have_run_whatever_is_allowed() -> None:
     assert objection(report(a=Status.PASSED), IMAGE, gpu, gpu) == "required and NOT RUN: gpu", "not even in the report"
     assert objection(report(a=Status.PASSED, gpu=Status.PASSED), IMAGE, frozenset(), gpu) is None
     both = report(a=Status.PASSED, gpu=Status.NOT_RUN, x=Status.NOT_RUN)
-    assert objection(both, IMAGE, frozenset(), gpu) == "required and NOT RUN: gpu; NOT RUN and not allowed to be: x"
+    assert objection(both, IMAGE, frozenset(), gpu) == "required and NOT RUN: gpu; NOT RUN without permission: x"
 
 
 def test_findings_are_known_by_the_names_that_the_probes_have() -> None:

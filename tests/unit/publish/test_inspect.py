@@ -66,7 +66,7 @@ def test_anybodys_layout_by_path_and_by_path_and_name(tmp_path: Path) -> None:
         assert len(inspect_images(no_project, target, arch=None).images) == 2
     one = inspect_images(no_project, f"{layout.root}:theirs-arm64", arch=None)
     assert [i.platform for i in one.images] == ["linux/arm64"]
-    with pytest.raises(LayoutError, match="is no OCI layout"):
+    with pytest.raises(LayoutError, match="is not an OCI layout"):
         inspect_images(no_project, str(tmp_path / "nowhere"), arch=None)
 
 
@@ -132,7 +132,7 @@ def test_annotations_of_an_index_are_shown_and_counted_where_the_labels_say_the_
     seen = inspect_images(opener(layout.root), "cuda-2.15", arch=None)
     assert seen.to_json()["indexes"] == {"cuda-2.15": annotations}
     assert [line.strip() for line in seen.text().split("index cuda-2.15\n")[1].splitlines()] == [
-        "annotations: 1 claims that hold on every platform, as in the labels",
+        "annotations: 1 claims that hold on every platform, same as the labels",
         "dev.buildctl.torch              9.9",
         "org.opencontainers.image.title  t",
     ]

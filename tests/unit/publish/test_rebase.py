@@ -64,7 +64,7 @@ def test_a_base_that_did_not_move_leaves_the_image_alone(bases: Bases) -> None:
 
 
 def test_an_image_on_another_base_is_refused(bases: Bases) -> None:
-    with pytest.raises(LayoutError, match="does not stand on the base"):
+    with pytest.raises(LayoutError, match="is not on the base"):
         _above(bases.layout, bases.image, bases.base("new"), "cuda-2.6-amd64")
 
 
@@ -78,5 +78,5 @@ def test_a_base_with_other_settings_is_refused(bases: Bases) -> None:
 
 
 def test_where_nothing_can_be_rebased_that_is_said(tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match=r"^nothing to rebase: no image stands on a Debian base"):
+    with pytest.raises(LayoutError, match=r"^nothing to rebase: no image has a Debian base"):
         rebase_images(small(tmp_path).project, [], locked=True)

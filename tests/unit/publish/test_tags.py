@@ -73,7 +73,7 @@ def test_architectures_with_different_cuda_share_the_image_name_only() -> None:
 
 def test_two_accelerators_with_one_tag_are_refused() -> None:
     cells = [c for c in parse_matrix(MATRIX.format(cuda="amd64"), Path("m")).cells if not c.native]
-    with pytest.raises(BuildctlError, match="two tags would have the name"):
+    with pytest.raises(BuildctlError, match="two tags would be named"):
         tags_of(cells, {c.id: claims(c, "12.4") for c in cells})
 
 

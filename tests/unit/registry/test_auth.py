@@ -47,7 +47,7 @@ def test_docker_login_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_helper_that_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {"registry.example": "no-such-helper"}}))
-    with pytest.raises(RefusedError, match=r"registry\.example cannot be read"):
+    with pytest.raises(RefusedError, match=r"cannot read the credentials for registry\.example"):
         docker_credentials("registry.example")
 
 

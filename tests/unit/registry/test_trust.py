@@ -53,7 +53,7 @@ def test_the_folders_of_docker_and_podman() -> None:
 def test_a_bundle_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = str(tmp_path / "none.pem")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", missing)
-    with pytest.raises(RefusedError, match="no such CA bundle"):
+    with pytest.raises(RefusedError, match="CA bundle not found"):
         open_session("registry.example", {"REQUESTS_CA_BUNDLE": missing, "HOME": str(tmp_path)})
 
 
@@ -62,6 +62,6 @@ def test_a_certificate_that_is_none_is_named(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "ca.crt").write_text("no certificate")
     environ = {"HOME": str(tmp_path)}
-    with pytest.raises(RefusedError, match=r"ca\.crt is no usable certificate"):
+    with pytest.raises(RefusedError, match=r"ca\.crt is not a usable certificate"):
         open_session("registry.example:5000", environ)
     open_session("registry.example", environ)  # another registry

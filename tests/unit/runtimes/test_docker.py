@@ -95,7 +95,7 @@ def test_without_gpus_the_reason_is_the_daemon(info: dict[str, Any]) -> None:
 @pytest.mark.parametrize("info", [RUNTIME, CDI], ids=["runtime", "cdi"])
 def test_no_gpu_for_images_that_cannot_use_one(info: dict[str, Any]) -> None:
     assert gpu_request(info, kind=CPU, emulated=None) == (None, "not an image for GPUs")
-    assert gpu_request(info, kind=CUDA, emulated="qemu-aarch64") == (None, "no GPU reaches an emulated image")
+    assert gpu_request(info, kind=CUDA, emulated="qemu-aarch64") == (None, "an emulated image cannot use a GPU")
 
 
 @pytest.mark.parametrize(

@@ -86,13 +86,13 @@ def subject(**claims: Any) -> Subject:
             "an AMD GPU (/dev/kfd",
             "--device /dev/kfd --device /dev/dri ",
         ),
-        ({"rocm": "6.2"}, "amd-gpu", Verdicts.GPU, "which driver ROCm 6.2 needs, and whether", "pytorch:a-2.10"),
+        ({"rocm": "6.2"}, "amd-gpu", Verdicts.GPU, "the driver ROCm 6.2 needs, and whether", "pytorch:a-2.10"),
         ({"xpu": "2025.1"}, "intel-gpu", Verdicts.GPU, "an Intel GPU (/dev/dri/renderD128)", "--device /dev/dri"),
         ({"rocm": "6.2"}, "intel-gpu", Verdicts.CPU, "no AMD GPU", "docker run -it --rm pytorch:a-2.10"),
         ({"rocm": "6.2"}, "h200", Verdicts.CPU, "no AMD GPU", "docker run -it --rm pytorch:a-2.10"),
         ({"xpu": "2025.1"}, "amd-gpu", Verdicts.CPU, "no Intel GPU", "docker run -it --rm pytorch:a-2.10"),
         ({"cuda": "12.6"}, "amd-gpu", Verdicts.CPU, "no NVIDIA GPU here", "docker run -it --rm pytorch:a-2.10"),
-        ({"rocm": "6.2"}, "intel-mac", Verdicts.CPU, "no container on macOS sees a GPU", "docker run"),
+        ({"rocm": "6.2"}, "intel-mac", Verdicts.CPU, "containers on macOS cannot use the GPU", "docker run"),
     ],
 )
 def test_verdicts(claims: dict[str, str], host: str, kind: Verdicts, reason: str, step: str) -> None:
@@ -106,7 +106,9 @@ def test_doctor_and_the_summary_know_the_gpu() -> None:
     host = read_host(HOSTS / "amd-gpu.json")
     assert "AMD GPU (/dev/kfd, /dev/dri/renderD128)" in host.summary()
     found = examine(lambda: Project.find(ROOT), host)
-    assert any(s.what == "AMD GPU" and "driver" in s.detail and "not known here" in s.detail for s in found.symptoms)
+    assert any(
+        s.what == "AMD GPU" and "driver" in s.detail and "not know which driver" in s.detail for s in found.symptoms
+    )
     half = examine(lambda: Project.find(ROOT), replace(host, nodes=(AMD,)))
     assert any(s.what == "AMD GPU" and "/dev/kfd" in s.detail and s.mend for s in half.symptoms)
 
@@ -124,7 +126,7 @@ def test_the_sandbox_passes_the_device_files() -> None:
     found = passthrough(ROCM, "amd64", emulated=False)
     assert found.binds == (("/dev/kfd", "dev/kfd", True), ("/dev/dri/renderD128", "dev/dri/renderD128", True))
     assert passthrough(XPU, "amd64", emulated=False).reason.startswith("no Intel GPU")
-    assert passthrough(ROCM, "amd64", emulated=True) == Passthrough(reason="no GPU reaches an emulated image")
+    assert passthrough(ROCM, "amd64", emulated=True) == Passthrough(reason="an emulated image cannot use a GPU")
     assert passthrough(CPU, "amd64", emulated=False) == Passthrough(reason="not an image for GPUs")
 
 

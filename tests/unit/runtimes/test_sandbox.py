@@ -184,7 +184,7 @@ def test_a_driver_that_a_cluster_mounts_is_found_where_the_loader_is_told(
     ("nodes", "names", "says"),
     [
         (("nvidia0", "nvidiactl"), LIBRARIES, "/dev/nvidia-uvm is missing"),
-        (WHOLE, ("libnvidia-ml.so.1",), "no libcuda.so.1"),
+        (WHOLE, ("libnvidia-ml.so.1",), "not the driver's libcuda.so.1"),
     ],
 )
 def test_half_a_gpu_is_none_and_the_reason_says_which_half(
@@ -206,7 +206,7 @@ def test_a_gpu_that_the_sandbox_s_ids_may_not_open_is_none(tmp_path: Path) -> No
     given = {"dev": tmp_path, "libraries": libraries(tmp_path / "lib", *LIBRARIES)}
     assert find_gpus("amd64", **given).available  # type: ignore[arg-type]
     found = find_gpus("amd64", **given, as_others=True)  # type: ignore[arg-type]
-    assert found.reason.startswith(f"{tmp_path}/nvidia0 is not open to everybody")
+    assert found.reason.startswith(f"{tmp_path}/nvidia0 is not accessible to everyone")
 
 
 def config(*env: tuple[str, str]) -> ImageConfig:
@@ -255,7 +255,7 @@ REFUSED = Launched(outcome=None, step="namespaces", error="Operation not permitt
 
 def test_a_closed_kernel_is_said_with_a_way_out() -> None:
     error = unavailable(REFUSED)
-    assert "no sandbox can be made here: namespaces: Operation not permitted" in error.message
+    assert "cannot start a sandbox here: namespaces: Operation not permitted" in error.message
     assert error.hint
     assert not isinstance(error, OverlayRefusedError)
     assert isinstance(unavailable(Launched(outcome=None, step="overlayfs", error="x")), OverlayRefusedError)

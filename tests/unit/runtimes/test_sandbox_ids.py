@@ -52,7 +52,7 @@ def test_a_user_with_a_large_number_gets_a_line_of_its_own() -> None:
 
 
 def test_no_room_for_a_large_number_is_said() -> None:
-    with pytest.raises(ToolError, match="no id here for user or group 1000660000") as caught:
+    with pytest.raises(ToolError, match="no id left for the image's user or group 1000660000") as caught:
         Ids(first=1, size=65535).mapping([1000660000])
     assert "below 65535" in str(caught.value.hint)
 

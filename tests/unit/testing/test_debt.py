@@ -166,13 +166,13 @@ def test_nothing_is_taken_in_when_one_is_about_nothing_here(project: Small, tmp_
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"
     good.write_text(json.dumps(report(project, {"torch": P}).to_json()))
     bad.write_text(json.dumps(replace(report(project, {"a": P}, digest=Digest("c" * 64)), cell="x").to_json()))
-    with pytest.raises(BuildctlError, match=r"is about x .*, which is no cell"):
+    with pytest.raises(BuildctlError, match=r"is about x .*, which is not a cell"):
         list(bring(project.project, [str(good), str(bad)]))
     assert not project.project.report(project.cell(CELL)).exists()
     bad.write_text("[]")
     with pytest.raises(BuildctlError, match=r"bad\.json"):
         list(bring(project.project, [str(bad)]))
-    with pytest.raises(BuildctlError, match="is no file"):
+    with pytest.raises(BuildctlError, match="does not exist"):
         list(bring(project.project, [str(tmp_path / "nowhere.json")]))
 
 

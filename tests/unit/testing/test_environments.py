@@ -78,9 +78,9 @@ def script(path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("#!/bin/sh\necho hello\n", "is not a Python that works: hello"),
-        ("#!/bin/sh\nexit 3\n", "is not a Python that works: exit code 3"),
-        ("no program", "is not a Python that works|cannot be started"),
+        ("#!/bin/sh\necho hello\n", "is not a working Python: hello"),
+        ("#!/bin/sh\nexit 3\n", "is not a working Python: exit code 3"),
+        ("no program", "is not a working Python|cannot be started"),
         (f"#!/bin/sh\necho 'BUILDCTL {json.dumps(OLD)}'\n", "is Python 3.7.9; the probes need 3.9"),
     ],
 )
@@ -94,7 +94,7 @@ def test_what_is_no_python_is_one_error(tmp_path: Path, text: str, words: str) -
     ("make", "words"),
     [
         ("nothing", "does not exist"),
-        ("folder", "no Python in .*: it has no bin/python"),
+        ("folder", r"no Python in .* \(no bin/python"),
         ("file", "is not an executable file"),
         ("empty", "has no torch"),
         ("broken", r"does not import: ImportError: libcudart\.so\.12: no such file"),
@@ -258,8 +258,8 @@ EXPECTED = probes.Expected(
         # an environment on top of the system's packages: the first counts
         ([["torch", "2.13.0", "/s"], ["numpy", "1.26", "/usr"], ["numpy", "2.4.6", "/s"]], PASSED, "2 distributions"),
         ([["torch", "2.13.0", "/s"], ["numpy", "2.4.6", "/s"], ["numpy", "1.26", "/s"]], FAILED, "installed 2 times"),
-        ([["torch", "2.12.0", "/s"], ["numpy", "2.4.6", "/s"]], FAILED, "its folders say 2.13.0, its Python says 2.12"),
-        ([["torch", "2.13.0", "/s"]], FAILED, "numpy: its folders say 2.4.6, its Python says none"),
+        ([["torch", "2.12.0", "/s"], ["numpy", "2.4.6", "/s"]], FAILED, "folders have 2.13.0, its Python reports 2.12"),
+        ([["torch", "2.13.0", "/s"]], FAILED, "numpy: its folders have 2.4.6, its Python reports none"),
     ],
 )
 def test_distributions(value: list[list[str]], status: Status, words: str) -> None:

@@ -141,7 +141,7 @@ def test_an_export_brings_files_and_errors() -> None:
     assert found.files == {"torchscript": b"a model"}
     assert found.errors["export"] == "no"
     assert "makes no sense" in found.errors["onnx"]
-    assert "said nothing" in found.errors["coreml"]
+    assert "gave no answer" in found.errors["coreml"]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_core_ml_is_converted_here_and_predicts_on_a_mac_only(project: Project, 
     source = cell(project, "cuda-2.6", "amd64", "coreml")
     assert "coreml" not in formats_of([cell(project, "cuda-2.6", "amd64")])
     there = moved(project, tmp_path, source, cell(project, "cpu-2.6", "arm64"))["coreml"]
-    assert (there.result, there.detail) == (Result.NOT_RUN, "converted (7 B); Core ML predicts on macOS only")
+    assert (there.result, there.detail) == (Result.NOT_RUN, "converted (7 B); Core ML runs models on macOS only")
     on_mac = moved(project, tmp_path, source, cell(project, "mps-2.6", "arm64", "coreml"))["coreml"]
     assert on_mac.result is Result.PASSED
     without = moved(project, tmp_path, source, cell(project, "mps-2.6", "arm64"))["coreml"]
@@ -228,9 +228,9 @@ def test_a_failed_export_fails_once(project: Project, tmp_path: Path) -> None:
 
     source = cell(project, "cuda-2.6", "amd64")
     own = moved(project, tmp_path, source, source, export=broken)["export"]
-    assert (own.result, own.detail) == (Result.FAILED, "the export fails: RuntimeError: no")
+    assert (own.result, own.detail) == (Result.FAILED, "the export failed: RuntimeError: no")
     other = moved(project, tmp_path, source, cell(project, "cpu-2.6", "arm64"), export=broken)["export"]
-    assert (other.result, other.detail) == (Result.NOT_RUN, "cuda-2.6-amd64 exported none")
+    assert (other.result, other.detail) == (Result.NOT_RUN, "cuda-2.6-amd64 did not export it")
 
 
 def test_other_numbers_fail(project: Project, tmp_path: Path) -> None:
@@ -283,9 +283,7 @@ def test_the_table_has_numbers_and_each_reason_once() -> None:
     assert "a     c   PASSED 2e-07" in text
     assert "  a -> b, export: they differ" in text
     assert "  b -> c, export and 1 more: no extra" in text
-    assert text.endswith(
-        "1 passed, 1 failed, 2 not run; the same numbers are at most 0.0001 apart, relative to the largest"
-    )
+    assert text.endswith("1 passed, 1 failed, 2 not run; the same numbers means within 0.0001, relative to the largest")
     assert json.loads(json.dumps(found.to_json()))["moves"][0]["error"] == 0.5
 
 

@@ -93,7 +93,7 @@ def test_a_crash_keeps_what_was_answered_and_says_where_it_happened() -> None:
     [
         (outcome(code=None, seconds=120), "still running after 120 s, killed"),
         (outcome(code=1, stderr="Traceback"), "exit code 1\n  Traceback"),
-        (outcome("hello"), "printed no answer but 'hello'"),
+        (outcome("hello"), "printed no answer, but 'hello'"),
         (outcome('{"doing": null, "answers": [1]}'), "printed no answer"),
         (outcome(code=-99), "killed by signal 99"),
     ],
@@ -179,7 +179,7 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging.backends, CUDA, {"cuda": False, "mkldnn": True}, "expected cuda to be built in, image reports: mkldnn"),
     (judging.backends, CPU, {"cuda": True}, "expected no cuda in this build, image reports: cuda"),
     (judging.gpu_architectures, CPU, ["sm_90"], "expected none, image reports sm_90"),
-    (judging.gpu_architectures, CUDA, [], "compiled for no GPU"),
+    (judging.gpu_architectures, CUDA, [], "without any GPU architecture"),
     (judging.gpu_architectures, replace(CUDA, gpu_architectures=("sm_80", "sm_90")), ["sm_80"],
      "expected GPU architectures sm_80 sm_90, image reports sm_80"),
     (judging.devices, CPU, {**GOOD["devices"], "cuda": {"available": True, "names": ["H200"]}},
@@ -193,11 +193,11 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging.gpu, CUDA, on_gpu() | {"convolution": {"cuda:0": 1.0}}, "on cuda:0: expected an error of at most"),
     (judging.gpu, CUDA, on_gpu(capability=[12, 0]), "expected kernels for sm_120, image has sm_80 sm_90"),
     (judging.gpu, CUDA, on_gpu(bf16=0.3), "expected bfloat16 within 0.01, image computes 0.3"),
-    (judging.gpu, CUDA, on_gpu(cudnn=False), "expected cuDNN to take its tensors"),
-    (judging.gpu, CUDA, on_gpu(kept=512), "of 67108864 bytes allocated and given back, 512 stayed"),
+    (judging.gpu, CUDA, on_gpu(cudnn=False), "expected cuDNN to accept its tensors"),
+    (judging.gpu, CUDA, on_gpu(kept=512), "512 of 67108864 allocated bytes were not released"),
     (judging.gpu, CUDA, on_gpu() | {"gpus": {**on_gpu()["gpus"], "nccl": 1.0}}, "NCCL's sum over one process"),
     (judging.numpy_bridge, CUDA, {"numpy": "2.5.5", "types": 14, "tried": 138, "wrong": ["of numpy.bool: x"]},
-     "numpy 2.5.5 and torch: 1 of 138 exchanges went wrong\n  of numpy.bool: x"),
+     "numpy 2.5.5 and torch: 1 of 138 exchanges failed\n  of numpy.bool: x"),
     (judging.numpy_bridge, CUDA, {"numpy": "2.5.5", "types": 0, "tried": 0, "wrong": []}, "image tried none"),
     (judging.dataloader, CUDA, {"squares": [0, 1, 4, 9, 16, 25, 36, 49], "workers": 1}, "image reports 1"),
     (judging.bytecode, CUDA, {"good": 9, "bad": ["torch: no bytecode"], "bad_count": 1}, "torch: no bytecode"),
@@ -205,7 +205,7 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
      "torch: installed 2 times (2.6.0, 2.5)"),
     (judging.distributions, CUDA, [["torch", "2.6.0", "/a"]], "numpy: expected 2.1, image reports none"),
     (judging.distributions, CUDA, [["numpy", "2.1", "/a"], ["pip", "1", "/a"], ["torch", "2.6.0", "/a"]],
-     "pip: expected not to be there, image reports 1"),
+     "pip: expected to be absent, image reports 1"),
     (judging.pip_check, CUDA, unfit("torch 2.6.0 requires x"), "torch 2.6.0 requires x"),
     (judging.pip_check, CUDA, unfit(SBSA, cusparselt=[SBSA_TAG]), SBSA),
     (judging.pip_check, GRACE, unfit(SBSA), SBSA),
@@ -235,7 +235,7 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging_python.kept, CUDA, kept(pip={"kept": 1, "changed": 1}), "pip does not replace torch when"),
     (judging_python.kept, CUDA, kept(uv={"kept": 0, "changed": 0}), "uv would replace torch"),
     (judging_python.kept, CUDA, kept(said="no solution"), "expected pip's refusal to name PIP_CONSTRAINT"),
-    (judging_python.kept, CUDA, kept(pip={}, said="No module named pip"), "pip does not run\nNo module named pip"),
+    (judging_python.kept, CUDA, kept(pip={}, said="No module named pip"), "pip cannot run\nNo module named pip"),
     (judging_python.login_shell, CUDA, {"home": "/h", "path": ["/usr/bin"]}, "/h/.local/bin, image reports /usr/bin"),
     (judging_python.standard_library, CUDA, {"tried": ["ssl"], "missing": {"ssl": "No module named _ssl"}}, "_ssl"),
     (judging_python.standard_library, CUDA, {"tried": [], "missing": {}}, "image tried none"),
@@ -285,7 +285,7 @@ def test_what_agrees_passes(judge: Callable[[Expected, Any], judging.Verdict], v
 
 def test_a_complaint_of_a_platforms_other_name_is_known_and_named() -> None:
     status, detail = judging.pip_check(GRACE, unfit(SBSA, cusparselt=[SBSA_TAG]))
-    assert (status, "only complains of cusparselt, whose WHEEL says sbsa" in detail) == (Status.PASSED, True)
+    assert (status, "only complains of cusparselt, whose WHEEL has sbsa" in detail) == (Status.PASSED, True)
 
 
 def test_no_gpu_is_said_in_plain_words() -> None:
