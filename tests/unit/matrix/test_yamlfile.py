@@ -70,6 +70,10 @@ def test_what_yaml_would_guess_is_a_problem(text: str, expected: str) -> None:
     assert problems(text) == [expected]
 
 
+def test_an_alias_may_be_used_twice() -> None:
+    assert parse("a: &x [y]\nb: [*x, *x]\n", "m.yaml").value == {"a": ["y"], "b": [["y"], ["y"]]}
+
+
 def test_aliases_that_multiply_are_stopped() -> None:
     levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     assert "an alias that never ends" in problems("\n".join(["a0: &a0 x", *levels]))[0]
