@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def render_image(cells: Sequence[LockedCell], templates: Path) -> str:
     """
     first, each = cells[0].cell, [locked.claims for locked in cells]
     _check_agreement(first.name, each)
-    environment = _environment(templates)
+    environment = _environment(templates.resolve())
     template = _template(environment, first)
     steps = install_steps({locked.cell.arch: locked.wheels for locked in cells})
     context = _context(first, each, steps, template.name or "")
@@ -137,7 +138,9 @@ def _is(claims: Claims) -> str:
     return f"{claims.torch.partition('+')[0]}, {claims.kind.titled(claims.built_for)}"
 
 
+@lru_cache(maxsize=8)
 def _environment(templates: Path) -> jinja2.Environment:
+    """Keeps what it has compiled; a template that changed is read again."""
     environment = jinja2.Environment(  # noqa: S701 - not HTML: every value passes a filter of ours
         loader=jinja2.FileSystemLoader(templates),
         undefined=jinja2.StrictUndefined,

@@ -24,6 +24,7 @@ PROGRAMS = {
     "ssh",
     "uv",
 }
+EVENTS = {"socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "subprocess.Popen"}
 LOCAL = {("uv", "--version"), ("docker", "--version")}  # what talks to nobody
 
 installed: list[bool] = []
@@ -72,7 +73,7 @@ def program_started(argv: Any, environment: Any) -> None:
 
 
 def hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if NOTES not in os.environ:
+    if event not in EVENTS or NOTES not in os.environ:  # Python tells of every file and import: those go on at once
         return
     if event in {"socket.connect", "socket.bind", "socket.sendto"}:
         if not asks_for_ipv6(event, arguments[1]):

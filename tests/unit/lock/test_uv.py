@@ -1,0 +1,129 @@
+"""What uv is given and how its answers are read. uv itself: tests/integration/lock/test_lock_index.py."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from buildctl.ground.errors import LockError
+from buildctl.ground.run import Completed
+from buildctl.lock.uv import (
+    FAMILY,
+    Found,
+    IndexFailedError,
+    NoSolutionError,
+    _failure,
+    _pylock,
+    _pyproject,
+    _wheels,
+    best,
+    index_of,
+)
+from buildctl.matrix.read import parse_matrix
+from buildctl.oci.digest import Digest
+
+SHA = "a" * 64
+MATRIX = """\
+python: "3.13"
+versions: {"2.6": 2.6.0}
+packages: [numpy]
+flavours: [runtime]
+bases: {debian13: {debian: trixie, packages: [python3]}}
+accelerators:
+  cpu: {arch: [amd64], base: debian13, devices: {never: [cuda]}, index: "https://me:pw@torch.example/cpu"}
+"""
+
+
+def said(stderr: str, *, timed_out: bool = False) -> LockError:
+    return _failure(Completed(argv=("uv",), returncode=2, stdout="", stderr=stderr, timed_out=timed_out))
+
+
+@pytest.mark.parametrize(
+    ("stderr", "kind", "hint"),
+    [
+        ("  x No solution found when resolving", NoSolutionError, None),
+        ("torch was not found in the package registry", NoSolutionError, None),
+        ("error: Failed to fetch: `https://a.example/torch/`", IndexFailedError, "is the package index reachable?"),
+        ("dns error: no such host", IndexFailedError, "is the package index reachable?"),
+        ("status 401 Unauthorized for https://a.example/torch/", IndexFailedError, "asks for credentials"),
+        ("panicked", LockError, None),
+    ],
+)
+def test_what_uv_says_is_one_of_three_failures(stderr: str, kind: type[LockError], hint: str | None) -> None:
+    error = said(stderr)
+    assert type(error) is kind
+    assert stderr.strip() in error.message
+    assert (hint or "") in (error.hint or "")
+
+
+def test_the_url_that_failed_is_known_and_its_password_is_not_shown() -> None:
+    error = said("error: Failed to fetch: `https://me:secret@a.example/torch/`")
+    assert isinstance(error, IndexFailedError)
+    assert error.url == "https://a.example/torch/"
+    assert "secret" not in error.message
+
+
+def test_a_deadline_is_the_fault_of_the_index() -> None:
+    assert isinstance(said("", timed_out=True), IndexFailedError)
+
+
+def test_an_index_that_fails_is_named_by_the_line_that_chose_it() -> None:
+    accelerator = parse_matrix(MATRIX, Path("matrix.yaml")).cells[0].accelerator
+    with pytest.raises(IndexFailedError) as caught, index_of(accelerator):
+        raise IndexFailedError("no answer", hint="wait", url="https://torch.example/cpu/torch/")
+    assert "https://torch.example/cpu:" in caught.value.message
+    assert "pw" not in caught.value.message
+    assert str(caught.value.hint).startswith("correct ")
+    with pytest.raises(IndexFailedError, match=r"^no answer$"), index_of(accelerator):
+        raise IndexFailedError("no answer", url="https://other.example/numpy/")
+
+
+def test_the_index_of_an_accelerator_serves_torch_and_its_companions_alone() -> None:
+    value = tomllib.loads(_pyproject(["torch==2.6.0", 'x; python_version<"4"'], "3.13", "https://a.example/cpu"))
+    assert value["project"]["dependencies"] == ["torch==2.6.0", 'x; python_version<"4"']
+    assert value["project"]["requires-python"] == ">=3.13"
+    (index,) = value["tool"]["uv"]["index"]
+    assert (index["url"], index["explicit"]) == ("https://a.example/cpu", True)
+    assert value["tool"]["uv"]["sources"] == {name: {"index": index["name"]} for name in FAMILY}
+    assert tomllib.loads(_pyproject([], "3.13", None))["tool"] == {"uv": {}}
+
+
+def test_what_is_to_be_kept_is_a_lock_that_uv_reads() -> None:
+    kept = tomllib.loads(_pylock([("torch", "2.6.0"), ("numpy", "2.5.5")], "3.13"))["packages"]
+    assert kept == [{"name": "torch", "version": "2.6.0"}, {"name": "numpy", "version": "2.5.5"}]
+    assert tomllib.loads(_pylock([], "3.13"))["packages"] == []
+
+
+def test_a_wheel_has_its_name_and_place_from_url_or_path(tmp_path: Path) -> None:
+    package = {
+        "name": "Typing_Extensions",
+        "version": "4.16.0",
+        "wheels": [
+            {"url": "https://a.example/x/typing_extensions-4.16.0%2Bcpu-py3-none-any.whl", "hashes": {"sha256": SHA}},
+            {"path": "wheels/t-1-py3-none-any.whl", "size": 7, "hashes": {"md5": "x"}},
+        ],
+    }
+    one, other = _wheels(package, tmp_path)
+    assert (one.name, one.filename) == ("typing-extensions", "typing_extensions-4.16.0+cpu-py3-none-any.whl")
+    assert (one.size, one.digest) == (None, Digest(SHA))
+    assert (other.size, other.digest) == (7, None)
+    assert other.url == (tmp_path / "wheels" / "t-1-py3-none-any.whl").as_uri()
+    with pytest.raises(LockError, match=r"x==1: the index has no wheel of it"):
+        _wheels({"name": "x", "version": "1"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("filename", "words"),
+    [
+        ("torch.zip", "names a file that is no wheel"),
+        ("torchvision-2.6.0-py3-none-any.whl", "of another package or version"),
+        ("torch-2.7.0-py3-none-any.whl", "of another package or version"),
+        ("torch-2.6.0-cp312-cp312-linux_x86_64.whl", r"no wheel for Python 3\.13 on linux/amd64"),
+    ],
+)
+def test_what_the_index_gives_is_what_was_asked_for(filename: str, words: str) -> None:
+    found = Found(name="torch", version="2.6.0", filename=filename, url="u", size=None, digest=None)
+    with pytest.raises(LockError, match=rf"torch==2\.6\.0: .*{words}"):
+        best([found], python="3.13", platform="linux/amd64")
