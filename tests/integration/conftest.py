@@ -15,7 +15,7 @@ from tests.support.projects import Small, small
 from tests.support.registry import Proxy, docker_registry, proxy
 
 DOCKER = {"docker_engine", "docker_client"}
-IMAGES = {"built", "built_store", "everything", "layouts"}
+IMAGES = {"asked", "built", "built_store", "everything", "layouts"}
 ROOM = 6 << 30  # bytes that must be free before a module; cpu-2.6, on the disk and in Docker, needs half of it
 ROOM_BIG = 30 << 30  # the same with both engines' cuda-2.6
 OWN = pytest.StashKey[Engine | None]()  # our own engine, once it runs
