@@ -5,7 +5,7 @@ real registry and a real Docker Engine. `make test-all` adds the tests marked `b
 images, these show small:
 
     both engines make the same image          docker/test_docker_build.py, with cpu-2.6
-    the probes, in the sandbox and in Docker  testing/test_main_job.py, with the one report of cpu-2.6 (fixture `asked`);
+    the probes, in the sandbox and in Docker  testing/test_main_job.py, with the one report of cpu-2.6;
                                               docker/test_docker_runtime.py, with a torch that only answers
     built for CUDA, claims that do not hold   testing/test_sandbox_probes.py, with a torch that only answers
     only missing layers move                  docker/test_docker_load.py, with images of kilobytes
