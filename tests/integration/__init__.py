@@ -14,6 +14,7 @@ images, these show small:
     kills, full disks, gzip, vanished debs    build/test_build.py, with a tiny image (tests/support/tiny.py)
     pip keeps torch                           testing/test_constraints.py, with the locked pip on this machine
     what every release of torch says inside   lock/test_torch_releases.py, with the releases of matrix.yaml
+    a clone and Docker alone                  docker/test_bake_clone.py, with a tiny image
     a Docker over ssh is given cpu-2.6        docker/test_docker_context.py, with images of kilobytes
     both architectures under one tag          publish/test_publish.py, publish/test_gate.py
     the devel flavour compiles                base/test_base_debian.py, on this machine's architecture
