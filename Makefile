@@ -28,12 +28,11 @@ render: venv ## write images/*/Dockerfile from the templates
 
 test: dev tools ## units, small real images, a real registry and Docker Engine: minutes, 12 GB of disk
 	@$(PYTEST) tests/unit -n auto
-	@$(PYTEST) tests/integration -m "not images and not big" -n 2 --dist loadfile
-	@$(PYTEST) tests/integration -m "images and not big"
+	@$(PYTEST) tests/integration -m "not big" -n 2 --dist loadgroup
 
 test-all: dev tools ## the same, and what needs CUDA images or many minutes: an hour, 30 GB
 	@$(PYTEST) tests/unit -n auto
-	@$(PYTEST) tests/integration -m "not images" -n 2 --dist loadfile
+	@$(PYTEST) tests/integration -m "not images" -n 2 --dist loadgroup
 	@$(PYTEST) tests/integration -m images
 
 unit: dev ## the unit tests alone, in seconds

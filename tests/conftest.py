@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,25 @@ def layouts(request: pytest.FixtureRequest) -> Callable[[str], Path]:
         return found
 
     return holding
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `buildctl test` said of cpu-2.6: JSON, and the JUnit file."""
+
+    ran: Ran
+    junit: Path
+
+
+@pytest.fixture(scope="session")
+def asked(stores: Path, built: Path, built_store: dict[str, str]) -> Asked:
+    """The probes in `built`, once for all tests: under emulation they take minutes. The report is kept in `built`."""
+    answer, junit = stores / "asked.json", stores / "asked.xml"
+    with one_at_a_time(stores):
+        if not answer.exists():
+            argv: list[str | Path] = ["test", *SMALL, "--runtime", "sandbox", "--json", "--junit", junit]
+            answer.write_text(json.dumps(asdict(buildctl("--layout", built, *argv, env=built_store))))
+    return Asked(Ran(**json.loads(answer.read_text())), junit)
 
 
 def fetched(names: Sequence[str]) -> None:

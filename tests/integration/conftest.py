@@ -6,29 +6,42 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.engine import Engine, Unavailable, engine
 from tests.support.projects import Small, small
 from tests.support.registry import Proxy, docker_registry, proxy
 
 DOCKER = {"docker_engine", "docker_client"}
-IMAGES = {"built", "built_store", "everything", "layouts"}
+IMAGES = {"asked", "built", "built_store", "everything", "layouts"}
 ROOM = 6 << 30  # bytes that must be free before a module; cpu-2.6, on the disk and in Docker, needs half of it
 ROOM_BIG = 30 << 30  # the same with both engines' cuda-2.6
 OWN = pytest.StashKey[Engine | None]()  # our own engine, once it runs
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what needs real images, what takes gigabytes, and who shares a worker: all that use Docker, and a module.
+class ByFile(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
+    """A file has one worker, and so has all that uses Docker, which a test's name, file or folder says."""
 
-    As soon as it is collected: xdist reads the groups before any other hook of ours.
-    """
+    def _split_scope(self, nodeid: str) -> str:
+        return "docker" if "docker" in nodeid else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile | None:
+    """`--dist loadgroup`. xdist's own adds the group to a test's id, which pytest 9 no longer lets it."""
+    return ByFile(config, log) if config.getoption("dist") == "loadgroup" else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what needs real images, and what takes gigabytes."""
     wanted = set(getattr(item, "fixturenames", ()))
     docker = bool(DOCKER & wanted) or item.get_closest_marker("docker") is not None
-    item.add_marker(pytest.mark.xdist_group("docker" if docker else item.path.stem))
+    if docker and "docker" not in item.nodeid:
+        raise pytest.UsageError(f"{item.nodeid} uses Docker, so its name says `docker`: two workers share one engine")
     if docker or IMAGES & wanted:
         item.add_marker("images")
     if "everything" in wanted:

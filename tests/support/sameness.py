@@ -31,9 +31,10 @@ IN_CONFIG_MAY_DIFFER = {"ArgsEscaped": "a mark of BuildKit's that only Windows c
 
 def file_differences(ours: Mapping[str, Mapping[str, Any]], buildkits: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What differs between two trees and must not."""
+    known = set(ONLY_BUILDKIT) if "usr/local/bin/pip" in ours else set()
     out = [f"{path}: only assembled" for path in sorted(set(ours) - set(buildkits))]
-    out += [f"{path}: only of BuildKit" for path in sorted(set(buildkits) - set(ours) - set(ONLY_BUILDKIT))]
-    out += [f"{path}: not of BuildKit any more" for path in sorted(set(ONLY_BUILDKIT) - set(buildkits))]
+    out += [f"{path}: only of BuildKit" for path in sorted(set(buildkits) - set(ours) - known)]
+    out += [f"{path}: not of BuildKit any more" for path in sorted(known - set(buildkits))]
     for path in sorted(set(ours) & set(buildkits)):
         fields = set(ours[path]) - ({"content"} if path.endswith(INSTALLER) else set())
         pairs = {field: (ours[path][field], buildkits[path][field]) for field in sorted(fields)}

@@ -35,11 +35,12 @@ flavours: [runtime]
 bases: {debian13: {debian: trixie, packages: [apt, python3.13, tzdata]}}
 accelerators: {cpu: {arch: [arm64], base: debian13, devices: {never: [cuda, mps]}}}
 """
-# what a base is configured from, and a Python that runs on the machine that builds
+# what a base is configured from, a Python that runs on the machine that builds, and what `install-wheels` calls
 PACKAGES = {
     *("apt", "base-files", "base-passwd", "bash", "debianutils", "libpam-runtime", "mawk", "tzdata"),
     *("libc6", "libexpat1", "libgcc-s1", "zlib1g"),
     *("libpython3.13-minimal", "libpython3.13-stdlib", "python3.13", "python3.13-minimal"),
+    *("coreutils", "dash", "libacl1", "libattr1", "libpcre2-8-0", "libselinux1", "python3-minimal"),
 }
 WHEELS = {  # file name -> bytes of noise
     "numpy-2.2.6-cp313-cp313-manylinux_2_17_aarch64.whl": 200_000,

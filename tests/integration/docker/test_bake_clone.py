@@ -8,25 +8,40 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import docker
 import pytest
 
+from buildctl.artifacts.store import Store
 from buildctl.build.buildkit import user_secrets
+from buildctl.docker.daemon import loopback_port
 from buildctl.lock.index import uv_environment
+from buildctl.lock.wheels import read_wheel_lock
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT, buildctl
 from tests.support.engine import Engine
 from tests.support.sameness import configuration_differences, file_differences, raw_configuration, tree
+from tests.support.tiny import CELL, NAME, tiny
+from tests.support.wheelhouse import wheelhouse
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
-CELL, TARGET, TAG = "cpu-2.6-arm64", "cpu-2_6-arm64", "pytorch:cpu-2.6-arm64"
+TARGET, TAG = "cpu-2_6-arm64", "pytorch:cpu-2.6-arm64"
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A checkout with the bases in dist/ and what this machine needs to reach an index; and what is to come out."""
+
+    folder: Path
+    expected: Path
+    options: tuple[str, ...] = ()
 
 
 @pytest.fixture
-def clone(tmp_path: Path, built_store: Mapping[str, str]) -> Path:
-    """What git tracks, as it is now, with the bases in dist/ and what this machine needs to reach its index."""
+def clone_of_this(tmp_path: Path, built: Path, built_store: Mapping[str, str]) -> Clone:
+    """What git tracks, as it is now; wheels come from the index that this machine's user has."""
     done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
     if done.returncode != 0:
         pytest.skip("NOT RUN: these sources are no git repository")
@@ -36,16 +51,39 @@ def clone(tmp_path: Path, built_store: Mapping[str, str]) -> Path:
         if (ROOT / name).exists():
             shutil.copyfile(ROOT / name, folder / name)
             (folder / name).chmod(0o755 if os.access(ROOT / name, os.X_OK) else 0o644)
-    bases = buildctl("--layout", tmp_path / "bases", "bases", "cpu-2.6", env=built_store)
+    with_bases(folder, ROOT, built_store)
+    override(folder, user_secrets(tmp_path, uv_environment()))
+    return Clone(folder, built)
+
+
+@pytest.fixture
+def clone_of_tiny(tmp_path: Path, store: dict[str, str], docker_client: docker.DockerClient) -> Iterator[Clone]:
+    """The tiny project; its wheels come from an index on loopback."""
+    with loopback_port(docker_client, 1) as port:
+        if port != 1:
+            pytest.skip("NOT RUN: this Docker Engine is on another machine, and the index on this one's loopback")
+    wheels = Path(store["BUILDCTL_CACHE"])
+    folder = tiny(tmp_path / "clone", wheels)
+    done = buildctl("--layout", tmp_path / "expected", "build", NAME, "--no-load", cwd=folder, env=store)
+    assert done.returncode == 0, done.stderr
+    with_bases(folder, folder, store)
+    lock = read_wheel_lock(folder / "images" / NAME / "requirements.arm64.txt")
+    with wheelhouse(lock.wheels, Store(wheels)) as url:
+        override(folder, user_secrets(tmp_path, {"UV_DEFAULT_INDEX": url}), network="host")
+        yield Clone(folder, tmp_path / "expected", ("--allow", "network.host"))
+
+
+def with_bases(folder: Path, project: Path, store: Mapping[str, str]) -> None:
+    bases = buildctl("--layout", folder / "dist", "bases", NAME, cwd=project, env=store)
     assert bases.returncode == 0, bases.stderr
-    shutil.copytree(tmp_path / "bases", folder / "dist")
-    # bake reads this file by itself; what the secrets name must lie below the clone
-    secrets = user_secrets(tmp_path, uv_environment())
+
+
+def override(folder: Path, secrets: Mapping[str, Path], **more: str) -> None:
+    """A file that bake reads by itself; what the secrets name must lie below the clone."""
     for name, path in secrets.items():
         shutil.copyfile(path, folder / name)
-    override = {"target": {TARGET: {"secret": [{"id": name, "src": name} for name in secrets]}}}
-    (folder / "docker-bake.override.json").write_text(json.dumps(override))
-    return folder
+    target = {**more, "secret": [{"id": name, "src": name} for name in secrets]}
+    (folder / "docker-bake.override.json").write_text(json.dumps({"target": {TARGET: target}}))
 
 
 @pytest.fixture
@@ -63,9 +101,9 @@ def plain(docker_engine: Engine, docker_client: docker.DockerClient) -> Iterator
         docker_client.images.remove(TAG, force=True)
 
 
-def bake(clone: Path, env: Mapping[str, str], *options: str) -> None:
-    argv = ["docker", "buildx", "bake", *options, TARGET]
-    done = subprocess.run(argv, cwd=clone, env=env, capture_output=True, text=True, timeout=600, check=False)
+def bake(clone: Clone, env: Mapping[str, str], *options: str) -> None:
+    argv = ["docker", "buildx", "bake", *clone.options, *options, TARGET]
+    done = subprocess.run(argv, cwd=clone.folder, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
@@ -73,9 +111,13 @@ def bake(clone: Path, env: Mapping[str, str], *options: str) -> None:
 EXPORTED = "*.output=type=oci,tar=false,compression=zstd,oci-mediatypes=true,force-compression=true"
 
 
-def test_a_clone_builds_with_docker_alone_the_same_image(clone: Path, plain: dict[str, str], built: Path) -> None:
+@pytest.mark.parametrize("which", ["clone_of_tiny", pytest.param("clone_of_this", marks=pytest.mark.big)])
+def test_a_clone_builds_with_docker_alone_the_same_image(
+    which: str, plain: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    clone: Clone = request.getfixturevalue(which)
     bake(clone, plain, "--set", f"{EXPORTED},dest=one")
-    ours, theirs = Layout(built), Layout(clone / "one")
+    ours, theirs = Layout(clone.expected), Layout(clone.folder / "one")
     (baked,) = theirs.read_index().manifests
     descriptor = ours.resolve(CELL, "arm64")
     assert file_differences(tree(ours, descriptor), tree(theirs, baked)) == []
@@ -88,13 +130,13 @@ def test_a_clone_builds_with_docker_alone_the_same_image(clone: Path, plain: dic
 
 @pytest.mark.big
 def test_docker_has_the_image_and_another_bake_gives_the_same(
-    clone: Path, plain: dict[str, str], docker_client: docker.DockerClient
+    clone_of_this: Clone, plain: dict[str, str], docker_client: docker.DockerClient
 ) -> None:
-    bake(clone, plain)
-    bake(clone, plain, "--set", f"{EXPORTED},dest=one")
-    bake(clone, plain, "--set", f"{EXPORTED},dest=other", "--no-cache")
-    theirs = Layout(clone / "one")
-    one, other = (Layout(clone / name).read_index().manifests for name in ("one", "other"))
+    bake(clone_of_this, plain)
+    bake(clone_of_this, plain, "--set", f"{EXPORTED},dest=one")
+    bake(clone_of_this, plain, "--set", f"{EXPORTED},dest=other", "--no-cache")
+    theirs = Layout(clone_of_this.folder / "one")
+    one, other = (Layout(clone_of_this.folder / name).read_index().manifests for name in ("one", "other"))
     assert [m.digest for m in one] == [m.digest for m in other]
     (baked,) = one
     loaded = docker_client.images.get(TAG).attrs["RootFS"]["Layers"]

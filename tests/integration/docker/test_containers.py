@@ -94,7 +94,7 @@ def run(request: pytest.FixtureRequest) -> Run:
         for path in tmpfs:
             container.with_tmpfs_mount(path)
         container.start()
-        status = container.get_wrapped_container().wait(timeout=120)["StatusCode"]
+        status = container.get_wrapped_container().wait(timeout=600)["StatusCode"]
         stdout, stderr = container.get_logs()
         return Ended(status=status, stdout=stdout.decode(), stderr=stderr.decode())
 

@@ -252,6 +252,7 @@ def there(docker_engine: Engine, docker_client: docker.DockerClient, monkeypatch
 
 
 @pytest.mark.network
+@pytest.mark.big  # small: test_an_image_arrives_and_only_what_is_missing_moves, test_commands_run_there_as_they_do_here
 def test_an_image_is_loaded_and_asked_over_ssh(
     there: str, docker_client: docker.DockerClient, built: Path, built_store: dict[str, str]
 ) -> None:

@@ -7,15 +7,23 @@ from pathlib import Path
 import docker
 import pytest
 
+from buildctl.artifacts.store import Store
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.oci.image import History, ImageConfig, Platform
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef, Session
 from buildctl.runtimes.docker import LABEL, DockerRuntime
+from buildctl.runtimes.sandbox.emulation import native_arch
+from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
+from buildctl.testing import probes
+from buildctl.testing.probes.expected import Expected
+from buildctl.testing.report import Status
 from tests.support.images import ARM64_ELF, Blobs, file, image, tar
 from tests.support.programs import programs
+from tests.support.pythons import base_python, put_image, python_members, torch_layer
 
 pytestmark = pytest.mark.docker
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 PROGRAMS = ("sh", "cat", "sleep", "id", "touch", "ls", "true", "env")
 ENTRYPOINT = file("entry", b'#!/bin/sh\nset -- "entry:" "$@"\necho "$@"\n', mode=0o755)
 
@@ -163,3 +171,29 @@ def test_an_image_that_docker_cannot_run_is_unavailable_with_the_reason(
     with pytest.raises(RuntimeUnavailableError, match="linux/arm64") as caught, DockerRuntime().start(ref):
         pytest.fail("started")
     assert "qemu-user-static" in str(caught.value.hint)
+
+
+def test_the_probes_find_out_in_docker_what_they_do_in_the_sandbox(
+    docker_client: docker.DockerClient, tmp_path: Path
+) -> None:
+    """An image of this machine's Python with a torch that only answers: what FAILED there, FAILED here."""
+    if docker_client.info()["Architecture"] != MACHINES[native_arch()]:
+        pytest.skip("NOT RUN: this Docker Engine is on another kind of machine")
+    host = base_python()
+    found = put_image(tmp_path, tar(*python_members(host)), torch_layer(host))
+    expected = Expected(
+        torch="2.6.0",
+        python=host.version,
+        arch=native_arch(),
+        accelerator="cpu",
+        never=("cuda", "mps"),
+        distributions={"torch": "2.6.0"},
+    )
+    here, there = (
+        probes.test_image(found, expected, runtime) for runtime in (SandboxRuntime(Store(tmp_path)), DockerRuntime())
+    )
+    if here.verdict is Status.NOT_RUN:
+        pytest.skip(f"NOT RUN: {here.findings[0].detail}")
+    assert there.runtime.startswith("docker")
+    assert {f.name: f.status for f in there.findings} == {f.name: f.status for f in here.findings}
+    assert {f.status for f in there.findings} == {Status.PASSED, Status.FAILED, Status.NOT_RUN}

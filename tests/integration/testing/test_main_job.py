@@ -13,7 +13,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.conftest import buildctl
+from tests.conftest import Asked, Ran, buildctl
 from tests.support.projects import copy_project
 
 pytestmark = pytest.mark.network
@@ -21,21 +21,20 @@ Findings = dict[str, dict[str, str]]
 
 
 @pytest.fixture(scope="module")
-def tested(built: Path, built_store: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Findings:
-    """Of cpu-2.6: one run of the probes under emulation, for all tests here."""
-    return findings(built, built_store, tmp_path_factory.mktemp("junit"), "cpu-2.6")
+def tested(built: Path, asked: Asked) -> Findings:
+    """Of cpu-2.6: one run of the probes under emulation, for all tests."""
+    return findings(built, asked.ran, asked.junit)
 
 
 @pytest.fixture(scope="module")
 def tested_cuda(everything: Path, built_store: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Findings:
-    return findings(everything, built_store, tmp_path_factory.mktemp("junit"), "cuda-2.6", "cuda-2.6-devel")
+    names, junit = ("cuda-2.6", "cuda-2.6-devel"), tmp_path_factory.mktemp("junit") / "report.xml"
+    argv: list[str | Path] = ["test", *names, "--runtime", "sandbox", "--json", "--junit", junit]
+    return findings(everything, buildctl("--layout", everything, *argv, env=built_store), junit)
 
 
-def findings(built: Path, store: dict[str, str], folder: Path, *names: str) -> Findings:
+def findings(built: Path, done: Ran, junit: Path) -> Findings:
     """Findings of the sandbox runtime by cell and name, from the command that a person types."""
-    junit = folder / "report.xml"
-    argv: list[str | Path] = ["--layout", built, "test", *names, "--runtime", "sandbox", "--json", "--junit", junit]
-    done = buildctl(*argv, env=store)
     assert done.returncode == 0, done.stdout + done.stderr
     reports = {r["cell"]: r for r in json.loads(done.stdout)["reports"]}
     suites = {s.get("name"): s for s in ET.parse(junit).getroot()}

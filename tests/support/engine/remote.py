@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -147,11 +148,17 @@ def _inside(name: str) -> int:
     """A process in the namespaces of the engine: the child of the supervisor's `unshare`."""
     pid = int((daemon.state_folder(name) / "pid").read_text())
     for _ in range(2):
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        if not children:
-            raise Unavailable(f"the engine {name} has no process")
-        pid = int(children[0])
+        pid = _child(pid, name)
     return pid
+
+
+def _child(pid: int, name: str) -> int:
+    """The kernel may leave children out while others come and go (proc(5)), so it is asked again."""
+    for _ in range(50):
+        if children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            return int(children[0])
+        time.sleep(0.1)
+    raise Unavailable(f"the engine {name} has no process")
 
 
 @contextmanager
