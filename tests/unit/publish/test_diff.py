@@ -34,7 +34,7 @@ def test_the_difference_of_two_images(tmp_path: Path) -> None:
     assert [c.what for c in found.layers] == ["layer 0"]
     assert found.shared == sides[0].layers[1].size
     assert found.configuration == ()
-    assert "same image" in difference(sides[0], sides[0]).text()
+    assert "identical images" in difference(sides[0], sides[0]).text()
 
 
 def test_settings_that_changed_are_named(tmp_path: Path) -> None:
