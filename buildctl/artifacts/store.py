@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from buildctl.ground.errors import EngineError, LayoutError
+from buildctl.oci.compression import Compression
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import Descriptor, Layer, canonical_json
-from buildctl.oci.layer import Compression, write_layer
+from buildctl.oci.layer import write_layer
 
 # Part of every recipe key: raise it when the same inputs give other layer bytes, and old layers are no longer found.
 RECIPE_VERSION = 3

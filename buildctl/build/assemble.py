@@ -18,13 +18,14 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol
 
 from buildctl.artifacts.store import Store
+from buildctl.build.engine import Built
 from buildctl.console.progress import Progress
 from buildctl.ground.errors import EngineError
 from buildctl.ground.interrupts import without_interrupts
 from buildctl.ground.parent import end_with_parent
-from buildctl.oci.entry import Entry
-from buildctl.oci.image import Descriptor, History, ImageConfig, Layer
-from buildctl.oci.layer import Compression
+from buildctl.oci.compression import Compression
+from buildctl.oci.entry import EPOCH, Entry
+from buildctl.oci.image import History, ImageConfig, Layer
 from buildctl.oci.layout import Layout
 
 
@@ -57,18 +58,6 @@ class ImageRecipe:
     annotations: Mapping[str, str]
     base: tuple[Layer, ...] = ()
     blobs: Layout | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
-    """`size` is the sum of the compressed layers in bytes, `made` and `reused` count layers."""
-
-    name: str
-    descriptor: Descriptor
-    size: int
-    made: int
-    reused: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +175,16 @@ def _stop(pool: ProcessPoolExecutor) -> None:
     workers: Mapping[int, SpawnProcess] = getattr(pool, "_processes", None) or {}
     for process in list(workers.values()):
         process.kill()
+
+
+def source_date_epoch() -> int:
+    """$SOURCE_DATE_EPOCH in seconds since 1970 (reproducible-builds.org), else a constant."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return EPOCH
+    if not text.isascii() or not text.isdigit():
+        raise EngineError(f"SOURCE_DATE_EPOCH is not a number of seconds: {text!r}", hint="unset it, or date +%s")
+    return int(text)
 
 
 def created_at(epoch: int) -> str:

@@ -21,10 +21,10 @@ from buildctl.build.plan import FilesLayer, Operation, Plan, Setting, WheelsLaye
 from buildctl.ground.errors import ArtifactError, LockError, MatrixError
 from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.cells import DebianBase, ImageBase
+from buildctl.oci.compression import Compression
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, Platform
-from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

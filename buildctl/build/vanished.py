@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from buildctl.build.images import VanishedDebError
+from buildctl.build.material import VanishedDebError
 from buildctl.console.log import say
 from buildctl.ground.errors import LockError
 from buildctl.lock.locked import LOCKED

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 import click
 
 from buildctl import __version__
+from buildctl.build.choose import ENGINES
 from buildctl.ground import interrupts
 from buildctl.ground.errors import BuildctlError
+from buildctl.oci.compression import COMPRESSIONS
+from buildctl.runtimes.choose import AUTO, RUNTIMES
 
 # Modules are imported where they are used: `buildctl --help` and completion answer in a tenth of a second.
 if TYPE_CHECKING:
@@ -199,7 +202,7 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
     Examples:
       buildctl fetch cuda-2.6
     """
-    from buildctl.build.images import fetch_images
+    from buildctl.build.material import fetch_images
     from buildctl.build.vanished import renewing
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
@@ -219,12 +222,12 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), help="OCI layout to write to (as --layout)."
 )
-@click.option("--engine", type=click.Choice(["assemble", "docker"]), default="assemble", show_default=True)
+@click.option("--engine", type=click.Choice(tuple(ENGINES)), default="assemble", show_default=True)
 @click.option(
     "--builder", metavar="NAME", help="With --engine docker: a buildx builder (remote, Kubernetes, several nodes)."
 )
 @context_option
-@click.option("--compression", type=click.Choice(["zstd", "gzip"]), default="zstd", show_default=True)
+@click.option("--compression", type=click.Choice(tuple(COMPRESSIONS)), default="zstd", show_default=True)
 @click.option("--load/--no-load", default=None, help="Put the images into Docker (default: when a daemon answers).")
 @click.option("--locked", is_flag=True, help="Refuse where a lock, claim or Dockerfile would change.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes at once (default: one per core).")
@@ -290,8 +293,8 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
       buildctl bases && docker buildx bake cpu-2_6-arm64
     """
     from buildctl.artifacts.store import Store
-    from buildctl.build.buildkit_images import put_tool
-    from buildctl.build.images import bases_under, build_bases
+    from buildctl.build.assembler import bases_under, build_bases
+    from buildctl.build.uv_image import put_tool
     from buildctl.build.vanished import renewing
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
@@ -313,7 +316,7 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
 @cli.command()
 @names_argument
 @arch_option
-@click.option("--runtime", type=click.Choice(["auto", "docker", "sandbox"]), default="auto", show_default=True)
+@click.option("--runtime", type=click.Choice((AUTO, *RUNTIMES)), default="auto", show_default=True)
 @context_option
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write the findings as JUnit XML, too.")
 @click.option(
@@ -405,7 +408,7 @@ def report(options: Options, sources: Sequence[str]) -> None:
 @cli.command()
 @names_argument
 @arch_option
-@click.option("--runtime", type=click.Choice(["auto", "docker", "sandbox"]), default="auto", show_default=True)
+@click.option("--runtime", type=click.Choice((AUTO, *RUNTIMES)), default="auto", show_default=True)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),

@@ -13,7 +13,7 @@ from typing import Any
 
 from buildctl.artifacts.contents import packages_of
 from buildctl.artifacts.store import Store
-from buildctl.build.images import build_bases
+from buildctl.build.assembler import build_bases
 from buildctl.build.index import write_indexes
 from buildctl.build.origin import note_rebased
 from buildctl.build.vanished import renewing

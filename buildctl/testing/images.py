@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from buildctl.artifacts.store import Store
 from buildctl.build.origin import outdated
 from buildctl.console.log import console, say
-from buildctl.docker.daemon import connected
 from buildctl.dockerfile.files import refuse_drift
-from buildctl.ground.errors import BuildctlError, LayoutError, RuntimeUnavailableError
+from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.lock.claims import read_labels
 from buildctl.lock.locked import WANTED, load_locked, of_all_architectures
 from buildctl.lock.update import refuse_stale_locks
@@ -21,8 +19,7 @@ from buildctl.matrix.project import Project
 from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef, Runtime
-from buildctl.runtimes.docker import DockerRuntime
-from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
+from buildctl.runtimes.choose import runtimes
 from buildctl.testing.expect import expected_of
 from buildctl.testing.kept import keep, now
 from buildctl.testing.merge import LABELS
@@ -108,29 +105,6 @@ def _say_drift(project: Project, cells: Sequence[Cell]) -> None:
         refuse_drift(project, load_locked(project, of_all_architectures(project, cells)), WANTED)
     except BuildctlError as error:
         say(f"what is tested is what was built: {error.message}")
-
-
-def runtimes(name: str, *, context: str | None = None) -> tuple[Runtime, ...]:
-    """What to try, in that order: for `auto` Docker where a daemon answers, then the sandbox.
-
-    With a `context` it is that machine or an error.
-    """
-    if context is not None:
-        if name == "sandbox":
-            raise RuntimeUnavailableError("the sandbox runs on this machine only", hint="leave out --context")
-        with connected(context):
-            return (DockerRuntime(context),)
-    makers: dict[str, Callable[[], Runtime]] = {
-        "docker": DockerRuntime,
-        "sandbox": lambda: SandboxRuntime(Store.default()),
-    }
-    if name != "auto":
-        return (makers[name](),)
-    try:
-        with connected():
-            return (makers["docker"](), makers["sandbox"]())
-    except RuntimeUnavailableError:
-        return (makers["sandbox"](),)
 
 
 def with_labels(report: Report, image: ImageRef, expected: Expected) -> Report:

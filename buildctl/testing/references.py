@@ -22,9 +22,10 @@ from buildctl.registry.pull import pull
 from buildctl.registry.referrers import document, referrers
 from buildctl.registry.target import Image, Target, find_target
 from buildctl.runtimes.api import ImageRef, Runtime
+from buildctl.runtimes.choose import runtimes
 from buildctl.testing.attached import attach_report
 from buildctl.testing.expect import expected_by
-from buildctl.testing.images import TestResult, ask_image, runtimes
+from buildctl.testing.images import TestResult, ask_image
 from buildctl.testing.kept import now
 from buildctl.testing.merge import LABELS
 from buildctl.testing.probes.expected import Expected
