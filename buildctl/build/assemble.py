@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol
 
-from buildctl.artifacts.store import Store
+from buildctl.artifacts.store import LayerStore, Store
 from buildctl.build.engine import Built
 from buildctl.console.progress import Progress
 from buildctl.ground.errors import EngineError
@@ -73,6 +73,7 @@ class Made:
 class _Task:
     recipe: Recipe
     store: Store
+    layers: LayerStore
     compression: Compression
 
 
@@ -96,7 +97,7 @@ def _make(task: _Task) -> Made:
             _queue.put((recipe.key, pending))
             pending, last = 0, now
 
-    layer, fresh = task.store.make_layer(
+    layer, fresh = task.layers.put(
         recipe.key, lambda: recipe.source.entries(task.store), compression=task.compression, on_bytes=on_bytes
     )
     return Made(layer=layer, fresh=fresh, seconds=time.monotonic() - start)
@@ -106,12 +107,14 @@ def make_layers(
     recipes: Iterable[Recipe],
     *,
     store: Store,
+    layers: LayerStore,
     compression: Compression,
     jobs: int | None = None,
     progress: Progress,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> dict[str, Made]:
-    """Make what the store lacks, the heaviest first, in `jobs` processes (one per core by default).
+    """Make what `layers` lack from the artifacts in `store`, the heaviest first, in `jobs` processes (one per core by
+    default).
 
     Returns what was made or found, by key. The first failure stops the others, also one of `meanwhile`, which is called
     here while processes work; whole layers stay.
@@ -121,13 +124,13 @@ def make_layers(
     for recipe in recipes:
         if recipe.key in done or recipe.key in missing:
             continue
-        if (layer := store.layer(recipe.key)) is not None:
+        if (layer := layers.get(recipe.key)) is not None:
             done[recipe.key] = Made(layer=layer, fresh=False, seconds=0)
         else:
             missing[recipe.key] = recipe
     if missing:
         tasks = [
-            _Task(recipe=r, store=store, compression=compression)
+            _Task(recipe=r, store=store, layers=layers, compression=compression)
             for r in sorted(missing.values(), key=lambda r: (-r.weight, r.key))
         ]
         done |= _in_processes(tasks, min(jobs or os.cpu_count() or 1, len(tasks)), progress, meanwhile)
@@ -192,10 +195,12 @@ def created_at(epoch: int) -> str:
     return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def write_image(image: ImageRecipe, made: Mapping[str, Made], *, layout: Layout, store: Store, epoch: int) -> Built:
-    """Write one image whose layers are in the store, and tag it in the layout."""
+def write_image(
+    image: ImageRecipe, made: Mapping[str, Made], *, layout: Layout, layers: LayerStore, epoch: int
+) -> Built:
+    """Write one image whose layers are made, and tag it in the layout."""
     start = time.perf_counter()
-    layers = [*image.base, *(made[recipe.key].layer for recipe in image.layers)]
+    stack = [*image.base, *(made[recipe.key].layer for recipe in image.layers)]
     created = created_at(epoch)
     below = {layer.descriptor.digest: image.blobs for layer in image.base if image.blobs is not None}
     descriptor = layout.put_image(
@@ -203,16 +208,16 @@ def write_image(image: ImageRecipe, made: Mapping[str, Made], *, layout: Layout,
         config=replace(
             image.config, created=created, history=tuple(replace(step, created=created) for step in image.history)
         ),
-        layers=layers,
-        blob=lambda digest: below[digest].blob_path(digest) if digest in below else store.blob(digest),
+        layers=stack,
+        blob=lambda digest: below[digest].blob_path(digest) if digest in below else layers.blob(digest),
         annotations=image.annotations,
     )
     fresh = [made[recipe.key] for recipe in image.layers if made[recipe.key].fresh]
     return Built(
         name=image.name,
         descriptor=descriptor,
-        size=sum(layer.descriptor.size for layer in layers),
+        size=sum(layer.descriptor.size for layer in stack),
         made=len(fresh),
-        reused=len(layers) - len(fresh),
+        reused=len(stack) - len(fresh),
         seconds=sum(m.seconds for m in fresh) + time.perf_counter() - start,
     )

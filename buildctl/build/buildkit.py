@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
-from buildctl.artifacts.store import Store
 from buildctl.build.assembler import bases_under, build_bases
 from buildctl.build.buildkit_progress import watched
 from buildctl.build.engine import Built, Order
@@ -63,7 +62,7 @@ def docker_images(order: Order) -> list[Built]:
     serves torch.
     """
     layout, cells = order.layout, order.cells
-    build_bases(order.project, bases_under(cells), Store.default(), layout, jobs=order.jobs)
+    build_bases(order.project, bases_under(cells), order.layers, layout, jobs=order.jobs)
     put_tool(layout)
     environment = uv_environment()
     built: dict[str, Built] = {}

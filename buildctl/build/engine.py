@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from buildctl.artifacts.store import LayerStore
 from buildctl.lock.locked import LockedCell
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
@@ -15,7 +16,8 @@ from buildctl.oci.layout import Layout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Cells to build into `layout`. `epoch` is the time of everything in them, in seconds since 1970.
+    """Cells to build into `layout`, from layers that are in `layers` or will be put there. `epoch` is the time of
+    everything in them, in seconds since 1970.
 
     `jobs` is the number of processes (None: one per core). `builder` is a buildx builder, `context` a docker context or
     the URL of a daemon; an engine without Docker has no use for them.
@@ -24,6 +26,7 @@ class Order:
     project: Project
     locked: tuple[LockedCell, ...]
     layout: Layout
+    layers: LayerStore
     compression: Compression
     epoch: int
     jobs: int | None = None

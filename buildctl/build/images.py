@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from buildctl.artifacts.store import Store
 from buildctl.build.assemble import source_date_epoch
 from buildctl.build.choose import ENGINES
 from buildctl.build.engine import Built, Order
@@ -103,6 +104,7 @@ def build_images(project: Project, locked: Sequence[LockedCell], options: BuildO
         project=project,
         locked=tuple(locked),
         layout=Layout(project.layout),
+        layers=Store.default(),
         compression=COMPRESSIONS[options.compression],
         epoch=source_date_epoch(),
         jobs=options.jobs,

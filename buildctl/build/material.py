@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from buildctl.artifacts.debian.package import DebPackage
 from buildctl.artifacts.debian.python import python_packages
-from buildctl.artifacts.store import Store
+from buildctl.artifacts.store import LayerStore, Store
 from buildctl.build.assemble import Recipe
 from buildctl.build.planner import Planned, Planner
 from buildctl.build.recipes import artifacts_of
@@ -30,7 +30,7 @@ def fetch_images(project: Project, locked: Sequence[LockedCell]) -> int:
     """
     store, planner = Store.default(), Planner(project=project, compression=ZSTD)
     planned = [planner.plan(cell) for cell in locked]
-    fetch_materials(project, planned, store, everything=True)
+    fetch_materials(project, planned, store, None)
     return len({artifact.digest for p in planned for r in p.recipes for artifact in artifacts_of(r)})
 
 
@@ -42,9 +42,12 @@ class VanishedDebError(FetchError):
         self.bases = tuple(bases)
 
 
-def fetch_materials(project: Project, planned: Sequence[Planned], store: Store, *, everything: bool = False) -> None:
-    """Only what a missing layer is made from; nothing at all, and no network, when every layer is there."""
-    missing = {r.key: r for p in planned for r in p.recipes if everything or store.layer(r.key) is None}
+def fetch_materials(project: Project, planned: Sequence[Planned], store: Store, layers: LayerStore | None) -> None:
+    """Only what a layer that is missing in `layers` is made from (None: everything); nothing at all, and no network,
+    when every layer is there.
+    """
+    recipes = {r.key: r for p in planned for r in p.recipes}
+    missing = {key: r for key, r in recipes.items() if layers is None or layers.get(key) is None}
     if not missing:
         return
     wanted = {artifact.digest for recipe in missing.values() for artifact in artifacts_of(recipe)}

@@ -114,7 +114,7 @@ def layers(locks: Locks, arch: str, flavour: Flavour, store: Store, python: Buil
         wanted.append((locks[Flavour.DEVEL, arch], (runtime,)))
     out = []
     for number, (lock, below) in enumerate(wanted):
-        layer, made = Store(root).make_layer(
+        layer, made = Store(root).put(
             f"{arch}-{number}",
             lambda lock=lock, below=below: base_entries(  # type: ignore[misc]
                 lock, lambda p: deb(store, p), below=below, compiler=python

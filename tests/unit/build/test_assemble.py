@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,9 @@ from buildctl.build.assemble import Recipe, make_layers
 from buildctl.console.progress import open_progress
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.compression import ZSTD
+from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry, file_entry
+from buildctl.oci.image import Layer
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ def test_layers_are_made_once_and_the_same_bytes_by_any_number_of_processes(tmp_
     for jobs in (1, 2):
         store = Store(tmp_path / str(jobs))
         with open_progress("made") as progress:
-            given = {"store": store, "compression": ZSTD, "jobs": jobs, "progress": progress}
+            given = {"store": store, "layers": store, "compression": ZSTD, "jobs": jobs, "progress": progress}
             first = make_layers([recipe("a"), recipe("b"), recipe("a")], **given)  # type: ignore[arg-type]
             again = make_layers([recipe("a"), recipe("c")], **given)  # type: ignore[arg-type]
         assert [made.fresh for made in first.values()] == [True, True]
@@ -45,12 +49,53 @@ def test_layers_are_made_once_and_the_same_bytes_by_any_number_of_processes(tmp_
     assert found[0] == found[1]
 
 
+@dataclass(frozen=True)
+class Cached:
+    """A cache elsewhere, in front of the store of this machine."""
+
+    here: Store
+    elsewhere: Store
+
+    def get(self, key: str) -> Layer | None:
+        if (found := self.here.get(key)) is None and (found := self.elsewhere.get(key)) is not None:
+            for path in ("blobs/sha256", "layers"):
+                shutil.copytree(self.elsewhere.root / path, self.here.root / path, dirs_exist_ok=True)
+        return found
+
+    def put(self, key: str, entries: Callable[[], Iterable[Entry]], **given: Any) -> tuple[Layer, bool]:
+        self.elsewhere.put(key, entries, compression=given["compression"])
+        return self.here.put(key, entries, **given)
+
+    def blob(self, digest: Digest) -> Path:
+        return self.here.blob(digest)
+
+
+def test_a_cache_elsewhere_wraps_the_store(tmp_path: Path) -> None:
+    cache = Store(tmp_path / "cache")
+    fresh = []
+    for machine in ("one", "two"):
+        store = Store(tmp_path / machine)
+        layers = Cached(here=store, elsewhere=cache)
+        with open_progress("made") as progress:
+            made = make_layers([recipe("a")], store=store, layers=layers, compression=ZSTD, jobs=1, progress=progress)
+        fresh.append(made["a" * 64].fresh)
+        assert layers.blob(made["a" * 64].layer.descriptor.digest).is_file()
+    assert fresh == [True, False]
+
+
 def test_what_is_found_out_meanwhile_stops_everything(tmp_path: Path) -> None:
     def refuse() -> None:
         raise ArtifactError("two wheels, one file")
 
     with open_progress("made") as progress, pytest.raises(ArtifactError, match="two wheels, one file"):
-        make_layers([recipe("a")], store=Store(tmp_path), compression=ZSTD, progress=progress, meanwhile=refuse)
+        make_layers(
+            [recipe("a")],
+            store=Store(tmp_path),
+            layers=Store(tmp_path),
+            compression=ZSTD,
+            progress=progress,
+            meanwhile=refuse,
+        )
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name == "layers"]
 
 
@@ -65,7 +110,7 @@ class Masked:
 
 def test_what_a_terminal_sends_is_answered_by_the_parent_alone(tmp_path: Path) -> None:
     with open_progress("made") as progress:
-        given = {"store": Store(tmp_path), "compression": ZSTD, "progress": progress}
+        given = {"store": Store(tmp_path), "layers": Store(tmp_path), "compression": ZSTD, "progress": progress}
         masked = Recipe(key="m" * 64, label="m", weight=1, source=Masked())
         deaf = replace(recipe("s"), source=Text("['SIGHUP', 'SIGINT', 'SIGTERM']"))
         made = make_layers([masked, deaf], **given)  # type: ignore[arg-type]
@@ -80,6 +125,7 @@ def test_nothing_is_looked_at_when_every_layer_is_there(tmp_path: Path) -> None:
             make_layers(
                 [recipe("a")],
                 store=Store(tmp_path),
+                layers=Store(tmp_path),
                 compression=ZSTD,
                 progress=progress,
                 meanwhile=lambda: asked.append(1),
