@@ -13,8 +13,8 @@ from buildctl.build.material import fetch_materials
 from buildctl.build.planner import Planned, Planner
 from buildctl.build.recipes import base_image, refuse_conflicts
 from buildctl.console.progress import open_progress
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell
-from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
 from buildctl.oci.compression import ZSTD, Compression
 from buildctl.oci.image import Descriptor

@@ -17,6 +17,7 @@ from buildctl.console.log import say
 from buildctl.console.table import size, table
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.lock.locked import LockedCell
+from buildctl.matrix.arch import arch_named
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.compression import COMPRESSIONS
@@ -142,7 +143,7 @@ def load_images(
 
     try:
         with connected(context) as client:
-            native = {"x86_64": "amd64", "aarch64": "arm64"}.get(str(client.info().get("Architecture")), "")
+            native = arch_named(str(client.info().get("Architecture")))
             loaded = []
             for cell in cells:
                 arches = {c.arch for c in cells if c.image == cell.image}

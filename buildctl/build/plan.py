@@ -16,6 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from buildctl.dockerfile.common import common_file
 from buildctl.dockerfile.parse import Instruction, assignments, expand, words
 from buildctl.ground.errors import DockerfileError
+from buildctl.matrix.arch import ARCHES
 from buildctl.oci.entry import Entry, Kind
 from buildctl.oci.image import ImageConfig, Platform
 
@@ -413,13 +414,10 @@ def _refuse_dockerignore(first: Instruction, context: Path) -> None:
             raise DockerfileError(f"{context / name}: the assemble engine does not read it", hint=OTHER_ENGINE)
 
 
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
-
-
 def _pins(texts: Sequence[str], instruction: Instruction, arch: str) -> tuple[tuple[str, str], ...]:
     """NAME==VERSION words to pairs, without those whose marker excludes this platform."""
     environment = {
-        "platform_machine": _MACHINES.get(arch, arch),
+        "platform_machine": ARCHES[arch].machine,
         "platform_system": "Linux",
         "sys_platform": "linux",
         "os_name": "posix",

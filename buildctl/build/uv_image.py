@@ -11,7 +11,7 @@ from pathlib import Path
 from buildctl.dockerfile.bake import UV
 from buildctl.ground.run import run
 from buildctl.lock.index import uv_environment
-from buildctl.matrix.matrix import ARCHES
+from buildctl.matrix.arch import ARCHES
 from buildctl.oci.compression import GZIP
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import file_entry
@@ -19,14 +19,12 @@ from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, Platform
 from buildctl.oci.layer import write_layer
 from buildctl.oci.layout import Layout
 
-UV_PLATFORMS = {"amd64": "x86_64-unknown-linux-musl", "arm64": "aarch64-unknown-linux-musl"}
-
 
 def put_tool(layout: Layout) -> None:
     """The image `uv`, which the installer stages copy from, for every build platform."""
     layout.create()
     if UV not in layout.names():
-        put_uv(layout, ARCHES, env=uv_environment())
+        put_uv(layout, tuple(ARCHES), env=uv_environment())
 
 
 def put_uv(layout: Layout, arches: Sequence[str], *, env: Mapping[str, str]) -> Descriptor:
@@ -52,7 +50,11 @@ def _static_uv(folder: Path, arch: str, env: Mapping[str, str]) -> Path:
     program = uv.find_uv_bin()
     version = run([program, "--version"], timeout=60, env=env).stdout.split()[1]
     argv = [program, "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(folder)]
-    run([*argv, "--python-platform", UV_PLATFORMS[arch], f"uv=={version}"], timeout=600, env=env)
+    run(
+        [*argv, "--python-platform", f"{ARCHES[arch].machine}-unknown-linux-musl", f"uv=={version}"],
+        timeout=600,
+        env=env,
+    )
     return folder / "bin" / "uv"
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import jinja2
 
-from buildctl.dockerfile.constraints import MACHINES, constraints_environment
+from buildctl.dockerfile.constraints import constraints_environment
 from buildctl.dockerfile.parse import Instruction, parse_dockerfile
 from buildctl.ground.errors import DockerfileError, LockError
 from buildctl.lock.claims import Claims, claim_labels
 from buildctl.lock.locked import LockedCell
 from buildctl.lock.wheels import LockedWheel, WheelLock
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell
 
 # A wheel of at least this many bytes is an install step, and so a layer, of its own; the others share one.
@@ -52,7 +53,7 @@ class _Package:
         if set(versions) == set(arches) and len(set(versions.values())) == 1:
             return [f"{self.name}=={next(iter(versions.values()))}"]
         return [
-            f'{self.name}=={version} ; platform_machine == "{MACHINES[arch]}"'
+            f'{self.name}=={version} ; platform_machine == "{ARCHES[arch].machine}"'
             for arch, version in sorted(versions.items())
         ]
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from packaging.version import Version
 
 from buildctl.ground.errors import LayoutError, MatrixError
-from buildctl.host.facts import PUBLISHED, Gpu, Host
+from buildctl.host.facts import Gpu, Host
 from buildctl.lock.claims import Claims, read_claims, runs_on
 from buildctl.matrix.accelerators import DeviceFiles
+from buildctl.matrix.arch import ARCHES
 from buildctl.runtimes.devices import device_files
 
 # NVIDIA's Linux for Jetson: kernel 5.10 is JetPack 5, 5.15 is JetPack 6 (L4T R36), 6.8 is JetPack 7 (R38, R39), the
@@ -74,9 +75,9 @@ def decide(subject: Subject, host: Host, others: Sequence[Subject] = ()) -> Verd
 
 
 def _decided(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
-    if host.arch not in PUBLISHED:
+    if host.arch not in ARCHES:
         reason = f"PyTorch publishes no wheels for {host.arch}, so no image is for it"
-        return _verdict(subject, Kind.NOT, reason, f"use a machine with {' or '.join(PUBLISHED)}")
+        return _verdict(subject, Kind.NOT, reason, f"use a machine with {' or '.join(ARCHES)}")
     if subject.native:
         return _native(subject, host, others)
     if host.system == "windows":

@@ -17,6 +17,7 @@ from packaging.version import Version
 from buildctl.ground.errors import LockError
 from buildctl.lock.torch_build import certain_build
 from buildctl.matrix.accelerators import MPS, Kind, kind_of, version_of
+from buildctl.matrix.arch import ARCHES
 
 # `buildctl check` reads claims and answers in a moment: what resolves and parses locks is not loaded for it
 if TYPE_CHECKING:
@@ -322,8 +323,7 @@ def claim_labels(claims: Sequence[Claims]) -> dict[str, str]:
 def read_labels(labels: Mapping[str, str], arch: str) -> dict[str, str]:
     """The inverse for one architecture: claims by name. The labels of other architectures are left out."""
     own = {key.removeprefix(LABEL): value for key, value in labels.items() if key.startswith(LABEL)}
-    arches = {"amd64", "arm64"}
-    plain = {key: value for key, value in own.items() if key.rpartition(".")[2] not in arches}
+    plain = {key: value for key, value in own.items() if key.rpartition(".")[2] not in ARCHES}
     return plain | {key.removesuffix(f".{arch}"): value for key, value in own.items() if key.endswith(f".{arch}")}
 
 

@@ -21,8 +21,8 @@ from buildctl.console.table import size, table
 from buildctl.ground.errors import LayoutError
 from buildctl.lock.locked import LOCKED
 from buildctl.lock.update import refuse_stale_bases, renew_base
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, DebianBase
-from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
 from buildctl.oci.image import Descriptor, ImageConfig, Layer
 from buildctl.oci.layout import Layout

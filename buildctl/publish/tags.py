@@ -16,8 +16,8 @@ from enum import StrEnum
 
 from buildctl.ground.errors import BuildctlError
 from buildctl.lock.claims import Claims
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, Flavour, public_version
-from buildctl.matrix.matrix import ARCHES
 
 
 class Kind(StrEnum):

@@ -13,18 +13,12 @@ from packaging.version import InvalidVersion, Version
 
 from buildctl.lock.claims import runs_on
 from buildctl.matrix.accelerators import VERSIONED, short_version
+from buildctl.matrix.arch import ARCHES
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.report import Status
 
 Verdict = tuple[Status, str]
 Judge = Callable[[Expected, Any], Verdict]
-# what the kernel calls the machine (uname -m)
-MACHINES = {
-    ("Linux", "amd64"): "x86_64",
-    ("Linux", "arm64"): "aarch64",
-    ("Darwin", "arm64"): "arm64",
-    ("Darwin", "amd64"): "x86_64",
-}
 # float32 against float64 on the sizes asked for; TF32 in convolutions on GPUs is worth 1e-3
 TOLERANCE = 5e-3
 # where Debian packages put distributions; wheels go below /usr/local
@@ -44,7 +38,8 @@ def differs(what: str, expected: object, reported: object) -> Verdict:
 
 
 def platform(expected: Expected, value: Any) -> Verdict:
-    machine = MACHINES.get((expected.system, expected.arch), expected.arch)
+    known = ARCHES.get(expected.arch)
+    machine = known.uname(expected.system) if known else expected.arch
     if (value["system"], value["machine"], value["bits"]) != (expected.system, machine, 64):
         return differs("platform", f"{expected.system} {machine}", f"{value['system']} {value['machine']}")
     return passed(f"{expected.system} {machine}")
