@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from buildctl.artifacts.store import LayerStore, Store
 from buildctl.build.engine import Built
 from buildctl.console.progress import Progress
+from buildctl.ground.clock import rfc3339
 from buildctl.ground.errors import EngineError
 from buildctl.ground.interrupts import without_interrupts
 from buildctl.ground.parent import end_with_parent
@@ -190,18 +191,13 @@ def source_date_epoch() -> int:
     return int(text)
 
 
-def created_at(epoch: int) -> str:
-    """RFC 3339 in UTC."""
-    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def write_image(
     image: ImageRecipe, made: Mapping[str, Made], *, layout: Layout, layers: LayerStore, epoch: int
 ) -> Built:
     """Write one image whose layers are made, and tag it in the layout."""
     start = time.perf_counter()
     stack = [*image.base, *(made[recipe.key].layer for recipe in image.layers)]
-    created = created_at(epoch)
+    created = rfc3339(datetime.fromtimestamp(epoch, UTC))
     below = {layer.descriptor.digest: image.blobs for layer in image.base if image.blobs is not None}
     descriptor = layout.put_image(
         name=image.name,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from packaging.version import Version
 
 from buildctl.lock.wheels import WheelLock
+from buildctl.matrix.accelerators import public_version
 from buildctl.matrix.arch import ARCHES
 
 PLACE = "/usr/local/share/pytorch-constraints.txt"
@@ -36,7 +37,7 @@ def constraints_environment() -> dict[str, str]:
 
 def render_constraints(name: str, locks: Mapping[str, WheelLock]) -> str:
     """`locks` are the wheel locks of an image name, by architecture."""
-    torch = sorted({w.version.partition("+")[0] for lock in locks.values() if (w := lock.wheel("torch"))})
+    torch = sorted({public_version(w.version) for lock in locks.values() if (w := lock.wheel("torch"))})
     lines = [line for package in KEPT for line in _lines(package, locks)]
     return _HEADER.format(name=name, torch=" and ".join(torch)) + "".join(f"{line}\n" for line in lines)
 

@@ -9,12 +9,12 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import requests
 import urllib3
 
+from buildctl.ground.clock import now
 from buildctl.ground.errors import LockError
 
 
@@ -100,7 +100,7 @@ def retry_after(value: str | None) -> float | None:
         when = email.utils.parsedate_to_datetime(value)
     except ValueError:
         return None
-    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None
+    return max(0.0, (when - now()).total_seconds()) if when.tzinfo else None
 
 
 def brief(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from packaging.version import Version
 from buildctl.ground.errors import LayoutError, MatrixError
 from buildctl.host.facts import Gpu, Host
 from buildctl.lock.claims import Claims, read_claims, runs_on
-from buildctl.matrix.accelerators import DeviceFiles
+from buildctl.matrix.accelerators import DeviceFiles, public_version
 from buildctl.matrix.arch import ARCHES
 from buildctl.runtimes.devices import device_files
 
@@ -152,8 +152,8 @@ def _native_alternative(subject: Subject, host: Host, others: Sequence[Subject])
 def _same_torch(subject: Subject, others: Sequence[Subject]) -> list[Subject]:
     if not subject.claims[0].torch:
         return []
-    wanted = Version(subject.claims[0].torch).public
-    return [o for o in others if o.name != subject.name and Version(o.claims[0].torch).public == wanted]
+    wanted = public_version(subject.claims[0].torch)
+    return [o for o in others if o.name != subject.name and public_version(o.claims[0].torch) == wanted]
 
 
 # GPUs that a container gets as device files
@@ -310,8 +310,8 @@ def _covered_elsewhere(subject: Subject, host: Host, others: Sequence[Subject]) 
 def _instead_gpu(claims: Claims, host: Host, others: Sequence[Subject]) -> str:
     if host.system != "macos" or host.arch != "arm64" or host.virtual or not claims.torch:
         return ""
-    wanted = Version(claims.torch).public
-    names = [o.name for o in others if o.native and Version(o.claims[0].torch).public == wanted]
+    wanted = public_version(claims.torch)
+    names = [o.name for o in others if o.native and public_version(o.claims[0].torch) == wanted]
     return f"; with the GPU: buildctl native {names[0]}" if names else ""
 
 

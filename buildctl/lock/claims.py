@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packaging.version import Version
-
 from buildctl.ground.errors import LockError
 from buildctl.lock.torch_build import certain_build
-from buildctl.matrix.accelerators import MPS, Kind, kind_of, version_of
+from buildctl.matrix.accelerators import MPS, Kind, kind_of, public_version, version_of
 from buildctl.matrix.arch import ARCHES
 
 # `buildctl check` reads claims and answers in a moment: what resolves and parses locks is not loaded for it
@@ -169,7 +167,7 @@ def lock_digest(lock: WheelLock) -> str:
 def check_facts(claims: Claims, facts: WheelFacts) -> None:
     """What is in torch's wheel against what the lock says: two independent sources. Raises LockError."""
     what = f"{claims.name}-{claims.arch}: torch's wheel"
-    if Version(facts.torch).public != Version(claims.torch).public:
+    if public_version(facts.torch) != public_version(claims.torch):
         raise LockError(f"{what} is torch {facts.torch} inside, the lock says {claims.torch}")
     if claims.kind.architectures and not facts.gpu_architectures:
         raise LockError(f"{what} is {claims.kind.build} that names no GPU architecture")
@@ -288,7 +286,7 @@ def label_values(claims: Claims) -> dict[str, str]:
     """The claims of one image under their names, what is not claimed left out."""
     values = {
         "accelerator": claims.accelerator,
-        "torch": claims.torch.partition("+")[0],
+        "torch": public_version(claims.torch),
         "python": claims.python,
         "torchvision": claims.torchvision,
         "torchaudio": claims.torchaudio,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from buildctl.console.log import say
+from buildctl.ground.clock import now, rfc3339
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.lock.claims import glibc_floor, nvidia_version
 from buildctl.matrix.accelerators import CPU, CUDA, MPS, VERSIONED, Kind, short_version
@@ -16,7 +17,6 @@ from buildctl.matrix.arch import SPELLINGS, arch_named
 from buildctl.runtimes.interpreter import Interpreter, find_interpreter
 from buildctl.runtimes.native import NativeRuntime
 from buildctl.testing.installed import Installed, read_installed
-from buildctl.testing.kept import now
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.probes.findings import test_environment
 from buildctl.testing.report import Finding, Report, following
@@ -48,7 +48,7 @@ def test_environments(
         say(f"testing {text}")
         expected = expected_of_environment(interpreter, installed)
         report = test_environment(interpreter, expected, name=text, digest=installed.digest, on_finding=on_finding)
-        reports.append(following(report, None, now()))
+        reports.append(following(report, None, rfc3339(now())))
     return tuple(reports)
 
 

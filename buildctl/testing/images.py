@@ -10,6 +10,7 @@ from typing import Any
 from buildctl.build.origin import outdated
 from buildctl.console.log import console, say
 from buildctl.dockerfile.files import refuse_drift
+from buildctl.ground.clock import now, rfc3339
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.lock.claims import read_labels
 from buildctl.lock.locked import WANTED, load_locked, of_all_architectures
@@ -21,7 +22,7 @@ from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.choose import runtimes
 from buildctl.testing.expect import expected_of
-from buildctl.testing.kept import keep, now
+from buildctl.testing.kept import keep
 from buildctl.testing.merge import LABELS
 from buildctl.testing.native import native_names, native_report
 from buildctl.testing.probes.expected import Expected
@@ -94,7 +95,7 @@ def test_images(
             if why := outdated(project, cell, image.descriptor.digest):
                 say(f"{cell.id} is not what the project says now: {why}; `buildctl build {cell.image}` makes it so")
             report = with_labels(ask_image(image, expected, candidates), image, expected)
-        reports.append(keep(project, cell, report, at=now()))
+        reports.append(keep(project, cell, report, at=rfc3339(now())))
     return TestResult(reports=tuple(reports))
 
 

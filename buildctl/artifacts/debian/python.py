@@ -51,7 +51,6 @@ def build_python(lock: BaseLock, *, store: Store) -> BuildPython:
     libraries, program = root / "usr" / "lib" / here.triplet, root / "usr" / "bin" / f"python{version}"
     return BuildPython(
         argv=(str(libraries / here.loader), "--inhibit-cache", "--library-path", str(libraries), str(program)),
-        identity=next(p.version for p in lock.packages if p.name == f"python{version}-minimal"),
         tag=f"cpython-{version.replace('.', '')}",
         env={"PYTHONHOME": str(root / "usr")},
     )

@@ -26,7 +26,7 @@ from tests.support.wheels import make_wheel, record_line, saved, wheel_contents,
 
 SITE = Site()
 PURE = SITE.purelib
-HERE = BuildPython(argv=(sys.executable,), identity="here", tag=str(sys.implementation.cache_tag))
+HERE = BuildPython(argv=(sys.executable,), tag=str(sys.implementation.cache_tag))
 DEMO = {
     "demo/__init__.py": b"VALUE = 1\n",
     "demo/deep/module.py": b"def f():\n    return 2\n",

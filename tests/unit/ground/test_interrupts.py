@@ -55,7 +55,7 @@ class Endless:
     name: str
 
     def entries(self, store):
-        python = BuildPython(argv=(sys.executable,), identity="x", tag="x")
+        python = BuildPython(argv=(sys.executable,), tag="x")
         with python.open() as compilation:
             compilation.add("/a.py", b"x = 1")
             (Path(self.folder) / f"worker-{self.name}.pid").write_text(f"{os.getpid()}\\n")

@@ -19,6 +19,7 @@ from buildctl.artifacts.debian.scripts.shell import Answer, Call, Shell
 from buildctl.artifacts.debian.scripts.tree import append_line, evaluate, find, lines_of
 from buildctl.artifacts.debian.scripts.words import ScriptError
 from buildctl.ground.errors import ArtifactError
+from buildctl.matrix.account import PATH
 from buildctl.oci.entry import Entry, Kind, directory_entry, file_entry, symlink_entry
 
 # Programs whose work is left out, whatever their arguments.
@@ -127,7 +128,7 @@ class _Scripts:
             "DPKG_MAINTSCRIPT_PACKAGE": package,
             "DPKG_MAINTSCRIPT_ARCH": self.done.arch,
             "DEBIAN_FRONTEND": "noninteractive",
-            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": PATH,
         }
         try:
             shell = Shell(answer=self.answer, skips=_is_left_out)
