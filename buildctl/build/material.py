@@ -1,9 +1,10 @@
-"""What layers are made from, brought into the store."""
+"""What layers are made from, brought into the store; where Debian no longer has it, the base is locked again, once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from buildctl.artifacts.debian.package import DebPackage
 from buildctl.artifacts.debian.python import python_packages
@@ -11,15 +12,18 @@ from buildctl.artifacts.store import LayerStore, Store
 from buildctl.build.assemble import Recipe
 from buildctl.build.planner import Planned, Planner
 from buildctl.build.recipes import artifacts_of
+from buildctl.console.log import say
 from buildctl.console.progress import Progress, open_progress
-from buildctl.ground.errors import FetchError
-from buildctl.lock.locked import LockedCell
+from buildctl.ground.errors import FetchError, LockError
+from buildctl.lock.locked import LOCKED, LockedCell
+from buildctl.lock.update import renew_base
 from buildctl.lock.wheels import WheelLock
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.matrix.project import Project
 from buildctl.oci.compression import ZSTD
 from buildctl.oci.digest import Digest
 
+T = TypeVar("T")
 # Downloads are imported where they are used: a build with nothing to do answers in half a second.
 
 
@@ -94,3 +98,18 @@ def _fetch_debs(
         raise VanishedDebError(
             error, [k for k, v in locks.items() if any(store.artifact(d) is None for d in v)]
         ) from error
+
+
+def renewing(project: Project, work: Callable[[], T], *, locked: bool) -> T:
+    """The way from the locks on, walked again above a base that had to be renewed. With `locked` it is refused."""
+    try:
+        return work()
+    except VanishedDebError as error:
+        if locked:
+            hint = "run `buildctl lock --upgrade`, or leave out --locked"
+            raise LockError(f"{LOCKED}: {error.message}", hint=hint) from error
+        say(f"{error.message}\nDebian replaces packages when they are fixed; resolving the base again")
+        for base, arch in error.bases:
+            for line in renew_base(project, base, arch):
+                say(line)
+    return work()

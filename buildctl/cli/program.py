@@ -202,8 +202,7 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
     Examples:
       buildctl fetch cuda-2.6
     """
-    from buildctl.build.material import fetch_images
-    from buildctl.build.vanished import renewing
+    from buildctl.build.material import fetch_images, renewing
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
@@ -259,7 +258,7 @@ def build(
       buildctl build --engine docker --context gpu-box      made there, too
     """
     from buildctl.build.images import BuildOptions, build_images, reach
-    from buildctl.build.vanished import renewing
+    from buildctl.build.material import renewing
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
@@ -294,8 +293,8 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
     """
     from buildctl.artifacts.store import Store
     from buildctl.build.assembler import bases_under, build_bases
+    from buildctl.build.material import renewing
     from buildctl.build.uv_image import put_tool
-    from buildctl.build.vanished import renewing
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
@@ -910,7 +909,7 @@ def diff(options: Options, a: str, b: str, arch: str, plain_http: bool | None, a
       buildctl diff registry.example/pytorch:cuda-2.6 cuda-2.6
     """
     from buildctl.matrix.matrix import parse_arch
-    from buildctl.publish.compare import compare
+    from buildctl.publish.diff import compare
 
     found = compare(options.open(), a, b, arch=parse_arch(arch), plain_http=plain_http)
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())

@@ -15,8 +15,8 @@ from buildctl.artifacts.contents import packages_of
 from buildctl.artifacts.store import Store
 from buildctl.build.assembler import build_bases
 from buildctl.build.index import write_indexes
+from buildctl.build.material import renewing
 from buildctl.build.origin import note_rebased
-from buildctl.build.vanished import renewing
 from buildctl.console.table import size, table
 from buildctl.ground.errors import LayoutError
 from buildctl.lock.locked import LOCKED

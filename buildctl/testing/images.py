@@ -21,11 +21,10 @@ from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.choose import runtimes
-from buildctl.testing.expect import expected_of
 from buildctl.testing.kept import keep
 from buildctl.testing.merge import LABELS
 from buildctl.testing.native import native_names, native_report
-from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.expected import Expected, expected_of
 from buildctl.testing.probes.findings import not_run, test_image
 from buildctl.testing.probes.judging import labels
 from buildctl.testing.report import Finding, Report, Status, junit_xml, table_lines

@@ -25,10 +25,9 @@ from buildctl.registry.target import Image, Target, find_target
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.choose import runtimes
 from buildctl.testing.attached import attach_report
-from buildctl.testing.expect import expected_by
 from buildctl.testing.images import TestResult, ask_image
 from buildctl.testing.merge import LABELS
-from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.expected import Expected, expected_by
 from buildctl.testing.probes.findings import not_run
 from buildctl.testing.report import Report, Status, following
 
