@@ -103,11 +103,6 @@ class Compilation(Protocol):
 
 class Compiler(Protocol):
     @property
-    def identity(self) -> str:
-        """What the bytecode depends on besides the sources: part of a recipe key."""
-        ...
-
-    @property
     def tag(self) -> str:
         """The middle of a file name in `__pycache__`: `cpython-313`."""
         ...
@@ -117,13 +112,9 @@ class Compiler(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildPython:
-    """The Python of a base, as a program of this machine: `argv` and `env` start it.
-
-    `identity` is its version in full (`3.13.5-2+deb13u1`), without the architecture, on which bytecode does not depend.
-    """
+    """The Python of a base, as a program of this machine: `argv` and `env` start it."""
 
     argv: tuple[str, ...]
-    identity: str
     tag: str
     env: Mapping[str, str] = field(default_factory=dict)
 

@@ -22,13 +22,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from buildctl.ground.errors import EngineError, LayoutError
+from buildctl.oci.compression import Compression
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import Descriptor, Layer, canonical_json
-from buildctl.oci.layer import Compression, write_layer
+from buildctl.oci.layer import write_layer
 
 # Part of every recipe key: raise it when the same inputs give other layer bytes, and old layers are no longer found.
 RECIPE_VERSION = 3
@@ -62,8 +63,31 @@ def _plain(value: Any) -> Any:
             raise TypeError(f"not part of a recipe: {value!r}")
 
 
+class LayerStore(Protocol):
+    """Where layers are by recipe key. It crosses to worker processes. A cache elsewhere wraps the store of this
+    machine: it brings here what it has when it is asked, and takes what was made.
+    """
+
+    def get(self, key: str) -> Layer | None:
+        """The layer made for `key`, with its blob on this machine."""
+
+    def put(
+        self,
+        key: str,
+        entries: Callable[[], Iterable[Entry]],
+        *,
+        compression: Compression,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> tuple[Layer, bool]:
+        """The layer of `key`, made from `entries()` if it is not there yet; True with it when this call made it."""
+
+    def blob(self, digest: Digest) -> Path: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
+    """A `LayerStore`, and the downloads that layers are made from."""
+
     root: Path
 
     @classmethod
@@ -88,7 +112,7 @@ class Store:
     def blob(self, digest: Digest) -> Path:
         return self.root / "blobs" / "sha256" / digest.hex
 
-    def layer(self, key: str) -> Layer | None:
+    def get(self, key: str) -> Layer | None:
         """The layer made for `key`, if its blob is there with the right size."""
         try:
             layer = _layer_from_json(json.loads(self._key_path(key).read_bytes()))
@@ -97,7 +121,7 @@ class Store:
             return None
         return layer if size == layer.descriptor.size else None
 
-    def make_layer(
+    def put(
         self,
         key: str,
         entries: Callable[[], Iterable[Entry]],
@@ -110,10 +134,10 @@ class Store:
         Any number of processes may ask for the same key at once: one makes it, the others wait. Nothing appears before
         it is whole and on disk. Raises EngineError if the disk is full.
         """
-        if found := self.layer(key):
+        if found := self.get(key):
             return found, False
         with self._disk("making a layer"), self._lock(key):
-            if found := self.layer(key):
+            if found := self.get(key):
                 return found, False
             with self.temporary() as path:
                 with path.open("wb", buffering=1 << 18) as file:
@@ -161,7 +185,7 @@ class Store:
         folders += ["layers", "blobs", "artifacts", "partial", "python", "contents"] if everything else []
         for name in folders:
             _remove_tree(self.root / name)
-        known = {layer.descriptor.digest.hex for path in self._keys() if (layer := self.layer(path.stem))}
+        known = {layer.descriptor.digest.hex for path in self._keys() if (layer := self.get(path.stem))}
         for blob in self._files("blobs/sha256"):
             if blob.name not in known and time.time() - blob.stat().st_mtime > _YOUNG:
                 blob.unlink(missing_ok=True)
@@ -218,7 +242,7 @@ class Store:
             if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
                 raise EngineError(
                     f"cannot use the store ({error.strerror}) while {doing}: {error.filename or self.root}",
-                    hint="set BUILDCTL_CACHE to a folder that you can write to",
+                    hint="set BUILDCTL_CACHE to a writable folder",
                 ) from error
             raise
 

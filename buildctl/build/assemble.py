@@ -17,14 +17,16 @@ from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol
 
-from buildctl.artifacts.store import Store
+from buildctl.artifacts.store import LayerStore, Store
+from buildctl.build.engine import Built
 from buildctl.console.progress import Progress
+from buildctl.ground.clock import rfc3339
 from buildctl.ground.errors import EngineError
 from buildctl.ground.interrupts import without_interrupts
 from buildctl.ground.parent import end_with_parent
-from buildctl.oci.entry import Entry
-from buildctl.oci.image import Descriptor, History, ImageConfig, Layer
-from buildctl.oci.layer import Compression
+from buildctl.oci.compression import Compression
+from buildctl.oci.entry import EPOCH, Entry
+from buildctl.oci.image import History, ImageConfig, Layer
 from buildctl.oci.layout import Layout
 
 
@@ -32,6 +34,9 @@ class Source(Protocol):
     """What a layer is made from. It is sent to a worker process, so it holds only values and paths."""
 
     def entries(self, store: Store) -> Iterable[Entry]: ...
+
+
+LAST_SECOND = 253402300799  # 9999-12-31T23:59:59Z, the last that RFC 3339 can write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +65,6 @@ class ImageRecipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
-    """`size` is the sum of the compressed layers in bytes, `made` and `reused` count layers."""
-
-    name: str
-    descriptor: Descriptor
-    size: int
-    made: int
-    reused: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
     """A layer in the store; `fresh` if it was made now, which took `seconds` of one process."""
 
@@ -84,6 +77,7 @@ class Made:
 class _Task:
     recipe: Recipe
     store: Store
+    layers: LayerStore
     compression: Compression
 
 
@@ -107,7 +101,7 @@ def _make(task: _Task) -> Made:
             _queue.put((recipe.key, pending))
             pending, last = 0, now
 
-    layer, fresh = task.store.make_layer(
+    layer, fresh = task.layers.put(
         recipe.key, lambda: recipe.source.entries(task.store), compression=task.compression, on_bytes=on_bytes
     )
     return Made(layer=layer, fresh=fresh, seconds=time.monotonic() - start)
@@ -117,12 +111,14 @@ def make_layers(
     recipes: Iterable[Recipe],
     *,
     store: Store,
+    layers: LayerStore,
     compression: Compression,
     jobs: int | None = None,
     progress: Progress,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> dict[str, Made]:
-    """Make what the store lacks, the heaviest first, in `jobs` processes (one per core by default).
+    """Make what `layers` lack from the artifacts in `store`, the heaviest first, in `jobs` processes (one per core by
+    default).
 
     Returns what was made or found, by key. The first failure stops the others, also one in `meanwhile`, which is called
     here while processes work; finished layers are kept.
@@ -132,13 +128,13 @@ def make_layers(
     for recipe in recipes:
         if recipe.key in done or recipe.key in missing:
             continue
-        if (layer := store.layer(recipe.key)) is not None:
+        if (layer := layers.get(recipe.key)) is not None:
             done[recipe.key] = Made(layer=layer, fresh=False, seconds=0)
         else:
             missing[recipe.key] = recipe
     if missing:
         tasks = [
-            _Task(recipe=r, store=store, compression=compression)
+            _Task(recipe=r, store=store, layers=layers, compression=compression)
             for r in sorted(missing.values(), key=lambda r: (-r.weight, r.key))
         ]
         try:
@@ -192,32 +188,41 @@ def _stop(pool: ProcessPoolExecutor) -> None:
         process.kill()
 
 
-def created_at(epoch: int) -> str:
-    """RFC 3339 in UTC."""
-    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def source_date_epoch() -> int:
+    """$SOURCE_DATE_EPOCH in seconds since 1970 (reproducible-builds.org), else a constant."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return EPOCH
+    if not text.isascii() or not text.isdigit():
+        raise EngineError(f"SOURCE_DATE_EPOCH is not a number of seconds: {text!r}", hint="unset it, or date +%s")
+    if len(text) > len(str(LAST_SECOND)) or int(text) > LAST_SECOND:  # long numbers are not even read
+        raise EngineError(f"SOURCE_DATE_EPOCH is beyond the year 9999: {text[:24]}", hint="unset it, or date +%s")
+    return int(text)
 
 
-def write_image(image: ImageRecipe, made: Mapping[str, Made], *, layout: Layout, store: Store, epoch: int) -> Built:
-    """Write one image whose layers are in the store, and tag it in the layout."""
+def write_image(
+    image: ImageRecipe, made: Mapping[str, Made], *, layout: Layout, layers: LayerStore, epoch: int
+) -> Built:
+    """Write one image whose layers are made, and tag it in the layout."""
     start = time.perf_counter()
-    layers = [*image.base, *(made[recipe.key].layer for recipe in image.layers)]
-    created = created_at(epoch)
+    stack = [*image.base, *(made[recipe.key].layer for recipe in image.layers)]
+    created = rfc3339(datetime.fromtimestamp(epoch, UTC))
     below = {layer.descriptor.digest: image.blobs for layer in image.base if image.blobs is not None}
     descriptor = layout.put_image(
         name=image.name,
         config=replace(
             image.config, created=created, history=tuple(replace(step, created=created) for step in image.history)
         ),
-        layers=layers,
-        blob=lambda digest: below[digest].blob_path(digest) if digest in below else store.blob(digest),
+        layers=stack,
+        blob=lambda digest: below[digest].blob_path(digest) if digest in below else layers.blob(digest),
         annotations=image.annotations,
     )
     fresh = [made[recipe.key] for recipe in image.layers if made[recipe.key].fresh]
     return Built(
         name=image.name,
         descriptor=descriptor,
-        size=sum(layer.descriptor.size for layer in layers),
+        size=sum(layer.descriptor.size for layer in stack),
         made=len(fresh),
-        reused=len(layers) - len(fresh),
+        reused=len(stack) - len(fresh),
         seconds=sum(m.seconds for m in fresh) + time.perf_counter() - start,
     )

@@ -10,25 +10,29 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
+from buildctl.build.assembler import bases_under, build_bases
 from buildctl.build.buildkit_progress import watched
-from buildctl.dockerfile.bake import UV, Target, bake_definition, bake_name
-from buildctl.dockerfile.parse import Instruction
-from buildctl.ground.errors import EngineError, ToolError
+from buildctl.build.engine import Built, Order
+from buildctl.build.uv_image import put_tool, scratch_in
+from buildctl.console.log import say
+from buildctl.dockerfile.bake import Target, bake_definition, bake_name, target_of
+from buildctl.dockerfile.parse import Instruction, read_dockerfile
+from buildctl.ground.errors import DockerfileError, EngineError, ToolError
 from buildctl.ground.run import run, which
-from buildctl.oci.digest import Digest
-from buildctl.oci.entry import file_entry
-from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, MediaType, Platform
-from buildctl.oci.layer import Compression, write_layer
+from buildctl.lock.index import uv_environment
+from buildctl.matrix.cells import Cell, DebianBase
+from buildctl.oci.compression import ZSTD, Compression
+from buildctl.oci.image import Descriptor, MediaType
 from buildctl.oci.layout import Layout
 
 DEADLINE = 4 * 3600.0  # seconds for all targets of one build
-UV_PLATFORMS = {"amd64": "x86_64-unknown-linux-musl", "arm64": "aarch64-unknown-linux-musl"}
 NO_BUILDX = "install Docker's buildx plugin (Debian: docker-buildx), or build without Docker: --engine assemble"
 # predefined build arguments of BuildKit: used by every RUN, kept out of history and cache keys
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
@@ -43,7 +47,7 @@ class DockerOptions:
     """
 
     epoch: int
-    compression: Compression = Compression.ZSTD
+    compression: Compression = ZSTD
     builder: str | None = None
     context: str | None = None
     secrets: Mapping[str, Path] = field(default_factory=dict)
@@ -51,6 +55,53 @@ class DockerOptions:
     cache: bool = True
     network: str | None = None
     env: Mapping[str, str] | None = None
+
+
+def docker_images(order: Order) -> list[Built]:
+    """An `Engine`: built with BuildKit, above the bases that the assemble engine makes. One bake for each index that
+    serves torch.
+    """
+    layout, cells = order.layout, order.cells
+    build_bases(order.project, bases_under(cells), order.layers, layout, jobs=order.jobs)
+    put_tool(layout)
+    environment = uv_environment()
+    built: dict[str, Built] = {}
+    for index in dict.fromkeys(cell.accelerator.index for cell in cells):
+        some = [cell for cell in cells if cell.accelerator.index == index]
+        start = time.perf_counter()
+        say(f"building {', '.join(cell.id for cell in some)} with docker buildx bake")
+        with tempfile.TemporaryDirectory(prefix="buildctl-") as secrets:
+            options = DockerOptions(
+                epoch=order.epoch,
+                compression=order.compression,
+                builder=order.builder,
+                context=order.context,
+                secrets=user_secrets(Path(secrets), environment, index=index),
+            )
+            targets = [_target(cell, context=order.project.images, layout=layout.root) for cell in some]
+            found = build_with_docker(targets, options, layout=layout)
+        seconds = (time.perf_counter() - start) / len(some)
+        built |= {name: _built(name, descriptor, layout, seconds) for name, descriptor in found.items()}
+    return [built[cell.id] for cell in cells]
+
+
+def _built(name: str, descriptor: Descriptor, layout: Layout, seconds: float) -> Built:
+    layers = layout.manifest(descriptor).layers
+    size = sum(layer.size for layer in layers)
+    return Built(name=name, descriptor=descriptor, size=size, made=len(layers), reused=0, seconds=seconds)
+
+
+def _target(cell: Cell, *, context: Path, layout: Path) -> Target:
+    target = target_of(cell, context=context, layout=layout)
+    # a foreign base may be compressed differently, which triggers a second export
+    return with_fixed_times(target) if isinstance(cell.base, DebianBase) else target
+
+
+def with_fixed_times(target: Target) -> Target:
+    """`target` as its Dockerfile is: see `has_fixed_times`. BuildKit may accept one that our parser refuses."""
+    with suppress(DockerfileError):
+        return replace(target, fixed_times=has_fixed_times(read_dockerfile(Path(target.context, target.dockerfile))))
+    return target
 
 
 def build_with_docker(targets: Sequence[Target], options: DockerOptions, *, layout: Layout) -> dict[str, Descriptor]:
@@ -61,7 +112,7 @@ def build_with_docker(targets: Sequence[Target], options: DockerOptions, *, layo
     """
     layout.create()
     check_buildx(options)
-    with _scratch(layout.root) as scratch:
+    with scratch_in(layout.root) as scratch:
         places = {target.name: scratch / str(number) for number, target in enumerate(targets)}
         _export(targets, places, options)
         # if BuildKit's cache has a layer as compressed by another export, it exports that one
@@ -146,8 +197,6 @@ def _context_name(context: str) -> str:
 
 
 def _output(destination: Path, options: DockerOptions, *, rewrite: bool) -> dict[str, str]:
-    level = {"compression-level": "3"} if options.compression is Compression.ZSTD else {}
-    name = {Compression.NONE: "uncompressed"}.get(options.compression, str(options.compression))
     return {
         "type": "oci",
         "tar": "false",
@@ -155,8 +204,8 @@ def _output(destination: Path, options: DockerOptions, *, rewrite: bool) -> dict
         "oci-mediatypes": "true",
         # for which BuildKit unpacks and compresses every layer a second time
         **({"rewrite-timestamp": "true"} if rewrite else {}),
-        "compression": name,
-        **level,
+        "compression": options.compression.method,
+        **({"compression-level": str(options.compression.level)} if options.compression.level else {}),
     }
 
 
@@ -225,47 +274,3 @@ def _take(layout: Layout, built: Path, target: Target) -> Descriptor:
     descriptor = replace(written, platform=config.platform)
     layout.tag(descriptor, target.name)
     return descriptor
-
-
-def put_uv(layout: Layout, arches: Sequence[str], *, env: Mapping[str, str]) -> Descriptor:
-    """Tag `uv` in `layout`: an image with only the static uv of this version, for each build platform.
-
-    `env` is the environment for uv, which fetches its own wheel from the user's index. Raises ToolError.
-    """
-    images, blobs = [], dict[Digest, Path]()
-    with _scratch(layout.root) as scratch:
-        for arch in arches:
-            layer, blob = _uv_layer(scratch, _static_uv(scratch / arch, arch, env))
-            blobs[layer.descriptor.digest] = blob
-            config = ImageConfig(platform=Platform(architecture=arch), history=(History(created_by="COPY uv /uv"),))
-            name = f"{UV}-{arch}"
-            images.append(layout.put_image(name=name, config=config, layers=[layer], blob=blobs.__getitem__))
-    return layout.put_index(name=UV, manifests=images)
-
-
-def _static_uv(folder: Path, arch: str, env: Mapping[str, str]) -> Path:
-    """The musllinux wheels of uv hold a static binary, which runs in any Linux image of its architecture."""
-    import uv  # noqa: PLC0415 - only to find the program
-
-    program = uv.find_uv_bin()
-    version = run([program, "--version"], timeout=60, env=env).stdout.split()[1]
-    argv = [program, "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(folder)]
-    run([*argv, "--python-platform", UV_PLATFORMS[arch], f"uv=={version}"], timeout=600, env=env)
-    return folder / "bin" / "uv"
-
-
-def _uv_layer(scratch: Path, binary: Path) -> tuple[Layer, Path]:
-    blob = scratch / f"{binary.parents[1].name}.layer"
-    with blob.open("wb") as out:
-        layer = write_layer([file_entry(UV, binary.read_bytes(), mode=0o755)], out, compression=Compression.GZIP)
-    return layer, blob
-
-
-@contextmanager
-def _scratch(root: Path) -> Iterator[Path]:
-    """A folder on the layout's file system, so that its blobs are linked and not copied."""
-    folder = Path(tempfile.mkdtemp(prefix=".docker-", dir=root))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from buildctl.lock.claims import LABEL, read_labels
-from buildctl.matrix.cells import public_version
+from buildctl.matrix.accelerators import public_version
 from buildctl.matrix.project import Project
 from buildctl.oci.image import Descriptor, ImageConfig, Index
 from buildctl.oci.layout import Layout
@@ -48,6 +48,6 @@ def write_indexes(project: Project, made: Mapping[str, Descriptor], layout: Layo
         index = index_of(
             [claimed(descriptor, layout.config(descriptor)) for descriptor in found],
             title=image,
-            torch=public_version(same[0]),
+            torch=public_version(str(same[0].torch)),
         )
         layout.put_index(name=image, manifests=index.manifests, annotations=index.annotations)

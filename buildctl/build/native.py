@@ -19,6 +19,7 @@ from buildctl.lock.index import uv_environment
 from buildctl.lock.locked import LockedCell, load_locked
 from buildctl.lock.torch_wheel import facts_from_file
 from buildctl.lock.wheels import WheelLock, is_stale
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 
@@ -169,7 +170,8 @@ def _dry_run(project: Project, locked: LockedCell) -> None:
     with tempfile.TemporaryDirectory(prefix="buildctl-native-") as folder:
         argv = [
             uv.find_uv_bin(), "pip", "install", "--dry-run", "--no-deps", "--require-hashes", "--only-binary", ":all:",
-            "--python-platform", "aarch64-apple-darwin", "--python-version", cell.python, "--target", folder,
+            "--python-platform", f"{ARCHES[cell.arch].machine}-apple-darwin", "--python-version", cell.python,
+            "--target", folder,
             "--requirements", str(lock),
         ]  # fmt: skip
         if cell.accelerator.index:

@@ -7,25 +7,18 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from packaging.requirements import InvalidRequirement, Requirement
-
-from buildctl.dockerfile.common import common_file
+from buildctl.dockerfile.context import OTHER_ENGINE, context_entries, refuse_dockerignore
+from buildctl.dockerfile.installer import INSTALLER_SECRETS, REQUIREMENTS, pins, require_installer
 from buildctl.dockerfile.parse import Instruction, assignments, expand, words
-from buildctl.ground.errors import DockerfileError
-from buildctl.oci.entry import Entry, Kind
+from buildctl.oci.entry import Entry
 from buildctl.oci.image import ImageConfig, Platform
 
-INSTALLER = "/usr/local/bin/install-wheels"
-REQUIREMENTS = "/lock/requirements.txt"
 OUT = "out/"  # below it a stage lays down what the image is to get
-# How install-wheels reaches an index behind a corporate proxy under BuildKit; never part of what it installs.
-INSTALLER_SECRETS = (("mount", "type=secret,id=ca-bundle"), ("mount", "type=secret,id=uv-config"))
 _NOTHING = ImageConfig(platform=Platform(architecture=""))
-OTHER_ENGINE = "build this image with Docker: --engine docker"
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
 
 
@@ -98,7 +91,7 @@ class PlanInput:
 
 def plan_image(instructions: Sequence[Instruction], given: PlanInput) -> Plan:
     """Plan the last stage of a Dockerfile. Raises DockerfileError for the first unsupported instruction."""
-    _refuse_dockerignore(instructions[0], given.context)
+    refuse_dockerignore(instructions[0], given.context)
     return _Planner(instructions, given).plan()
 
 
@@ -311,12 +304,12 @@ class _Planner:
         for key, value in instruction.flags:
             if (key, value) not in INSTALLER_SECRETS:
                 raise instruction.fail(f"the assemble engine does not support --{key}={value}", hint=OTHER_ENGINE)
-        self._require_installer(stage, instruction)
+        require_installer(stage.placed, instruction)
         if not argv[1:]:
             return  # sets time stamps, which are always the same here
         stage.installed.append(
             WheelsLayer(
-                names=_pins(argv[1:], instruction, self.given.arch),
+                names=pins(argv[1:], instruction, self.given.arch),
                 requirements=stage.placed[REQUIREMENTS],
                 created_by=_text(instruction),
             ),
@@ -331,7 +324,7 @@ class _Planner:
             self._copy_from(stage, instruction, expand(source, stage.variables).lower(), sources, target)
             return
         place = posixpath.join(stage.config.working_dir or "/", target) + ("/" if target.endswith("/") else "")
-        entries = list(_context_entries(instruction, self.given.context, sources, place))
+        entries = list(context_entries(instruction, self.given.context, sources, place))
         stage.operations.append(FilesLayer(entries=tuple(e for e, _ in entries), created_by=_text(instruction)))
         stage.out += [replace(e, path=e.path.removeprefix(OUT)) for e, _ in entries if e.path.startswith(OUT)]
         stage.placed |= {f"/{entry.path}": path for entry, path in entries}
@@ -357,19 +350,6 @@ class _Planner:
         if instruction.flag("chown") or instruction.flag("chmod"):
             raise instruction.fail("files in /out keep their owner and mode", hint=OTHER_ENGINE)
         stage.operations += installed or [FilesLayer(entries=tuple(files), created_by=_text(instruction))]
-
-    def _require_installer(self, stage: _Stage, instruction: Instruction) -> None:
-        script = stage.placed.get(INSTALLER)
-        # the assemble engine does the same as this exact script under BuildKit
-        if script is None or script.read_bytes() != common_file("install-wheels"):
-            raise instruction.fail(
-                f"{INSTALLER} is not this buildctl's install-wheels script",
-                hint=f"COPY the unchanged common/install-wheels to {INSTALLER}, or {OTHER_ENGINE}",
-            )
-        if REQUIREMENTS not in stage.placed:
-            raise instruction.fail(
-                f"there is no lock at {REQUIREMENTS}", hint=f"COPY NAME/requirements.${{TARGETARCH}}.txt {REQUIREMENTS}"
-            )
 
     def _setting(self, stage: _Stage, instruction: Instruction) -> None:
         self._allow_flags(instruction, set())
@@ -405,107 +385,3 @@ _ACTIONS: Mapping[str, Callable[[_Planner, _Stage, Instruction], None]] = {
 def _text(instruction: Instruction) -> str:
     flags = "".join(f"--{key}={value} " if value != "true" else f"--{key} " for key, value in instruction.flags)
     return f"{instruction.keyword} {flags}{instruction.text}"
-
-
-def _refuse_dockerignore(first: Instruction, context: Path) -> None:
-    for name in (f"{Path(first.path).name}.dockerignore", ".dockerignore"):
-        if (context / name).exists():
-            raise DockerfileError(f"{context / name}: not supported by the assemble engine", hint=OTHER_ENGINE)
-
-
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
-
-
-def _pins(texts: Sequence[str], instruction: Instruction, arch: str) -> tuple[tuple[str, str], ...]:
-    """NAME==VERSION words to pairs, without those whose marker excludes this platform."""
-    environment = {
-        "platform_machine": _MACHINES.get(arch, arch),
-        "platform_system": "Linux",
-        "sys_platform": "linux",
-        "os_name": "posix",
-    }
-    pins: list[tuple[str, str]] = []
-    for text in texts:
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement as error:
-            raise instruction.fail(f"not a requirement: {text!r}: {error}") from error
-        specifiers = list(requirement.specifier)
-        if len(specifiers) != 1 or specifiers[0].operator != "==" or requirement.extras or requirement.url:
-            raise instruction.fail(f"not NAME==VERSION: {text!r}", hint="only locked wheels can be installed")
-        if requirement.marker is None or requirement.marker.evaluate(environment):
-            pins.append((re.sub(r"[-_.]+", "-", requirement.name).lower(), specifiers[0].version))
-    return tuple(pins)
-
-
-def _context_entries(
-    instruction: Instruction, context: Path, sources: Sequence[str], target: str
-) -> Iterator[tuple[Entry, Path]]:
-    """Entries of a COPY from the build context, and the file behind each.
-
-    Modes do not depend on the umask at clone time: 0755 for directories and what its owner may execute, else 0644.
-    """
-    mode, owner = _octal(instruction), _owner(instruction)
-    for source in sources:
-        if any(c in source for c in "*?["):
-            raise instruction.fail(f"wildcards are not supported: {source}", hint=f"name the files, or {OTHER_ENGINE}")
-        path = context / source.lstrip("/")
-        if not path.resolve().is_relative_to(context.resolve()):
-            raise instruction.fail(f"{source} is outside the build context")
-        if not path.exists():
-            raise instruction.fail(f"no such file in the build context: {source}")
-        for file, name in _files(path, target, many=len(sources) > 1):
-            yield _entry(file, posixpath.normpath(name).strip("/"), mode, owner), file
-
-
-def _files(path: Path, target: str, *, many: bool) -> Iterator[tuple[Path, str]]:
-    """A file goes to `target`, or into it if that is a directory; a directory's content goes into `target`."""
-    if path.is_dir():
-        for child in sorted(path.rglob("*")):
-            yield child, posixpath.join(target, child.relative_to(path).as_posix())
-    else:
-        yield path, posixpath.join(target, path.name) if many or target.endswith("/") else target
-
-
-def _entry(path: Path, name: str, mode: int | None, owner: tuple[int, int]) -> Entry:
-    uid, gid = owner
-    if path.is_symlink():
-        return Entry(path=name, kind=Kind.SYMLINK, mode=0o777, target=str(path.readlink()), uid=uid, gid=gid)
-    executable = path.is_dir() or bool(path.stat().st_mode & 0o100)
-    final = mode if mode is not None else (0o755 if executable else 0o644)
-    if path.is_dir():
-        return Entry(path=name, kind=Kind.DIRECTORY, mode=final, uid=uid, gid=gid)
-    return Entry(path=name, mode=final, uid=uid, gid=gid, size=path.stat().st_size, body=FileBody(path))
-
-
-@dataclass(frozen=True, slots=True)
-class FileBody:
-    path: Path
-
-    def chunks(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                yield chunk
-
-
-def _octal(instruction: Instruction) -> int | None:
-    text = instruction.flag("chmod")
-    if text is None:
-        return None
-    if not re.fullmatch(r"0?[0-7]{3,4}", text):
-        raise instruction.fail(
-            f"--chmod={text}: only octal modes are supported", hint=f"write --chmod=0755, or {OTHER_ENGINE}"
-        )
-    return int(text, 8)
-
-
-def _owner(instruction: Instruction) -> tuple[int, int]:
-    text = instruction.flag("chown")
-    if text is None:
-        return 0, 0
-    match = re.fullmatch(r"([0-9]+)(?::([0-9]+))?", text)
-    if not match:
-        raise instruction.fail(
-            f"--chown={text}: only numbers are supported", hint=f"write --chown=1000:1000, or {OTHER_ENGINE}"
-        )
-    return int(match[1]), int(match[2] or match[1])

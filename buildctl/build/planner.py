@@ -30,7 +30,7 @@ from buildctl.lock.locked import LockedCell, debian_bases, load_debian, load_run
 from buildctl.lock.wheels import WheelLock
 from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.matrix.project import Project
-from buildctl.oci.layer import Compression
+from buildctl.oci.compression import Compression
 from buildctl.oci.layout import Layout
 
 

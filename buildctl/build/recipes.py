@@ -20,14 +20,15 @@ from buildctl.build.assemble import ImageRecipe, Recipe
 from buildctl.build.plan import FilesLayer, Operation, Plan, Setting, WheelsLayer
 from buildctl.ground.errors import ArtifactError, LockError, MatrixError
 from buildctl.lock.wheels import LockedWheel, WheelLock
+from buildctl.matrix.accelerators import public_version
+from buildctl.matrix.account import PATH
 from buildctl.matrix.cells import DebianBase, ImageBase
+from buildctl.oci.compression import Compression
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, Platform
-from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 Artifact = LockedWheel | DebPackage
 
 
@@ -131,7 +132,7 @@ def debian_base(name: str, locks: Sequence[BaseLock], *, compiling: Compiling, c
         name=name,
         config=ImageConfig(
             platform=Platform(architecture=runtime.arch),
-            env=(("PATH", DEFAULT_PATH),),
+            env=(("PATH", PATH),),
             cmd=("bash",),
             labels={"org.opencontainers.image.title": name, "org.opencontainers.image.base.name": "scratch"},
         ),
@@ -268,7 +269,7 @@ def _locked(operation: WheelsLayer, lock: WheelLock) -> tuple[LockedWheel, ...]:
     found: list[LockedWheel] = []
     for name, version in operation.names:
         wheel = lock.wheel(name)
-        if wheel is None or version not in (wheel.version, wheel.version.partition("+")[0]):
+        if wheel is None or version not in (wheel.version, public_version(wheel.version)):
             has = f"{wheel.version} is locked" if wheel else "it is not locked"
             raise LockError(
                 f"{operation.requirements}: the Dockerfile installs {name}=={version}, but {has}",

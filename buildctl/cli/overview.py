@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.console.table import table
+from buildctl.ground.clock import now
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.lock.locked import load_locked
 from buildctl.lock.update import stale_locks
@@ -18,7 +19,7 @@ from buildctl.matrix.cells import Cell, Combination
 from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
 from buildctl.publish.gate import known_findings
-from buildctl.testing.debt import Debt, debt_text, debts, this_moment
+from buildctl.testing.debt import Debt, debt_text, debts
 from buildctl.testing.kept import built_digest
 from buildctl.testing.merge import read_report
 from buildctl.testing.report import Status
@@ -117,7 +118,7 @@ def overview(project: Project, names: Sequence[str], arch: str | None) -> Overvi
     impossible = () if names else tuple(c for c in project.matrix.combinations if not c.exists)
     stale = {path for path, _ in stale_locks(project, cells)}
     states = tuple(_state(project, cell, tags, stale) for cell in cells)
-    return Overview(cells=states, impossible=impossible, debt=tuple(debt), now=this_moment())
+    return Overview(cells=states, impossible=impossible, debt=tuple(debt), now=now())
 
 
 def _tags(project: Project) -> dict[str, str]:

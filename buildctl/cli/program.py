@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 import click
 
 from buildctl import __version__
+from buildctl.build.choose import ENGINES
 from buildctl.ground import interrupts
 from buildctl.ground.errors import BuildctlError
+from buildctl.oci.compression import COMPRESSIONS
+from buildctl.runtimes.choose import AUTO, RUNTIMES
 
 # Modules are imported where they are used: `buildctl --help` and completion answer in a tenth of a second.
 if TYPE_CHECKING:
@@ -199,8 +202,7 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
     Examples:
       buildctl fetch cuda-2.6
     """
-    from buildctl.build.images import fetch_images
-    from buildctl.build.vanished import renewing
+    from buildctl.build.material import fetch_images, renewing
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
@@ -219,12 +221,12 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), help="OCI layout to write to (as --layout)."
 )
-@click.option("--engine", type=click.Choice(["assemble", "docker"]), default="assemble", show_default=True)
+@click.option("--engine", type=click.Choice(tuple(ENGINES)), default="assemble", show_default=True)
 @click.option(
     "--builder", metavar="NAME", help="With --engine docker: a buildx builder (remote, Kubernetes, several nodes)."
 )
 @context_option
-@click.option("--compression", type=click.Choice(["zstd", "gzip"]), default="zstd", show_default=True)
+@click.option("--compression", type=click.Choice(tuple(COMPRESSIONS)), default="zstd", show_default=True)
 @click.option("--load/--no-load", default=None, help="Put the images into Docker (default: when a daemon answers).")
 @click.option("--locked", is_flag=True, help="Refuse where a lock, claim or Dockerfile would change.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes at once (default: one per core).")
@@ -256,7 +258,7 @@ def build(
       buildctl build --engine docker --context gpu-box      made there, too
     """
     from buildctl.build.images import BuildOptions, build_images, reach
-    from buildctl.build.vanished import renewing
+    from buildctl.build.material import renewing
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
@@ -290,9 +292,9 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
       buildctl bases && docker buildx bake cpu-2_6-arm64
     """
     from buildctl.artifacts.store import Store
-    from buildctl.build.buildkit_images import put_tool
-    from buildctl.build.images import bases_under, build_bases
-    from buildctl.build.vanished import renewing
+    from buildctl.build.assembler import bases_under, build_bases
+    from buildctl.build.material import renewing
+    from buildctl.build.uv_image import put_tool
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
@@ -313,7 +315,7 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
 @cli.command()
 @names_argument
 @arch_option
-@click.option("--runtime", type=click.Choice(["auto", "docker", "sandbox"]), default="auto", show_default=True)
+@click.option("--runtime", type=click.Choice((AUTO, *RUNTIMES)), default="auto", show_default=True)
 @context_option
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write the findings as JUnit XML, too.")
 @click.option(
@@ -405,7 +407,7 @@ def report(options: Options, sources: Sequence[str]) -> None:
 @cli.command()
 @names_argument
 @arch_option
-@click.option("--runtime", type=click.Choice(["auto", "docker", "sandbox"]), default="auto", show_default=True)
+@click.option("--runtime", type=click.Choice((AUTO, *RUNTIMES)), default="auto", show_default=True)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -907,7 +909,7 @@ def diff(options: Options, a: str, b: str, arch: str, plain_http: bool | None, a
       buildctl diff registry.example/pytorch:cuda-2.6 cuda-2.6
     """
     from buildctl.matrix.matrix import parse_arch
-    from buildctl.publish.compare import compare
+    from buildctl.publish.diff import compare
 
     found = compare(options.open(), a, b, arch=parse_arch(arch), plain_http=plain_http)
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())

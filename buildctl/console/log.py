@@ -11,7 +11,3 @@ console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_
 
 def say(text: str) -> None:
     console.print(text)
-
-
-def warn(text: str) -> None:
-    console.print(f"warning: {text}", style="yellow")

@@ -15,6 +15,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 
 from buildctl.console import log
+from buildctl.console.table import size
 
 # Without a terminal: what takes long says when it starts, what is small is only counted.
 _LONG = 64_000_000
@@ -37,12 +38,10 @@ class Progress(Protocol):
 
 
 @contextlib.contextmanager
-def open_progress(verb: str, *, quiet: bool = False, console: Console | None = None) -> Iterator[Progress]:
+def open_progress(verb: str, *, console: Console | None = None) -> Iterator[Progress]:
     """Show what is added while the block runs. `verb` says what happened to it: "fetched", "made"."""
     console = log.console if console is None else console
-    if quiet:
-        yield Silent()
-    elif console.is_terminal and not console.is_dumb_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:
         bars = Bars(verb, console)
         with bars.rich:
             yield bars
@@ -178,12 +177,3 @@ class _Line:
             self.reported = True
         seconds = time.monotonic() - self.began if self.began is not None else 0.0
         self.lines.whole(self.label, self.done, self.done - self.first, seconds)
-
-
-def size(count: float) -> str:
-    """Decimal units, as registries and indexes show them: `766.7 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.95 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError

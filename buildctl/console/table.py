@@ -22,7 +22,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozen
     return "\n".join(text(line) for line in lines)
 
 
-def size(count: int) -> str:
+def size(count: float) -> str:
     """Bytes for people, decimal as registries and `docker images` show them: 2.51 GB."""
     for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= step:
@@ -30,4 +30,4 @@ def size(count: int) -> str:
             return (
                 f"{value:.2f} {unit}" if value < 10 else f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
             )
-    return f"{count} B"
+    return f"{count:.0f} B"

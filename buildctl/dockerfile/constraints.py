@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from packaging.version import Version
 
 from buildctl.lock.wheels import WheelLock
+from buildctl.matrix.accelerators import public_version
+from buildctl.matrix.arch import ARCHES
 
 PLACE = "/usr/local/share/pytorch-constraints.txt"
 KEPT = ("torch", "torchaudio", "torchvision", "triton")
-MACHINES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "aarch64"}
 
 # pip prints the requirement when it refuses, and neither the file's name nor its comments. No release is called 0+...,
 # so the clause excludes nothing; it tells the reader of the error what to do.
@@ -36,7 +37,7 @@ def constraints_environment() -> dict[str, str]:
 
 def render_constraints(name: str, locks: Mapping[str, WheelLock]) -> str:
     """`locks` are the wheel locks of an image name, by architecture."""
-    torch = sorted({w.version.partition("+")[0] for lock in locks.values() if (w := lock.wheel("torch"))})
+    torch = sorted({public_version(w.version) for lock in locks.values() if (w := lock.wheel("torch"))})
     lines = [line for package in KEPT for line in _lines(package, locks)]
     return _HEADER.format(name=name, torch=" and ".join(torch)) + "".join(f"{line}\n" for line in lines)
 
@@ -48,7 +49,7 @@ def _lines(package: str, locks: Mapping[str, WheelLock]) -> Iterator[str]:
         yield f"{package}{HINT},{_exactly(next(iter(versions.values())))}"
     else:
         for arch, version in versions.items():
-            yield f'{package}{HINT},{_exactly(version)} ; platform_machine == "{MACHINES[arch]}"'
+            yield f'{package}{HINT},{_exactly(version)} ; platform_machine == "{ARCHES[arch].machine}"'
 
 
 def _exactly(version: str) -> str:

@@ -13,20 +13,21 @@ from typing import Any
 
 import jinja2
 
-from buildctl.dockerfile.constraints import MACHINES, constraints_environment
+from buildctl.dockerfile.constraints import constraints_environment
 from buildctl.dockerfile.parse import Instruction, parse_dockerfile
 from buildctl.ground.errors import DockerfileError, LockError
 from buildctl.lock.claims import Claims, claim_labels
 from buildctl.lock.locked import LockedCell
 from buildctl.lock.wheels import LockedWheel, WheelLock
+from buildctl.matrix.accelerators import public_version
+from buildctl.matrix.account import HOME, PATH, UID, USER
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell
 
 # A wheel of at least this many bytes is an install step, and so a layer, of its own; the others share one.
 HEAVY = 20_000_000
 # No distribution can have this name: PEP 503 names have no underscore.
 SMALL_STAGE = "small_wheels"
-USER = "1000:1000"
-HOME = "/home/torch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class _Package:
         if set(versions) == set(arches) and len(set(versions.values())) == 1:
             return [f"{self.name}=={next(iter(versions.values()))}"]
         return [
-            f'{self.name}=={version} ; platform_machine == "{MACHINES[arch]}"'
+            f'{self.name}=={version} ; platform_machine == "{ARCHES[arch].machine}"'
             for arch, version in sorted(versions.items())
         ]
 
@@ -178,7 +179,7 @@ def _context(cell: Cell, each: Sequence[Claims], steps: Sequence[Step], template
             "title": title,
             "template": template,
             "base": cell.base_image,
-            "user": USER,
+            "user": f"{UID}:{UID}",
         },
         "steps": [{"stage": s.stage, "title": s.title, "requirements": s.requirements} for s in steps],
         "env": sorted(_image_env(cell, claims).items()),
@@ -188,11 +189,11 @@ def _context(cell: Cell, each: Sequence[Claims], steps: Sequence[Step], template
 
 def _image_env(cell: Cell, claims: Claims) -> dict[str, str]:
     env = {
-        "PATH": f"{HOME}/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": f"{HOME}/.local/bin:{PATH}",
         "LANG": "C.UTF-8",
         # any UID works: nothing has to be looked up in /etc/passwd
         "HOME": HOME,
-        "USER": "torch",
+        "USER": USER,
         "TORCHINDUCTOR_CACHE_DIR": "/tmp/torchinductor",  # noqa: S108 - a path inside the image
         **constraints_environment(),
     }
@@ -206,7 +207,7 @@ def _labels(cell: Cell, each: Sequence[Claims], title: str) -> dict[str, str]:
     return {
         "org.opencontainers.image.title": cell.name,
         "org.opencontainers.image.description": title,
-        "org.opencontainers.image.version": each[0].torch.partition("+")[0],
+        "org.opencontainers.image.version": public_version(each[0].torch),
         "org.opencontainers.image.licenses": "BSD-3-Clause",
         "org.opencontainers.image.base.name": cell.base_image,
         **claim_labels(each),

@@ -9,12 +9,12 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import requests
 import urllib3
 
+from buildctl.ground.clock import now
 from buildctl.ground.errors import LockError
 
 
@@ -100,12 +100,12 @@ def retry_after(value: str | None) -> float | None:
         when = email.utils.parsedate_to_datetime(value)
     except ValueError:
         return None
-    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None
+    return max(0.0, (when - now()).total_seconds()) if when.tzinfo else None
 
 
 def brief(error: BaseException) -> str:
-    """The cause at the bottom of what requests and urllib3 wrap around it, in one line."""
+    """The innermost cause below what requests and urllib3 wrap around it, in one line."""
     text = redact(str(error)).strip() or type(error).__name__
     if isinstance(error, requests.exceptions.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
-        return "nothing arrived for too long"
+        return "timed out waiting for data"
     return text.splitlines()[0][:300]

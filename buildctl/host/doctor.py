@@ -15,8 +15,9 @@ from buildctl.artifacts.store import Store
 from buildctl.console.table import size
 from buildctl.ground.errors import BuildctlError, RuntimeUnavailableError, ToolError
 from buildctl.ground.run import run, which
-from buildctl.host.facts import PUBLISHED, Host, this_host
+from buildctl.host.facts import Host, this_host
 from buildctl.matrix.accelerators import VERSIONED
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.project import Project
 from buildctl.runtimes.devices import device_files
 
@@ -94,8 +95,8 @@ def _bad(purpose: str, what: str, detail: str, mend: str, *, state: State = Stat
 
 
 def _build(open_project: Callable[[], Project], host: Host) -> Iterator[Symptom]:
-    if host.arch not in PUBLISHED:
-        where = " or ".join(PUBLISHED)
+    if host.arch not in ARCHES:
+        where = " or ".join(ARCHES)
         yield _bad("build", "system", f"{host.arch}: bytecode needs a Python for {where}", f"build on {where}")
     elif host.system == "linux" and host.translated is None:
         yield _good("build", "system", f"Linux on {host.arch}")
@@ -167,7 +168,7 @@ def _test(host: Host) -> Iterator[Symptom]:
             if problem
             else _good("test", "sandbox", "namespaces are available: images can be tested without Docker")
         )
-    if host.arch not in PUBLISHED:
+    if host.arch not in ARCHES:
         return
     foreign = "arm64" if host.arch == "amd64" else "amd64"
     how = emulator(host, foreign)

@@ -16,16 +16,14 @@ from typing import Any, Self
 from buildctl.ground.errors import BuildctlError, ToolError
 from buildctl.ground.run import run, which
 from buildctl.matrix.accelerators import VERSIONED
+from buildctl.matrix.arch import ARCHES, arch_named
 from buildctl.runtimes.devices import Node, device_files, gpu_nodes, read_some
 
 SCHEMA = 1
-ARCHES: Mapping[str, str] = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
-PUBLISHED = ("amd64", "arm64")  # what PyTorch has wheels for, and so what images can be for
 QUERY = "--query-gpu=name,driver_version,compute_cap"
 _CDI = (Path("/etc/cdi"), Path("/var/run/cdi"))
 # where it is when PATH lacks it: in WSL2, and where a cluster mounts the driver
 _SMI = (Path("/usr/lib/wsl/lib/nvidia-smi"), Path("/usr/local/nvidia/bin/nvidia-smi"))
-_ELF_MACHINES = {"amd64": 62, "arm64": 183}
 # nvidia-smi's driver 610 adds a remark: "610.47 [Deprecated; ...]"
 _DRIVER = re.compile(r"(\d+(?:\.\d+)*)(?:\s.*)?")
 _CAPABILITY = re.compile(r"\d+\.\d+")
@@ -200,7 +198,7 @@ def read_host(path: Path) -> Host:
 def this_host() -> Host:
     """Query this machine: kernel files, and nvidia-smi and docker where present. Never raises."""
     system = {"linux": "linux", "darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
-    machine = ARCHES.get(platform.machine().lower(), platform.machine().lower() or "unknown")
+    machine = arch_named(platform.machine().lower()) or "unknown"
     return _mac(machine) if system == "macos" else _linux(machine, system)
 
 
@@ -223,7 +221,7 @@ def _linux(machine: str, system: str) -> Host:
         nodes=gpu_nodes(),
         engine=engine,
         engine_problem=engine_problem,
-        emulates=tuple(a for a, n in _ELF_MACHINES.items() if a != arch and _registered(n)),
+        emulates=tuple(a.name for a in ARCHES.values() if a.name != arch and _registered(a.elf)),
     )
 
 
@@ -341,7 +339,7 @@ def parse_docker(info: Mapping[str, Any]) -> Engine:
     return Engine(
         name="Docker",
         version=str(info["ServerVersion"]),
-        arch=ARCHES.get(machine, machine),
+        arch=arch_named(machine),
         desktop=any(word in system for word in machines),
         gpus=runtime or cdi,
         cdi=cdi and not runtime,
@@ -355,7 +353,7 @@ def parse_podman(info: Mapping[str, Any]) -> Engine:
         return Engine(
             name="podman",
             version=str(info["version"]["Version"]),
-            arch=ARCHES.get(str(host["arch"]), str(host["arch"])),
+            arch=arch_named(str(host["arch"])),
             desktop=bool(host.get("serviceIsRemote")),
             gpus=False,
         )

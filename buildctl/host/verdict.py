@@ -11,9 +11,10 @@ from pathlib import Path
 from packaging.version import Version
 
 from buildctl.ground.errors import LayoutError, MatrixError
-from buildctl.host.facts import PUBLISHED, Gpu, Host
+from buildctl.host.facts import Gpu, Host
 from buildctl.lock.claims import Claims, read_claims, runs_on
-from buildctl.matrix.accelerators import DeviceFiles
+from buildctl.matrix.accelerators import DeviceFiles, public_version
+from buildctl.matrix.arch import ARCHES
 from buildctl.runtimes.devices import device_files
 
 # NVIDIA's Linux for Jetson: kernel 5.10 is JetPack 5, 5.15 is JetPack 6 (L4T R36), 6.8 is JetPack 7 (R38, R39), the
@@ -74,9 +75,9 @@ def decide(subject: Subject, host: Host, others: Sequence[Subject] = ()) -> Verd
 
 
 def _decided(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
-    if host.arch not in PUBLISHED:
+    if host.arch not in ARCHES:
         reason = f"PyTorch publishes no wheels for {host.arch}, so there are no images for it"
-        return _verdict(subject, Kind.NOT, reason, f"use a machine with {' or '.join(PUBLISHED)}")
+        return _verdict(subject, Kind.NOT, reason, f"use a machine with {' or '.join(ARCHES)}")
     if subject.native:
         return _native(subject, host, others)
     if host.system == "windows":
@@ -151,8 +152,8 @@ def _native_alternative(subject: Subject, host: Host, others: Sequence[Subject])
 def _same_torch(subject: Subject, others: Sequence[Subject]) -> list[Subject]:
     if not subject.claims[0].torch:
         return []
-    wanted = Version(subject.claims[0].torch).public
-    return [o for o in others if o.name != subject.name and Version(o.claims[0].torch).public == wanted]
+    wanted = public_version(subject.claims[0].torch)
+    return [o for o in others if o.name != subject.name and public_version(o.claims[0].torch) == wanted]
 
 
 # GPUs passed to a container as device files
@@ -309,8 +310,8 @@ def _covered_elsewhere(subject: Subject, host: Host, others: Sequence[Subject]) 
 def _instead_gpu(claims: Claims, host: Host, others: Sequence[Subject]) -> str:
     if host.system != "macos" or host.arch != "arm64" or host.virtual or not claims.torch:
         return ""
-    wanted = Version(claims.torch).public
-    names = [o.name for o in others if o.native and Version(o.claims[0].torch).public == wanted]
+    wanted = public_version(claims.torch)
+    names = [o.name for o in others if o.native and public_version(o.claims[0].torch) == wanted]
     return f"; with the GPU: buildctl native {names[0]}" if names else ""
 
 

@@ -15,6 +15,7 @@ from buildctl.lock.claims import glibc_floor
 from buildctl.lock.debian import is_stale, read_base_lock
 from buildctl.lock.wheels import LockedWheel
 from buildctl.matrix import yamlfile
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.matrix.project import Project
 from buildctl.oci.image import ImageConfig
@@ -84,7 +85,7 @@ def _named(versions: Sequence[str]) -> str:
 
 def _pythons(project: Project, base: DebianBase) -> list[str]:
     """Of its runtime lock for any architecture; empty when none is current."""
-    for arch in ("amd64", "arm64"):
+    for arch in ARCHES:
         if (lock := _current(project, base, arch)) is not None:
             return pythons(p.name for p in lock.packages)
     return []

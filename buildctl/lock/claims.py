@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packaging.version import Version
-
 from buildctl.ground.errors import LockError
 from buildctl.lock.torch_build import certain_build
-from buildctl.matrix.accelerators import MPS, Kind, kind_of, version_of
+from buildctl.matrix.accelerators import MPS, Kind, kind_of, public_version, version_of
+from buildctl.matrix.arch import ARCHES
 
 # `buildctl check` reads claims and must be fast: it does not load what resolves and parses locks
 if TYPE_CHECKING:
@@ -168,7 +167,7 @@ def lock_digest(lock: WheelLock) -> str:
 def check_facts(claims: Claims, facts: WheelFacts) -> None:
     """Compares torch's wheel with the lock: two independent sources. Raises LockError."""
     what = f"{claims.name}-{claims.arch}: torch's wheel"
-    if Version(facts.torch).public != Version(claims.torch).public:
+    if public_version(facts.torch) != public_version(claims.torch):
         raise LockError(f"{what} is torch {facts.torch} inside, the lock has {claims.torch}")
     if claims.kind.architectures and not facts.gpu_architectures:
         raise LockError(f"{what} is {claims.kind.build} without a list of GPU architectures")
@@ -287,7 +286,7 @@ def label_values(claims: Claims) -> dict[str, str]:
     """The claims of one image by name, without what is not claimed."""
     values = {
         "accelerator": claims.accelerator,
-        "torch": claims.torch.partition("+")[0],
+        "torch": public_version(claims.torch),
         "python": claims.python,
         "torchvision": claims.torchvision,
         "torchaudio": claims.torchaudio,
@@ -322,8 +321,7 @@ def claim_labels(claims: Sequence[Claims]) -> dict[str, str]:
 def read_labels(labels: Mapping[str, str], arch: str) -> dict[str, str]:
     """The inverse for one architecture: claims by name. The labels of other architectures are left out."""
     own = {key.removeprefix(LABEL): value for key, value in labels.items() if key.startswith(LABEL)}
-    arches = {"amd64", "arm64"}
-    plain = {key: value for key, value in own.items() if key.rpartition(".")[2] not in arches}
+    plain = {key: value for key, value in own.items() if key.rpartition(".")[2] not in ARCHES}
     return plain | {key.removesuffix(f".{arch}"): value for key, value in own.items() if key.endswith(f".{arch}")}
 
 

@@ -22,8 +22,8 @@ from buildctl.lock.locked import LOCKED, debian_bases
 from buildctl.lock.uv import NoSolutionError
 from buildctl.lock.wheels import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.matrix.additions import keys_of
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
-from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
 from buildctl.oci.files import write_whole
 

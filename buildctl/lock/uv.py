@@ -24,6 +24,7 @@ from buildctl.ground.errors import LockError, ToolError
 from buildctl.ground.net import redact
 from buildctl.ground.run import Completed, run
 from buildctl.lock.index import several_indexes, uv_environment
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Accelerator
 from buildctl.oci.digest import Digest
 
@@ -34,11 +35,6 @@ FAMILY = ("torch", "torchvision", "torchaudio")
 # so the whole range below counts. macOS: MPS needs 14, and so do torch's wheels from 2.12 on.
 _GLIBC = 40
 _MACOS = (14, 0)
-_UV_PLATFORMS = {
-    "linux/amd64": f"x86_64-manylinux_2_{_GLIBC}",
-    "linux/arm64": f"aarch64-manylinux_2_{_GLIBC}",
-    "darwin/arm64": "aarch64-apple-darwin",
-}
 _TIMEOUT = 300.0
 _UV_LOCK = threading.Lock()
 
@@ -99,7 +95,7 @@ def resolve(
     `index` serves FAMILY and nothing else. `keep` are (name, version) pairs to keep if possible. Raises
     NoSolutionError, or LockError if uv or the index fails, or if FAMILY comes from more than one index.
     """
-    options = ["--python-platform", _UV_PLATFORMS[platform]]
+    options = ["--python-platform", _uv_platform(platform)]
     env = {"MACOSX_DEPLOYMENT_TARGET": ".".join(map(str, _MACOS))} if platform.startswith("darwin/") else {}
     packages = _compile(requirements, options, env, python=python, index=index, keep=keep)
     chosen = [best(wheels, python=python, platform=platform) for wheels in packages]
@@ -265,6 +261,12 @@ def best(candidates: Sequence[Found], *, python: str, platform: str) -> Found:
     return min(ranked, key=lambda pair: (pair[0], pair[1].filename))[1]
 
 
+def _uv_platform(platform: str) -> str:
+    """Uv's word for SYSTEM/ARCH."""
+    system, _, arch = platform.partition("/")
+    return f"{ARCHES[arch].machine}-{'apple-darwin' if system == 'darwin' else f'manylinux_2_{_GLIBC}'}"
+
+
 def supported_tags(python: str, platform: str) -> tuple[tags.Tag, ...]:
     """What CPython there accepts, most specific first."""
     major, minor = (int(part) for part in python.split("."))
@@ -277,7 +279,7 @@ def supported_tags(python: str, platform: str) -> tuple[tags.Tag, ...]:
 def _platform_tags(platform: str) -> Iterable[str]:
     if platform.startswith("darwin/"):
         return tags.mac_platforms(_MACOS, platform.removeprefix("darwin/"))
-    machine = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}[platform]
+    machine = ARCHES[platform.removeprefix("linux/")].machine
     old = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
     lowest = 5 if machine == "x86_64" else 17
     out: list[str] = []

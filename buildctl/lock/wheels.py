@@ -15,7 +15,8 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from buildctl.ground.errors import LockError
-from buildctl.ground.net import redact
+from buildctl.ground.net import new_session, redact
+from buildctl.lock.index import with_credentials
 from buildctl.lock.torch_build import build_of, check_build
 from buildctl.lock.uv import Found, index_of, resolve
 from buildctl.matrix.cells import Cell
@@ -57,11 +58,6 @@ class WheelLock:
 
     def wheel(self, name: str) -> LockedWheel | None:
         return next((wheel for wheel in self.wheels if wheel.name == canonicalize_name(name)), None)
-
-
-def lock_path(images: Path, cell: Cell) -> Path:
-    """`images` is the folder of the rendered images; both flavours share one file."""
-    return images / cell.name / f"requirements.{cell.arch}.txt"
 
 
 def inputs_of(cell: Cell) -> Digest:
@@ -107,30 +103,29 @@ def resolve_wheels(cell: Cell, *, keep: WheelLock | None = None) -> WheelLock:
             index=index,
             keep=[(wheel.name, wheel.version) for wheel in keep.wheels] if keep else (),
         )
-    wheels = tuple(_locked(wheel) for wheel in found)
+    wheels = tuple(_locked(wheel, cell.accelerator.index) for wheel in found)
     refuse_another_build(cell, wheels)
     return WheelLock(name=cell.name, platform=cell.platform, python=cell.python, inputs=inputs_of(cell), wheels=wheels)
 
 
-def _locked(found: Found) -> LockedWheel:
+def _locked(found: Found, index: str | None) -> LockedWheel:
     what = f"{found.name}=={found.version}"
     if found.digest is None:
         raise LockError(f"{what}: the index has no SHA-256", hint="use an index that does (PEP 503 or PEP 691)")
-    size = found.size if found.size is not None else _size_of(found.url, what)
+    size = found.size if found.size is not None else size_at(found.url, what, index)
     return LockedWheel(name=found.name, version=found.version, filename=found.filename, size=size, digest=found.digest)
 
 
-def _size_of(url: str, what: str) -> int:
-    """From the server, for indexes whose pages do not tell (PEP 503)."""
+def size_at(url: str, what: str, index: str | None) -> int:
+    """In bytes, from the server, for indexes whose pages do not say (PEP 503). Raises LockError."""
     if url.startswith("file:"):
         return Path(unquote(urlsplit(url).path)).stat().st_size
-    import requests  # noqa: PLC0415 - the other commands need no network
-
     try:
-        answer = requests.head(url, allow_redirects=True, timeout=60, headers={"Accept-Encoding": "identity"})
+        with new_session() as session:
+            answer = session.head(with_credentials(url, index), allow_redirects=True, timeout=60)
         answer.raise_for_status()
         return int(answer.headers["Content-Length"])
-    except (requests.RequestException, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError) as error:  # requests' exceptions are OSErrors
         raise LockError(f"{what}: cannot find out its size: {redact(str(error))}") from error
 
 

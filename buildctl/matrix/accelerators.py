@@ -170,6 +170,11 @@ def version_of(kind: Kind, said: Versions) -> str | None:
     return version
 
 
+def public_version(version: str) -> str:
+    """Without a local version (`+cu124`), which cannot stand in a tag and is compared with what leaves it out."""
+    return version.partition("+")[0]
+
+
 def short_version(text: str) -> str:
     """MAJOR.MINOR of `12.6`, of HIP's `6.2.41133-dd7f95766`, of Intel's compiler, which torch gives as `20250101`."""
     if match := re.fullmatch(r"(\d{4})(\d{2})\d{2}", text):

@@ -211,8 +211,3 @@ class Combination:
     def sentence(self) -> str:
         where = f"in a container on {self.arch}" if self.os is Os.LINUX else f"on macOS {self.arch}"
         return f"{self.name} {where}: {self.reason or 'exists'}"
-
-
-def public_version(cell: Cell) -> str:
-    """Without a local version: a tag cannot contain `+`, and the variant has the same information."""
-    return Version(str(cell.torch)).public

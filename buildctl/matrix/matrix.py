@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from buildctl.ground.errors import MatrixError, did_you_mean
 from buildctl.matrix.additions import Addition
+from buildctl.matrix.arch import ARCHES, arch_named
 from buildctl.matrix.cells import (
     Accelerator,
     Base,
@@ -20,10 +21,6 @@ from buildctl.matrix.cells import (
     Os,
 )
 from buildctl.matrix.policy import Policy
-
-ARCHES = ("amd64", "arm64")
-# Other common names of the same machines; we use Docker's names.
-_ARCH_ALIASES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "arm64/v8": "arm64"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +133,7 @@ def _impossible(answers: Sequence[Combination]) -> MatrixError:
 
 def parse_arch(text: str) -> str:
     """Docker's name of an architecture; the kernel's names and `linux/...` are understood. Raises MatrixError."""
-    name = text.lower().removeprefix("linux/")
-    name = _ARCH_ALIASES.get(name, name)
+    name = arch_named(text.lower().removeprefix("linux/"))
     if name not in ARCHES:
         raise MatrixError(
             f"unknown architecture {text!r}{did_you_mean(name, ARCHES)}", hint=f"one of {', '.join(ARCHES)}"

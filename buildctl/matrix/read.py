@@ -20,6 +20,7 @@ from buildctl.matrix import yamlfile
 from buildctl.matrix.accelerator_keys import places, read_devices, read_kind
 from buildctl.matrix.accelerators import KINDS
 from buildctl.matrix.additions import Addition, added_to, check_additions
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import (
     Accelerator,
     Base,
@@ -32,7 +33,7 @@ from buildctl.matrix.cells import (
     Os,
     PackageRule,
 )
-from buildctl.matrix.matrix import ARCHES, Matrix
+from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.policy import read_policy
 
 

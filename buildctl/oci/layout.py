@@ -109,16 +109,6 @@ class Layout:
                 sync_directory(self.blobs)  # all that the new index names is on disk before the index is
                 self._replace(self.index_path, canonical_json({**index, "manifests": manifests}))
 
-    def untag(self, name: str) -> bool:
-        """Remove the name from index.json; returns whether it was there. The blobs stay until `prune`."""
-        with self._locked(".index.lock", fcntl.LOCK_EX), translated(self.index_path):
-            index = self._index_json()
-            kept = [m for m in index["manifests"] if _name(m) != name]
-            if kept == index["manifests"]:
-                return False
-            self._replace(self.index_path, canonical_json({**index, "manifests": kept}))
-            return True
-
     def put_image(
         self,
         *,

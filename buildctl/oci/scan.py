@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import stat
 import tarfile
 from collections.abc import Mapping
@@ -45,7 +44,6 @@ _TYPES = {
 _FORBIDDEN = {tarfile.CHRTYPE: "a device node", tarfile.BLKTYPE: "a device node", tarfile.FIFOTYPE: "a FIFO"}
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
-_PLAIN = re.compile(r"[^/\0]+(/[^/\0]+)*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ from typing import Any
 
 from buildctl.build.index import claimed, index_of
 from buildctl.lock.claims import LABEL
-from buildctl.matrix.cells import Cell, public_version
+from buildctl.matrix.accelerators import public_version
+from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType, Platform, canonical_json
 from buildctl.oci.layout import INDEX_TYPES
@@ -230,9 +231,9 @@ class _Decide:
 
 def _other_than(cell: Cell, member: Descriptor) -> str:
     """Claims of the image that contradict the cell; empty if none do."""
-    for key, wanted in (("torch", public_version(cell)), ("accelerator", cell.accelerator.name)):
+    for key, wanted in (("torch", public_version(str(cell.torch))), ("accelerator", cell.accelerator.name)):
         said = member.annotations.get(LABEL + key)
-        if said is not None and said.partition("+")[0] != wanted:
+        if said is not None and public_version(said) != wanted:
             return f"{key} {said}, not {wanted}"
     return ""
 

@@ -17,7 +17,7 @@ from buildctl.console.progress import Progress
 from buildctl.ground.errors import BuildctlError, DriftError, LayoutError
 from buildctl.lock.claims import Claims
 from buildctl.lock.locked import LockedCell
-from buildctl.matrix.accelerators import VERSIONED, version_of
+from buildctl.matrix.accelerators import VERSIONED, public_version, version_of
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
@@ -264,7 +264,7 @@ def _local(
     versions = {kind.name: version_of(kind, claims) for kind in VERSIONED}
     for key, value in {"torch": claims.torch, **versions, "python": claims.python}.items():
         said = labels.get(f"dev.buildctl.{key}")
-        if value is not None and said is not None and said.partition("+")[0] != value.partition("+")[0]:
+        if value is not None and said is not None and public_version(said) != public_version(value):
             raise BuildctlError(
                 f"{cell.id}: the image has {key} {said}, the lock has {value}", hint=f"buildctl build {cell.image}"
             )

@@ -13,16 +13,16 @@ from typing import Any
 
 from buildctl.artifacts.contents import packages_of
 from buildctl.artifacts.store import Store
-from buildctl.build.images import build_bases
+from buildctl.build.assembler import build_bases
 from buildctl.build.index import write_indexes
+from buildctl.build.material import renewing
 from buildctl.build.origin import note_rebased
-from buildctl.build.vanished import renewing
 from buildctl.console.table import size, table
 from buildctl.ground.errors import LayoutError
 from buildctl.lock.locked import LOCKED
 from buildctl.lock.update import refuse_stale_bases, renew_base
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, DebianBase
-from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
 from buildctl.oci.image import Descriptor, ImageConfig, Layer
 from buildctl.oci.layout import Layout

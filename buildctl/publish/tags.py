@@ -16,8 +16,9 @@ from enum import StrEnum
 
 from buildctl.ground.errors import BuildctlError
 from buildctl.lock.claims import Claims
-from buildctl.matrix.cells import Cell, Flavour, public_version
-from buildctl.matrix.matrix import ARCHES
+from buildctl.matrix.accelerators import public_version
+from buildctl.matrix.arch import ARCHES
+from buildctl.matrix.cells import Cell, Flavour
 
 
 class Kind(StrEnum):
@@ -67,7 +68,7 @@ def _singles(cells: Sequence[Cell], claims: Mapping[str, Claims]) -> list[Tag]:
             stem=f"{_full(cell, claims[cell.id])}-{cell.arch}",
             kind=Kind.IMMUTABLE,
             title=cell.image,
-            torch=public_version(cell),
+            torch=public_version(str(cell.torch)),
             cells=(cell,),
             single=True,
         )
@@ -99,11 +100,11 @@ def _universal(cells: Sequence[Cell]) -> list[Tag]:
 
 
 def _tag(stem: str, kind: Kind, title: str, cells: Sequence[Cell]) -> Tag:
-    return Tag(stem=stem, kind=kind, title=title, torch=public_version(cells[0]), cells=tuple(cells))
+    return Tag(stem=stem, kind=kind, title=title, torch=public_version(str(cells[0].torch)), cells=tuple(cells))
 
 
 def _full(cell: Cell, claims: Claims) -> str:
-    return f"{public_version(cell)}-{variant(claims)}-py{cell.python}{_flavour(cell)}"
+    return f"{public_version(str(cell.torch))}-{variant(claims)}-py{cell.python}{_flavour(cell)}"
 
 
 def _flavour(cell: Cell) -> str:

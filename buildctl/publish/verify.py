@@ -18,7 +18,7 @@ from buildctl.artifacts.contents import Package, packages_of
 from buildctl.console.progress import Progress
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.lock.claims import LABEL
-from buildctl.matrix.accelerators import VERSIONED, kind_in_image
+from buildctl.matrix.accelerators import VERSIONED, kind_in_image, public_version
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, Platform
 from buildctl.oci.layout import Layout
@@ -247,7 +247,7 @@ class _Check:
             if said is None:
                 continue
             found = there.get(name)
-            if found is None or found.partition("+")[0] != said.partition("+")[0]:
+            if found is None or public_version(found) != public_version(said):
                 raise WrongError(f"the label claims {name} {said}, the layers hold {found or 'none'}")
             checked.append(f"{name} {said}")
         said_kind = kind_in_image((), self.config.labels, LABEL)

@@ -19,6 +19,7 @@ from buildctl.docker.daemon import connected, is_here
 from buildctl.docker.load import load
 from buildctl.ground.errors import EngineError, RuntimeUnavailableError, ToolError
 from buildctl.matrix.accelerators import Kind
+from buildctl.matrix.arch import ARCHES, arch_named
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV, ImageRef, Outcome
 from buildctl.runtimes.gpu_files import EMULATED, NOT_FOR_GPUS, files_here, kind_of_image
@@ -26,8 +27,6 @@ from buildctl.runtimes.gpu_files import EMULATED, NOT_FOR_GPUS, files_here, kind
 LABEL = "buildctl.deadline"  # seconds since 1970, after which anyone may remove the container
 SLACK = 60.0  # seconds over a command's own deadline before its container counts as abandoned
 OUTPUT = 4 << 20  # bytes kept of each of stdout and stderr
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "amd64": "amd64", "arm64": "arm64"}
-EMULATORS = {"amd64": "qemu-x86_64", "arm64": "qemu-aarch64"}
 CDI = "nvidia.com/gpu"  # the kind of device that NVIDIA's toolkit describes
 NO_GPU = "the Docker daemon has neither the NVIDIA runtime nor NVIDIA CDI devices"
 
@@ -153,8 +152,10 @@ def _where(client: docker.DockerClient, context: str | None) -> str:
 
 def _open(client: docker.DockerClient, image: ImageRef, tag: str) -> DockerSession:
     info = client.info()
-    native = ARCHITECTURES.get(str(info.get("Architecture")), str(info.get("Architecture")))
-    emulated = None if image.arch == native else EMULATORS.get(image.arch, f"qemu-{image.arch}")
+    native = arch_named(str(info.get("Architecture")))
+    emulated = (
+        None if image.arch == native else ARCHES[image.arch].emulator if image.arch in ARCHES else f"qemu-{image.arch}"
+    )
     kind = kind_of_image(image.config)
     request, reason = gpu_request(info, kind=kind, emulated=emulated)
     files: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from buildctl.console.table import table
@@ -99,7 +99,3 @@ def debt_text(found: Iterable[Debt], now: datetime) -> str:
 def _few(ids: Sequence[str]) -> str:
     """`--json` has all of them."""
     return ", ".join(ids) if len(ids) <= 4 else f"{', '.join(ids[:3])} and {len(ids) - 3} more"
-
-
-def this_moment() -> datetime:
-    return datetime.now(UTC)

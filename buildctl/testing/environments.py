@@ -9,14 +9,14 @@ import re
 from collections.abc import Callable, Sequence
 
 from buildctl.console.log import say
+from buildctl.ground.clock import now, rfc3339
 from buildctl.ground.errors import RuntimeUnavailableError
-from buildctl.host.facts import ARCHES
 from buildctl.lock.claims import glibc_floor, nvidia_version
 from buildctl.matrix.accelerators import CPU, CUDA, MPS, VERSIONED, Kind, short_version
+from buildctl.matrix.arch import SPELLINGS, arch_named
 from buildctl.runtimes.interpreter import Interpreter, find_interpreter
 from buildctl.runtimes.native import NativeRuntime
 from buildctl.testing.installed import Installed, read_installed
-from buildctl.testing.kept import now
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.probes.findings import test_environment
 from buildctl.testing.report import Finding, Report, following
@@ -48,7 +48,7 @@ def test_environments(
         say(f"testing {text}")
         expected = expected_of_environment(interpreter, installed)
         report = test_environment(interpreter, expected, name=text, digest=installed.digest, on_finding=on_finding)
-        reports.append(following(report, None, now()))
+        reports.append(following(report, None, rfc3339(now())))
     return tuple(reports)
 
 
@@ -122,6 +122,6 @@ def _python(interpreter: Interpreter, tags: Sequence[str]) -> str:
 
 
 def _arch(interpreter: Interpreter, tags: Sequence[str]) -> str:
-    machines = [machine for tag in tags for machine in ARCHES if tag.endswith(f"_{machine}")]
+    machines = [machine for tag in tags for machine in SPELLINGS if tag.endswith(f"_{machine}")]
     machine = machines[0] if machines else interpreter.machine
-    return ARCHES.get(machine, machine)
+    return arch_named(machine)

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from buildctl.artifacts.store import Store
 from buildctl.build.origin import outdated
 from buildctl.console.log import console, say
-from buildctl.docker.daemon import connected
 from buildctl.dockerfile.files import refuse_drift
-from buildctl.ground.errors import BuildctlError, LayoutError, RuntimeUnavailableError
+from buildctl.ground.clock import now, rfc3339
+from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.lock.claims import read_labels
 from buildctl.lock.locked import WANTED, load_locked, of_all_architectures
 from buildctl.lock.update import refuse_stale_locks
@@ -21,13 +20,11 @@ from buildctl.matrix.project import Project
 from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef, Runtime
-from buildctl.runtimes.docker import DockerRuntime
-from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
-from buildctl.testing.expect import expected_of
-from buildctl.testing.kept import keep, now
+from buildctl.runtimes.choose import runtimes
+from buildctl.testing.kept import keep
 from buildctl.testing.merge import LABELS
 from buildctl.testing.native import native_names, native_report
-from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.expected import Expected, expected_of
 from buildctl.testing.probes.findings import not_run, test_image
 from buildctl.testing.probes.judging import labels
 from buildctl.testing.report import Finding, Report, Status, junit_xml, table_lines
@@ -97,7 +94,7 @@ def test_images(
             if why := outdated(project, cell, image.descriptor.digest):
                 say(f"{cell.id} is out of date: {why}; run `buildctl build {cell.image}`")
             report = with_labels(ask_image(image, expected, candidates), image, expected)
-        reports.append(keep(project, cell, report, at=now()))
+        reports.append(keep(project, cell, report, at=rfc3339(now())))
     return TestResult(reports=tuple(reports))
 
 
@@ -108,29 +105,6 @@ def _say_drift(project: Project, cells: Sequence[Cell]) -> None:
         refuse_drift(project, load_locked(project, of_all_architectures(project, cells)), WANTED)
     except BuildctlError as error:
         say(f"testing the image as built: {error.message}")
-
-
-def runtimes(name: str, *, context: str | None = None) -> tuple[Runtime, ...]:
-    """What to try, in order: for `auto` Docker if a daemon answers, then the sandbox.
-
-    With a `context`, that machine or an error.
-    """
-    if context is not None:
-        if name == "sandbox":
-            raise RuntimeUnavailableError("the sandbox only runs on this machine", hint="leave out --context")
-        with connected(context):
-            return (DockerRuntime(context),)
-    makers: dict[str, Callable[[], Runtime]] = {
-        "docker": DockerRuntime,
-        "sandbox": lambda: SandboxRuntime(Store.default()),
-    }
-    if name != "auto":
-        return (makers[name](),)
-    try:
-        with connected():
-            return (makers["docker"](), makers["sandbox"]())
-    except RuntimeUnavailableError:
-        return (makers["sandbox"](),)
 
 
 def with_labels(report: Report, image: ImageRef, expected: Expected) -> Report:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,6 @@ from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
 from buildctl.testing.merge import completed, joined, parse_report, read_report
 from buildctl.testing.report import Report, Status, following
-
-
-def now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def keep(project: Project, cell: Cell, report: Report, *, at: str) -> Report:

@@ -13,7 +13,7 @@ from buildctl.lock.locked import LockedCell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.runtimes.native import NativeRuntime
-from buildctl.testing.expect import expected_of
+from buildctl.testing.probes.expected import expected_of
 from buildctl.testing.probes.findings import names_of, not_run, test_native
 from buildctl.testing.report import Finding, Report
 

@@ -19,8 +19,9 @@ from buildctl.matrix.project import Project
 from buildctl.oci.files import write_whole
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import Runtime, Session
+from buildctl.runtimes.choose import runtimes
 from buildctl.runtimes.native import NativeRuntime
-from buildctl.testing.images import image_ref, runtimes
+from buildctl.testing.images import image_ref
 from buildctl.testing.moves import Move, Portability, Result, measured, promised
 from buildctl.testing.native import native_names
 from buildctl.testing.probes.portable import SUFFIXES, Exported, Model, Sample, export_in, load_in

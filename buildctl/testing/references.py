@@ -13,6 +13,7 @@ from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.artifacts.store import Store
 from buildctl.console.log import say
 from buildctl.console.progress import open_progress
+from buildctl.ground.clock import now, rfc3339
 from buildctl.host.subject import claims_from_environment
 from buildctl.lock.claims import Claims, claims_from_labels
 from buildctl.oci.image import Descriptor
@@ -22,12 +23,11 @@ from buildctl.registry.pull import pull
 from buildctl.registry.referrers import document, referrers
 from buildctl.registry.target import Image, Target, find_target
 from buildctl.runtimes.api import ImageRef, Runtime
+from buildctl.runtimes.choose import runtimes
 from buildctl.testing.attached import attach_report
-from buildctl.testing.expect import expected_by
-from buildctl.testing.images import TestResult, ask_image, runtimes
-from buildctl.testing.kept import now
+from buildctl.testing.images import TestResult, ask_image
 from buildctl.testing.merge import LABELS
-from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.expected import Expected, expected_by
 from buildctl.testing.probes.findings import not_run
 from buildctl.testing.report import Report, Status, following
 
@@ -71,7 +71,7 @@ def _test(target: Target, image: Image, candidates: Sequence[Runtime]) -> Report
     report = ask_image(ref, expected, candidates)
     if report.verdict is not Status.NOT_RUN:
         report = replace(report, findings=(*report.findings, not_run(LABELS, "no reviewed claims to compare with")))
-    return following(report, None, now())
+    return following(report, None, rfc3339(now()))
 
 
 def _pulled(target: Target, image: Image) -> Layout:

@@ -18,8 +18,8 @@ from buildctl.lock.debian import inputs_of as debian_inputs
 from buildctl.lock.debian import write_base_lock
 from buildctl.lock.locked import LockedCell, load_locked, load_matrix_images
 from buildctl.lock.wheels import LockedWheel, WheelLock, inputs_of, write_wheel_lock
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
-from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Layer

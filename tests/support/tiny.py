@@ -19,8 +19,8 @@ from buildctl.lock.debian import inputs_of as debian_inputs
 from buildctl.lock.debian import read_base_lock, write_base_lock
 from buildctl.lock.locked import load_locked
 from buildctl.lock.wheels import LockedWheel, WheelLock, inputs_of, write_wheel_lock
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import DebianBase, Flavour
-from buildctl.matrix.matrix import ARCHES
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from tests.conftest import ROOT

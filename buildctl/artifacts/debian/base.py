@@ -19,7 +19,8 @@ from buildctl.artifacts.debian.deb import Deb, open_deb
 from buildctl.artifacts.debian.deb822 import parse_stanzas
 from buildctl.artifacts.debian.dpkg_database import conffile_paths, database_entries
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
-from buildctl.artifacts.debian.scripts.installed import WAY_OUT, Installed, install
+from buildctl.artifacts.debian.scripts.commands import WAY_OUT, Effects
+from buildctl.artifacts.debian.scripts.installed import install
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Bytes, Entry, Kind, directory_entry, file_entry
 
@@ -75,7 +76,7 @@ def check_scripts(
 
 def _stacked(
     stack: ExitStack, lock: BaseLock, debs: Debs, below: Sequence[BaseLock], scratch: Path | None, *, added: bool
-) -> tuple[dict[str, Entry], dict[str, Entry], Installed]:
+) -> tuple[dict[str, Entry], dict[str, Entry], Effects]:
     """The tree with `lock` on top, the tree below it, and what scripts did."""
     lower = _open_all(stack, [p for lock in below for p in lock.packages], debs, scratch)
     upper = _open_all(stack, lock.packages, debs, scratch)
@@ -106,7 +107,7 @@ def _open_all(stack: ExitStack, packages: Sequence[DebPackage], debs: Debs, scra
         return list(pool.map(opened, packages, files))
 
 
-def base_tree(lock: BaseLock, debs: Sequence[Deb], *, added: Sequence[Deb] = ()) -> tuple[dict[str, Entry], Installed]:
+def base_tree(lock: BaseLock, debs: Sequence[Deb], *, added: Sequence[Deb] = ()) -> tuple[dict[str, Entry], Effects]:
     """Everything in the image by path, after the merge of /usr; and what the scripts of `added` among `debs` did."""
     tree = _unpacked(debs)
 

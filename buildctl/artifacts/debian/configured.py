@@ -13,11 +13,10 @@ from dataclasses import replace
 
 from buildctl.artifacts.debian.certificates import SOURCE, certificate_entries
 from buildctl.ground.errors import ArtifactError
+from buildctl.matrix.account import HOME, UID, USER
 from buildctl.oci.entry import Entry, Kind, directory_entry, file_entry, symlink_entry
 
 MAIL, SHADOW, UTMP = 8, 42, 43
-# The user that images run as, and its home.
-USER, UID, HOME = "torch", 1000, "home/torch"
 
 # Part of the key of a base's layer: another number where the same packages give other entries.
 VERSION = 2
@@ -82,7 +81,7 @@ def _accounts(read: Read) -> Iterator[Entry]:
     group = read("usr/share/base-passwd/group.master").decode()
     passwd = re.sub(r"^([^:]+):\*:", r"\1:x:", passwd, flags=re.MULTILINE)
     group = re.sub(r"^([^:]+):\*:", r"\1:x:", group, flags=re.MULTILINE)
-    passwd += f"{USER}:x:{UID}:{UID}::/{HOME}:/bin/bash\n"
+    passwd += f"{USER}:x:{UID}:{UID}::{HOME}:/bin/bash\n"
     group += f"{USER}:x:{UID}:\n"
     yield file_entry("etc/passwd", passwd.encode())
     yield file_entry("etc/group", group.encode())
@@ -93,10 +92,11 @@ def _accounts(read: Read) -> Iterator[Entry]:
     yield replace(file_entry("etc/gshadow", gshadow.encode(), mode=0o640), gid=SHADOW)
     for name in ("subuid", "subgid"):
         yield file_entry(f"etc/{name}", b"")
-    # /home/torch and /workspace are open to any user: images are also run with `--user 4711`.
-    yield directory_entry(HOME, mode=0o1777, uid=UID, gid=UID)
+    home = HOME.lstrip("/")
+    # it and /workspace are open to any user: images are also run with `--user 4711`.
+    yield directory_entry(home, mode=0o1777, uid=UID, gid=UID)
     for name in (".bashrc", ".profile", ".bash_logout"):
-        yield replace(file_entry(f"{HOME}/{name}", read(f"etc/skel/{name}")), uid=UID, gid=UID)
+        yield replace(file_entry(f"{home}/{name}", read(f"etc/skel/{name}")), uid=UID, gid=UID)
     yield directory_entry("workspace", mode=0o1777, uid=UID, gid=UID)
 
 

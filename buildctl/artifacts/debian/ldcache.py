@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from buildctl.ground.errors import ArtifactError
+from buildctl.matrix.arch import ARCHES
 from buildctl.oci.entry import Entry, Kind
 
 MAGIC = b"glibc-ld.so.cache1.1"
@@ -21,8 +22,6 @@ HEADER = 48
 RECORD = struct.Struct("<iIIIQ")
 EXTENSION_MAGIC = 0xEAA42174
 GENERATOR = b"buildctl (glibc's cache format 1.1)"
-# Docker's name of the architecture -> multiarch folder, ELF machine, flags of a cache entry (ELF libc6, ABI)
-ARCHES = {"amd64": ("x86_64-linux-gnu", 62, 0x0303), "arm64": ("aarch64-linux-gnu", 183, 0x0A03)}
 DT_NULL, DT_STRTAB, DT_SONAME = 0, 5, 14
 PT_LOAD, PT_DYNAMIC = 1, 2
 
@@ -35,7 +34,7 @@ class Library:
 
 def cache(arch: str, libraries: Iterable[Library]) -> bytes:
     """Paths are absolute. Of libraries with one name the loader takes the first, so their order counts."""
-    flags = ARCHES[arch][2]
+    flags = ARCHES[arch].cache_flags
     ordered = sorted(dict.fromkeys(libraries), key=lambda lib: sort_key(lib.soname), reverse=True)
     strings = bytearray()
     base = HEADER + RECORD.size * len(ordered)
@@ -69,7 +68,7 @@ def libraries(arch: str, tree: Mapping[str, Entry], read: Callable[[Entry], byte
 
     As with ldconfig, each counts by its SONAME, or its name if it has none; links for the linker (`libz.so`) by theirs.
     """
-    multiarch, machine, _ = ARCHES[arch]
+    multiarch, machine = ARCHES[arch].triplet, ARCHES[arch].elf
     found: dict[str, Library] = {}  # by path
     for folder in (f"usr/lib/{multiarch}", "usr/lib"):
         for path in sorted(p for p in tree if p.rpartition("/")[0] == folder and re.search(r"/(lib|ld-)[^/]*\.so", p)):

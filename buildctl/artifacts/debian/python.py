@@ -21,18 +21,13 @@ from buildctl.artifacts.debian.deb import open_deb
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.store import Store, recipe_key
 from buildctl.ground.errors import ArtifactError, EngineError, LockError
+from buildctl.matrix.arch import ARCHES, Arch, arch_named
 from buildctl.oci.entry import Entry, Kind
-
-# Machine names of the kernel -> Docker's architecture, multiarch folder, dynamic loader
-MACHINES = {
-    "x86_64": ("amd64", "x86_64-linux-gnu", "ld-linux-x86-64.so.2"),
-    "aarch64": ("arm64", "aarch64-linux-gnu", "ld-linux-aarch64.so.1"),
-}
 
 
 def build_arch() -> str:
     """The architecture whose runtime lock the functions below take. Raises EngineError if that Python cannot run."""
-    return _machine()[0]
+    return _machine().name
 
 
 def python_packages(lock: BaseLock) -> tuple[DebPackage, ...]:
@@ -48,15 +43,14 @@ def python_packages(lock: BaseLock) -> tuple[DebPackage, ...]:
 
 def build_python(lock: BaseLock, *, store: Store) -> BuildPython:
     """The Python of the runtime lock of `build_arch()`. A value: `prepare_python` puts it where this one points."""
-    arch, multiarch, loader = _machine()
-    if lock.arch != arch:
-        raise EngineError(f"the Python of {lock.base} for {lock.arch} cannot run on this machine ({arch})")
+    here = _machine()
+    if lock.arch != here.name:
+        raise EngineError(f"the Python of {lock.base} for {lock.arch} cannot run on this machine ({here.name})")
     version = python_version(p.name for p in lock.packages)
     root = _place(lock, store)
-    libraries, program = root / "usr" / "lib" / multiarch, root / "usr" / "bin" / f"python{version}"
+    libraries, program = root / "usr" / "lib" / here.triplet, root / "usr" / "bin" / f"python{version}"
     return BuildPython(
-        argv=(str(libraries / loader), "--inhibit-cache", "--library-path", str(libraries), str(program)),
-        identity=next(p.version for p in lock.packages if p.name == f"python{version}-minimal"),
+        argv=(str(libraries / here.loader), "--inhibit-cache", "--library-path", str(libraries), str(program)),
         tag=f"cpython-{version.replace('.', '')}",
         env={"PYTHONHOME": str(root / "usr")},
     )
@@ -73,14 +67,15 @@ def _place(lock: BaseLock, store: Store) -> Path:
     return store.root / "python" / recipe_key("build-python", [p.digest for p in python_packages(lock)])
 
 
-def _machine() -> tuple[str, str, str]:
+def _machine() -> Arch:
     machine = platform.machine()
-    if sys.platform != "linux" or machine not in MACHINES:
+    arch = ARCHES.get(arch_named(machine))
+    if sys.platform != "linux" or arch is None:
         raise EngineError(
             f"a Debian base's Python cannot run here ({sys.platform}, {machine}), but compiling bytecode needs it",
             hint="build on Linux (amd64 or arm64), or use the docker engine: buildctl build --engine docker",
         )
-    return MACHINES[machine]
+    return arch
 
 
 def _make(target: Path, packages: Sequence[DebPackage], store: Store) -> None:

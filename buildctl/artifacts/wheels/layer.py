@@ -16,8 +16,6 @@ from buildctl.artifacts.wheels.wheel import Placed, Site, Wheel, read_wheel, rec
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Body, Bytes, DeflatedBody, Entry, directory_entry, file_entry
 
-__all__ = ["Site", "WheelFile", "estimated_work", "group_entries", "refuse_overlaps", "wheel_entries"]
-
 INSTALLER = b"buildctl\n"
 _MAX_SOURCE = 16 << 20  # bytes; a larger .py file is data, and stays without bytecode
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.ground.run import run, which
+from buildctl.matrix.arch import ARCHES, arch_named
 from buildctl.runtimes.api import EMULATION_ENV
 
-# Docker's word -> (uname -m, qemu's word, ELF machine number)
-MACHINES = {"amd64": ("x86_64", "x86_64", 62), "arm64": ("aarch64", "aarch64", 183)}
 PT_INTERP = 3
 HOST_BINFMT = Path("/proc/sys/fs/binfmt_misc")
 
@@ -32,9 +31,8 @@ class Emulator:
 def native_arch() -> str:
     """Docker's word for this machine; raises RuntimeUnavailableError if there are no images for it."""
     machine = platform.machine()
-    for arch, (uname, _, _) in MACHINES.items():
-        if machine == uname:
-            return arch
+    if (arch := arch_named(machine)) in ARCHES:
+        return arch
     raise RuntimeUnavailableError(f"no images for {machine}", hint="use Linux on amd64 or arm64")
 
 
@@ -43,15 +41,15 @@ def find_emulators(arch: str) -> tuple[Emulator, ...]:
 
     A binfmt_misc of the sandbox's own needs Linux 6.7 and a statically linked qemu, and leaves the host as it is.
     """
-    if arch not in MACHINES:
-        raise RuntimeUnavailableError(f"cannot emulate {arch} images", hint=f"known: {', '.join(MACHINES)}")
-    _, word, machine = MACHINES[arch]
+    if arch not in ARCHES:
+        raise RuntimeUnavailableError(f"no emulation of {arch} images here", hint=f"known: {', '.join(ARCHES)}")
+    word, machine = ARCHES[arch].emulator, ARCHES[arch].elf
     found = []
-    for name in (f"qemu-{word}-static", f"qemu-{word}"):
+    for name in (f"{word}-static", word):
         program = which(name)
         if program and is_static(program):
-            rule = binfmt_rule(f"qemu-{word}", machine, program.resolve())
-            found.append(Emulator(name=f"qemu-{word}", rule=rule, env=processor(arch, program)))
+            rule = binfmt_rule(word, machine, program.resolve())
+            found.append(Emulator(name=word, rule=rule, env=processor(arch, program)))
             break
     registered = host_registration(machine, HOST_BINFMT)
     if registered:

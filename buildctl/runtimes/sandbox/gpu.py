@@ -13,9 +13,9 @@ from pathlib import Path
 
 from buildctl.ground.run import run, which
 from buildctl.matrix.accelerators import Kind
+from buildctl.matrix.arch import ARCHES
 from buildctl.runtimes.gpu_files import EMULATED, NOT_FOR_GPUS, files_here
 
-TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 # The driver's side of CUDA (NVIDIA_DRIVER_CAPABILITIES=compute,utility); everything else comes with the image.
 _LIBRARY = re.compile(
     r"lib(cuda|cudadebugger|nvidia-(ml|ptxjitcompiler|nvvm|gpucomp|opencl|cfg|sandboxutils))\.so\.\d[\d.]*"
@@ -74,7 +74,7 @@ def find_gpus(
     }
     if "libcuda.so.1" not in found:
         return Passthrough(reason="this host has an NVIDIA device, but not the driver's libcuda.so.1")
-    target = f"usr/lib/{TRIPLETS[arch]}"
+    target = f"usr/lib/{ARCHES[arch].triplet}"
     binds = [(str(p), f"dev/{p.name}", True) for p in nodes]
     binds += [(str(p.resolve()), f"{target}/{name}", False) for name, p in sorted(found.items())]
     if smi := which("nvidia-smi"):
@@ -94,7 +94,7 @@ def _host_libraries(arch: str) -> list[Path]:
     lines = run([ldconfig, "-p"], timeout=20, check=False).stdout.splitlines() if ldconfig else []
     known = [Path(line.rpartition("=> ")[2]) for line in lines if "=> " in line]
     told = [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
-    folders = [Path("/usr/lib") / TRIPLETS[arch], Path("/usr/lib64"), Path("/usr/lib/wsl/lib")]
+    folders = [Path("/usr/lib") / ARCHES[arch].triplet, Path("/usr/lib64"), Path("/usr/lib/wsl/lib")]
     folders += [*map(Path, _MOUNTED), *told]
     known += [p for folder in folders if folder.is_dir() for p in sorted(folder.glob("lib*.so.*"))]
     return [p for p in known if p.exists()]

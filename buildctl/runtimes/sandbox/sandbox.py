@@ -11,6 +11,7 @@ from pathlib import Path
 
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import RuntimeUnavailableError, ToolError
+from buildctl.matrix.account import PATH
 from buildctl.oci.image import ImageConfig
 from buildctl.runtimes.api import ImageRef, Outcome
 from buildctl.runtimes.gpu_files import kind_of_image
@@ -22,7 +23,6 @@ from buildctl.runtimes.sandbox.shield import POLICY
 from buildctl.runtimes.sandbox.tree import Tree, merged, stacked
 from buildctl.runtimes.sandbox.user import User, find_user
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SET_UP = 30.0  # seconds for a sandbox that only sets itself up
 HOSTS = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n"
 
@@ -184,7 +184,7 @@ class SandboxSession:
     ) -> dict[str, object]:
         cwd = self.config.working_dir or "/"
         emulation = self.emulator.env if self.emulator else ()
-        env = {"PATH": DEFAULT_PATH, "HOME": who.home, **dict(emulation), **dict(self.config.env), **extra}
+        env = {"PATH": PATH, "HOME": who.home, **dict(emulation), **dict(self.config.env), **extra}
         files = {"etc/hosts": HOSTS, **({"etc/resolv.conf": _resolv_conf()} if network else {})}
         files |= {target: "" for _, target, _ in self.gpu.binds if not target.startswith("dev/")}
         directories = [d for d in ("proc", "sys", "dev", "tmp", cwd.strip("/")) if d and not self.tree.exists(d)]

@@ -15,6 +15,8 @@ from buildctl.runtimes.api import Outcome, Session
 EMULATION_FACTOR = 12
 STDERR_LINES = 12
 DOING = "while asking for:"
+# Files that are put in front of a probe, besides ask.py.
+PARTS: Mapping[str, tuple[str, ...]] = {"torch_report": ("bytecode",)}
 
 
 class UnansweredError(Exception):
@@ -46,7 +48,7 @@ def ask(
     session: Session, probe: str, *, deadline: float, options: Mapping[str, Any] | None = None, **how: Any
 ) -> Answers:
     """Run `inside/PROBE.py` in the session's image; `deadline` is in seconds on the machine's own architecture."""
-    source = "\n".join(_source(name) for name in ("ask", probe))
+    source = "\n".join(_source(name) for name in ("ask", *PARTS.get(probe, ()), probe))
     argv = ["python", "-c", source, json.dumps(dict(options or {}))]
     return read_answers(session.run(argv, timeout=deadline_for(session, deadline), **how))
 

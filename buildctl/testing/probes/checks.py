@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from buildctl.runtimes.api import Session
-from buildctl.testing.probes import judging, judging_onnx, judging_python
+from buildctl.testing.probes import judging, judging_onnx, judging_packages, judging_python
 from buildctl.testing.probes.expected import Expected
 
 STRANGER = "12345:12345"  # a user unknown to every image
@@ -158,7 +158,7 @@ CHECKS = (
     Check(name="dataloader", run="torch", questions=("dataloader",), judge=judging.dataloader),
     Check(name="bytecode", run="torch", questions=("bytecode",), judge=judging.bytecode),
     Check(name="any uid", run="torch", questions=("python", "torch", "user_name"), judge=judging.any_uid),
-    Check(name="distributions", run="packages", questions=("distributions",), judge=judging.distributions),
+    Check(name="distributions", run="packages", questions=("distributions",), judge=judging_packages.distributions),
     Check(
         name="no cuda",
         run="packages",
@@ -173,9 +173,11 @@ CHECKS = (
         judge=judging.nvidia_environment,
         applies=has_vendors_libraries,
     ),
-    Check(name="console scripts", run="packages", questions=("console_scripts",), judge=judging.console_scripts),
-    Check(name="pip check", run="packages", questions=("pip",), judge=judging.pip_check),
-    Check(name="pip install", run="packages", questions=("pip",), judge=judging.pip_install),
+    Check(
+        name="console scripts", run="packages", questions=("console_scripts",), judge=judging_packages.console_scripts
+    ),
+    Check(name="pip check", run="packages", questions=("pip",), judge=judging_packages.pip_check),
+    Check(name="pip install", run="packages", questions=("pip",), judge=judging_packages.pip_install),
     Check(name="pip keeps torch", run="packages", questions=("kept",), judge=judging_python.kept),
     Check(name="login shell", run="packages", questions=("login_shell",), judge=judging_python.login_shell),
     Check(

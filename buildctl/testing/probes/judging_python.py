@@ -6,7 +6,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from buildctl.dockerfile.constraints import KEPT, MACHINES
+from buildctl.dockerfile.constraints import KEPT
+from buildctl.matrix.arch import ARCHES
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.probes.judging import Verdict, differs, failed, passed
 
@@ -16,7 +17,7 @@ def kept(expected: Expected, value: Any) -> Verdict:
         return failed(f"expected {' and '.join(missing)} to name a constraints file, image sets none")
     if len(set(value["variables"].values())) != 1 or not value["text"]:
         return failed(f"expected one constraints file, image has none at {', '.join(value['variables'].values())}")
-    wanted, found = _claimed(expected), _constrained(value["text"], MACHINES[expected.arch])
+    wanted, found = _claimed(expected), _constrained(value["text"], ARCHES[expected.arch].machine)
     for name, version in wanted.items():
         if found.get(name) != version:
             return differs(f"{name} to be constrained to", version, found.get(name, "no constraint"))

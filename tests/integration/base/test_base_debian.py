@@ -27,8 +27,8 @@ from buildctl.lock.fetch import fetch_debs
 from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.matrix.read import load_matrix
 from buildctl.oci.check import check_layout
+from buildctl.oci.compression import ZSTD
 from buildctl.oci.image import ImageConfig, Layer, Platform
-from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef, Outcome, Session
 from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
@@ -114,12 +114,12 @@ def layers(locks: Locks, arch: str, flavour: Flavour, store: Store, python: Buil
         wanted.append((locks[Flavour.DEVEL, arch], (runtime,)))
     out = []
     for number, (lock, below) in enumerate(wanted):
-        layer, made = Store(root).make_layer(
+        layer, made = Store(root).put(
             f"{arch}-{number}",
             lambda lock=lock, below=below: base_entries(  # type: ignore[misc]
                 lock, lambda p: deb(store, p), below=below, compiler=python
             ),
-            compression=Compression.ZSTD,
+            compression=ZSTD,
         )
         assert made
         out.append(layer)

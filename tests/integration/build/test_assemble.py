@@ -13,8 +13,8 @@ from buildctl.artifacts.store import Store
 from buildctl.build.assemble import Recipe, make_layers
 from buildctl.console.progress import open_progress
 from buildctl.ground.errors import ArtifactError
+from buildctl.oci.compression import ZSTD
 from buildctl.oci.entry import Entry, file_entry
-from buildctl.oci.layer import Compression
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def test_layers_are_made_once_and_the_same_bytes_by_any_number_of_processes(tmp_
     for jobs in (1, 2):
         store = Store(tmp_path / str(jobs))
         with open_progress("made") as progress:
-            given = {"store": store, "compression": Compression.ZSTD, "jobs": jobs, "progress": progress}
+            given = {"store": store, "layers": store, "compression": ZSTD, "jobs": jobs, "progress": progress}
             first = make_layers([recipe("a"), recipe("b"), recipe("a")], **given)  # type: ignore[arg-type]
             again = make_layers([recipe("a"), recipe("c")], **given)  # type: ignore[arg-type]
         assert [made.fresh for made in first.values()] == [True, True]
@@ -51,7 +51,12 @@ def test_what_is_found_out_meanwhile_stops_everything(tmp_path: Path) -> None:
 
     with open_progress("made") as progress, pytest.raises(ArtifactError, match="two wheels, one file"):
         make_layers(
-            [recipe("a")], store=Store(tmp_path), compression=Compression.ZSTD, progress=progress, meanwhile=refuse
+            [recipe("a")],
+            store=Store(tmp_path),
+            layers=Store(tmp_path),
+            compression=ZSTD,
+            progress=progress,
+            meanwhile=refuse,
         )
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name == "layers"]
 
@@ -67,7 +72,7 @@ class Masked:
 
 def test_what_a_terminal_sends_is_answered_by_the_parent_alone(tmp_path: Path) -> None:
     with open_progress("made") as progress:
-        given = {"store": Store(tmp_path), "compression": Compression.ZSTD, "progress": progress}
+        given = {"store": Store(tmp_path), "layers": Store(tmp_path), "compression": ZSTD, "progress": progress}
         masked = Recipe(key="m" * 64, label="m", weight=1, source=Masked())
         deaf = replace(recipe("s"), source=Text("['SIGHUP', 'SIGINT', 'SIGTERM']"))
         made = make_layers([masked, deaf], **given)  # type: ignore[arg-type]
@@ -82,7 +87,8 @@ def test_nothing_is_looked_at_when_every_layer_is_there(tmp_path: Path) -> None:
             make_layers(
                 [recipe("a")],
                 store=Store(tmp_path),
-                compression=Compression.ZSTD,
+                layers=Store(tmp_path),
+                compression=ZSTD,
                 progress=progress,
                 meanwhile=lambda: asked.append(1),
             )

@@ -14,19 +14,19 @@ import os, sys
 from pathlib import Path
 from buildctl.ground.errors import EngineError
 from buildctl.oci.entry import file_entry
-from buildctl.oci.layer import Compression
+from buildctl.oci.compression import COMPRESSIONS, UNCOMPRESSED, ZSTD
 from buildctl.artifacts.store import Store
 
 root = Path(sys.argv[1])
 store, noise = Store(root), os.urandom(3 << 20)
-small = store.make_layer("small", lambda: [file_entry("a", noise[:100_000])], compression=Compression.ZSTD)[0]
-for compression in Compression:
+small = store.put("small", lambda: [file_entry("a", noise[:100_000])], compression=ZSTD)[0]
+for compression in (*COMPRESSIONS.values(), UNCOMPRESSED):
     try:
-        store.make_layer("large", lambda: [file_entry("a", noise)], compression=compression)
+        store.put("large", lambda: [file_entry("a", noise)], compression=compression)
     except EngineError as error:
         print(error.message)
-    print(sorted(p.name for p in (root / "tmp").iterdir()), store.layer("large"))
-again = store.make_layer("small", lambda: [], compression=Compression.ZSTD)
+    print(sorted(p.name for p in (root / "tmp").iterdir()), store.get("large"))
+again = store.put("small", lambda: [], compression=ZSTD)
 print(again == (small, False))
 """
 

@@ -15,8 +15,8 @@ import pytest
 import zstandard
 
 from buildctl.artifacts.store import Store
-from buildctl.build.buildkit import DockerOptions, build_with_docker, user_secrets
-from buildctl.build.buildkit_images import put_tool, with_fixed_times
+from buildctl.build.buildkit import DockerOptions, build_with_docker, user_secrets, with_fixed_times
+from buildctl.build.uv_image import put_tool
 from buildctl.docker.daemon import loopback_port
 from buildctl.docker.load import load
 from buildctl.dockerfile.bake import Target
@@ -25,9 +25,9 @@ from buildctl.lock.index import uv_environment
 from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.check import check_image
+from buildctl.oci.compression import GZIP, ZSTD, Compression
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.image import MediaType
-from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV
 from buildctl.runtimes.sandbox.emulation import native_arch
@@ -88,9 +88,7 @@ def test_two_builds_agree_and_keep_the_bases_layers(tmp_path: Path, base: Layout
 
 
 @pytest.mark.usefixtures("docker_client")
-@pytest.mark.parametrize(
-    ("compression", "kind"), [(Compression.ZSTD, MediaType.LAYER_ZSTD), (Compression.GZIP, MediaType.LAYER_GZIP)]
-)
+@pytest.mark.parametrize(("compression", "kind"), [(ZSTD, MediaType.LAYER_ZSTD), (GZIP, MediaType.LAYER_GZIP)])
 def test_layers_are_compressed_as_asked(tmp_path: Path, base: Layout, compression: Compression, kind: str) -> None:
     layout = Layout(tmp_path / "dist")
     options = DockerOptions(epoch=EPOCH, compression=compression)
@@ -102,7 +100,7 @@ def test_layers_are_compressed_as_asked(tmp_path: Path, base: Layout, compressio
 def test_layers_that_another_build_has_compressed_are_compressed_as_asked(tmp_path: Path, base: Layout) -> None:
     cell = target(tmp_path, base, "FROM base\nRUN echo other > /other\n")
     layout = Layout(tmp_path / "dist")
-    for compression in (Compression.GZIP, Compression.ZSTD):
+    for compression in (GZIP, ZSTD):
         options = DockerOptions(epoch=EPOCH, compression=compression)
         made = build_with_docker([replace(cell, fixed_times=True)], options, layout=layout)["x-amd64"]
         assert layout.manifest(made).layers[-1].media_type == compression.media_type

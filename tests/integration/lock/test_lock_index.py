@@ -251,6 +251,13 @@ def test_an_index_without_sizes_is_asked_for_them(
     assert {w.filename: w.size for w in resolve_wheels(cell()).wheels} == {n: len(d) for n, d in wheels.items()}
 
 
+def test_an_index_behind_a_password_is_asked_for_sizes_with_it(server: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = server.publish("a", stack("a"), sizes=False)
+    server.password = "someone:secret"
+    monkeypatch.setenv("UV_DEFAULT_INDEX", url.replace("http://", "http://someone:secret@"))
+    assert all(w.size > 0 for w in resolve_wheels(cell()).wheels)
+
+
 def test_wheels_without_hashes_on_the_index_are_hashed(server: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = stack("a")
     monkeypatch.setenv("UV_DEFAULT_INDEX", server.publish("a", wheels, hashes=False))

@@ -19,8 +19,7 @@ from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.runtimes.sandbox.emulation import native_arch
 from buildctl.testing import probes
-from buildctl.testing.expect import expected_of
-from buildctl.testing.probes.expected import Expected
+from buildctl.testing.probes.expected import Expected, expected_of
 from buildctl.testing.report import Finding, Status
 from tests.conftest import ROOT, buildctl
 from tests.support.native import environment_of

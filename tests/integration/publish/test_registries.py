@@ -13,8 +13,7 @@ import pytest
 
 from buildctl.console.progress import Silent
 from buildctl.oci.layout import Layout
-from buildctl.publish.compare import from_registry
-from buildctl.publish.diff import difference
+from buildctl.publish.diff import difference, from_registry
 from buildctl.publish.publish import PublishOptions, promote
 from buildctl.publish.rebase import _rebase
 from buildctl.publish.verify import verify

@@ -15,7 +15,7 @@ import pytest
 from buildctl.artifacts.bytecode import BuildPython, pyc_path
 from buildctl.ground.errors import EngineError
 
-HERE = BuildPython(argv=(sys.executable,), identity="here", tag=str(sys.implementation.cache_tag))
+HERE = BuildPython(argv=(sys.executable,), tag=str(sys.implementation.cache_tag))
 Source = tuple[str, bytes]
 
 
@@ -127,8 +127,8 @@ def test_much_more_than_a_pipe_holds_passes_without_anyone_reading() -> None:
 
 
 def test_a_python_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(EngineError, match="cannot start the base's Python: /nonexistent/python"):
-        compiled([], BuildPython(argv=("/nonexistent/python",), identity="", tag=""))
+    with pytest.raises(EngineError, match="the base's Python cannot be started: /nonexistent/python"):
+        compiled([], BuildPython(argv=("/nonexistent/python",), tag=""))
 
 
 @pytest.mark.parametrize(
@@ -140,14 +140,14 @@ def test_a_python_that_is_not_there_is_an_error() -> None:
     ],
 )
 def test_a_python_that_fails_is_an_error(program: str, said: str) -> None:
-    broken = BuildPython(argv=(sys.executable, "-c", program), identity="", tag="")
+    broken = BuildPython(argv=(sys.executable, "-c", program), tag="")
     with pytest.raises(EngineError, match=f"(?s){said}"):
         compiled([("/x.py", b"x = 1\n" * 100_000)], broken)
 
 
 def test_nothing_keeps_running_when_the_layer_fails() -> None:
     program = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
-    python = BuildPython(argv=(sys.executable, "-c", program), identity="", tag="")
+    python = BuildPython(argv=(sys.executable, "-c", program), tag="")
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     if not children.exists():
         pytest.skip("NOT RUN: this kernel does not list children")

@@ -59,7 +59,7 @@ def test_it_runs_through_its_own_loader(store: Store) -> None:
     lock = filled(store, debs())
     prepare_python(lock, store=store)
     python = build_python(lock, store=store)
-    assert (python.identity, python.tag) == ("1.0", "cpython-313")
+    assert python.tag == "cpython-313"
     done = subprocess.run([*python.argv, "-c", "1"], env=dict(python.env), capture_output=True, text=True, check=True)
     assert done.stdout == f"python {python.env['PYTHONHOME']} -c 1\n"
     home = Path(python.env["PYTHONHOME"])

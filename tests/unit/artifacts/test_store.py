@@ -17,10 +17,10 @@ import pytest
 
 from buildctl.artifacts.store import Store, recipe_key
 from buildctl.ground.errors import BuildctlError, EngineError
+from buildctl.oci.compression import UNCOMPRESSED, ZSTD
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry, file_entry
 from buildctl.oci.image import Layer
-from buildctl.oci.layer import Compression
 
 KEY = "k" * 64
 
@@ -30,7 +30,7 @@ def entries() -> list[Entry]:
 
 
 def make(store: Store, key: str = KEY) -> tuple[Layer, bool]:
-    return store.make_layer(key, entries, compression=Compression.ZSTD)
+    return store.put(key, entries, compression=ZSTD)
 
 
 def files(root: Path) -> set[str]:
@@ -43,7 +43,7 @@ def test_a_layer_is_made_once_and_found_afterwards(tmp_path: Path) -> None:
     assert made
     assert Digest.of_file(store.blob(layer.descriptor.digest)) == layer.descriptor.digest
     assert make(store) == (layer, False)
-    assert Store(store.root).layer(KEY) == layer
+    assert Store(store.root).get(KEY) == layer
     assert files(store.root) == {f"blobs/sha256/{layer.descriptor.digest.hex}", f"layers/{KEY}.json"}
 
 
@@ -78,9 +78,9 @@ def test_what_is_not_whole_is_made_again(tmp_path: Path, damage: str) -> None:
             key.write_text('["descriptor"]')
         case _:
             key.write_bytes(b"")
-    assert store.layer(KEY) is None
+    assert store.get(KEY) is None
     assert make(store) == (layer, True)
-    assert store.layer(KEY) == layer
+    assert store.get(KEY) == layer
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 
     store = Store(tmp_path)
     with pytest.raises(ZeroDivisionError):
-        store.make_layer(KEY, broken, compression=Compression.ZSTD)
+        store.put(KEY, broken, compression=ZSTD)
     assert files(tmp_path) == set()
     assert make(store)[1]
 
@@ -101,7 +101,7 @@ def _make_in_process(root: str) -> tuple[Layer, bool]:
             time.sleep(0.05)
             yield entry
 
-    return Store(Path(root)).make_layer(KEY, slowly, compression=Compression.ZSTD)
+    return Store(Path(root)).put(KEY, slowly, compression=ZSTD)
 
 
 def test_of_sixteen_processes_one_makes_the_layer(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ STUCK = """
 import sys, time
 from pathlib import Path
 from buildctl.oci.entry import file_entry
-from buildctl.oci.layer import Compression
+from buildctl.oci.compression import UNCOMPRESSED
 from buildctl.artifacts.store import Store
 
 def entries():
@@ -124,7 +124,7 @@ def entries():
     print("writing", flush=True)
     time.sleep(600)
 
-Store(Path(sys.argv[1])).make_layer("k" * 64, entries, compression=Compression.NONE)
+Store(Path(sys.argv[1])).put("k" * 64, entries, compression=UNCOMPRESSED)
 """
 
 
@@ -160,7 +160,7 @@ def test_a_write_that_the_system_refuses_leaves_nothing(tmp_path: Path) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limit[1]))
         with pytest.raises(OSError, match="File too large") as caught:
-            store.make_layer(KEY, lambda: big, compression=Compression.NONE)
+            store.put(KEY, lambda: big, compression=UNCOMPRESSED)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)
@@ -183,7 +183,7 @@ class Noise:
 def test_no_space_is_an_error_that_says_where(tmp_path: Path, number: int) -> None:
     full = [Entry(path="big", size=10, body=Noise(number))]
     with pytest.raises(EngineError) as caught:
-        Store(tmp_path).make_layer(KEY, lambda: full, compression=Compression.NONE)
+        Store(tmp_path).put(KEY, lambda: full, compression=UNCOMPRESSED)
     assert str(tmp_path) in caught.value.message
     assert "no space left" in caught.value.message
     assert "BUILDCTL_CACHE" in (caught.value.hint or "")
@@ -198,7 +198,7 @@ def test_a_store_that_cannot_be_is_an_error(tmp_path: Path) -> None:
 
 def test_errors_of_the_entries_pass(tmp_path: Path) -> None:
     with pytest.raises(BuildctlError, match="twice"):
-        Store(tmp_path).make_layer(KEY, lambda: entries() * 2, compression=Compression.NONE)
+        Store(tmp_path).put(KEY, lambda: entries() * 2, compression=UNCOMPRESSED)
 
 
 def test_artifacts_lie_under_their_digest(tmp_path: Path) -> None:
@@ -267,8 +267,8 @@ def test_what_cannot_be_told_apart_everywhere_is_no_part_of_a_key(value: object)
 
 def test_prune_removes_what_can_be_made_again_and_keeps_what_recipes_lead_to(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    layer, _ = store.make_layer("a" * 64, lambda: [file_entry("a", b"1")], compression=Compression.ZSTD)
-    lost, _ = store.make_layer("b" * 64, lambda: [file_entry("b", b"2")], compression=Compression.ZSTD)
+    layer, _ = store.put("a" * 64, lambda: [file_entry("a", b"1")], compression=ZSTD)
+    lost, _ = store.put("b" * 64, lambda: [file_entry("b", b"2")], compression=ZSTD)
     (store.root / "layers" / f"{'b' * 64}.json").unlink()
     closed = store.root / "unpacked" / "x" / "closed"
     closed.mkdir(parents=True)
@@ -280,7 +280,7 @@ def test_prune_removes_what_can_be_made_again_and_keeps_what_recipes_lead_to(tmp
     os.utime(store.blob(layer.descriptor.digest), (0, 0))
     store.prune()
     assert not store.blob(lost.descriptor.digest).exists()
-    assert store.layer("a" * 64) == layer
+    assert store.get("a" * 64) == layer
     assert not (store.root / "unpacked").exists()
     store.prune(everything=True)
-    assert store.layer("a" * 64) is None
+    assert store.get("a" * 64) is None

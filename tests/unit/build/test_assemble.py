@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from buildctl.artifacts.store import Store
-from buildctl.build.assemble import ImageRecipe, Recipe, created_at, make_layers, write_image
+from buildctl.build.assemble import ImageRecipe, Recipe, make_layers, write_image
 from buildctl.console.progress import Silent
 from buildctl.oci.check import check_image
+from buildctl.oci.compression import ZSTD
 from buildctl.oci.entry import Entry, file_entry
 from buildctl.oci.image import History, ImageConfig, Layer, Platform
-from buildctl.oci.layer import Compression
 from buildctl.oci.layout import Layout
 
 
@@ -30,7 +30,7 @@ def recipe(name: str) -> Recipe:
 
 def in_store(store: Store, name: str) -> Layer:
     entries = [file_entry(name, name.encode())]
-    layer, fresh = store.make_layer(name * 64, lambda: entries, compression=Compression.ZSTD, on_bytes=lambda _: None)
+    layer, fresh = store.put(name * 64, lambda: entries, compression=ZSTD, on_bytes=lambda _: None)
     assert fresh
     return layer
 
@@ -47,7 +47,8 @@ def test_a_layer_that_is_in_the_store_is_found_without_a_process(store: Store, m
     made = make_layers(
         [recipe("a"), recipe("b"), recipe("a")],
         store=store,
-        compression=Compression.ZSTD,
+        layers=store,
+        compression=ZSTD,
         progress=Silent(),
         meanwhile=lambda: asked.append(1),
     )
@@ -61,7 +62,7 @@ def test_a_layer_that_is_in_the_store_is_found_without_a_process(store: Store, m
 def test_an_image_is_its_layers_from_the_bottom_up(store: Store, tmp_path: Path) -> None:
     layers = [in_store(store, name) for name in "ab"]
     recipes = (recipe("b"), recipe("a"))
-    made = make_layers(recipes, store=store, compression=Compression.ZSTD, progress=Silent())
+    made = make_layers(recipes, store=store, layers=store, compression=ZSTD, progress=Silent())
     layout = Layout(tmp_path / "dist")
     image = ImageRecipe(
         name="cell",
@@ -70,7 +71,7 @@ def test_an_image_is_its_layers_from_the_bottom_up(store: Store, tmp_path: Path)
         history=(History(created_by="b"), History(created_by="a")),
         annotations={"k": "v"},
     )
-    built = write_image(image, made, layout=layout, store=store, epoch=0)
+    built = write_image(image, made, layout=layout, layers=store, epoch=0)
     assert built.descriptor.digest == layout.resolve("cell").digest
     assert layout.config(built.descriptor).diff_ids == (layers[1].diff_id, layers[0].diff_id)
     assert layout.config(built.descriptor).created == "1970-01-01T00:00:00Z"
@@ -80,4 +81,3 @@ def test_an_image_is_its_layers_from_the_bottom_up(store: Store, tmp_path: Path)
 
 
 def test_the_time_is_utc() -> None:
-    assert created_at(1_700_000_000) == "2023-11-14T22:13:20Z"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from buildctl.build.images import LAST_SECOND, source_date_epoch
+from buildctl.build.assemble import LAST_SECOND, source_date_epoch
 from buildctl.ground.errors import EngineError
 from buildctl.oci.entry import EPOCH
 

@@ -15,9 +15,9 @@ from buildctl.host.facts import read_host
 from buildctl.lock.locked import LockedCell, load_locked
 from buildctl.matrix.project import Project
 from buildctl.testing import probes
-from buildctl.testing.expect import expected_of
 from buildctl.testing.images import TestResult
 from buildctl.testing.native import native_names, native_report
+from buildctl.testing.probes.expected import expected_of
 from buildctl.testing.report import Status
 from tests.conftest import ROOT
 from tests.support.command import run_command

@@ -19,8 +19,8 @@ from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.cells import Flavour, ImageBase
 from buildctl.matrix.project import Project
 from buildctl.matrix.read import load_matrix, parse_matrix
+from buildctl.oci.compression import ZSTD
 from buildctl.oci.image import ImageConfig, Platform
-from buildctl.oci.layer import Compression
 from tests.support.projects import Small, base_lock, small
 
 CELL = "cpu-2.6-arm64"
@@ -200,7 +200,7 @@ def test_bytecode_for_a_registry_base_is_made_by_a_base_with_its_python(tmp_path
         for arch in ("amd64", "arm64"):
             lock = base_lock(project, arch, python=python, name=name)
             write_base_lock(project.images / f"bases/{name}/runtime.{arch}.packages", lock)
-    planner = Planner(project=project, compression=Compression.ZSTD)
+    planner = Planner(project=project, compression=ZSTD)
     assert planner.compiling(project.matrix.cells[0]).base.name == "debian13"
     with pytest.raises(BuildctlError, match=r"no Debian base with Python 3\.14 to compile the bytecode"):
         planner.compiling(replace(project.matrix.cells[0], python="3.14"))

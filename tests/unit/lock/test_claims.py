@@ -32,9 +32,9 @@ from buildctl.lock.wheels import LockedWheel, read_wheel_lock
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
-from buildctl.testing.expect import expected_of
 from buildctl.testing.probes.asking import Answers
 from buildctl.testing.probes.checks import CHECKS
+from buildctl.testing.probes.expected import expected_of
 from buildctl.testing.probes.findings import finding_of
 from buildctl.testing.probes.judging import labels as judge_labels
 from buildctl.testing.report import Status

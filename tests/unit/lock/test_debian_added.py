@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.artifacts.debian.package import BaseLock
-from buildctl.build.images import bases_under
+from buildctl.build.assembler import bases_under
 from buildctl.build.recipes import Compiling, debian_base
 from buildctl.dockerfile.bake import bake_file
 from buildctl.dockerfile.files import render_images
@@ -20,7 +20,7 @@ from buildctl.lock.locked import load_locked
 from buildctl.lock.update import check_locks, stale_locks
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.project import Project
-from buildctl.oci.layer import Compression
+from buildctl.oci.compression import ZSTD
 from buildctl.publish.provenance import statement
 from buildctl.publish.sbom import locked_hashes
 from tests.conftest import ROOT
@@ -107,12 +107,12 @@ def test_a_layer_does_not_depend_on_the_name_of_the_image(project: Project) -> N
         base = cell(project, "cuda-2.6-amd64").base
         assert isinstance(base, DebianBase)
         compiling = Compiling(base=base, lock=locks[0])
-        recipe = debian_base("x", locks, compiling=compiling, compression=Compression.ZSTD)
-        plain = debian_base("y", locks[:1], compiling=compiling, compression=Compression.ZSTD)
+        recipe = debian_base("x", locks, compiling=compiling, compression=ZSTD)
+        plain = debian_base("y", locks[:1], compiling=compiling, compression=ZSTD)
         keys[name] = [r.key for r in recipe.recipes]
         assert keys[name][:1] == [r.key for r in plain.recipes]  # and the base's own layer is the base's
         empty = [locks[0], replace(locks[1], packages=())]
-        assert len(debian_base("x", empty, compiling=compiling, compression=Compression.ZSTD).recipes) == 1
+        assert len(debian_base("x", empty, compiling=compiling, compression=ZSTD).recipes) == 1
     assert keys["cuda-2.6"] == keys["cuda-2.10"]
     assert len(keys["cuda-2.6"]) == 2
 

@@ -11,7 +11,7 @@ import pytest
 
 from buildctl.ground.errors import LockError
 from buildctl.lock import update as locking
-from buildctl.matrix.matrix import ARCHES
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.project import Project
 from tests.conftest import ROOT
 

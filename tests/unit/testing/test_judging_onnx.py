@@ -8,8 +8,8 @@ import pytest
 from buildctl.testing.probes.checks import CHECKS
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.probes.findings import names_of
-from buildctl.testing.probes.judging import distributions
 from buildctl.testing.probes.judging_onnx import onnx_model, onnx_runtime
+from buildctl.testing.probes.judging_packages import distributions
 from buildctl.testing.report import Status
 
 EXPECTED = Expected(

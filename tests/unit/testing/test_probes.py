@@ -14,7 +14,7 @@ import pytest
 import buildctl
 from buildctl.runtimes.api import Outcome
 from buildctl.testing import probes
-from buildctl.testing.probes import judging, judging_python, native_checks
+from buildctl.testing.probes import judging, judging_packages, judging_python, native_checks
 from buildctl.testing.probes.asking import Answers, UnansweredError, deadline_for, read_answers
 from buildctl.testing.probes.checks import CHECKS, RUNS
 from buildctl.testing.probes.expected import Expected
@@ -201,23 +201,24 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging.numpy_bridge, CUDA, {"numpy": "2.5.5", "types": 0, "tried": 0, "wrong": []}, "image tried none"),
     (judging.dataloader, CUDA, {"squares": [0, 1, 4, 9, 16, 25, 36, 49], "workers": 1}, "image reports 1"),
     (judging.bytecode, CUDA, {"good": 9, "bad": ["torch: no bytecode"], "bad_count": 1}, "torch: no bytecode"),
-    (judging.distributions, CUDA, [["numpy", "2.1", "/a"], ["torch", "2.6.0", "/a"], ["torch", "2.5", "/b"]],
+    (judging_packages.distributions, CUDA, [["numpy", "2.1", "/a"], ["torch", "2.6.0", "/a"], ["torch", "2.5", "/b"]],
      "torch: installed 2 times (2.6.0, 2.5)"),
-    (judging.distributions, CUDA, [["torch", "2.6.0", "/a"]], "numpy: expected 2.1, image reports none"),
-    (judging.distributions, CUDA, [["numpy", "2.1", "/a"], ["pip", "1", "/a"], ["torch", "2.6.0", "/a"]],
-     "pip: expected to be absent, image reports 1"),
-    (judging.pip_check, CUDA, unfit("torch 2.6.0 requires x"), "torch 2.6.0 requires x"),
-    (judging.pip_check, CUDA, unfit(SBSA, cusparselt=[SBSA_TAG]), SBSA),
-    (judging.pip_check, GRACE, unfit(SBSA), SBSA),
-    (judging.pip_check, GRACE, unfit(SBSA, cusparselt=["py3-none-win_amd64"]), SBSA),
-    (judging.pip_check, GRACE, unfit(f"{SBSA}\nx 1 requires y", cusparselt=[SBSA_TAG]), "x 1 requires y"),
-    (judging.pip_check, replace(GRACE, files={"cusparselt": "c-1-py3-none-manylinux2014_ppc64le.whl"}),
+    (judging_packages.distributions, CUDA, [["torch", "2.6.0", "/a"]], "numpy: expected 2.1, image reports none"),
+    (judging_packages.distributions, CUDA, [["numpy", "2.1", "/a"], ["pip", "1", "/a"], ["torch", "2.6.0", "/a"]],
+     "pip: expected not to be there, image reports 1"),
+    (judging_packages.pip_check, CUDA, unfit("torch 2.6.0 requires x"), "torch 2.6.0 requires x"),
+    (judging_packages.pip_check, CUDA, unfit(SBSA, cusparselt=[SBSA_TAG]), SBSA),
+    (judging_packages.pip_check, GRACE, unfit(SBSA), SBSA),
+    (judging_packages.pip_check, GRACE, unfit(SBSA, cusparselt=["py3-none-win_amd64"]), SBSA),
+    (judging_packages.pip_check, GRACE, unfit(f"{SBSA}\nx 1 requires y", cusparselt=[SBSA_TAG]), "x 1 requires y"),
+    (judging_packages.pip_check, replace(GRACE, files={"cusparselt": "c-1-py3-none-manylinux2014_ppc64le.whl"}),
      unfit(SBSA, cusparselt=[SBSA_TAG]), SBSA),
-    (judging.pip_check, CUDA, {"rest": {"code": 1, "text": "No module named pip"}}, "No module named pip"),
-    (judging.pip_install, CUDA, changed("pip", used={"code": 1, "text": "boom"}), "pip used: exit code 1\nboom"),
-    (judging.console_scripts, CUDA, changed("scripts", missing=["torchrun"]), "not on PATH: torchrun"),
-    (judging.console_scripts, CUDA, changed("scripts", broken=["/b/pip: #!/nope"]), "/b/pip: #!/nope"),
-    (judging.console_scripts, CUDA, changed("scripts", pythons={"python": None}), "expected python on PATH"),
+    (judging_packages.pip_check, CUDA, {"rest": {"code": 1, "text": "No module named pip"}}, "No module named pip"),
+    (judging_packages.pip_install, CUDA, changed("pip", used={"code": 1, "text": "boom"}),
+     "pip used: exit code 1\nboom"),
+    (judging_packages.console_scripts, CUDA, changed("scripts", missing=["torchrun"]), "not on PATH: torchrun"),
+    (judging_packages.console_scripts, CUDA, changed("scripts", broken=["/b/pip: #!/nope"]), "/b/pip: #!/nope"),
+    (judging_packages.console_scripts, CUDA, changed("scripts", pythons={"python": None}), "expected python on PATH"),
     (judging.no_cuda, CPU, {"nvidia": changed("nvidia", library_count=0), "distributions": []}, "image sets NVIDIA_"),
     (judging.nvidia_environment, CUDA, changed("nvidia", variables=[]), "image sets none"),
     (judging.nvidia_environment, CUDA, changed("nvidia", library_count=0), "expected CUDA libraries"),
@@ -266,12 +267,12 @@ def test_what_differs_fails_and_names_both(
         (judging.without_gpu, {"picked": "cpu", "sum": 8.0, "refusal": "no driver"}),
         (judging.gpu, on_gpu()),
         (judging.gpu, on_gpu(capability=[7, 5], bf16=None) | {"gpu_architectures": ["sm_75"]}),
-        (judging.distributions, [["numpy", "2.1.0", "/a"], ["torch", "2.6.0", "/a"]]),
+        (judging_packages.distributions, [["numpy", "2.1.0", "/a"], ["torch", "2.6.0", "/a"]]),
         (judging.nvidia_environment, GOOD["nvidia"]),
         (judging.locale, GOOD["locale"]),
-        (judging.pip_check, GOOD["pip"]),
-        (judging.pip_install, GOOD["pip"]),
-        (judging.console_scripts, GOOD["scripts"]),
+        (judging_packages.pip_check, GOOD["pip"]),
+        (judging_packages.pip_install, GOOD["pip"]),
+        (judging_packages.console_scripts, GOOD["scripts"]),
         (judging_python.kept, kept()),
         (judging_python.kept, kept(uv={"kept": 1, "changed": 0})),
         (judging_python.login_shell, {"home": "/h", "path": ["/h/.local/bin", "/usr/bin"]}),
@@ -284,8 +285,8 @@ def test_what_agrees_passes(judge: Callable[[Expected, Any], judging.Verdict], v
 
 
 def test_a_complaint_of_a_platforms_other_name_is_known_and_named() -> None:
-    status, detail = judging.pip_check(GRACE, unfit(SBSA, cusparselt=[SBSA_TAG]))
-    assert (status, "only complains of cusparselt, whose WHEEL has sbsa" in detail) == (Status.PASSED, True)
+    status, detail = judging_packages.pip_check(GRACE, unfit(SBSA, cusparselt=[SBSA_TAG]))
+    assert (status, "only complains of cusparselt, whose WHEEL says sbsa" in detail) == (Status.PASSED, True)
 
 
 def test_no_gpu_is_said_in_plain_words() -> None:

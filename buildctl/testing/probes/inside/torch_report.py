@@ -1,5 +1,5 @@
-# `ask` and `OPTIONS` come from ask.py, which is put in front; any Python from 3.9 on runs this.
-# ruff: noqa: F821, B905, ICN001, PLW0108, PTH113, PTH116, PTH120, PTH123, SLF001
+# `ask` and `OPTIONS` come from ask.py, `bytecode` from bytecode.py, put in front; any Python from 3.9 on runs this.
+# ruff: noqa: F821, B905, ICN001, PLW0108, PTH120, SLF001
 """Runs inside the image: what torch says of itself, and whether it computes. Standard library and torch only."""
 
 import os
@@ -346,45 +346,6 @@ def dataloader():
     loader = torch.utils.data.DataLoader(Squares(), batch_size=2, num_workers=2, timeout=OPTIONS.get("workers_s", 60))
     rows = torch.cat(list(loader)).tolist()
     return {"squares": [row[0] for row in rows], "workers": len({row[1] for row in rows} - {os.getpid()})}
-
-
-def bytecode():
-    """Of the modules that are loaded now: how many came from bytecode that fits, and which would be compiled."""
-    bad, good = [], 0
-    for name, module in sorted(sys.modules.items()):
-        spec = getattr(module, "__spec__", None)
-        origin, cached = getattr(spec, "origin", None), getattr(spec, "cached", None)
-        if not origin or not cached or not str(origin).endswith(".py") or not os.path.isfile(origin):
-            continue
-        if os.path.realpath(origin).startswith("/etc/"):
-            continue  # sitecustomize.py is a configuration file: edits to it must count
-        fault = bytecode_fault(origin, cached)
-        if fault:
-            bad.append(f"{name}: {fault}")
-        else:
-            good += 1
-    return {"good": good, "bad": bad[:20], "bad_count": len(bad)}
-
-
-def bytecode_fault(source, cached):
-    import _imp
-    import importlib.util
-
-    try:
-        with open(cached, "rb") as file:
-            header = file.read(16)
-    except OSError:
-        return "no bytecode"
-    if header[:4] != importlib.util.MAGIC_NUMBER:
-        return "bytecode of another Python"
-    if header[4] & 1:
-        with open(source, "rb") as file:
-            wanted = _imp.source_hash(importlib._bootstrap_external._RAW_MAGIC_NUMBER, file.read())
-        return None if header[8:16] == wanted else "bytecode of another source"
-    status = os.stat(source)
-    stamp = (int(status.st_mtime) & 0xFFFFFFFF).to_bytes(4, "little")
-    size = (status.st_size & 0xFFFFFFFF).to_bytes(4, "little")
-    return None if header[8:16] == stamp + size else "bytecode of another time stamp"
 
 
 def main():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from buildctl.ground.errors import ArtifactError
-from buildctl.lock.archlist import architectures
+from buildctl.lock.torch_wheel import architectures
 from tests.support.torch_releases import read_table
 
 LIST = b"sm_70 sm_75 sm_80 sm_86 sm_90 sm_100 sm_120\0"

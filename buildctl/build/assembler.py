@@ -1,0 +1,96 @@
+"""The assemble engine: locked cells and their bases, planned, fetched, made and written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from buildctl.artifacts.debian.python import build_arch
+from buildctl.artifacts.store import LayerStore, Store
+from buildctl.build.assemble import Made, make_layers, source_date_epoch, write_image
+from buildctl.build.engine import Built, Order
+from buildctl.build.material import fetch_materials
+from buildctl.build.planner import Planned, Planner
+from buildctl.build.recipes import base_image, refuse_conflicts
+from buildctl.console.progress import open_progress
+from buildctl.matrix.arch import ARCHES
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.project import Project
+from buildctl.oci.compression import ZSTD, Compression
+from buildctl.oci.image import Descriptor
+from buildctl.oci.layout import Layout
+
+
+def assemble_images(order: Order) -> list[Built]:
+    """An `Engine`: the images of these cells and their bases, without Docker."""
+    store, layout, epoch = Store.default(), order.layout, order.epoch
+    planner = Planner(project=order.project, compression=order.compression)
+    planned = [planner.plan(cell) for cell in order.locked]
+    fetch_materials(order.project, planned, store, order.layers)
+    made = _make(planned, store, order.layers, order.compression, order.jobs)
+    _write_bases(planned, made, layout, order.layers, epoch)
+    built = []
+    for p in planned:
+        built.append(write_image(p.recipe, made, layout=layout, layers=order.layers, epoch=epoch))
+        # the next image finds what this one made
+        made |= {r.key: replace(made[r.key], fresh=False) for r in p.recipe.layers}
+    return built
+
+
+def build_bases(
+    project: Project, cells: Sequence[Cell], layers: LayerStore, layout: Layout, *, jobs: int | None = None
+) -> tuple[str, ...]:
+    """Only the bases of these cells, into the layout, for `FROM base` under Docker; their names.
+
+    Raises BuildctlError, among them VanishedDebError.
+    """
+    store, planner = Store.default(), Planner(project=project, compression=ZSTD)
+    planned = [planner.plan_base(cell) for cell in cells]
+    fetch_materials(project, planned, store, layers)
+    made = _make(planned, store, layers, ZSTD, jobs)
+    _write_bases(planned, made, layout, layers, source_date_epoch())
+    return tuple(dict.fromkeys(p.base.name for p in planned))
+
+
+def bases_under(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells that represent all bases of `cells`, for the architecture of the image and of the machine that builds."""
+    found: dict[tuple[str, str], Cell] = {}
+    for cell in cells:
+        for arch in (cell.arch, build_arch()):
+            found[cell.base_image, arch] = replace(cell, arch=arch)
+    return list(found.values())
+
+
+def _make(
+    planned: Sequence[Planned], store: Store, layers: LayerStore, compression: Compression, jobs: int | None
+) -> dict[str, Made]:
+    recipes = list({r.key: r for p in planned for r in p.recipes}.values())
+    fresh = [p for p in planned if any(layers.get(r.key) is None for r in p.recipe.layers)]
+
+    def check() -> None:
+        for p in {(p.cell.name, p.cell.arch): p for p in fresh}.values():  # flavours share their wheels
+            refuse_conflicts(p.recipe, store)
+
+    with open_progress("made") as progress:
+        return make_layers(
+            recipes, store=store, layers=layers, compression=compression, jobs=jobs, progress=progress, meanwhile=check
+        )
+
+
+def _write_bases(
+    planned: Sequence[Planned], made: Mapping[str, Made], layout: Layout, layers: LayerStore, epoch: int
+) -> None:
+    """The bases built here, as images, and one index for each over the available architectures."""
+    bases = {(p.base.name, p.cell.arch): p.base for p in planned if p.base.recipes}
+    for base in bases.values():
+        write_image(base_image(base), made, layout=layout, layers=layers, epoch=epoch)
+    there = set(layout.names()) if bases else set()
+    for name in dict.fromkeys(name for name, _ in bases):
+        ids = [f"{name}-{arch}" for arch in ARCHES if f"{name}-{arch}" in there]
+        layout.put_index(name=name, manifests=[_with_platform(layout, i) for i in ids])
+
+
+def _with_platform(layout: Layout, name: str) -> Descriptor:
+    """The descriptor of a manifest without its name, as in an index."""
+    found = layout.resolve(name)
+    return replace(found, annotations={}, platform=found.platform or layout.config(found).platform)

@@ -1,0 +1,57 @@
+"""What makes images: an engine gets an order for cells and answers with what it has built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from buildctl.artifacts.store import LayerStore
+from buildctl.lock.locked import LockedCell
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.project import Project
+from buildctl.oci.compression import Compression
+from buildctl.oci.image import Descriptor
+from buildctl.oci.layout import Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Cells to build into `layout`, from layers that are in `layers` or will be put there. `epoch` is the time of
+    everything in them, in seconds since 1970.
+
+    `jobs` is the number of processes (None: one per core). `builder` is a buildx builder, `context` a docker context or
+    the URL of a daemon; an engine without Docker has no use for them.
+    """
+
+    project: Project
+    locked: tuple[LockedCell, ...]
+    layout: Layout
+    layers: LayerStore
+    compression: Compression
+    epoch: int
+    jobs: int | None = None
+    builder: str | None = None
+    context: str | None = None
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        return tuple(one.cell for one in self.locked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """`size` is the sum of the compressed layers in bytes, `made` and `reused` count layers."""
+
+    name: str
+    descriptor: Descriptor
+    size: int
+    made: int
+    reused: int
+    seconds: float
+
+
+class Engine(Protocol):
+    def __call__(self, order: Order, /) -> list[Built]:
+        """The cells of the order as images, each tagged with its cell's id in the layout, in that order; their bases
+        too. Raises BuildctlError, among them VanishedDebError.
+        """

@@ -1,0 +1,115 @@
+"""What layers are made from, brought into the store; where Debian no longer has it, the base is locked again, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from buildctl.artifacts.debian.package import DebPackage
+from buildctl.artifacts.debian.python import python_packages
+from buildctl.artifacts.store import LayerStore, Store
+from buildctl.build.assemble import Recipe
+from buildctl.build.planner import Planned, Planner
+from buildctl.build.recipes import artifacts_of
+from buildctl.console.log import say
+from buildctl.console.progress import Progress, open_progress
+from buildctl.ground.errors import FetchError, LockError
+from buildctl.lock.locked import LOCKED, LockedCell
+from buildctl.lock.update import renew_base
+from buildctl.lock.wheels import WheelLock
+from buildctl.matrix.cells import Cell, DebianBase
+from buildctl.matrix.project import Project
+from buildctl.oci.compression import ZSTD
+from buildctl.oci.digest import Digest
+
+T = TypeVar("T")
+# Downloads are imported where they are used: a build with nothing to do answers in half a second.
+
+
+def fetch_images(project: Project, locked: Sequence[LockedCell]) -> int:
+    """Download everything these cells are made from into the store, even if layers exist; returns how many artifacts.
+
+    Raises BuildctlError, among them VanishedDebError.
+    """
+    store, planner = Store.default(), Planner(project=project, compression=ZSTD)
+    planned = [planner.plan(cell) for cell in locked]
+    fetch_materials(project, planned, store, None)
+    return len({artifact.digest for p in planned for r in p.recipes for artifact in artifacts_of(r)})
+
+
+class VanishedDebError(FetchError):
+    """Debian packages that no mirror has any longer; `bases` are those with locks on them, with the architecture."""
+
+    def __init__(self, error: FetchError, bases: Sequence[tuple[DebianBase, str]]) -> None:
+        super().__init__(error.message, hint=error.hint, vanished=True)
+        self.bases = tuple(bases)
+
+
+def fetch_materials(project: Project, planned: Sequence[Planned], store: Store, layers: LayerStore | None) -> None:
+    """Only what a layer that is missing in `layers` is made from (None: everything); nothing at all, and no network,
+    when every layer is there.
+    """
+    recipes = {r.key: r for p in planned for r in p.recipes}
+    missing = {key: r for key, r in recipes.items() if layers is None or layers.get(key) is None}
+    if not missing:
+        return
+    wanted = {artifact.digest for recipe in missing.values() for artifact in artifacts_of(recipe)}
+    from buildctl.lock.fetch import fetch_wheels
+
+    with open_progress("fetched") as progress:
+        _fetch_debs(project, planned, missing, store, progress)
+        fetch_wheels(_wanted_locks(planned, wanted), store=store, progress=progress)
+    for compiling in {p.compiling for p in planned}:
+        compiling.prepare(store)  # once, here, before the workers need it
+
+
+def _wanted_locks(planned: Sequence[Planned], wanted: set[Digest]) -> list[tuple[Cell, WheelLock]]:
+    return [
+        (p.cell, replace(p.wheels, wheels=tuple(w for w in p.wheels.wheels if w.digest in wanted)))
+        for p in planned
+        if p.wheels is not None
+    ]
+
+
+def _fetch_debs(
+    project: Project, planned: Sequence[Planned], missing: Mapping[str, Recipe], store: Store, progress: Progress
+) -> None:
+    locks: dict[tuple[DebianBase, str], dict[Digest, DebPackage]] = {}
+    for p in planned:
+        needed = [a for r in p.recipes if r.key in missing for a in artifacts_of(r) if isinstance(a, DebPackage)]
+        if needed and isinstance(p.cell.base, DebianBase):
+            locks.setdefault((p.cell.base, p.cell.arch), {}).update((d.digest, d) for d in needed)
+        own = {d.digest: d for d in python_packages(p.compiling.lock)}
+        locks.setdefault((p.compiling.base, p.compiling.lock.arch), {}).update(own)
+    packages = {k: d for found in locks.values() for k, d in found.items() if store.artifact(k) is None}
+    if not packages:
+        return
+    from buildctl.lock.apt_sources import apt_mirrors
+    from buildctl.lock.fetch import fetch_debs
+
+    mirrors = dict(apt_mirrors(project.matrix.debian_mirror))
+    try:
+        fetch_debs(packages.values(), store=store, mirrors=mirrors, progress=progress)
+    except FetchError as error:
+        if not error.vanished:
+            raise
+        # which bases lost something: what is still missing, since all other downloads have finished
+        raise VanishedDebError(
+            error, [k for k, v in locks.items() if any(store.artifact(d) is None for d in v)]
+        ) from error
+
+
+def renewing(project: Project, work: Callable[[], T], *, locked: bool) -> T:
+    """Repeat all steps after locking, on a base that had to be locked again. With `locked` refuse instead."""
+    try:
+        return work()
+    except VanishedDebError as error:
+        if locked:
+            hint = "run `buildctl lock --upgrade`, or leave out --locked"
+            raise LockError(f"{LOCKED}: {error.message}", hint=hint) from error
+        say(f"{error.message}\nDebian replaces packages when they are fixed; resolving the base again")
+        for base, arch in error.bases:
+            for line in renew_base(project, base, arch):
+                say(line)
+    return work()

@@ -1,0 +1,143 @@
+"""How a layer is compressed, and by what: the same bytes on every machine for one method, level and compressor."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from buildctl.oci.entry import DeflatedBody
+from buildctl.oci.image import MediaType
+
+_GZIP_PIECE = 1 << 20  # bytes per gzip member of what has to be compressed here
+# RFC 1952: magic, method deflate, no flags, no time, no extra flags, unknown system
+_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+
+
+class Sink:
+    """Where tar bytes go: a file. `sha256` and `size` are those of what was written to it."""
+
+    def __init__(self, out: BinaryIO, level: int = 0) -> None:  # noqa: ARG002 - for those that compress
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+        self._out = out
+
+    @staticmethod
+    def version() -> str:
+        """The compressor, with its version, as far as the bytes depend on it."""
+        return ""
+
+    def _emit(self, data: bytes) -> None:
+        self.sha256.update(data)
+        self.size += len(data)
+        self._out.write(data)
+
+    def write(self, data: bytes) -> None:
+        self._emit(data)
+
+    def close(self) -> None:
+        pass
+
+
+class ZstdSink(Sink):
+    """One frame, no checksum (the digest is one), no threads: the same bytes however the input is cut."""
+
+    def __init__(self, out: BinaryIO, level: int) -> None:
+        import zstandard  # noqa: PLC0415 - the names of what can be chosen are read by `buildctl --help`
+
+        super().__init__(out)
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            level, write_checksum=False, write_content_size=False, write_dict_id=False, threads=0
+        )
+        self._compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+
+    @staticmethod
+    def version() -> str:
+        import zstandard  # noqa: PLC0415
+
+        return ".".join(map(str, zstandard.ZSTD_VERSION))
+
+    def write(self, data: bytes) -> None:
+        compressed = self._compressor.compress(data)
+        if compressed:
+            self._emit(compressed)
+
+    def close(self) -> None:
+        self._emit(self._compressor.flush())
+
+
+class GzipSink(Sink):
+    """Several members: existing deflate streams are copied, everything else is compressed by libdeflate.
+
+    libdeflate, bundled in a wheel of an exact version, yields the same bytes on every machine; builds of zlib do not.
+    """
+
+    def __init__(self, out: BinaryIO, level: int) -> None:
+        import deflate  # noqa: PLC0415
+
+        super().__init__(out)
+        self._deflate = deflate
+        self._level = level
+        self._pending = bytearray()
+
+    @staticmethod
+    def version() -> str:
+        import deflate  # noqa: PLC0415
+
+        return f"libdeflate {deflate.__version__}"
+
+    def write(self, data: bytes) -> None:
+        self._pending += data
+        while len(self._pending) >= _GZIP_PIECE:
+            self._member(bytes(self._pending[:_GZIP_PIECE]))
+            del self._pending[:_GZIP_PIECE]
+
+    def copy(self, body: DeflatedBody, size: int, inflated: Callable[[bytes], object]) -> None:
+        """Copy the deflate stream of `body`, whose content is of `size` bytes, into a member of its own."""
+        self._flush()
+        self._emit(_GZIP_HEADER)
+        for piece in body.deflated(inflated):
+            self._emit(piece)
+        self._emit(_trailer(body.crc32, size))
+
+    def _member(self, data: bytes) -> None:
+        compressed = self._deflate.deflate_compress(data, self._level)
+        self._emit(_GZIP_HEADER + compressed + _trailer(self._deflate.crc32(data), len(data)))
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._member(bytes(self._pending))
+            self._pending.clear()
+
+    def close(self) -> None:
+        self._flush()
+
+
+def _trailer(crc32: int, size: int) -> bytes:
+    return crc32.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compression:
+    """`method` is BuildKit's word for it, `level` the compressor's."""
+
+    method: str
+    media_type: MediaType
+    sink: type[Sink]
+    level: int = 0
+
+    @property
+    def identity(self) -> str:
+        """What the compressed bytes depend on besides the content: part of a recipe key."""
+        return f"{self.method}{f'-{self.level}' if self.level else ''} {self.sink.version()}".strip()
+
+    def open(self, out: BinaryIO) -> Sink:
+        return self.sink(out, self.level)
+
+
+ZSTD = Compression(method="zstd", media_type=MediaType.LAYER_ZSTD, sink=ZstdSink, level=3)
+GZIP = Compression(method="gzip", media_type=MediaType.LAYER_GZIP, sink=GzipSink, level=6)
+UNCOMPRESSED = Compression(method="uncompressed", media_type=MediaType.LAYER_TAR, sink=Sink)
+# By the name on the command line. Another level is another entry.
+COMPRESSIONS: Mapping[str, Compression] = {"zstd": ZSTD, "gzip": GZIP}
