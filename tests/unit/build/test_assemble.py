@@ -78,6 +78,3 @@ def test_an_image_is_its_layers_from_the_bottom_up(store: Store, tmp_path: Path)
     assert layout.manifest(built.descriptor).annotations == {"k": "v"}
     assert (built.made, built.reused, built.size) == (0, 2, sum(layer.descriptor.size for layer in layers))
     assert check_image(layout, built.descriptor) == []
-
-
-def test_the_time_is_utc() -> None:
