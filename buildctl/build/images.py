@@ -19,7 +19,7 @@ from buildctl.build.recipes import artifacts_of, base_image, refuse_conflicts
 from buildctl.console.log import say
 from buildctl.console.progress import Progress, open_progress
 from buildctl.console.table import size, table
-from buildctl.ground.errors import EngineError, FetchError, RuntimeUnavailableError
+from buildctl.ground.errors import FetchError, RuntimeUnavailableError, UsageError
 from buildctl.lock.locked import LockedCell
 from buildctl.lock.wheels import WheelLock
 from buildctl.matrix.cells import Cell, DebianBase
@@ -310,5 +310,5 @@ def source_date_epoch() -> int:
     if not text:
         return EPOCH
     if not text.isascii() or not text.isdigit():
-        raise EngineError(f"SOURCE_DATE_EPOCH is not a number of seconds: {text!r}", hint="unset it, or date +%s")
+        raise UsageError(f"SOURCE_DATE_EPOCH is not a number of seconds: {text!r}", hint="unset it, or date +%s")
     return int(text)

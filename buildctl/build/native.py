@@ -10,7 +10,13 @@ from pathlib import Path
 import uv
 
 from buildctl.artifacts.store import Store
-from buildctl.ground.errors import LockError, MatrixError, RuntimeUnavailableError, ToolError
+from buildctl.ground.errors import (
+    ImpossibleError,
+    LockError,
+    ResolveError,
+    RuntimeUnavailableError,
+    ToolError,
+)
 from buildctl.ground.run import run
 from buildctl.host.facts import Host, this_host
 from buildctl.host.verdict import Kind, catalogue, decide
@@ -37,7 +43,7 @@ def native_cell(project: Project, name: str) -> Cell:
     natives = [cell for cell in cells if cell.native]
     if not natives:
         version = cells[0].key
-        raise MatrixError(
+        raise ImpossibleError(
             f"{name} is an image for containers, not a native environment",
             hint=f"buildctl build {name}; native environments: mps-{version}",
         )
@@ -118,7 +124,7 @@ def _asked(target: Path) -> Iterator[str]:
     version, built, available = words
     yield f"torch {version}, MPS built: {built}, available: {available}"
     if built != "True":
-        raise LockError(f"torch {version} is not an MPS build", hint="buildctl lock --upgrade")
+        raise ResolveError(f"torch {version} is not an MPS build", hint="buildctl lock --upgrade")
 
 
 def verify_native(project: Project, name: str) -> Iterator[str]:

@@ -37,10 +37,10 @@ class Progress(Protocol):
 
 
 @contextlib.contextmanager
-def open_progress(verb: str, *, quiet: bool = False, console: Console | None = None) -> Iterator[Progress]:
+def open_progress(verb: str, *, console: Console | None = None) -> Iterator[Progress]:
     """Show what is added while the block runs. `verb` says what happened to it: "fetched", "made"."""
     console = log.console if console is None else console
-    if quiet:
+    if console.quiet:
         yield Silent()
     elif console.is_terminal and not console.is_dumb_terminal:
         bars = Bars(verb, console)

@@ -5,5 +5,5 @@
     net          HTTP sessions with the user's CA bundle, retries, what a message may show
     interrupts   SIGTERM and SIGHUP end a command as Ctrl-C does
 
-Imports nothing of buildctl.
+Imports nothing of buildctl but console.log, for what `--verbose` shows.
 """

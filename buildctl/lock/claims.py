@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
-from buildctl.ground.errors import LockError
+from buildctl.ground.errors import LockError, ResolveError
 from buildctl.lock.torch_build import certain_build
 from buildctl.matrix.accelerators import MPS, Kind, kind_of, version_of
 
@@ -169,13 +169,13 @@ def check_facts(claims: Claims, facts: WheelFacts) -> None:
     """What is in torch's wheel against what the lock says: two independent sources. Raises LockError."""
     what = f"{claims.name}-{claims.arch}: torch's wheel"
     if Version(facts.torch).public != Version(claims.torch).public:
-        raise LockError(f"{what} is torch {facts.torch} inside, the lock says {claims.torch}")
+        raise ResolveError(f"{what} is torch {facts.torch} inside, the lock says {claims.torch}")
     if claims.kind.architectures and not facts.gpu_architectures:
-        raise LockError(f"{what} is {claims.kind.build} that names no GPU architecture")
+        raise ResolveError(f"{what} is {claims.kind.build} that names no GPU architecture")
     wanted = MPS.backend in claims.built
     if facts.mps != wanted and (wanted or MPS.backend in claims.never):
         inside = "links to Metal" if facts.mps else "does not link to Metal"
-        raise LockError(f"{what} {inside}, the matrix says {'built' if wanted else 'never'}: {MPS.backend}")
+        raise ResolveError(f"{what} {inside}, the matrix says {'built' if wanted else 'never'}: {MPS.backend}")
 
 
 def nvidia_version(versions: Mapping[str, str], stem: str) -> str | None:

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from buildctl.ground.errors import LockError
+from buildctl.ground.errors import LockError, ResolveError, SourceError
 from buildctl.ground.net import redact
 from buildctl.lock.torch_build import build_of, check_build
 from buildctl.lock.uv import Found, index_of, resolve
@@ -115,7 +115,7 @@ def resolve_wheels(cell: Cell, *, keep: WheelLock | None = None) -> WheelLock:
 def _locked(found: Found) -> LockedWheel:
     what = f"{found.name}=={found.version}"
     if found.digest is None:
-        raise LockError(f"{what}: the index gives no SHA-256", hint="use an index that does (PEP 503 or PEP 691)")
+        raise ResolveError(f"{what}: the index gives no SHA-256", hint="use an index that does (PEP 503 or PEP 691)")
     size = found.size if found.size is not None else _size_of(found.url, what)
     return LockedWheel(name=found.name, version=found.version, filename=found.filename, size=size, digest=found.digest)
 
@@ -131,14 +131,14 @@ def _size_of(url: str, what: str) -> int:
         answer.raise_for_status()
         return int(answer.headers["Content-Length"])
     except (requests.RequestException, KeyError, ValueError) as error:
-        raise LockError(f"{what}: its size cannot be learned: {redact(str(error))}") from error
+        raise SourceError(f"{what}: its size cannot be learned: {redact(str(error))}") from error
 
 
 def refuse_another_build(cell: Cell, wheels: Iterable[LockedWheel]) -> None:
     """What the lock alone says against what the accelerator claims. Raises LockError."""
     versions = {wheel.name: wheel.version for wheel in wheels}
     if "torch" not in versions:
-        raise LockError(f"{cell.name}-{cell.arch}: no torch among the resolved wheels")
+        raise ResolveError(f"{cell.name}-{cell.arch}: no torch among the resolved wheels")
     if (build := build_of(cell, versions)) is not None:
         check_build(cell, versions, build)
 
