@@ -18,7 +18,7 @@ from buildctl.cli.options import (
     names_argument,
     plain_http_option,
 )
-from buildctl.ground.errors import UsageError
+from buildctl.ground.errors import ExitCode, UsageError
 
 
 @command("Show what can be built, what is built, what cannot exist")
@@ -67,9 +67,9 @@ def check(options: Options, names: Sequence[str], host_file: Path | None, save: 
     """
     from buildctl.host.check import check_images
 
-    answer = check_images(options.project, options.layout, names, host_file=host_file, save=save)
-    answer(answer, as_json=as_json)
-    sys.exit(answer.exit_code if names else 0)
+    found = check_images(options.project, options.layout, names, host_file=host_file, save=save)
+    answer(found, as_json=as_json)
+    sys.exit(found.exit_code if names else ExitCode.OK)
 
 
 @command("Show what an image says of itself")

@@ -161,6 +161,12 @@ class LayoutError(BuildctlError):
     exit_code = ExitCode.LAYOUT
 
 
+class WriteError(LayoutError):
+    """A file of a layout, or one that was asked for, cannot be written."""
+
+    exit_code = ExitCode.FILE
+
+
 class EngineError(BuildctlError):
     """The build engine failed (the docker engine, a full disk, a worker that died)."""
 

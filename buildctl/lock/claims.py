@@ -109,7 +109,7 @@ class Claims:
         return (*self.facts.gpu_architectures, *self.facts.ptx) if self.facts else None
 
     def to_json(self) -> dict[str, Any]:
-        """Flat, in a fixed order; `build` is what torch calls itself, `driver_floor` follows from the kind."""
+        """Flat, in a fixed order; `build` is what torch calls itself, `driverFloor` follows from the kind."""
         value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "facts"}
         inside = {
             "wheel": self.facts.wheel if self.facts else None,
@@ -122,7 +122,8 @@ class Claims:
         }
         plain = {**value, "driver_floor": self.driver_floor, **inside}
         plain = {k: v for k, v in plain.items() if v is not None or k not in _LATER}
-        return {"schema": SCHEMA} | {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+        written = {_WRITTEN.get(k, k): list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+        return {"schema": SCHEMA, **written}
 
 
 def claims_of(cell: Cell, lock: WheelLock, facts: WheelFacts | None = None) -> Claims:
@@ -224,8 +225,9 @@ def read_claims(path: Path) -> Claims:
 
 
 def parse_claims(value: Any, source: str) -> Claims:
-    """Every field, of the right type, and nothing else. Raises LockError."""
+    """Every field, of the right type, and nothing else; keys may be those of older files. Raises LockError."""
     try:
+        value = {_READ.get(key, key): item for key, item in value.items()}
         if value["schema"] != SCHEMA:
             raise LockError(f"{source}: schema {value['schema']!r}, not {SCHEMA}", hint="run `buildctl claims`")
         own = [f.name for f in dataclasses.fields(Claims) if f.name != "facts"]
@@ -236,7 +238,7 @@ def parse_claims(value: Any, source: str) -> Claims:
         claims = Claims(**fields, facts=_facts(inside, fields["cuda"]))
         if value["driver_floor"] != claims.driver_floor:
             raise LockError(
-                f"{source}: driver_floor is {value['driver_floor']}, {claims.kind.titled(claims.built_for)} asks for "
+                f"{source}: driverFloor is {value['driver_floor']}, {claims.kind.titled(claims.built_for)} asks for "
                 f"{claims.driver_floor}",
                 hint="run `buildctl claims`",
             )
@@ -245,6 +247,8 @@ def parse_claims(value: Any, source: str) -> Claims:
     return claims
 
 
+_WRITTEN = {"gpu_architectures": "gpuArchitectures", "driver_floor": "driverFloor"}
+_READ = {written: name for name, written in _WRITTEN.items()}
 _INSIDE = ("wheel", "build", "gpu_architectures", "ptx", "mps", "hip", "sycl")
 # Written only where they have a value: files from before there were these kinds stay as they are.
 _LATER = frozenset({"rocm", "xpu", "hip", "sycl"})
