@@ -15,6 +15,7 @@ from buildctl.ground.errors import (
     LockError,
     ResolveError,
     RuntimeUnavailableError,
+    SourceError,
     ToolError,
 )
 from buildctl.ground.run import run
@@ -163,7 +164,7 @@ def _check_hashes(cell: Cell, lock: WheelLock, shown: str) -> None:
     with index_of(cell.accelerator) as index:
         urls = locate([f"{w.name}=={w.version}" for w in lock.wheels], python=cell.python, index=index)
     if lost := [wheel for wheel in lock.wheels if wheel.digest not in urls]:
-        raise LockError(
+        raise SourceError(
             f"{shown}: the index has no {lost[0].filename} with {lost[0].digest}",
             hint=f"buildctl lock --upgrade {cell.name}",
         )
@@ -183,7 +184,7 @@ def _dry_run(project: Project, locked: LockedCell) -> None:
         env = uv_environment() | {"MACOSX_DEPLOYMENT_TARGET": locked.claims.macos or "14.0"}
         done = run(argv, timeout=300, env=env, check=False)
     if done.returncode:
-        raise LockError(
+        raise ResolveError(
             f"{project.shown(lock)} does not install for macOS arm64: {done.stderr.strip()[-600:]}",
             hint=f"buildctl lock --upgrade {cell.name}",
         )

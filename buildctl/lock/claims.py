@@ -263,7 +263,7 @@ def _typed(name: str, value: Any) -> Any:
         return tuple(value)
     if name not in _LISTS and isinstance(value, bool if name == "mps" else str):
         return value
-    raise TypeError(f"{name}: {value!r}")
+    raise TypeError(f"{_WRITTEN.get(name, name)}: {value!r}")
 
 
 def _facts(inside: Mapping[str, Any], cuda: str | None) -> WheelFacts | None:

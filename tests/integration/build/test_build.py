@@ -227,7 +227,7 @@ def test_a_vanished_debian_package_renews_its_base_and_says_so_and_locked_refuse
     assert gone != text
     lock.write_text(gone)
     refused = buildctl("build", "cpu-2.6", "--no-load", "--locked", cwd=project, env=store)
-    assert refused.returncode == 3, refused.stderr
+    assert refused.returncode == 4, refused.stderr
     assert "tzdata" in refused.stderr
     assert lock.read_text() == gone, "--locked changes nothing"
     done = buildctl("build", "cpu-2.6", "--no-load", cwd=project, env=store)
