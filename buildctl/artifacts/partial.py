@@ -209,7 +209,7 @@ def disk(path: Path) -> Iterator[None]:
                 f"no space left for downloads: {path}",
                 hint="make room, or set BUILDCTL_CACHE to a folder on a larger disk; the next run continues",
             ) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
             raise EngineError(
                 f"{error.filename or path} cannot be written: {error.strerror}",
                 hint="set BUILDCTL_CACHE to a folder that you can write to",

@@ -133,7 +133,8 @@ def test_counts_from_many_threads_add_up(terminal: bool) -> None:
 
 def test_quiet_says_nothing() -> None:
     wide, out = console(terminal=True)
-    with open_progress("fetched", console=wide, quiet=True) as progress:
+    wide.quiet = True  # what `--quiet` sets
+    with open_progress("fetched", console=wide) as progress:
         assert isinstance(progress, Silent)
         task = progress.add("a", 1)
         task.advance(1)
