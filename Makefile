@@ -49,6 +49,7 @@ check: dev ## what CI checks before it builds: linters of every language here, d
 	@.venv/bin/pre-commit validate-config .pre-commit-config.yaml
 	@.venv/bin/shellcheck scripts/setup scripts/pipeline scripts/propose scripts/no-hosts images/common/* tests/support/engine/*.sh
 	@.venv/bin/hadolint images/*/Dockerfile
+	@.venv/bin/python -m buildctl.cli.table --check
 	@$(BUILDCTL) lock --check
 	@$(BUILDCTL) claims --check
 	@$(BUILDCTL) render --check

@@ -209,7 +209,7 @@ def disk(path: Path) -> Iterator[None]:
                 f"no space left for downloads: {path}",
                 hint="free some space, or set BUILDCTL_CACHE to a folder on a larger disk; the next run resumes",
             ) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
             raise EngineError(
                 f"cannot write {error.filename or path}: {error.strerror}",
                 hint="set BUILDCTL_CACHE to a writable folder",

@@ -21,7 +21,7 @@ from buildctl.artifacts.store import LayerStore, Store
 from buildctl.build.engine import Built
 from buildctl.console.progress import Progress
 from buildctl.ground.clock import rfc3339
-from buildctl.ground.errors import EngineError
+from buildctl.ground.errors import EngineError, UsageError
 from buildctl.ground.interrupts import without_interrupts
 from buildctl.ground.parent import end_with_parent
 from buildctl.oci.compression import Compression
@@ -194,9 +194,9 @@ def source_date_epoch() -> int:
     if not text:
         return EPOCH
     if not text.isascii() or not text.isdigit():
-        raise EngineError(f"SOURCE_DATE_EPOCH is not a number of seconds: {text!r}", hint="unset it, or date +%s")
+        raise UsageError(f"SOURCE_DATE_EPOCH is not a number of seconds: {text!r}", hint="unset it, or date +%s")
     if len(text) > len(str(LAST_SECOND)) or int(text) > LAST_SECOND:  # long numbers are not even read
-        raise EngineError(f"SOURCE_DATE_EPOCH is beyond the year 9999: {text[:24]}", hint="unset it, or date +%s")
+        raise UsageError(f"SOURCE_DATE_EPOCH is beyond the year 9999: {text[:24]}", hint="unset it, or date +%s")
     return int(text)
 
 

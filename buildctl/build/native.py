@@ -10,7 +10,14 @@ from pathlib import Path
 import uv
 
 from buildctl.artifacts.store import Store
-from buildctl.ground.errors import LockError, MatrixError, RuntimeUnavailableError, ToolError
+from buildctl.ground.errors import (
+    ImpossibleError,
+    LockError,
+    ResolveError,
+    RuntimeUnavailableError,
+    SourceError,
+    ToolError,
+)
 from buildctl.ground.run import run
 from buildctl.host.facts import Host, this_host
 from buildctl.host.verdict import Kind, catalogue, decide
@@ -38,7 +45,7 @@ def native_cell(project: Project, name: str) -> Cell:
     natives = [cell for cell in cells if cell.native]
     if not natives:
         version = cells[0].key
-        raise MatrixError(
+        raise ImpossibleError(
             f"{name} is an image for containers, not a native environment",
             hint=f"buildctl build {name}; native environments: mps-{version}",
         )
@@ -119,7 +126,7 @@ def _asked(target: Path) -> Iterator[str]:
     version, built, available = words
     yield f"torch {version}, MPS built: {built}, available: {available}"
     if built != "True":
-        raise LockError(f"torch {version} is not an MPS build", hint="buildctl lock --upgrade")
+        raise ResolveError(f"torch {version} is not an MPS build", hint="buildctl lock --upgrade")
 
 
 def verify_native(project: Project, name: str) -> Iterator[str]:
@@ -158,7 +165,7 @@ def _check_hashes(cell: Cell, lock: WheelLock, shown: str) -> None:
     with index_of(cell.accelerator) as index:
         urls = locate([f"{w.name}=={w.version}" for w in lock.wheels], python=cell.python, index=index)
     if lost := [wheel for wheel in lock.wheels if wheel.digest not in urls]:
-        raise LockError(
+        raise SourceError(
             f"{shown}: the index has no {lost[0].filename} with {lost[0].digest}",
             hint=f"buildctl lock --upgrade {cell.name}",
         )
@@ -179,7 +186,7 @@ def _dry_run(project: Project, locked: LockedCell) -> None:
         env = uv_environment() | {"MACOSX_DEPLOYMENT_TARGET": locked.claims.macos or "14.0"}
         done = run(argv, timeout=300, env=env, check=False)
     if done.returncode:
-        raise LockError(
+        raise ResolveError(
             f"{project.shown(lock)} does not install on macOS arm64: {done.stderr.strip()[-600:]}",
             hint=f"buildctl lock --upgrade {cell.name}",
         )

@@ -1,6 +1,13 @@
 """The command line: click and printing, nothing else. One file for each group of commands.
 
-Start with `program.main`, the one place that catches errors. Imports everything; nothing imports it.
+    program      the program, its global options, the one place that catches errors: start here
+    build, test, ask, publish, keep    the commands, by what they are for
+    commands     what every command has: -v, -q, a line in the help; unknown names in our words
+    options      options that several commands share, and how an answer is printed
+    failure      how an error is told, to people and as JSON
+    table        the tables of commands and exit codes in README.md and docs/, written from the code
+
+Imports everything, inside the functions, so that `--help` answers at once; nothing imports it.
 """
 
 from buildctl.cli.program import main

@@ -41,7 +41,9 @@ class Progress(Protocol):
 def open_progress(verb: str, *, console: Console | None = None) -> Iterator[Progress]:
     """Show what is added while the block runs. `verb` says what happened to it: "fetched", "made"."""
     console = log.console if console is None else console
-    if console.is_terminal and not console.is_dumb_terminal:
+    if console.quiet:
+        yield Silent()
+    elif console.is_terminal and not console.is_dumb_terminal:
         bars = Bars(verb, console)
         with bars.rich:
             yield bars

@@ -18,8 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from buildctl.console import log
 from buildctl.ground.errors import RuntimeUnavailableError, ToolError
-from buildctl.ground.run import kill_group, run, which
+from buildctl.ground.run import kill_group, run, shown, which
 
 CONNECT = 8  # seconds for a connection to the host and the exchange of keys
 ENDING = 5.0  # seconds until what does not end by itself is killed
@@ -120,6 +121,7 @@ class Tunnel:
 
     def _serve(self) -> None:
         argv = [*self._ssh, *self._destination, DIAL]
+        log.detail(f"$ {shown(argv)}")
         environment = {k: v for k, v in os.environ.items() if k not in ("LD_LIBRARY_PATH", "SSL_CERT_FILE")}
         while True:
             try:

@@ -6,5 +6,5 @@
     clock        the one clock
     interrupts   SIGTERM and SIGHUP end a command as Ctrl-C does
 
-Imports nothing of buildctl.
+Imports nothing of buildctl but console.log, for what `--verbose` shows.
 """

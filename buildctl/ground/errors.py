@@ -4,6 +4,45 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from typing import Self
+
+
+class ExitCode(IntEnum):
+    """Everything that a command can end with; `meaning` is the row of docs/exit-codes.md. Each has one meaning."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> Self:
+        member = int.__new__(cls, value)
+        member._value_, member.meaning = value, meaning
+        return member
+
+    OK = 0, "done; what was asked for is so"
+    FAILED = 1, "a finding FAILED, a tag was refused, or a check said no"
+    USAGE = 2, "the command line is wrong, say an unknown command, option or name"
+    NOT_RUN = 3, "nothing FAILED, but an image or environment could not be asked anything"
+    STALE = 4, "a lock, file of claims, rendered file or built image is missing, malformed or out of date"
+    DOCKERFILE = 5, "a Dockerfile cannot be parsed, or has an instruction that the assemble engine refuses"
+    ARTIFACT = 6, "a wheel or Debian package is malformed, or not what the lock pins"
+    UNREACHABLE = 7, "a package index, mirror or registry does not answer, or no longer has what is locked"
+    LAYOUT = 8, "an image or layout is damaged, or does not hold what was asked for"
+    ENGINE = 9, "the build failed: the Docker engine, a worker that died, a full disk, a store that cannot be written"
+    RUNTIME = 10, "nothing here runs the image: no Docker that answers, no sandbox, no environment"
+    TOOL = 11, "a program that buildctl calls is missing, failed, or ran into its deadline"
+    REGISTRY = 12, "a registry answered: it has no such thing, or refuses"
+    KEY = 13, "a signing key cannot be used, or a signature cannot be made"
+    IMPOSSIBLE = 14, "the combination that was named cannot exist"
+    SETTINGS = 15, "matrix.yaml is missing or wrong, or the configuration of pip or uv is"
+    UNSOLVABLE = (
+        16,
+        "what matrix.yaml asks for cannot be locked: it does not exist, or does not fit together",
+    )
+    FILE = 17, "a file cannot be read or written, or is not what it should be"
+    BUG = 70, "an error that buildctl does not know: please report it with its traceback"
+    HUNG_UP = 129, "ended by SIGHUP: the terminal was closed"
+    INTERRUPTED = 130, "ended by Ctrl-C (SIGINT)"
+    TERMINATED = 143, "ended by SIGTERM"
 
 
 class BuildctlError(Exception):
@@ -12,7 +51,7 @@ class BuildctlError(Exception):
     `message` says what is wrong and where (file, line or key path); `hint` what to do about it.
     """
 
-    exit_code = 1
+    exit_code = ExitCode.FILE
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -27,40 +66,82 @@ def _restore(cls: type[BuildctlError], message: str, hint: str | None) -> Buildc
     return cls(message, hint=hint)
 
 
-class MatrixError(BuildctlError):
-    """matrix.yaml is wrong, or a combination that cannot exist was asked for."""
+class UsageError(BuildctlError):
+    """The command line, or a variable that stands for an option, asks for what cannot be meant."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
+
+
+class MatrixError(BuildctlError):
+    """matrix.yaml is wrong, or does not have what was asked for."""
+
+    exit_code = ExitCode.SETTINGS
+
+
+class UnknownNameError(MatrixError):
+    """A name or architecture that matrix.yaml does not have."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ImpossibleError(MatrixError):
+    """A combination that cannot exist."""
+
+    exit_code = ExitCode.IMPOSSIBLE
 
 
 class LockError(BuildctlError):
-    """A lock is missing, stale, malformed or cannot be resolved."""
+    """A lock or file of claims is missing, stale or malformed."""
 
-    exit_code = 3
+    exit_code = ExitCode.STALE
+
+
+class ResolveError(LockError):
+    """What matrix.yaml asks for cannot be locked: it is not there, or does not fit together."""
+
+    exit_code = ExitCode.UNSOLVABLE
+
+
+class SourceError(LockError):
+    """A package index or Debian archive does not answer, so nothing can be locked."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class SettingsError(LockError):
+    """The configuration of pip, uv or apt on this machine is wrong."""
+
+    exit_code = ExitCode.SETTINGS
+
+
+class ResolverError(LockError):
+    """uv, apt or the keys that it needs are missing or do not work."""
+
+    exit_code = ExitCode.TOOL
 
 
 class DriftError(BuildctlError):
     """A committed file differs from what would be generated (`--check`)."""
 
-    exit_code = 4
+    exit_code = ExitCode.STALE
 
 
 class DockerfileError(BuildctlError):
     """A Dockerfile that cannot be parsed, or an instruction that the assemble engine refuses."""
 
-    exit_code = 5
+    exit_code = ExitCode.DOCKERFILE
 
 
 class ArtifactError(BuildctlError):
     """A wheel or Debian package that is malformed, malicious, or not what the lock pins."""
 
-    exit_code = 6
+    exit_code = ExitCode.ARTIFACT
 
 
 class FetchError(BuildctlError):
     """An artifact could not be downloaded; `vanished` says that every source answered "not there"."""
 
-    exit_code = 7
+    exit_code = ExitCode.UNREACHABLE
 
     def __init__(self, message: str, *, hint: str | None = None, vanished: bool = False) -> None:
         super().__init__(message, hint=hint)
@@ -77,25 +158,31 @@ def _restore_fetch(message: str, hint: str | None, vanished: bool) -> FetchError
 class LayoutError(BuildctlError):
     """An OCI layout or image that breaks the specification or does not match its digests."""
 
-    exit_code = 8
+    exit_code = ExitCode.LAYOUT
+
+
+class WriteError(LayoutError):
+    """A file of a layout, or one that was asked for, cannot be written."""
+
+    exit_code = ExitCode.FILE
 
 
 class EngineError(BuildctlError):
     """The build engine failed (the docker engine, a full disk, a worker that died)."""
 
-    exit_code = 9
+    exit_code = ExitCode.ENGINE
 
 
 class RuntimeUnavailableError(BuildctlError):
     """Nothing here can run the image; the reason becomes NOT RUN."""
 
-    exit_code = 10
+    exit_code = ExitCode.RUNTIME
 
 
 class ToolError(BuildctlError):
     """A program we call is missing, failed, or ran into its deadline."""
 
-    exit_code = 11
+    exit_code = ExitCode.TOOL
 
 
 class ProblemsError(MatrixError):

@@ -14,8 +14,9 @@ from pathlib import Path
 import requests
 import urllib3
 
+from buildctl.console import log
 from buildctl.ground.clock import now
-from buildctl.ground.errors import LockError
+from buildctl.ground.errors import SettingsError
 
 
 def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
@@ -29,7 +30,7 @@ def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
         except FileNotFoundError:
             continue
         except (OSError, UnicodeDecodeError, configparser.Error) as error:
-            raise LockError(f"pip's configuration {path} cannot be read: {error}") from error
+            raise SettingsError(f"pip's configuration {path} cannot be read: {error}") from error
         for section in ("global", "download", "install"):
             for key in ("index-url", "cert"):
                 for spelled in (key, key.replace("-", "_")):
@@ -80,9 +81,16 @@ class Patience:
     longest_wait: float = 120.0
 
 
+def _told(response: requests.Response, *_: object, **__: object) -> None:
+    """One line of the verbose story, without what follows `?`: signed URLs have their secrets there."""
+    url = redact(str(response.request.url)).partition("?")[0]
+    log.detail(f"{response.request.method} {url}: {response.status_code}")
+
+
 def new_session() -> requests.Session:
     """Proxies, netrc and REQUESTS_CA_BUNDLE as requests does; else the CA bundle that uv or pip is told to use."""
     session = requests.Session()
+    session.hooks["response"].append(_told)
     session.headers["Accept-Encoding"] = "identity"
     bundle = os.environ.get("SSL_CERT_FILE") or pip_settings(os.environ).get("cert")
     if bundle:

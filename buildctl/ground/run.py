@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from buildctl.console import log
 from buildctl.ground.errors import ToolError
 from buildctl.ground.reaper import reaped
 
@@ -48,6 +49,7 @@ def run(
     each line of stderr as it comes, in a thread.
     """
     args = tuple(os.fspath(a) for a in argv)
+    log.detail(f"$ {shown(args)}")
     try:
         process = subprocess.Popen(
             args,
@@ -82,8 +84,15 @@ def run(
     if check and (timed_out or done.returncode != 0):
         what = f"did not finish within {timeout:g} s" if timed_out else f"exited with {done.returncode}"
         tail = "\n".join(done.stderr.strip().splitlines()[-20:])
-        raise ToolError(f"{Path(args[0]).name} {what}: {' '.join(args)[:400]}" + (f"\n{tail}" if tail else ""))
+        raise ToolError(f"{Path(args[0]).name} {what}: {shown(args)}" + (f"\n{tail}" if tail else ""))
     return done
+
+
+def shown(argv: Sequence[str]) -> str:
+    """A command for people: cut, on one line, without user names and passwords in URLs."""
+    from buildctl.ground.net import redact  # noqa: PLC0415 - HTTP, only for this
+
+    return redact(" ".join(argv))[:400].replace("\n", " ")
 
 
 class _Listening:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildctl.ground.errors import MatrixError
+from buildctl.ground.errors import ExitCode, MatrixError, UnknownNameError
 from buildctl.host.facts import Host, read_host, this_host
 from buildctl.host.verdict import Kind, Subject, Verdict, catalogue, decide
 
@@ -20,7 +20,7 @@ class Answer:
 
     @property
     def exit_code(self) -> int:
-        return 1 if any(v.kind is Kind.NOT for v in self.verdicts) else 0
+        return ExitCode.FAILED if any(v.kind is Kind.NOT for v in self.verdicts) else ExitCode.OK
 
     def to_json(self) -> dict[str, Any]:
         return {"host": self.host.to_json(), "verdicts": [v.to_json() for v in self.verdicts]}
@@ -53,7 +53,7 @@ def check_images(
         subjects = []  # a reference needs no project
     chosen = [s for s in subjects if s.name in ours] if names else subjects
     if unknown := [name for name in ours if name not in {s.name for s in subjects}]:
-        raise MatrixError(
+        raise UnknownNameError(
             f"unknown: {', '.join(unknown)}",
             hint=f"known: {', '.join(s.name for s in subjects)}; `buildctl claims` reads locked wheels",
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from buildctl.artifacts.store import Store
 from buildctl.console.table import size
-from buildctl.ground.errors import BuildctlError, RuntimeUnavailableError, ToolError
+from buildctl.ground.errors import BuildctlError, ExitCode, RuntimeUnavailableError, ToolError
 from buildctl.ground.run import run, which
 from buildctl.host.facts import Host, this_host
 from buildctl.matrix.accelerators import VERSIONED
@@ -62,7 +62,8 @@ class Examination:
     @property
     def exit_code(self) -> int:
         """1 when images cannot be built here."""
-        return 1 if any(s.state is State.MISSING and s.purpose == "build" for s in self.symptoms) else 0
+        lacking = any(s.state is State.MISSING and s.purpose == "build" for s in self.symptoms)
+        return ExitCode.FAILED if lacking else ExitCode.OK
 
     def to_json(self) -> dict[str, Any]:
         return {"host": self.host.to_json(), "symptoms": [s.to_json() for s in self.symptoms]}

@@ -57,6 +57,10 @@ class Engine:
     cdi: bool = False
 
 
+_WRITTEN = {"gpu_problem": "gpuProblem", "engine_problem": "engineProblem"}
+_READ = {written: name for name, written in _WRITTEN.items()}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """`system` is linux, macos or windows; `arch` Docker's word for the real processor, whatever we run as (the
@@ -100,14 +104,15 @@ class Host:
         return self.engine is not None and (self.engine.desktop or self.system == "macos")
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+        return {"schema": SCHEMA, **{_WRITTEN.get(key, key): item for key, item in dataclasses.asdict(self).items()}}
 
     @classmethod
     def from_json(cls, value: Any, source: str) -> Self:
-        """The inverse of `to_json`. Raises BuildctlError, naming `source`, for anything else."""
+        """The inverse of `to_json`, of older files too. Raises BuildctlError, naming `source`, for anything else."""
         try:
             if not isinstance(value, dict):
                 raise TypeError(f"{value!r:.40} is not an object")
+            value = {_READ.get(key, key): item for key, item in value.items()}
             if value["schema"] != SCHEMA:
                 raise BuildctlError(f"{source}: schema {value['schema']!r}, not {SCHEMA}")
             known = {f.name for f in dataclasses.fields(cls)}

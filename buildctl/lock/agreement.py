@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from buildctl.artifacts.debian.base import pythons
 from buildctl.artifacts.debian.package import BaseLock
-from buildctl.ground.errors import LockError, MatrixError, ProblemsError
+from buildctl.ground.errors import LockError, MatrixError, ProblemsError, ResolveError
 from buildctl.lock.claims import glibc_floor
 from buildctl.lock.debian import is_stale, read_base_lock
 from buildctl.lock.wheels import LockedWheel
@@ -62,7 +62,7 @@ def refuse_newer_glibc(cell: Cell, wheels: Iterable[LockedWheel], runtime: BaseL
     for wheel in wheels:
         floor = glibc_floor([wheel.filename])
         if floor and tuple(map(int, floor.split("."))) > (int(match[1]), int(match[2])):
-            raise LockError(
+            raise ResolveError(
                 f"{cell.id}: {wheel.filename} needs glibc {floor}, but bases.{runtime.base} has {libc}",
                 hint=f"use a base with a newer Debian release for {cell.accelerator.name}, "
                 f"or an older version of {wheel.name} under packages",

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.ground import run
-from buildctl.ground.errors import LockError, ToolError
+from buildctl.ground.errors import ResolveError, ResolverError, SourceError, ToolError
 from buildctl.lock.apt_sources import ARCHIVES
 from buildctl.lock.debian import NAME, inputs_of
 from buildctl.matrix.cells import DebianBase, Flavour
@@ -41,7 +41,7 @@ def resolve_base(
     the keyring is missing, the archive cannot be reached or is not signed by Debian, packages do not exist or conflict.
     """
     if not keyring.is_file():
-        raise LockError(f"no keys to verify Debian's signature: {keyring} does not exist", hint=KEYRING_HINT)
+        raise ResolverError(f"no keys to verify Debian's signature: {keyring} does not exist", hint=KEYRING_HINT)
     with tempfile.TemporaryDirectory(prefix="buildctl-apt-") as folder:
         root = Path(folder)
         sources = private_root(root, base.suite, arch, mirrors, keyring)
@@ -52,7 +52,7 @@ def resolve_base(
             known = {p.name for p in runtime}
             everything = _packages(root, sources, base, [*base.packages, *base.devel])
             if lost := known - {p.name for p in everything}:
-                raise LockError(f"{base.name}: the devel packages would remove {', '.join(sorted(lost))}")
+                raise ResolveError(f"{base.name}: the devel packages would remove {', '.join(sorted(lost))}")
             locks[Flavour.DEVEL] = _lock(base, Flavour.DEVEL, arch, [p for p in everything if p.name not in known])
     return locks
 
@@ -128,21 +128,21 @@ def update(root: Path, suite: str) -> None:
     except ToolError as error:
         unsigned = re.search("NO_PUBKEY|is not signed|signatures? (?:were|was|couldn't)|verif", error.message)
         hint = KEYRING_HINT if unsigned else "check the mirror; set `mirror: {debian: URL}` in matrix.yaml"
-        raise LockError(f"apt cannot read the archive of {suite}: {error.message}", hint=hint) from error
+        raise SourceError(f"apt cannot read the archive of {suite}: {error.message}", hint=hint) from error
 
 
 def _packages(root: Path, sources: Mapping[str, str], base: DebianBase, names: Sequence[str]) -> list[DebPackage]:
     wrong = [name for name in names if not NAME.fullmatch(name)]
     if wrong:
-        raise LockError(f"bases.{base.name}: not Debian package names: {', '.join(map(repr, wrong))}")
+        raise ResolveError(f"bases.{base.name}: not Debian package names: {', '.join(map(repr, wrong))}")
     try:
         out = apt(["apt-get", "install", "--print-uris", "-qq", "--", "?essential", *sorted(set(names))], root)
     except ToolError as error:
-        raise LockError(f"bases.{base.name}: apt cannot resolve the packages: {error.message}") from error
+        raise ResolveError(f"bases.{base.name}: apt cannot resolve the packages: {error.message}") from error
     packages = [parse_uri(line, sources) for line in out.splitlines() if line.startswith("'")]
     # apt reads an unknown name as a pattern, or as something that another package provides
     if unknown := sorted(set(names) - {p.name for p in packages}):
-        raise LockError(f"bases.{base.name}: no such package in {base.suite}: {', '.join(unknown)}")
+        raise ResolveError(f"bases.{base.name}: no such package in {base.suite}: {', '.join(unknown)}")
     return packages
 
 
@@ -150,7 +150,7 @@ def parse_uri(line: str, sources: Mapping[str, str]) -> DebPackage:
     match = URI_LINE.fullmatch(line.strip())
     root = next((url for url in sources if match and match[1].startswith(f"{url}/pool/")), None)
     if match is None or root is None:
-        raise LockError(f"cannot parse a line of apt's output: {line[:200]}")
+        raise ResolverError(f"cannot parse a line of apt's output: {line[:200]}")
     name, version, architecture = unquote(match[2]).split("_")
     return DebPackage(
         name=name,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl.artifacts.debian.deb822 import parse_stanzas
-from buildctl.ground.errors import ArtifactError, LockError
+from buildctl.ground.errors import ArtifactError, SettingsError
 
 ARCHIVES = ("debian", "debian-security")
 # Programs that make Debian systems know the mirror where apt's own sources are another distribution's (Ubuntu).
@@ -50,11 +50,13 @@ def apt_mirrors(mirror: str | None = None, *, root: Path = Path("/")) -> Mapping
                 for match in DEFAULT.finditer(text):
                     found["debian-security" if match[1] else "debian"].append(match[0].rstrip("/"))
     if not found["debian"]:
-        raise LockError("no Debian mirror is configured on this machine", hint=HINT)
+        raise SettingsError("no Debian mirror is configured on this machine", hint=HINT)
     # mirrors carry the security archive next to the main one
     found["debian-security"] += [f"{u}-security" for u in found["debian"] if u.endswith("/debian")]
     if not found["debian-security"]:
-        raise LockError(f"cannot derive the mirror's security archive: {found['debian'][0]} does not end in /debian")
+        raise SettingsError(
+            f"cannot derive the mirror's security archive: {found['debian'][0]} does not end in /debian"
+        )
     return {archive: tuple(dict.fromkeys(urls)) for archive, urls in found.items()}
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from buildctl.ground.errors import LockError
+from packaging.version import Version
+
+from buildctl.ground.errors import LockError, ResolveError
 from buildctl.lock.torch_build import certain_build
 from buildctl.matrix.accelerators import MPS, Kind, kind_of, public_version, version_of
 from buildctl.matrix.arch import ARCHES
@@ -108,7 +110,7 @@ class Claims:
         return (*self.facts.gpu_architectures, *self.facts.ptx) if self.facts else None
 
     def to_json(self) -> dict[str, Any]:
-        """Flat, in a fixed order; `build` is what torch calls itself, `driver_floor` follows from the kind."""
+        """Flat, in a fixed order; `build` is what torch calls itself, `driverFloor` follows from the kind."""
         value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "facts"}
         inside = {
             "wheel": self.facts.wheel if self.facts else None,
@@ -121,7 +123,8 @@ class Claims:
         }
         plain = {**value, "driver_floor": self.driver_floor, **inside}
         plain = {k: v for k, v in plain.items() if v is not None or k not in _LATER}
-        return {"schema": SCHEMA} | {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+        written = {_WRITTEN.get(k, k): list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+        return {"schema": SCHEMA, **written}
 
 
 def claims_of(cell: Cell, lock: WheelLock, facts: WheelFacts | None = None) -> Claims:
@@ -167,14 +170,14 @@ def lock_digest(lock: WheelLock) -> str:
 def check_facts(claims: Claims, facts: WheelFacts) -> None:
     """Compares torch's wheel with the lock: two independent sources. Raises LockError."""
     what = f"{claims.name}-{claims.arch}: torch's wheel"
-    if public_version(facts.torch) != public_version(claims.torch):
-        raise LockError(f"{what} is torch {facts.torch} inside, the lock has {claims.torch}")
+    if Version(facts.torch).public != Version(claims.torch).public:
+        raise ResolveError(f"{what} is torch {facts.torch} inside, the lock has {claims.torch}")
     if claims.kind.architectures and not facts.gpu_architectures:
-        raise LockError(f"{what} is {claims.kind.build} without a list of GPU architectures")
+        raise ResolveError(f"{what} is {claims.kind.build} without a list of GPU architectures")
     wanted = MPS.backend in claims.built
     if facts.mps != wanted and (wanted or MPS.backend in claims.never):
         inside = "links to Metal" if facts.mps else "does not link to Metal"
-        raise LockError(f"{what} {inside}, the matrix has {MPS.backend} under {'built' if wanted else 'never'}")
+        raise ResolveError(f"{what} {inside}, the matrix has {MPS.backend} under {'built' if wanted else 'never'}")
 
 
 def nvidia_version(versions: Mapping[str, str], stem: str) -> str | None:
@@ -223,8 +226,9 @@ def read_claims(path: Path) -> Claims:
 
 
 def parse_claims(value: Any, source: str) -> Claims:
-    """Every field, of the right type, and nothing else. Raises LockError."""
+    """Every field, of the right type, and nothing else; keys may be those of older files. Raises LockError."""
     try:
+        value = {_READ.get(key, key): item for key, item in value.items()}
         if value["schema"] != SCHEMA:
             raise LockError(f"{source}: schema {value['schema']!r}, not {SCHEMA}", hint="run `buildctl claims`")
         own = [f.name for f in dataclasses.fields(Claims) if f.name != "facts"]
@@ -235,7 +239,7 @@ def parse_claims(value: Any, source: str) -> Claims:
         claims = Claims(**fields, facts=_facts(inside, fields["cuda"]))
         if value["driver_floor"] != claims.driver_floor:
             raise LockError(
-                f"{source}: driver_floor is {value['driver_floor']}, {claims.kind.titled(claims.built_for)} needs "
+                f"{source}: driverFloor is {value['driver_floor']}, {claims.kind.titled(claims.built_for)} asks for "
                 f"{claims.driver_floor}",
                 hint="run `buildctl claims`",
             )
@@ -244,6 +248,8 @@ def parse_claims(value: Any, source: str) -> Claims:
     return claims
 
 
+_WRITTEN = {"gpu_architectures": "gpuArchitectures", "driver_floor": "driverFloor"}
+_READ = {written: name for name, written in _WRITTEN.items()}
 _INSIDE = ("wheel", "build", "gpu_architectures", "ptx", "mps", "hip", "sycl")
 # Written only where they have a value: files from before there were these kinds stay as they are.
 _LATER = frozenset({"rocm", "xpu", "hip", "sycl"})
@@ -258,7 +264,7 @@ def _typed(name: str, value: Any) -> Any:
         return tuple(value)
     if name not in _LISTS and isinstance(value, bool if name == "mps" else str):
         return value
-    raise TypeError(f"{name}: {value!r}")
+    raise TypeError(f"{_WRITTEN.get(name, name)}: {value!r}")
 
 
 def _facts(inside: Mapping[str, Any], cuda: str | None) -> WheelFacts | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from buildctl.artifacts.debian.deb import Control
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
-from buildctl.ground.errors import LockError, ToolError
+from buildctl.ground.errors import ResolveError, ResolverError, ToolError
 from buildctl.lock.apt import KEYRING, KEYRING_HINT, apt, parse_uri, private_root, update
 from buildctl.lock.debian import FORMAT
 from buildctl.matrix.cells import Cell, DebianBase
@@ -21,7 +21,7 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.image import canonical_json
 
 
-class BaseMovedError(LockError):
+class BaseMovedError(ResolveError):
     """The packages cannot be added without changing a package locked in the base."""
 
 
@@ -74,7 +74,7 @@ def resolve_added(
     base, arch = wanted[0].cell.base, wanted[0].cell.arch
     assert isinstance(base, DebianBase)  # noqa: S101 - matrix.yaml's reader refuses the others
     if not keyring.is_file():
-        raise LockError(f"no keys to verify Debian's signature: {keyring} does not exist", hint=KEYRING_HINT)
+        raise ResolverError(f"no keys to verify Debian's signature: {keyring} does not exist", hint=KEYRING_HINT)
     known: dict[tuple[tuple[str, ...], tuple[BaseLock, ...]], tuple[DebPackage, ...]] = {}
     with tempfile.TemporaryDirectory(prefix="buildctl-apt-") as folder:
         root = Path(folder)
@@ -116,12 +116,12 @@ def _packages(root: Path, sources: Mapping[str, str], want: Wanted) -> tuple[Deb
     except ToolError as error:
         if "remove is disabled" in error.message:
             raise BaseMovedError(f"{what}: {', '.join(names)} would remove packages of the base") from error
-        raise LockError(f"{what}: apt cannot resolve the packages: {error.message}") from error
+        raise ResolveError(f"{what}: apt cannot resolve the packages: {error.message}") from error
     packages = [parse_uri(line, sources) for line in out.splitlines() if line.startswith("'")]
     there = {p.name: p.version for lock in want.below for p in lock.packages}
     # apt reads an unknown name as a pattern, or as something that another package provides
     if unknown := sorted(set(names) - there.keys() - {p.name for p in packages}):
-        raise LockError(
+        raise ResolveError(
             f"{what}: no such package in {want.below[0].suite}: {', '.join(unknown)}",
             hint=f"names are as in apt: `apt-cache search NAME` on Debian {want.below[0].suite}",
         )

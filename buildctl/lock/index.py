@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from buildctl.ground.errors import LockError
+from buildctl.ground.errors import SettingsError
 from buildctl.ground.net import pip_settings, xdg_folders
 
 # uv's words for "where to fetch from"; one of them set means that the user has configured uv itself
@@ -114,6 +114,6 @@ def _uv_tables(environ: Mapping[str, str]) -> list[dict[str, Any]]:
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            raise LockError(f"cannot read uv's configuration {path}: {error}") from error
+            raise SettingsError(f"cannot read uv's configuration {path}: {error}") from error
         out += [value, value.get("pip", {})]
     return out

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from packaging.version import Version
 
-from buildctl.ground.errors import LockError
+from buildctl.ground.errors import LockError, ResolveError
 from buildctl.matrix.accelerators import CPU, MPS, VERSIONED, Kind, agrees, readings, short_version
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def build_of(cell: Cell, versions: Mapping[str, str], facts: Inside | None = Non
     inside = _inside(facts)
     for locked in (told, needs if needs and needs.kind == inside.kind else None):
         if locked is not None and (locked.kind, locked.version or inside.version) != (inside.kind, inside.version):
-            raise LockError(
+            raise ResolveError(
                 f"{cell.name}-{cell.arch}: torch's wheel is {inside} ({inside.seen}), the lock says {locked} "
                 f"({locked.seen})",
                 hint=f"the wheels contradict each other; {_another_index(cell)}",
@@ -122,14 +122,14 @@ def check_build(cell: Cell, versions: Mapping[str, str], build: Build | None) ->
         raise _refused(cell, build, versions)
     for claim in claimed.claims:
         if build.version and not any(agrees(one, build.version) for one in claim.versions):
-            raise LockError(
+            raise ResolveError(
                 f"{cell.name}-{cell.arch}: {claim.where} claims {build.kind.label} {' or '.join(claim.versions)}, the "
                 f"index serves torch {versions['torch']}, which is {build} ({build.seen})",
                 hint=f"rename the accelerator or correct the key, or {_another_index(cell)}",
             )
     for kind in VERSIONED:
         if kind.vendor and build.kind != kind and (found := _of(kind.vendor, versions)):
-            raise LockError(
+            raise ResolveError(
                 f"{cell.name}-{cell.arch}: torch {versions['torch']} is {build}, but other packages bring "
                 f"{', '.join(found[:3])}",
                 hint=f"drop what needs them, or use an accelerator of kind {kind.name}",
@@ -139,7 +139,7 @@ def check_build(cell: Cell, versions: Mapping[str, str], build: Build | None) ->
 def _refused(cell: Cell, build: Build, versions: Mapping[str, str]) -> LockError:
     kind = cell.accelerator.kind
     assert kind is not None  # noqa: S101 - the caller asked
-    return LockError(
+    return ResolveError(
         f"{cell.name}-{cell.arch}: {cell.accelerator.claimed_by} claims {kind.label}, the index serves torch "
         f"{versions['torch']}, which is {build} ({build.seen}), not {kind.build}",
         hint=f"{_another_index(cell)}, or exclude the combination",
@@ -169,7 +169,7 @@ def certain_build(cell: Cell, versions: Mapping[str, str], facts: Inside | None 
     if build.kind in VERSIONED and build.version is None:
         raise _unknown_version(cell, build)
     if build.kind.driver_floors is not None and build.kind.driver_floor(build.version) is None:
-        raise LockError(
+        raise ResolveError(
             f"{cell.id}: the minimum driver of {build.kind.titled(build.version)} is unknown",
             hint="add it to driver_floors in buildctl/matrix/accelerators.py",
         )
@@ -178,7 +178,7 @@ def certain_build(cell: Cell, versions: Mapping[str, str], facts: Inside | None 
 
 def _unknown_kind(cell: Cell) -> LockError:
     """For an accelerator whose name claims nothing, with a wheel that tells nothing until it can be read."""
-    return LockError(
+    return ResolveError(
         f"{cell.name}-{cell.arch}: unknown what the locked torch is built for: its wheel has not been "
         f"read, and {cell.accelerator.place()} claims nothing",
         hint="add `kind:` there (cpu, cuda, rocm or xpu), or run `buildctl claims` where the index is reachable",
@@ -186,7 +186,7 @@ def _unknown_kind(cell: Cell) -> LockError:
 
 
 def _unknown_version(cell: Cell, build: Build) -> LockError:
-    return LockError(
+    return ResolveError(
         f"{cell.name}-{cell.arch}: unknown which {build.kind.label} the locked torch is built for ({build.seen}): "
         "its wheel has not been read",
         hint="run `buildctl claims` where the index is reachable",

@@ -13,7 +13,7 @@ from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.store import Store
 from buildctl.console.log import say
 from buildctl.console.progress import open_progress
-from buildctl.ground.errors import ArtifactError, FetchError, LockError
+from buildctl.ground.errors import ArtifactError, FetchError, LockError, ResolveError
 from buildctl.lock import debian, debian_added
 from buildctl.lock.agreement import refuse_newer_glibc, refuse_other_python, refuse_python_of
 from buildctl.lock.apt import resolve_base
@@ -215,7 +215,7 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
         keys = keys_of(project.matrix.additions, cell.name, "packages", "extras")
         keys += (cell.accelerator.place("index"),) if cell.accelerator.index else ()
         asked = f", {', '.join(keys)}" if keys else ""
-        raise LockError(
+        raise ResolveError(
             f"{cell.name} on {cell.platform}: what {project.matrix.path.name} asks for "
             f"(versions, packages{asked}) cannot be satisfied: {error.message}",
             hint=error.hint,
@@ -364,7 +364,7 @@ def _checked(want: debian_added.Wanted, new: BaseLock, debs: _Debs) -> tuple[str
     try:
         return check_scripts(new, debs.path, below=want.below)
     except ArtifactError as error:
-        raise LockError(f"{want.key} ({want.cell.image}, {new.arch}): {error.message}", hint=error.hint) from error
+        raise ResolveError(f"{want.key} ({want.cell.image}, {new.arch}): {error.message}", hint=error.hint) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from packaging import tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from buildctl.ground.errors import LockError, ToolError
+from buildctl.ground.errors import LockError, ResolveError, ResolverError, SettingsError, SourceError, ToolError
 from buildctl.ground.net import redact
 from buildctl.ground.run import Completed, run
 from buildctl.lock.index import several_indexes, uv_environment
@@ -51,11 +51,11 @@ class Found:
     digest: Digest | None
 
 
-class NoSolutionError(LockError):
+class NoSolutionError(ResolveError):
     """The index answered, but does not have it: a missing version or wheel, or conflicting versions."""
 
 
-class IndexFailedError(LockError):
+class IndexFailedError(SourceError):
     """An index that does not answer, or rejects our credentials; `url` is what was requested, if uv tells."""
 
     def __init__(self, message: str, *, hint: str | None = None, url: str = "") -> None:
@@ -117,7 +117,7 @@ def _check_one_index(chosen: Sequence[Found], options: Sequence[str], env: Mappi
         raise _failure(done)
     indexes = sorted(set(re.findall(r"^ *# from (\S+)$", done.stdout, re.MULTILINE)))
     if len(indexes) > 1:
-        raise LockError(
+        raise SettingsError(
             f"torch and its companions come from more than one index: {redact(', '.join(indexes))}",
             hint="set one with `index` under the accelerator, or put one that has all first in uv's configuration",
         )
@@ -189,7 +189,7 @@ def _uv() -> str:
         try:
             return uv.find_uv_bin()
         except FileNotFoundError as error:
-            raise LockError(
+            raise ResolverError(
                 "the uv program is missing from this Python environment", hint="pip install --force-reinstall uv"
             ) from error
 
@@ -200,7 +200,7 @@ def _run_uv(root: Path, options: Sequence[str], env: Mapping[str, str]) -> Compl
     try:
         return run(argv, timeout=_TIMEOUT, env={**uv_environment(), **env}, cwd=root, check=False)
     except ToolError as error:
-        raise LockError(f"cannot start uv: {error.message}", hint=error.hint) from error
+        raise ResolverError(f"cannot start uv: {error.message}", hint=error.hint) from error
 
 
 def _failure(done: Completed) -> LockError:
@@ -214,7 +214,7 @@ def _failure(done: Completed) -> LockError:
     elif re.search(r"401|403|[Uu]nauthorized|[Ff]orbidden", story):
         hint = "the package index needs credentials: put them where uv or pip find them (netrc, keyring, URL)"
     else:
-        return LockError(f"uv failed (exit {done.returncode}):\n{story}")
+        return ResolverError(f"uv failed (exit {done.returncode}):\n{story}")
     url = re.search(r"https?://[^\s`'\")]+", story)
     return IndexFailedError(f"uv failed (exit {done.returncode}):\n{story}", hint=hint, url=url[0] if url else "")
 
@@ -223,7 +223,7 @@ def _wheels(package: Mapping[str, Any], root: Path) -> list[Found]:
     name, version = canonicalize_name(str(package.get("name", ""))), str(package.get("version", ""))
     wheels = [_wheel(name, version, wheel, root) for wheel in package.get("wheels", ())]
     if not wheels:
-        raise LockError(f"{name}=={version}: the index has no wheel for it")
+        raise ResolveError(f"{name}=={version}: the index has no wheel for it")
     return wheels
 
 
@@ -250,14 +250,14 @@ def best(candidates: Sequence[Found], *, python: str, platform: str) -> Found:
         try:
             name, version, _, wheel_tags = parse_wheel_filename(found.filename)
         except InvalidWheelFilename as error:
-            raise LockError(f"{what}: the index lists a file that is not a wheel: {found.filename}") from error
+            raise ResolveError(f"{what}: the index lists a file that is not a wheel: {found.filename}") from error
         if name != found.name or version != Version(found.version):
-            raise LockError(f"{what}: the index lists a file of another package or version: {found.filename}")
+            raise ResolveError(f"{what}: the index lists a file of another package or version: {found.filename}")
         if fitting := [ranks[tag] for tag in wheel_tags if tag in ranks]:
             ranked.append((min(fitting), found))
     if not ranked:
         names = ", ".join(found.filename for found in candidates) or "no wheels"
-        raise LockError(f"{what}: no wheel for Python {python} on {platform} ({names})")
+        raise ResolveError(f"{what}: no wheel for Python {python} on {platform} ({names})")
     return min(ranked, key=lambda pair: (pair[0], pair[1].filename))[1]
 
 

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from buildctl.ground.errors import LockError
+from buildctl.ground.errors import LockError, ResolveError, SourceError
 from buildctl.ground.net import new_session, redact
 from buildctl.lock.index import with_credentials
 from buildctl.lock.torch_build import build_of, check_build
@@ -111,7 +111,7 @@ def resolve_wheels(cell: Cell, *, keep: WheelLock | None = None) -> WheelLock:
 def _locked(found: Found, index: str | None) -> LockedWheel:
     what = f"{found.name}=={found.version}"
     if found.digest is None:
-        raise LockError(f"{what}: the index has no SHA-256", hint="use an index that does (PEP 503 or PEP 691)")
+        raise ResolveError(f"{what}: the index has no SHA-256", hint="use an index that does (PEP 503 or PEP 691)")
     size = found.size if found.size is not None else size_at(found.url, what, index)
     return LockedWheel(name=found.name, version=found.version, filename=found.filename, size=size, digest=found.digest)
 
@@ -126,14 +126,14 @@ def size_at(url: str, what: str, index: str | None) -> int:
         answer.raise_for_status()
         return int(answer.headers["Content-Length"])
     except (OSError, KeyError, ValueError) as error:  # requests' exceptions are OSErrors
-        raise LockError(f"{what}: cannot find out its size: {redact(str(error))}") from error
+        raise SourceError(f"{what}: cannot find out its size: {redact(str(error))}") from error
 
 
 def refuse_another_build(cell: Cell, wheels: Iterable[LockedWheel]) -> None:
     """Compares the lock alone with the accelerator's claims. Raises LockError."""
     versions = {wheel.name: wheel.version for wheel in wheels}
     if "torch" not in versions:
-        raise LockError(f"{cell.name}-{cell.arch}: no torch among the resolved wheels")
+        raise ResolveError(f"{cell.name}-{cell.arch}: no torch among the resolved wheels")
     if (build := build_of(cell, versions)) is not None:
         check_build(cell, versions, build)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from buildctl.ground.errors import MatrixError, did_you_mean
+from buildctl.ground.errors import ImpossibleError, MatrixError, UnknownNameError, did_you_mean
 from buildctl.matrix.additions import Addition
 from buildctl.matrix.arch import ARCHES, arch_named
 from buildctl.matrix.cells import (
@@ -86,12 +86,12 @@ class Matrix:
             return found
         if glob:
             on = f" on {arch}" if arch else ""
-            raise MatrixError(f"no image matches {name!r}{on}", hint=f"names: {', '.join(self._names())}")
+            raise UnknownNameError(f"no image matches {name!r}{on}", hint=f"names: {', '.join(self._names())}")
         why = [c for c in self.combinations if name in self._images(c) and arch in {None, c.arch} and not c.exists]
         ours = [c for c in why if c.os is self._os(c.accelerator)]
         for cell in here:
             if name in {f"{cell.name}-{flavour}" for flavour in Flavour}:
-                raise MatrixError(
+                raise UnknownNameError(
                     f"{cell.name} has no {name.removeprefix(f'{cell.name}-')} flavour", hint=f"use {cell.name}"
                 )
         raise _impossible(ours or why) if why else self._unknown(name)
@@ -114,18 +114,18 @@ class Matrix:
                 version = rest.split("-")[0]
                 if version in keys:
                     break
-                return MatrixError(
+                return UnknownNameError(
                     f"torch {version} is not in {self.path.name}, which has {', '.join(keys)}",
                     hint=f'to add it: one line under versions, "{version}": and its full release; then `buildctl lock`',
                 )
-        return MatrixError(
+        return UnknownNameError(
             f"unknown image name {name!r}{did_you_mean(name, self._names())}", hint=f"names: {', '.join(self._names())}"
         )
 
 
 def _impossible(answers: Sequence[Combination]) -> MatrixError:
     distinct = {(a.reason, a.instead): a for a in answers}
-    return MatrixError(
+    return ImpossibleError(
         "; ".join(a.sentence() for a in distinct.values()),
         hint="; ".join(dict.fromkeys(a.instead for a in distinct.values() if a.instead)) or None,
     )
@@ -135,7 +135,7 @@ def parse_arch(text: str) -> str:
     """Docker's name of an architecture; the kernel's names and `linux/...` are understood. Raises MatrixError."""
     name = arch_named(text.lower().removeprefix("linux/"))
     if name not in ARCHES:
-        raise MatrixError(
+        raise UnknownNameError(
             f"unknown architecture {text!r}{did_you_mean(name, ARCHES)}", hint=f"one of {', '.join(ARCHES)}"
         )
     return name

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from buildctl.ground.errors import BuildctlError, EngineError, LayoutError
+from buildctl.ground.errors import BuildctlError, EngineError, LayoutError, WriteError
 from buildctl.oci.digest import Digest
 
 TEMPORARY = ".tmp-"  # prefix of the names of files that are still being written
@@ -64,7 +64,7 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def translated(path: Path, size: int = 0) -> Iterator[None]:
-    """Turn an OSError into one error for the user: EngineError for a full disk, LayoutError for the rest."""
+    """Turn an OSError into the one error that the user reads: EngineError for a full disk, WriteError for the rest."""
     try:
         yield
     except (BuildctlError, BlockingIOError):  # the latter comes from a lock and is not a failure
@@ -76,7 +76,7 @@ def translated(path: Path, size: int = 0) -> Iterator[None]:
                 f"the disk is full: cannot write {path}{need}",
                 hint="free some space and run the command again; it resumes from finished files",
             ) from error
-        raise LayoutError(f"cannot write {path}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from buildctl.ground.errors import BuildctlError
+from buildctl.ground.errors import BuildctlError, ExitCode
 
 PASSWORD = "COSIGN_PASSWORD"  # noqa: S105 - cosign reads the same variable
 _ENVIRONMENT = "env://"  # cosign's way to name a variable that holds a key
@@ -44,7 +44,7 @@ _SCRYPT_LIMIT = 1 << 30  # bytes of memory that a key file may ask for
 class SigningError(BuildctlError):
     """A key that cannot be used, or a signature that cannot be made."""
 
-    exit_code = 13
+    exit_code = ExitCode.KEY
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from buildctl.artifacts.store import Store
 from buildctl.build.index import claimed
 from buildctl.build.origin import outdated
 from buildctl.console.progress import Progress
-from buildctl.ground.errors import BuildctlError, DriftError, LayoutError
+from buildctl.ground.errors import DriftError, LayoutError
 from buildctl.lock.claims import Claims
 from buildctl.lock.locked import LockedCell
 from buildctl.matrix.accelerators import VERSIONED, public_version, version_of
@@ -265,7 +265,7 @@ def _local(
     for key, value in {"torch": claims.torch, **versions, "python": claims.python}.items():
         said = labels.get(f"dev.buildctl.{key}")
         if value is not None and said is not None and public_version(said) != public_version(value):
-            raise BuildctlError(
+            raise DriftError(
                 f"{cell.id}: the image has {key} {said}, the lock has {value}", hint=f"buildctl build {cell.image}"
             )
     report = read_report(project.report(cell))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from buildctl.console.table import size, table
+from buildctl.ground.errors import ExitCode
 from buildctl.matrix.cells import Cell
 from buildctl.oci.image import Descriptor
 from buildctl.publish.gate import not_run
@@ -66,7 +67,8 @@ class Published:
     @property
     def exit_code(self) -> int:
         """0, or 1 if a requested tag was refused."""
-        return int(any(tag.outcome is Outcome.REFUSED for tag in self.tags))
+        refused = any(tag.outcome is Outcome.REFUSED for tag in self.tags)
+        return ExitCode.FAILED if refused else ExitCode.OK
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from buildctl.ground.errors import BuildctlError
+from buildctl.ground.errors import MatrixError
 from buildctl.lock.claims import Claims
 from buildctl.matrix.accelerators import public_version
 from buildctl.matrix.arch import ARCHES
@@ -117,7 +117,7 @@ def _check(tags: Sequence[Tag]) -> None:
         other = seen.setdefault((tag.stem, tag.kind is Kind.IMMUTABLE), tag)
         if other is not tag:
             ids = ", ".join(cell.id for cell in (*other.cells, *tag.cells))
-            raise BuildctlError(
+            raise MatrixError(
                 f"two tags would be named {tag.stem!r} ({ids})",
                 hint="give one of the accelerators another name in matrix.yaml",
             )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from buildctl.ground.errors import BuildctlError
+from buildctl.ground.errors import BuildctlError, ExitCode
 
 
 class RegistryError(BuildctlError):
     """A registry did not do what was asked. `codes` are its own words (distribution-spec, "error codes")."""
 
-    exit_code = 12
+    exit_code = ExitCode.REGISTRY
 
     def __init__(self, message: str, *, hint: str | None = None, codes: Sequence[str] = ()) -> None:
         super().__init__(message, hint=hint)
@@ -31,6 +31,8 @@ class ForbiddenError(RefusedError):
 
 class UnavailableError(RegistryError):
     """The registry did not answer, or said "not now", until we gave up."""
+
+    exit_code = ExitCode.UNREACHABLE
 
 
 class AgainError(Exception):

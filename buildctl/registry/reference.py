@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Self
 
-from buildctl.ground.errors import BuildctlError, LayoutError
+from buildctl.ground.errors import BuildctlError, LayoutError, UsageError
 from buildctl.oci.digest import Digest
 
 DOCKER_HUB = "docker.io"
@@ -47,7 +47,7 @@ class Reference:
         """As `parse`, without tag and digest: a place to publish to."""
         found = cls.parse(text.rstrip("/"))
         if found.tag or found.digest:
-            raise BuildctlError(f"{text!r} has a tag", hint="give REGISTRY/REPOSITORY; buildctl derives the tags")
+            raise UsageError(f"{text!r} has a tag", hint="give REGISTRY/REPOSITORY; buildctl derives the tags")
         return found
 
     @property
@@ -80,7 +80,7 @@ def is_loopback(registry: str) -> bool:
 
 
 def _malformed(text: str) -> BuildctlError:
-    return BuildctlError(
+    return UsageError(
         f"{text!r} is not an image reference",
         hint="REGISTRY/REPOSITORY[:TAG][@sha256:...], for example localhost:5000/pytorch",
     )

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from buildctl.console import log
 from buildctl.ground.errors import RuntimeUnavailableError, ToolError
 from buildctl.ground.reaper import reaped
-from buildctl.ground.run import kill_group
+from buildctl.ground.run import kill_group, shown
 from buildctl.runtimes.api import Outcome
 from buildctl.runtimes.interpreter import Interpreter
 from buildctl.runtimes.sandbox.gpu import NO_DEVICE
@@ -135,6 +136,7 @@ class NativeSession:
 
 def _run(argv: list[str], *, env: dict[str, str], cwd: str, stdin: str, timeout: float) -> Outcome:
     """To its end or for `timeout` seconds; when this returns or raises, nothing of its process group is left."""
+    log.detail(f"$ {shown(argv)}")
     started = time.monotonic()
     with tempfile.TemporaryFile() as source:
         source.write(stdin.encode())

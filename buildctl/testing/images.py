@@ -11,7 +11,7 @@ from buildctl.build.origin import outdated
 from buildctl.console.log import console, say
 from buildctl.dockerfile.files import refuse_drift
 from buildctl.ground.clock import now, rfc3339
-from buildctl.ground.errors import BuildctlError, LayoutError
+from buildctl.ground.errors import BuildctlError, ExitCode, LayoutError
 from buildctl.lock.claims import read_labels
 from buildctl.lock.locked import WANTED, load_locked, of_all_architectures
 from buildctl.lock.update import refuse_stale_locks
@@ -39,8 +39,8 @@ class TestResult:
         """0 if nothing failed and every image was really tested, 1 for a failure, 3 if nothing ran."""
         verdicts = {report.verdict for report in self.reports}
         if Status.FAILED in verdicts:
-            return 1
-        return 3 if Status.NOT_RUN in verdicts else 0
+            return ExitCode.FAILED
+        return ExitCode.NOT_RUN if Status.NOT_RUN in verdicts else ExitCode.OK
 
     def to_json(self) -> dict[str, Any]:
         return {"reports": [report.to_json() for report in self.reports]}

@@ -11,6 +11,7 @@ from typing import Any
 from packaging.version import Version
 
 from buildctl.console.table import table
+from buildctl.ground.errors import ExitCode
 from buildctl.testing.probes.portable import TOLERANCE, Sample, relative_error
 
 
@@ -66,8 +67,8 @@ class Portability:
     def exit_code(self) -> int:
         """As of `buildctl test`: 1 if a promise is broken, 3 if a cell could not run."""
         if any(move.result is Result.FAILED for move in self.moves):
-            return 1
-        return 3 if self.unasked else 0
+            return ExitCode.FAILED
+        return ExitCode.NOT_RUN if self.unasked else ExitCode.OK
 
     def to_json(self) -> dict[str, Any]:
         return {

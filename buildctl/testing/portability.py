@@ -12,7 +12,7 @@ from pathlib import Path
 from buildctl.build.native import default_folder, refusal
 from buildctl.console.log import say
 from buildctl.console.table import size
-from buildctl.ground.errors import LayoutError, MatrixError, RuntimeUnavailableError, ToolError
+from buildctl.ground.errors import LayoutError, RuntimeUnavailableError, ToolError, UsageError
 from buildctl.host.facts import this_host
 from buildctl.matrix.cells import Cell, Flavour
 from buildctl.matrix.project import Project
@@ -91,7 +91,7 @@ def _chosen(project: Project, names: Sequence[str], arch: str | None) -> list[Ce
         cells = [c for c in project.matrix.images_of((), arch) if c.id in there and c.flavour is Flavour.RUNTIME]
     if len(cells) < 2:
         found = cells[0].id if cells else "none"
-        raise MatrixError(
+        raise UsageError(
             f"this needs at least two cells; selected: {found}",
             hint="buildctl build cuda-2.6 cpu-2.6, then buildctl portability cuda-2.6 cpu-2.6",
         )

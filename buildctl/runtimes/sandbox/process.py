@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildctl.ground.run import kill_group
+from buildctl.console import log
+from buildctl.ground.run import kill_group, shown
 from buildctl.runtimes.api import Outcome
 from buildctl.runtimes.tail import PIECE, Tail
 
@@ -32,6 +33,8 @@ class Launched:
 
 def launch(spec: Mapping[str, Any], *, timeout: float, stdin: str) -> Launched:
     """Run one sandbox to its end or for `timeout` seconds. No process of it is left when this returns or raises."""
+    if spec.get("argv"):
+        log.detail(f"in a sandbox: $ {shown(spec['argv'])}")
     started = time.monotonic()
     status_read, status_write = os.pipe()
     try:

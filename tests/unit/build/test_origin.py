@@ -110,5 +110,5 @@ def test_an_image_from_before_a_change_is_not_published(project: Small, capsys: 
 def test_what_matrix_yaml_asks_for_and_nobody_locked_is_not_published(project: Small) -> None:
     edit(project, "packages: [numpy]", "packages: [numpy, six]")
     refused = run(project, "publish", "cpu-2.6", "--to", NOWHERE)
-    assert refused.exit_code == 3
+    assert refused.exit_code == 4
     assert "images/cpu-2.6/requirements.arm64.txt: the matrix asks for six" in refused.message

@@ -15,7 +15,7 @@ import pytest
 from buildctl.cli.overview import overview
 from buildctl.cli.program import main
 from buildctl.console.progress import Silent
-from buildctl.ground.errors import BuildctlError, LayoutError, ProblemsError
+from buildctl.ground.errors import BuildctlError, ExitCode, LayoutError, ProblemsError
 from buildctl.ground.net import Patience
 from buildctl.host.check import check_images
 from buildctl.matrix.project import Project
@@ -80,7 +80,7 @@ def test_a_folder_that_is_not_there_is_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "nowhere" / "host.json"
-    assert run(monkeypatch, "check", "--save", str(place)) == 8
+    assert run(monkeypatch, "check", "--save", str(place)) == ExitCode.FILE
     assert f"error: cannot write {place}: No such file or directory" in capsys.readouterr().err
 
 
@@ -91,7 +91,7 @@ def test_an_error_of_a_file_that_nobody_foresaw_names_it(
         raise PermissionError(13, "Permission denied", "/some/file")
 
     monkeypatch.setattr("buildctl.cli.overview.overview", broken)
-    assert run(monkeypatch, "matrix") == 1
+    assert run(monkeypatch, "matrix") == ExitCode.FILE
     assert capsys.readouterr().err == "error: /some/file: Permission denied\n"
 
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from buildctl.console.progress import Bars, Lines, open_progress
+from buildctl.console.progress import Bars, Lines, Silent, open_progress
 
 
 def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
@@ -129,3 +129,14 @@ def test_counts_from_many_threads_add_up(terminal: bool) -> None:
         if isinstance(progress, Bars):
             assert progress.rich.tasks[0].completed == 8000
         assert task.done == 8000  # type: ignore[attr-defined]
+
+
+def test_quiet_says_nothing() -> None:
+    wide, out = console(terminal=True)
+    wide.quiet = True  # what `--quiet` sets
+    with open_progress("fetched", console=wide) as progress:
+        assert isinstance(progress, Silent)
+        task = progress.add("a", 1)
+        task.advance(1)
+        task.finish()
+    assert out.getvalue() == ""

@@ -11,7 +11,7 @@ import pytest
 
 from buildctl.build.planner import Planner
 from buildctl.cli.program import cli
-from buildctl.ground.errors import BuildctlError, LockError, MatrixError, ProblemsError
+from buildctl.ground.errors import BuildctlError, ExitCode, LockError, MatrixError, ProblemsError
 from buildctl.lock.agreement import refuse_newer_glibc, refuse_python_in
 from buildctl.lock.debian import read_base_lock, write_base_lock
 from buildctl.lock.update import check_locks, lock_cells, update_locks
@@ -70,7 +70,7 @@ def test_a_python_that_no_base_has_is_refused_with_key_line_and_the_way_out(
     monkeypatch.setattr("buildctl.lock.update.resolve_wheels", resolved)
     changed = asking(project, "3.12")
     error = refused(changed, command[0], "cpu-2.6", *command[1:])
-    assert error.exit_code == 2
+    assert error.exit_code == ExitCode.SETTINGS
     assert error.message == (
         f"{changed.root}/matrix.yaml: 1 problem\n  line 1: python: 3.12 is not in the base (debian13: Python 3.13)"
     )

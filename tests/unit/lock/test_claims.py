@@ -211,10 +211,10 @@ def test_a_file_is_what_would_be_written(path: Path) -> None:
         ("schema", 2, "schema 2, not 1"),
         ("torch", None, "torch: None"),
         ("mps", "yes", "mps: 'yes'"),
-        ("gpu_architectures", "sm_90", "gpu_architectures: 'sm_90'"),
+        ("gpu_architectures", "sm_90", "gpuArchitectures: 'sm_90'"),
         ("wheel", None, "wheel without a value"),
         ("cuda", "x", "malformed"),
-        ("driver_floor", "526", "driver_floor is 526, CUDA 12.4 needs 525"),
+        ("driver_floor", "526", "driverFloor is 526, CUDA 12.4 asks for 525"),
         ("surprise", 1, "missing or unknown: surprise"),
     ],
 )

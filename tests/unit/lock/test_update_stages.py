@@ -56,9 +56,9 @@ def tree(root: Path) -> dict[str, bytes]:
     [
         (ENV, 4, "images/cpu-2.6/Dockerfile"),
         (None, 4, "images/cpu-2.6/Dockerfile"),  # a template
-        (DEVICES, 3, "images/cpu-2.6/claims.arm64.json: never: "),
-        (PACKAGE, 3, "images/bases/debian13/runtime.arm64.packages: "),
-        (WHEEL, 3, "images/cpu-2.6/requirements.arm64.txt: "),
+        (DEVICES, 4, "images/cpu-2.6/claims.arm64.json: never: "),
+        (PACKAGE, 4, "images/bases/debian13/runtime.arm64.packages: "),
+        (WHEEL, 4, "images/cpu-2.6/requirements.arm64.txt: "),
     ],
     ids=["env", "template", "devices", "packages of the base", "wheels"],
 )

@@ -129,7 +129,7 @@ def test_each_bad_path_is_one_line_and_a_hint(folder: Path, empty: Path, tmp_pat
 def test_options_of_images_are_refused(empty: Path, option: tuple[str, ...]) -> None:
     done = run_command("test", f"env:{empty}", *option)
     assert done.returncode == 2
-    assert "Error: " in done.stderr
+    assert "error: " in done.stderr
 
 
 # what its torch claims

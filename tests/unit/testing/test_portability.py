@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
-from buildctl.ground.errors import MatrixError, ToolError
+from buildctl.ground.errors import ToolError, UsageError
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.runtimes.api import Outcome
@@ -288,9 +288,9 @@ def test_the_table_has_numbers_and_each_reason_once() -> None:
 
 
 def test_one_cell_has_nobody_to_give_it_to(project: Project, tmp_path: Path) -> None:
-    with pytest.raises(MatrixError, match=r"selected: cuda-2\.6-amd64"):
+    with pytest.raises(UsageError, match=r"selected: cuda-2\.6-amd64"):
         check_portability(project, ["cuda-2.6"], arch=None, runtime="sandbox")
-    with pytest.raises(MatrixError, match="selected: none"):
+    with pytest.raises(UsageError, match="selected: none"):
         check_portability(Project(project.root, tmp_path), [], arch=None, runtime="sandbox")
 
 

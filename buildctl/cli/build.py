@@ -1,0 +1,282 @@
+"""Commands that make images: lock, render, fetch, build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+
+from buildctl.build.choose import ENGINES
+from buildctl.cli.commands import command
+from buildctl.cli.options import (
+    Options,
+    answer,
+    arch_option,
+    as_text,
+    complete_names,
+    context_option,
+    json_option,
+    locked_option,
+    names_argument,
+)
+from buildctl.ground.errors import UsageError
+from buildctl.oci.compression import COMPRESSIONS
+
+
+@command("Pin every wheel and Debian package by hash")
+@names_argument
+@click.option("--upgrade", is_flag=True, help="Take the newest versions that fit, instead of keeping what is locked.")
+@click.option("--upgrade-bases", is_flag=True, help="Take the newest Debian packages, and keep all wheels.")
+@click.option("--check", is_flag=True, help="Change nothing; fail when a lock is missing or stale (for CI).")
+@click.pass_obj
+def lock(options: Options, names: Sequence[str], upgrade: bool, upgrade_bases: bool, check: bool) -> None:
+    """Pin every wheel and Debian package by name, version, file, size and SHA-256, for each cell's own platform.
+
+    \b
+    Examples:
+      buildctl lock                      what is missing or stale
+      buildctl lock --upgrade            everything, newest
+      buildctl lock --upgrade-bases      security fixes of Debian; torch and all wheels stay
+      buildctl lock --check              in CI
+    """
+    from buildctl.lock.update import check_locks, lock_cells
+
+    if check and (upgrade or upgrade_bases):
+        raise UsageError("--check changes nothing: leave out --upgrade and --upgrade-bases")
+    project = options.open()
+    cells = project.matrix.select(names)
+    if check:
+        click.echo(f"{check_locks(project, cells)} locks are up to date")
+        return
+    for line in lock_cells(project, cells, upgrade=upgrade, upgrade_bases=upgrade_bases):
+        click.echo(line)
+
+
+@command("Write down what each locked torch wheel says of itself")
+@names_argument
+@click.option("--check", is_flag=True, help="Change nothing; fail when a file differs from what the wheels say.")
+@click.pass_obj
+def claims(options: Options, names: Sequence[str], check: bool) -> None:
+    """Write images/NAME/claims.ARCH.json: what torch's locked wheel says of itself, read without importing it.
+
+    CUDA, cuDNN and NCCL versions, compiled GPU architectures, minimum driver, glibc or macOS floor, devices that must
+    and must not appear. From the wheel in the store, else from a few pieces of it at the package index.
+
+    \b
+    Examples:
+      buildctl claims
+      buildctl claims --check              in CI
+    """
+    from buildctl.artifacts.store import Store
+    from buildctl.lock.claim_files import check_claims, write_claims
+
+    project = options.open()
+    cells = project.matrix.select(names)
+    if check:
+        click.echo(f"{check_claims(project, cells, Store.default())} files of claims agree with the wheels")
+        return
+    for line in write_claims(project, cells, Store.default()):
+        click.echo(line)
+
+
+@command("Write the Dockerfiles from templates, matrix and locks")
+@names_argument
+@click.option("--check", is_flag=True, help="Change nothing; show the difference and fail when there is one (for CI).")
+@click.pass_obj
+def render(options: Options, names: Sequence[str], check: bool) -> None:
+    """Write images/NAME/Dockerfile from the templates, the matrix and the locks.
+
+    \b
+    Examples:
+      buildctl render
+      buildctl render --check
+    """
+    from buildctl.dockerfile.files import check_rendered, render_images
+    from buildctl.lock.locked import load_locked, of_all_architectures
+
+    project = options.open()
+    cells = load_locked(project, of_all_architectures(project, project.matrix.images_of(names)))
+    if check:
+        click.echo(f"{check_rendered(project, cells)} rendered files are up to date")
+        return
+    for line in render_images(project, cells):
+        click.echo(line)
+
+
+@command("Download what images are made from, to build offline")
+@names_argument
+@arch_option
+@locked_option
+@click.pass_obj
+def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool) -> None:
+    """Download what images are made from into the store; afterwards they build without a network.
+
+    \b
+    Examples:
+      buildctl fetch cuda-2.6
+    """
+    from buildctl.build.material import fetch_images, renewing
+    from buildctl.dockerfile.files import update_rendered
+    from buildctl.lock.locked import load_locked, of_all_architectures
+    from buildctl.lock.update import update_locks
+
+    project = options.open()
+    cells = project.matrix.images_of(names, arch)
+    update_locks(project, cells, locked=locked)
+    update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
+    count = renewing(project, lambda: fetch_images(project, load_locked(project, cells)), locked=locked)
+    click.echo(f"{count} artifacts are in the store")
+
+
+@command("Build images into an OCI layout, and load them into Docker")
+@names_argument
+@arch_option
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), help="OCI layout to write to (as --layout)."
+)
+@click.option("--engine", type=click.Choice(tuple(ENGINES)), default="assemble", show_default=True)
+@click.option(
+    "--builder", metavar="NAME", help="With --engine docker: a buildx builder (remote, Kubernetes, several nodes)."
+)
+@context_option
+@click.option("--compression", type=click.Choice(tuple(COMPRESSIONS)), default="zstd", show_default=True)
+@click.option("--load/--no-load", default=None, help="Put the images into Docker (default: when a daemon answers).")
+@locked_option
+@click.option("--jobs", type=click.IntRange(1), help="Processes at once (default: one per core).")
+@json_option
+@click.pass_obj
+def build(
+    options: Options,
+    names: Sequence[str],
+    arch: str | None,
+    output: Path | None,
+    engine: str,
+    builder: str | None,
+    context: str | None,
+    compression: str,
+    load: bool | None,
+    locked: bool,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Execute the rendered Dockerfiles: images into an OCI layout, and into Docker where one answers.
+
+    \b
+    Examples:
+      buildctl build                         the whole matrix
+      buildctl build cuda-2.6 --arch amd64
+      buildctl build --compression gzip      for Docker before 23
+      buildctl build cpu-2.6 --no-load --output /tmp/layout
+      buildctl build cuda-2.6 --context gpu-box             made here, loaded there
+      buildctl build --engine docker --context gpu-box      made there, too
+    """
+    from buildctl.build.images import BuildOptions, build_images, reach
+    from buildctl.build.material import renewing
+    from buildctl.dockerfile.files import update_rendered
+    from buildctl.lock.locked import load_locked, of_all_architectures
+    from buildctl.lock.update import update_locks
+
+    project = Options(options.project, output or options.layout).open()
+    wanted = BuildOptions(
+        engine=engine,
+        compression=compression,
+        load=load,
+        jobs=jobs,
+        builder=builder,
+        context=context,
+    )
+    reach(wanted)
+    cells = project.matrix.images_of(names, arch)
+    update_locks(project, cells, locked=locked)
+    update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
+    result = renewing(project, lambda: build_images(project, load_locked(project, cells), wanted), locked=locked)
+    answer(result, as_json=as_json)
+
+
+@command("Build only the bases, for docker buildx bake to build on")
+@names_argument
+@locked_option
+@click.pass_obj
+def bases(options: Options, names: Sequence[str], locked: bool) -> None:
+    """Make only the bases of these images, and the uv that their install steps use, for Docker to build on.
+
+    \b
+    Examples:
+      buildctl bases && docker buildx bake cpu-2_6-arm64
+    """
+    from buildctl.artifacts.store import Store
+    from buildctl.build.assembler import bases_under, build_bases
+    from buildctl.build.material import renewing
+    from buildctl.build.uv_image import put_tool
+    from buildctl.dockerfile.files import update_rendered
+    from buildctl.lock.locked import load_locked, of_all_architectures
+    from buildctl.lock.update import update_locks
+    from buildctl.oci.layout import Layout
+
+    project = options.open()
+    layout = Layout(project.layout)
+    cells = project.matrix.images_of(names)
+    update_locks(project, cells, locked=locked)
+    update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
+    work = partial(build_bases, project, bases_under(cells), Store.default(), layout)
+    for name in renewing(project, work, locked=locked):
+        click.echo(f"{project.shown(layout.root)}: {name}")
+    put_tool(layout)
+    click.echo(f"{project.shown(layout.root)}: uv")
+
+
+@command("Move built images onto patched Debian packages")
+@names_argument
+@arch_option
+@click.option("--locked", is_flag=True, help="Resolve nothing: put the bases below as they are locked.")
+@json_option
+@click.pass_obj
+def rebase(options: Options, names: Sequence[str], arch: str | None, locked: bool, as_json: bool) -> None:
+    """Move the base of built images to patched Debian packages; torch and every other layer stay byte for byte.
+
+    \b
+    Examples:
+      buildctl rebase                    the whole matrix; says which packages moved from what to what
+      buildctl rebase cpu-2.6 --locked   after a change of images/bases/ that came from elsewhere
+    """
+    from buildctl.publish.rebase import rebase_images
+
+    project = options.open()
+    result = rebase_images(project, project.matrix.images_of(names, arch), locked=locked)
+    answer(result, as_json=as_json)
+
+
+@command("Make a native environment for Apple GPUs (macOS arm64)")
+@click.argument("name", metavar="NAME", shell_complete=complete_names)
+@click.option(
+    "--path",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the environment (default: .venv-NAME in the project).",
+)
+@click.option("--verify", is_flag=True, help="Install nothing: does the lock resolve, is its wheel an MPS build?")
+@json_option
+@click.pass_obj
+def native(options: Options, name: str, path: Path | None, verify: bool, as_json: bool) -> None:
+    """Make a native environment on macOS arm64 from the lock, hash-checked: the only road to an Apple GPU.
+
+    Elsewhere it says why not; --verify works everywhere.
+
+    \b
+    Examples:
+      buildctl native mps-2.6 --path .venv
+      buildctl native mps-2.6 --verify
+    """
+    from buildctl.build.native import make_native, verify_native
+
+    project = options.open()
+    lines = verify_native(project, name) if verify else make_native(project, name, path)
+    if as_json:
+        click.echo(as_text({"name": name, "verified": verify, "says": list(lines)}))
+        return
+    for line in lines:
+        click.echo(line)
+
+
+COMMANDS = (lock, claims, render, fetch, build, bases, rebase, native)

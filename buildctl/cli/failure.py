@@ -1,0 +1,65 @@
+"""How a failure is told: to people on stderr, to a machine that asked for JSON on stdout as well."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from buildctl.ground.errors import BuildctlError, ExitCode
+
+
+def tell(error: BuildctlError, arguments: Sequence[str], *, code: int | None = None) -> int:
+    """Print message and hint, and return the exit code: the error's own, or `code`."""
+    code = int(error.exit_code) if code is None else code
+    if _verbose() and code != ExitCode.BUG:
+        traceback.print_exception(error)
+    _say("error: ", "red", error.message)
+    if error.hint:
+        _say("hint: ", "cyan", error.hint)
+    _answer(error, code, arguments)
+    return code
+
+
+def tell_interrupt(code: int, arguments: Sequence[str]) -> int:
+    message = "interrupted; what was whole is kept, run the command again to continue"
+    click.echo(message, err=True)
+    _answer(BuildctlError(message), code, arguments)
+    return code
+
+
+def tell_bug(error: Exception, arguments: Sequence[str]) -> int:
+    """Nobody foresaw it, so the traceback is what helps."""
+    traceback.print_exception(error)
+    hint = "this is a bug in buildctl: please report it with the traceback above"
+    told = BuildctlError(f"{type(error).__name__}: {error}", hint=hint)
+    return tell(told, arguments, code=ExitCode.BUG)
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Asked of the words themselves, because they may be what is wrong."""
+    words = list(arguments)
+    return "--json" in (words[: words.index("--")] if "--" in words else words)
+
+
+def _answer(error: BuildctlError, code: int, arguments: Sequence[str]) -> None:
+    if not wants_json(arguments):
+        return
+    value = {"error": {"message": error.message, "hint": error.hint, "exitCode": code}}
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(json.dumps(value, indent=2))
+
+
+def _say(word: str, colour: str, text: str) -> None:
+    color = False if os.environ.get("NO_COLOR") else None
+    click.echo(click.style(word, fg=colour, bold=word == "error: ") + text, err=True, color=color)
+
+
+def _verbose() -> bool:
+    from buildctl.console import log
+
+    return log.level() is log.Level.VERBOSE

@@ -1,0 +1,75 @@
+"""Commands that look after what is kept: layout, store, shell."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from buildctl.cli.commands import command
+from buildctl.cli.options import Options, names_argument
+from buildctl.ground.errors import ExitCode
+
+
+@command("Check every digest of the built images")
+@names_argument
+@click.pass_obj
+def fsck(options: Options, names: Sequence[str]) -> None:
+    """Re-compute every digest, size and diff id of the built images, and look for names that escape and setuid files.
+
+    \b
+    Examples:
+      buildctl fsck
+      buildctl fsck cuda-2.6
+    """
+    from buildctl.oci.check import check_layout
+    from buildctl.oci.layout import Layout
+
+    project = options.open()
+    problems = check_layout(project.layout, list(names) or None)
+    if not problems and not Layout(project.layout).read_index().manifests:
+        problems = [f"{project.shown(project.layout)} holds no image: there is nothing to check"]
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        sys.exit(ExitCode.LAYOUT)
+    click.echo(f"{project.shown(project.layout)}: everything matches its digest")
+
+
+@command("Free disk space in the store")
+@click.option(
+    "--all", "everything", is_flag=True, help="Layers and downloads, too: the next build starts from nothing."
+)
+def prune(everything: bool) -> None:
+    """Free disk space in the store: unpacked images, and layers that nothing leads to any more.
+
+    \b
+    Examples:
+      buildctl prune
+    """
+    from buildctl.artifacts.store import Store
+    from buildctl.console.table import size
+
+    store = Store.default()
+    click.echo(f"freed {size(store.prune(everything=everything))} in {store.root}")
+
+
+@command("Print shell completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print shell completion.
+
+    \b
+    Examples:
+      eval "$(buildctl completion bash)"       in ~/.bashrc
+      buildctl completion fish > ~/.config/fish/completions/buildctl.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101 - click.Choice lists what click has
+    click.echo(kind(click.get_current_context().find_root().command, {}, "buildctl", "_BUILDCTL_COMPLETE").source())
+
+
+COMMANDS = (fsck, prune, completion)

@@ -1,0 +1,67 @@
+"""What several commands share: options, arguments, and how an answer is printed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from buildctl.ground.errors import BuildctlError
+from buildctl.runtimes.choose import AUTO, RUNTIMES
+
+if TYPE_CHECKING:
+    from buildctl.matrix.project import Project
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    project: Path
+    layout: Path | None
+
+    def open(self) -> Project:
+        from buildctl.matrix.project import Project
+
+        return Project.find(self.project, layout=self.layout)
+
+
+class Answer(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
+
+    def text(self) -> str: ...
+
+
+def answer(found: Answer, *, as_json: bool) -> None:
+    """The one thing that a command prints on stdout."""
+    click.echo(as_text(found.to_json()) if as_json else found.text())
+
+
+def as_text(value: Any) -> str:
+    return json.dumps(value, indent=2)
+
+
+def complete_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    try:
+        root = context.find_root().params.get("project") or Path.cwd()
+        names = {cell.image for cell in Options(Path(root), None).open().matrix.cells}
+    except BuildctlError:
+        return []
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+names_argument = click.argument("names", nargs=-1, metavar="[NAMES]...", shell_complete=complete_names)
+arch_option = click.option("--arch", metavar="ARCH", help="Only this architecture: amd64 or arm64.")
+context_option = click.option(
+    "--context", metavar="NAME|URL", help="A Docker elsewhere: a docker context, ssh://[USER@]HOST, tcp://HOST:PORT."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine to read.")
+plain_http_option = click.option(
+    "--plain-http", is_flag=True, default=None, help="Speak http, which is the default only for this machine."
+)
+locked_option = click.option("--locked", is_flag=True, help="Refuse where a lock, claim or Dockerfile would change.")
+runtime_option = click.option("--runtime", type=click.Choice((AUTO, *RUNTIMES)), default=AUTO, show_default=True)
+environment_option = click.option(
+    "--path", type=click.Path(file_okay=False, path_type=Path), help="Where the native environment is (mps-... only)."
+)

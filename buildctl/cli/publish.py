@@ -1,0 +1,318 @@
+"""Commands that push, tag, sign and verify."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from buildctl.cli.commands import command
+from buildctl.cli.options import Options, answer, arch_option, as_text, json_option, names_argument, plain_http_option
+from buildctl.ground.errors import ExitCode, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from buildctl.registry.reference import Reference
+    from buildctl.registry.referrers import Signer
+
+
+def _revision(_: click.Context, option: click.Parameter, value: str) -> str:
+    from buildctl.registry.reference import is_tag
+
+    if (value and not is_tag(f"_{value}")) or (option.required and not value):
+        raise click.BadParameter(f"{value!r} cannot end a tag: letters, digits, '.', '_' and '-'")
+    return value
+
+
+def _known_findings(_: click.Context, __: click.Parameter, names: Sequence[str]) -> Sequence[str]:
+    if names:
+        from buildctl.publish.gate import known_findings
+
+        known = known_findings()
+        for name in names:
+            if name not in known:
+                raise click.BadParameter(f"no finding {name!r}{did_you_mean(name, known)}")
+    return names
+
+
+to_option = click.option("--to", required=True, metavar="REGISTRY/REPO", help="Where to: localhost:5000/pytorch.")
+revision_option = click.option(
+    "--revision",
+    default="",
+    callback=_revision,
+    help="What ends immutable tags: a date, a commit (default: the digest itself).",
+)
+allow_option = click.option(
+    "--allow-not-run",
+    multiple=True,
+    metavar="NAME",
+    callback=_known_findings,
+    help="A finding that may be NOT RUN, besides those that matrix.yaml allows; once for each.",
+)
+drop_option = click.option(
+    "--drop-platform", multiple=True, metavar="PLATFORM", help="Let a tag lose linux/arm64 or another it has."
+)
+
+sign_key_option = click.option(
+    "--sign-key",
+    envvar="BUILDCTL_SIGN_KEY",
+    metavar="FILE",
+    help="Sign with this private key: cosign's ($COSIGN_PASSWORD), plain PEM, or env://NAME.",
+)
+sign_keyless_option = click.option(
+    "--sign-keyless", is_flag=True, help="Sign with the workflow's identity, through the program cosign."
+)
+
+
+def _signer(key: str | None, keyless: bool) -> Signer | None:
+    """Before any work is done, so that a wrong password costs nothing."""
+    if not key and not keyless:
+        return None
+    from buildctl.publish.sign import open_signer
+
+    return open_signer(key, keyless=keyless)
+
+
+@command("Push images, and set the tags of those that passed")
+@names_argument
+@arch_option
+@to_option
+@click.option("--dry-run", is_flag=True, help="Send nothing; show what would be sent and where tags would point.")
+@click.option(
+    "--tags",
+    type=click.Choice(["all", "immutable", "none"]),
+    default="all",
+    show_default=True,
+    help="Which tags to set; immutable: of each image, and `promote` sets the others when all architectures are there.",
+)
+@revision_option
+@allow_option
+@drop_option
+@plain_http_option
+@click.option("--mount-from", multiple=True, metavar="REPO", help="Repositories of that registry to take blobs from.")
+@click.option("--sbom/--no-sbom", default=True, help="Attach bill of materials and provenance (default).")
+@click.option("--builder-id", metavar="URI", help="Who builds, for the provenance: the URL of a workflow.")
+@sign_key_option
+@sign_keyless_option
+@json_option
+@click.pass_obj
+def publish(
+    options: Options,
+    names: Sequence[str],
+    arch: str | None,
+    to: str,
+    dry_run: bool,
+    tags: str,
+    revision: str,
+    allow_not_run: Sequence[str],
+    drop_platform: Sequence[str],
+    plain_http: bool | None,
+    mount_from: Sequence[str],
+    sbom: bool,
+    builder_id: str | None,
+    sign_key: str | None,
+    sign_keyless: bool,
+    as_json: bool,
+) -> None:
+    """Push images from the layout and point tags at those that passed their tests. No daemon; only missing blobs move.
+
+    A moving tag is set only when the report of exactly that digest has no FAILED, and no NOT RUN but what `publish` in
+    matrix.yaml or --allow-not-run allows. Exit code 1: a tag was refused (images and immutable tags are pushed all the
+    same).
+
+    \b
+    Examples:
+      buildctl publish --to localhost:5000/pytorch --dry-run
+      buildctl publish cpu-2.6 cuda-2.6 --to registry.example/team/pytorch --allow-not-run entrypoint
+      buildctl publish --to registry.example/pytorch --arch arm64 --tags immutable --revision 20261122   then `promote`
+      buildctl publish --to registry.example/pytorch --sign-key cosign.key      its password in $COSIGN_PASSWORD
+    """
+    from buildctl.console.progress import open_progress
+    from buildctl.dockerfile.files import refuse_drift
+    from buildctl.lock.locked import WANTED, load_locked, load_matrix_images, of_all_architectures
+    from buildctl.lock.update import refuse_stale_locks
+    from buildctl.publish.publish import PublishOptions, attached
+    from buildctl.publish.publish import publish as push
+    from buildctl.registry.client import open_repository
+    from buildctl.registry.reference import Reference
+
+    project = options.open()
+    cells = project.matrix.images_of(names, arch)
+    refuse_stale_locks(project, cells, WANTED)
+    refuse_drift(project, load_locked(project, of_all_architectures(project, cells)), WANTED)
+    repository = open_repository(
+        Reference.parse_repository(to), write=not dry_run, plain_http=plain_http, mount_from=tuple(mount_from)
+    )
+    wanted = PublishOptions(
+        dry_run=dry_run,
+        tags=tags,
+        revision=revision,
+        allow_not_run=frozenset(allow_not_run),
+        drop_platforms=frozenset(drop_platform),
+        signer=_signer(sign_key, sign_keyless),
+    )
+    documents = attached(project, sbom=sbom, **({"builder": builder_id} if builder_id else {}))
+    pinned = load_matrix_images(project)
+    with open_progress("sent") as progress:
+        result = push(project, pinned, cells, repository, wanted, documents=documents, progress=progress)
+    answer(result, as_json=as_json)
+    sys.exit(result.exit_code)
+
+
+@command("Set moving tags by the reports of published images")
+@names_argument
+@arch_option
+@to_option
+@click.option("--revision", required=True, callback=_revision, help="The revision that the images were published with.")
+@click.option("--dry-run", is_flag=True, help="Show where tags would point, and set none.")
+@allow_option
+@drop_option
+@plain_http_option
+@sign_key_option
+@sign_keyless_option
+@json_option
+@click.pass_obj
+def promote(
+    options: Options,
+    names: Sequence[str],
+    arch: str | None,
+    to: str,
+    revision: str,
+    dry_run: bool,
+    allow_not_run: Sequence[str],
+    drop_platform: Sequence[str],
+    plain_http: bool | None,
+    sign_key: str | None,
+    sign_keyless: bool,
+    as_json: bool,
+) -> None:
+    """Point moving tags at published images by the reports attached to them: the last job of a pipeline.
+
+    It needs the registry and the locks, not the images: the builders of all architectures have pushed theirs before.
+
+    \b
+    Examples:
+      buildctl promote --to registry.example/pytorch --revision 20261122
+    """
+    from buildctl.lock.locked import load_matrix_images
+    from buildctl.publish.publish import PublishOptions
+    from buildctl.publish.publish import promote as move
+    from buildctl.registry.client import open_repository
+    from buildctl.registry.reference import Reference
+
+    project = options.open()
+    repository = open_repository(Reference.parse_repository(to), write=not dry_run, plain_http=plain_http)
+    wanted = PublishOptions(
+        dry_run=dry_run,
+        revision=revision,
+        allow_not_run=frozenset(allow_not_run),
+        drop_platforms=frozenset(drop_platform),
+        signer=_signer(sign_key, sign_keyless),
+    )
+    cells = project.matrix.images_of(names, arch)
+    result = move(project, load_matrix_images(project), cells, repository, wanted)
+    answer(result, as_json=as_json)
+    sys.exit(result.exit_code)
+
+
+@command("Show each tag that would be set, and what prevents it")
+@names_argument
+@revision_option
+@allow_option
+@json_option
+@click.pass_obj
+def tags(options: Options, names: Sequence[str], revision: str, allow_not_run: Sequence[str], as_json: bool) -> None:
+    """Show the tags that the rule gives, what each would point at, and what stands against it.
+
+    \b
+    Examples:
+      buildctl tags cpu-2.6
+      buildctl tags --allow-not-run entrypoint
+    """
+    from buildctl.console.table import table
+    from buildctl.lock.locked import load_matrix_images
+    from buildctl.publish.publish import PublishOptions, planned_tags
+
+    project = options.open()
+    wanted = PublishOptions(revision=revision, allow_not_run=frozenset(allow_not_run))
+    cells = project.matrix.images_of(names)
+    found = planned_tags(project, load_matrix_images(project), cells, wanted)
+    if as_json:
+        click.echo(as_text([tag.to_json() for tag in found]))
+    else:
+        click.echo(table(("TAG", "KIND", "OVER", "STATE"), [tag.row() for tag in found]))
+
+
+def _published(reference: str) -> Reference:
+    """A name of the matrix would be looked for in the registry that Docker takes when none is named."""
+    from buildctl.registry.reference import Reference
+
+    if "/" not in reference:
+        raise UsageError(f"{reference} names no registry: REGISTRY/REPO:TAG, as `buildctl publish` printed it")
+    return Reference.parse(reference)
+
+
+@command("Sign published images")
+@click.argument("reference")
+@sign_key_option
+@sign_keyless_option
+@plain_http_option
+def sign(reference: str, sign_key: str | None, sign_keyless: bool, plain_http: bool | None) -> None:
+    """Sign what is in a registry: an image, or an index and its images, with all that is attached to each now.
+
+    `publish` and `promote` sign what they push by themselves. `cosign verify` and `buildctl verify` check it.
+
+    \b
+    Examples:
+      buildctl sign registry.example/pytorch:2.6 --sign-key cosign.key
+    """
+    from buildctl.publish.sign import sign_reference
+    from buildctl.registry.client import open_repository
+
+    signer = _signer(sign_key, sign_keyless)
+    if signer is None:
+        raise UsageError("--sign-key FILE or --sign-keyless is needed")
+    repository = open_repository(_published(reference), write=True, plain_http=plain_http)
+    for digest in sign_reference(repository, signer):
+        click.echo(f"{repository.reference.name}@{digest}")
+
+
+@command("Check published images: signature, digests, labels, report")
+@click.argument("reference")
+@arch_option
+@click.option(
+    "--key",
+    envvar="BUILDCTL_VERIFY_KEY",
+    metavar="FILE",
+    help="Public key that must have signed: cosign.pub, env://NAME.",
+)
+@plain_http_option
+@json_option
+def verify(reference: str, arch: str | None, key: str | None, plain_http: bool | None, as_json: bool) -> None:
+    """Check a published image: signature, layers against digests, bill of materials against layers, labels against
+    packages, provenance and report against the image.
+
+    Pulls every layer into a temporary folder. Exit code 1 when something FAILED. Without --key, signatures are NOT RUN.
+
+    \b
+    Examples:
+      buildctl verify localhost:5000/pytorch:2.6 --key cosign.pub
+      buildctl verify registry.example/pytorch:cuda-2.6 --arch amd64
+    """
+    from buildctl.console.progress import open_progress
+    from buildctl.matrix.matrix import parse_arch
+    from buildctl.publish.keys import PublicKey
+    from buildctl.publish.verify import verify as check_published
+    from buildctl.registry.client import open_repository
+
+    repository = open_repository(_published(reference), plain_http=plain_http)
+    wanted, trusted = parse_arch(arch) if arch else None, PublicKey.load(key) if key else None
+    with open_progress("fetched") as progress:
+        found = check_published(repository, arch=wanted, scratch=None, progress=progress, key=trusted)
+    text = "\n\n".join(image.text() for image in found)
+    click.echo(as_text([image.to_json() for image in found]) if as_json else text)
+    sys.exit(ExitCode.FAILED if any(image.failed for image in found) else ExitCode.OK)
+
+
+COMMANDS = (publish, promote, tags, sign, verify)

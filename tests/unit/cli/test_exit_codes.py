@@ -1,0 +1,261 @@
+"""Each row of the table of exit codes, provoked through the real command line, and errors as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildctl.cli.program import main
+from buildctl.ground.errors import BuildctlError, ExitCode
+from tests.conftest import ROOT
+
+Prepare = Callable[[Path], tuple[str, ...]]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The project, to be spoilt."""
+    root = tmp_path / "project"
+    root.mkdir()
+    for name in ("matrix.yaml", "docker-bake.json"):
+        shutil.copy(ROOT / name, root)
+    for name in ("images", "templates"):
+        shutil.copytree(ROOT / name, root / name)
+    return root
+
+
+def edited(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text, (path, old)
+    path.write_text(text.replace(old, new, 1))
+
+
+def stale(root: Path) -> tuple[str, ...]:
+    edited(root / "images/cpu-2.6/requirements.arm64.txt", "sha256:", "sha256:0")
+    return "lock", "--check", "cpu-2.6"
+
+
+def drifted(root: Path) -> tuple[str, ...]:
+    edited(root / "images/cpu-2.6/Dockerfile", "FROM ", "# edited by hand\nFROM ")
+    return "render", "--check", "cpu-2.6"
+
+
+def without_torch(root: Path) -> tuple[str, ...]:
+    environment = root / "environment"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin/python").symlink_to(sys.executable)
+    (environment / "pyvenv.cfg").write_text(f"home = {Path(sys.base_prefix) / 'bin'}\n")
+    return "test", "mps-2.6", "--path", str(environment)
+
+
+def damaged(root: Path) -> tuple[str, ...]:
+    (root / "dist").mkdir()
+    (root / "dist/oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (root / "dist/index.json").write_text("{}")
+    return ("fsck",)
+
+
+def no_matrix(root: Path) -> tuple[str, ...]:
+    edited(root / "matrix.yaml", "versions:", "verions:")
+    return ("matrix",)
+
+
+def no_report(root: Path) -> tuple[str, ...]:
+    (root / "report.json").write_text("[]")
+    return "report", str(root / "report.json")
+
+
+def no_key(root: Path) -> tuple[str, ...]:
+    (root / "key").write_text("hello")
+    return "sign", "127.0.0.1:1/a:b", "--sign-key", str(root / "key")
+
+
+def foreign_step(root: Path) -> tuple[str, ...]:
+    step = "RUN apt-get install -y ffmpeg"
+    extended = '{% extends "image.Dockerfile.j2" %}'
+    block = "{% block after_wheels %}"
+    (root / "templates/cpu-2.6.Dockerfile.j2").write_text(f"{extended}\n{block}\n{step}\n{{% endblock %}}\n")
+    return "build", "cpu-2.6", "--no-load"
+
+
+def no_wheel(root: Path) -> tuple[str, ...]:
+    """What the store has under the digest of torch's wheel is not one, and no claims say what is in it."""
+    (root / "images/cpu-2.6/claims.arm64.json").unlink()
+    lines = (root / "images/cpu-2.6/requirements.arm64.txt").read_text().split("torch==", 1)[1]
+    digest = lines.split("sha256:", 1)[1][:64]
+    place = root.parent / "store/artifacts" / digest[:2] / digest
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"not a wheel")
+    return "claims", "cpu-2.6"
+
+
+def no_store(root: Path) -> tuple[str, ...]:
+    (root.parent / "store").write_text("a file")
+    return "bases", "cpu-2.6"
+
+
+def fixed(*argv: str) -> Prepare:
+    return lambda _: argv
+
+
+ROWS: list[tuple[ExitCode, Prepare]] = [
+    (ExitCode.OK, fixed("matrix")),
+    (ExitCode.FAILED, fixed("check", "mps-2.6", "--host", str(ROOT / "tests/support/hosts/gh200.json"))),
+    (ExitCode.USAGE, fixed("build", "nosuch")),
+    (ExitCode.USAGE, fixed("build", "--nosuch")),
+    (ExitCode.USAGE, fixed("nosuch")),
+    (ExitCode.USAGE, fixed("verify", "a b/c:d")),
+    (ExitCode.NOT_RUN, fixed("portability", "cuda-2.6", "cpu-2.6")),
+    (ExitCode.DOCKERFILE, foreign_step),
+    (ExitCode.ARTIFACT, no_wheel),
+    (ExitCode.ENGINE, no_store),
+    (ExitCode.TOOL, fixed("sign", "127.0.0.1:1/a:b", "--sign-keyless")),
+    (ExitCode.STALE, stale),
+    (ExitCode.STALE, drifted),
+    (ExitCode.LAYOUT, damaged),
+    (ExitCode.LAYOUT, fixed("sbom", "cpu-2.6")),
+    (ExitCode.RUNTIME, fixed("test", "env:/no/such/environment")),
+    (ExitCode.KEY, no_key),
+    (ExitCode.IMPOSSIBLE, fixed("build", "cpu-2.15")),
+    (ExitCode.SETTINGS, no_matrix),
+    (ExitCode.FILE, no_report),
+    (ExitCode.FILE, fixed("check", "--save", "/no/such/folder/host.json")),
+]
+
+
+def ran(root: Path, *argv: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "buildctl", "--project", str(root), *argv]
+    store = {"BUILDCTL_CACHE": str(root.parent / "store")}
+    environment = {**os.environ, **store, "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.usefixtures("without_docker")
+@pytest.mark.parametrize(("code", "prepare"), ROWS, ids=[f"{row[0].name}-{n}" for n, row in enumerate(ROWS)])
+def test_each_code(copy: Path, code: ExitCode, prepare: Prepare) -> None:
+    status, _, stderr = ran(copy, *prepare(copy))
+    assert status == code, stderr
+    assert "Traceback" not in stderr
+    assert ("error: " in stderr) or code in (ExitCode.OK, ExitCode.FAILED, ExitCode.NOT_RUN, ExitCode.LAYOUT)
+
+
+INTERRUPTED = """
+import os, sys
+import buildctl.cli.overview as overview
+from buildctl.cli import main
+overview.overview = lambda *_: os.kill(os.getpid(), {number})
+sys.argv = ["buildctl", "matrix", "--json"]
+main()
+"""
+
+
+@pytest.mark.parametrize("code", [ExitCode.HUNG_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED])
+def test_signals(code: ExitCode) -> None:
+    argv = [sys.executable, "-c", INTERRUPTED.format(number=code - 128)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
+    assert json.loads(done.stdout)["error"]["exitCode"] == code
+
+
+def in_process(monkeypatch: pytest.MonkeyPatch, *argv: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["buildctl", "--project", str(ROOT), *argv])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def test_a_bug_is_not_taken_for_a_finding(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("buildctl.cli.overview.overview", broken)
+    assert in_process(monkeypatch, "matrix", "--json") == ExitCode.BUG
+    told = capsys.readouterr()
+    assert json.loads(told.out)["error"]["exitCode"] == ExitCode.BUG
+    assert "Traceback" in told.err
+    assert "please report it" in told.err
+
+
+def test_every_row_is_provoked() -> None:
+    networked = {
+        ExitCode.UNREACHABLE,
+        ExitCode.REGISTRY,
+        ExitCode.UNSOLVABLE,
+    }  # in tests/integration/lock
+    others = networked | {ExitCode.HUNG_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.BUG}
+    assert {code for code, _ in ROWS} | others == set(ExitCode)
+
+
+def test_no_error_class_has_a_number_of_its_own() -> None:
+    todo = [BuildctlError]
+    for kind in todo:
+        assert isinstance(kind.exit_code, ExitCode), kind
+        todo += kind.__subclasses__()
+    assert len(todo) > 15
+
+
+WRONG: list[tuple[tuple[str, ...], str, int]] = [
+    (("build", "nosuch"), "unknown image name 'nosuch'", 2),
+    (("build", "cpu-2.15"), "cpu-2.15 in a container on amd64: ", 14),
+    (("build", "--arhc", "arm64"), "no option --arhc (did you mean '--arch'?)", 2),
+    (("buil",), "no command 'buil' (did you mean 'build'?)", 2),
+    (("build", "--compression", "gzi"), "--compression: 'gzi' is not one of 'zstd', 'gzip' (did you mean 'gzip'?)", 2),
+    (("publish",), "missing option --to", 2),
+    (("diff", "a"), "missing argument B", 2),
+    (("doctor", "x"), "got unexpected extra argument (x)", 2),
+    (("-q", "matrix", "-v"), "--verbose and --quiet exclude each other", 2),
+]
+
+
+@pytest.mark.parametrize(("argv", "message", "code"), WRONG, ids=[" ".join(argv) for argv, _, _ in WRONG])
+def test_errors_are_json_on_stdout_and_words_on_stderr(
+    argv: tuple[str, ...],
+    message: str,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert in_process(monkeypatch, *argv, "--json") == code
+    told = capsys.readouterr()
+    value = json.loads(told.out)
+    assert value.keys() == {"error"}
+    assert value["error"].keys() == {"message", "hint", "exitCode"}
+    assert value["error"]["message"].startswith(message)
+    assert value["error"]["exitCode"] == code
+    assert told.err == f"error: {value['error']['message']}\nhint: {value['error']['hint']}\n"
+    assert in_process(monkeypatch, *argv) == code
+    again = capsys.readouterr()
+    assert (again.out, again.err) == ("", told.err)
+
+
+def keys_of(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from value
+        for item in value.values():
+            yield from keys_of(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from keys_of(item)
+
+
+ASKED = [("matrix",), ("check",), ("doctor",), ("inspect", "mps-2.6"), ("tags", "cpu-2.6")]
+
+
+@pytest.mark.usefixtures("without_docker")
+@pytest.mark.parametrize("argv", ASKED, ids=" ".join)
+def test_keys_are_camel_case(
+    argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_process(monkeypatch, *argv, "--json")
+    wrong = [key for key in keys_of(json.loads(capsys.readouterr().out)) if "_" in key]
+    assert wrong == []
