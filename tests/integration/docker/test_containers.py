@@ -116,7 +116,10 @@ def test_the_user_has_no_rights_and_a_home(run: Run, assembled: str) -> None:
     assert ended.status == 1
 
 
-@pytest.mark.parametrize("read_only", [False, True], ids=["writable", "read-only"])
+# importing torch takes a quarter of a minute under emulation
+@pytest.mark.parametrize(
+    "read_only", [pytest.param(False, id="writable", marks=pytest.mark.big), pytest.param(True, id="read-only")]
+)
 def test_any_user_can_compute(run: Run, assembled: str, read_only: bool) -> None:
     """As Kubernetes runs it: a number that nobody knows, and a root that cannot be written to."""
     script = "import getpass, os, tempfile, torch; tempfile.TemporaryFile(); print(os.getuid(), getpass.getuser())"
@@ -167,6 +170,7 @@ def test_the_status_of_a_script_is_the_containers(run: Run, assembled: str) -> N
     assert run(assembled, "train.py", files={"/workspace/train.py": b"raise SystemExit(7)\n"}).status == 7
 
 
+@pytest.mark.big  # small: the probes `no cuda` and `backends`, testing/test_main_job.py
 def test_no_gpu_is_visible_and_none_is_claimed(run: Run, assembled: str) -> None:
     script = """
 import json, os, torch
