@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from enum import IntEnum
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    console: Console
 
 
 class Level(IntEnum):
@@ -13,16 +18,32 @@ class Level(IntEnum):
     VERBOSE = 2
 
 
-# width from the terminal; no highlighting of numbers; markup and emoji off so that names with [brackets] and references
-# such as a:b: stay as they are
-console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 _level = Level.NORMAL
+
+
+@functools.cache
+def _console() -> Console:
+    """Imported and made when something is said: many commands say nothing, and answer sooner."""
+    from rich.console import Console  # noqa: PLC0415
+
+    # width from the terminal; no highlighting of numbers; markup and emoji off so that names with [brackets] and
+    # references such as a:b: stay as they are
+    made = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    made.quiet = _level is Level.QUIET
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    if name == "console":
+        return _console()
+    raise AttributeError(name)
 
 
 def set_level(level: Level) -> None:
     """Of this process. QUIET silences everything that goes to `console`: bars and live steps, too."""
-    global _level
-    _level, console.quiet = level, level is Level.QUIET
+    global _level  # noqa: PLW0603 - one level for the process
+    _level = level
+    _console.cache_clear()
 
 
 def level() -> Level:
@@ -30,10 +51,10 @@ def level() -> Level:
 
 
 def say(text: str) -> None:
-    console.print(text)
+    _console().print(text)
 
 
 def detail(text: str) -> None:
     """What only `--verbose` shows. The caller has taken out secrets (`net.redact`)."""
     if _level is Level.VERBOSE:
-        console.print(f"  {text}", style="dim")
+        _console().print(f"  {text}", style="dim")

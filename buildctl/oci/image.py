@@ -39,6 +39,11 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(value or ())
 
 
+def _keys(value: Any) -> tuple[str, ...]:
+    """The keys of a JSON object whose values are empty, or null; an older form is a list of strings."""
+    return tuple(value) if isinstance(value, dict) else _texts(value)
+
+
 def _texts_by_key(value: Any) -> dict[str, str]:
     if value is not None and not (isinstance(value, dict) and all(isinstance(item, str) for item in value.values())):
         raise TypeError(f"not a mapping of strings: {value!r}")
@@ -206,8 +211,8 @@ class ImageConfig:
                 cmd=_texts(config.get("Cmd")),
                 working_dir=str(config.get("WorkingDir") or ""),
                 labels=_texts_by_key(config.get("Labels")),
-                exposed_ports=tuple(config.get("ExposedPorts") or {}),
-                volumes=tuple(config.get("Volumes") or {}),
+                exposed_ports=_keys(config.get("ExposedPorts")),
+                volumes=_keys(config.get("Volumes")),
                 stop_signal=str(config.get("StopSignal") or ""),
             )
         except _MALFORMED as error:

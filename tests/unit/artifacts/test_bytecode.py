@@ -127,7 +127,7 @@ def test_much_more_than_a_pipe_holds_passes_without_anyone_reading() -> None:
 
 
 def test_a_python_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(EngineError, match="the base's Python cannot be started: /nonexistent/python"):
+    with pytest.raises(EngineError, match="cannot start the base's Python: /nonexistent/python"):
         compiled([], BuildPython(argv=("/nonexistent/python",), tag=""))
 
 

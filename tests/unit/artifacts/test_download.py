@@ -56,12 +56,10 @@ def test_a_source_that_lacks_it_is_followed_by_the_next(store: Store, tmp_path: 
 
 
 def test_what_no_source_has_any_more_has_vanished(store: Store) -> None:
-    with pytest.raises(
-        FetchError, match="torch cannot be fetched: file:///nowhere: no such file; file:///x:"
-    ) as caught:
+    with pytest.raises(FetchError, match="cannot fetch torch: file:///nowhere: no such file; file:///x:") as caught:
         download([item("file:///nowhere", "file:///x")], store=store, progress=Silent(), patience=QUICK)
     assert caught.value.vanished
-    assert caught.value.hint == "no source has it any more: lock again"
+    assert caught.value.hint == "no source has it any longer: lock again"
 
 
 def test_other_bytes_are_tried_once_more_elsewhere_and_then_refused(store: Store, tmp_path: Path) -> None:
@@ -72,14 +70,14 @@ def test_other_bytes_are_tried_once_more_elsewhere_and_then_refused(store: Store
 
 def test_other_bytes_everywhere_never_get_into_the_store(store: Store, tmp_path: Path) -> None:
     wrong = put(tmp_path, bytes(len(DATA)), "wrong")
-    with pytest.raises(ArtifactError, match=r"another file than the lock pins: SHA-256 [0-9a-f]{64}, the lock says"):
+    with pytest.raises(ArtifactError, match=r"a different file than the lock pins: SHA-256 [0-9a-f]{64}, the lock has"):
         download([item(wrong)], store=store, progress=Silent(), patience=QUICK)
     assert store.artifact(Digest.of(DATA)) is None
     assert list(partial.folder(store).iterdir()) == []
 
 
 def test_another_size_is_another_file(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="size 4999, the lock says 5000"):
+    with pytest.raises(ArtifactError, match="size 4999, the lock has 5000"):
         download([item(put(tmp_path, DATA[:-1]))], store=store, progress=Silent(), patience=QUICK)
 
 

@@ -104,7 +104,8 @@ def test_parts_of_another_size_are_forgotten(growing: Partial, store: Store) -> 
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "no space left"), (errno.EDQUOT, "no space left"), (errno.EROFS, "cannot be")]
+    ("number", "words"),
+    [(errno.ENOSPC, "no space left"), (errno.EDQUOT, "no space left"), (errno.EROFS, "cannot write")],
 )
 def test_what_a_disk_refuses_is_an_error_with_a_hint(number: int, words: str) -> None:
     with pytest.raises(EngineError, match=words) as caught, disk(Path("/place")):

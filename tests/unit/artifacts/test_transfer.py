@@ -75,15 +75,15 @@ def test_a_source_without_ranges_gives_the_whole_file() -> None:
         (410, {}, GoneError, "410"),
         (503, {}, RetryError, "503"),
         (429, {"Retry-After": "7"}, RetryError, "429"),
-        (429, {"Retry-After": "3600"}, RefusedError, "to be asked again in 3600 s"),
+        (429, {"Retry-After": "3600"}, RefusedError, "it asks us to wait 3600 s"),
         (401, {}, RefusedError, "401"),
         (403, {}, RefusedError, "403"),
         (418, {}, RefusedError, "418"),
         (416, {}, OtherFileError, "it has no bytes 50-99"),
-        (206, {}, RetryError, "another range"),
-        (206, part(0, 100), RetryError, "another range"),
-        (206, part(50, 100, 999), OtherFileError, "size 999, the lock says 200"),
-        (200, {"Content-Length": "9"}, OtherFileError, "size 9, the lock says 200"),
+        (206, {}, RetryError, "a different range than requested"),
+        (206, part(0, 100), RetryError, "a different range than requested"),
+        (206, part(50, 100, 999), OtherFileError, "size 999, the lock has 200"),
+        (200, {"Content-Length": "9"}, OtherFileError, "size 9, the lock has 200"),
     ],
 )
 def test_every_other_answer_has_its_meaning(
@@ -120,7 +120,7 @@ def test_a_file_of_this_machine(tmp_path: Path) -> None:
     with requests.Session() as session:
         with open_range(session, url, 50, 100, len(DATA), patience=Patience()) as body:
             assert (body.ranged, b"".join(body.chunks)) == (True, DATA[50:100])
-        with pytest.raises(OtherFileError, match="size 200, the lock says 7"):
+        with pytest.raises(OtherFileError, match="size 200, the lock has 7"):
             open_range(session, url, 0, 7, 7, patience=Patience()).__enter__()
         with pytest.raises(GoneError):
             open_range(session, url + "x", 0, 7, 7, patience=Patience()).__enter__()

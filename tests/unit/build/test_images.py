@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from buildctl.build.assemble import LAST_SECOND, source_date_epoch
-from buildctl.ground.errors import EngineError
+from buildctl.ground.errors import UsageError
 from buildctl.oci.entry import EPOCH
 
 
@@ -25,6 +25,6 @@ def test_the_time_of_an_image(text: str, seconds: int, monkeypatch: pytest.Monke
 )
 def test_a_time_that_cannot_be_written_is_refused(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
-    with pytest.raises(EngineError, match=message) as caught:
+    with pytest.raises(UsageError, match=message) as caught:
         source_date_epoch()
     assert len(caught.value.message) < 200

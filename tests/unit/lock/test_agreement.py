@@ -85,7 +85,7 @@ def test_another_base_that_has_it_is_named(project: Small) -> None:
     )
     with pytest.raises(ProblemsError, match=r"\(debian13: Python 3.13; debian12: Python 3.11\)") as caught:
         check_locks(changed, changed.matrix.select(["cpu-2.6"]))
-    assert caught.value.hint == 'name the base debian12 under accelerators; or set python: "3.13"'
+    assert caught.value.hint == 'use the base debian12 under accelerators; or set python: "3.13"'
 
 
 def test_a_base_without_python_is_refused(project: Small) -> None:
@@ -124,7 +124,7 @@ def test_wheels_that_the_base_is_too_old_for_are_refused(project: Small, libc: s
         refuse_newer_glibc(cell, wheels, runtime)
         return
     with pytest.raises(
-        LockError, match=r"numpy-2.5.5-py3-none-manylinux_2_28_aarch64.whl needs glibc 2.28, and"
+        LockError, match=r"numpy-2.5.5-py3-none-manylinux_2_28_aarch64.whl needs glibc 2.28, but"
     ) as one:
         refuse_newer_glibc(cell, wheels, runtime)
     assert f"bases.debian13 has {libc}" in one.value.message

@@ -85,7 +85,7 @@ def test_packages_that_are_not_known_are_not_called_the_same() -> None:
     found = difference(seen("a", packages=None), seen("b"))
     assert found.packages is None
     assert found.to_json()["packages"] is None
-    assert "packages: not known" in found.text()
+    assert "packages: unknown" in found.text()
     assert "packages: the same" in difference(seen("a"), seen("b")).text()
 
 

@@ -66,7 +66,7 @@ def test_a_dry_run_does_not_say_that_it_sent() -> None:
 
 def test_what_did_not_run_is_listed_once_with_its_cells_unless_it_was_objected_to() -> None:
     both = result(candidate(CUDA, "gpu"), candidate(CPU, "gpu", "compile"))
-    assert "NOT RUN, and allowed to be:" in both.text()
+    assert "NOT RUN, but allowed:" in both.text()
     assert f"  gpu: {CUDA.id}, {CPU.id}" in both.text().splitlines()
     assert both.to_json()["notRun"] == {CUDA.id: ["gpu"], CPU.id: ["gpu", "compile"]}
     assert "NOT RUN" not in result(candidate(CUDA, "gpu", objection="NOT RUN: gpu".lower())).text()

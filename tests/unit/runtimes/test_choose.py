@@ -33,5 +33,5 @@ def test_a_docker_elsewhere_that_does_not_answer_is_an_error(tmp_path: Path) -> 
 
 
 def test_the_sandbox_is_here() -> None:
-    with pytest.raises(RuntimeUnavailableError, match="on this machine only"):
+    with pytest.raises(RuntimeUnavailableError, match="only runs on this machine"):
         runtimes("sandbox", context="gpu-box")

@@ -10,12 +10,13 @@ import pytest
 from tests.support.images import Member, file, image, symlink, tar
 from tests.support.sameness import ONLY_BUILDKIT, configuration_differences, file_differences, raw_configuration, tree
 
-PIP = [file(path) for path in ONLY_BUILDKIT]
+PIP = file("usr/local/bin/pip")
+THIRD_NAME = [file(path) for path in ONLY_BUILDKIT]
 INFO = "a-1.dist-info"
 
 
 def differences(root: Path, ours: list[Member], buildkits: list[Member]) -> list[str]:
-    one, other = image(root / "one", tar(*ours)), image(root / "other", tar(*buildkits, *PIP))
+    one, other = image(root / "one", tar(*ours, PIP)), image(root / "other", tar(*buildkits, PIP, *THIRD_NAME))
     return file_differences(tree(*one), tree(*other))
 
 

@@ -98,7 +98,7 @@ def test_what_is_no_python_is_one_error(tmp_path: Path, text: str, words: str) -
         ("file", "is not an executable file"),
         ("empty", "has no torch"),
         ("broken", r"does not import: ImportError: libcudart\.so\.12: no such file"),
-        ("nonsense", "is not an installed torch: torch/version.py gives no __version__"),
+        ("nonsense", "is not an installed torch: torch/version.py has no __version__"),
     ],
 )
 def test_each_bad_path_is_one_line_and_a_hint(folder: Path, empty: Path, tmp_path: Path, make: str, words: str) -> None:
@@ -145,7 +145,7 @@ def test_a_cuda_build_claims_what_its_files_say(folder: Path) -> None:
     assert expected.gpu_architectures == ("sm_80", "sm_90", "compute_90")
     assert (expected.cudnn, expected.nccl, expected.glibc) == ("9.15.1.9", None, "2.28")
     assert (expected.python, expected.arch) == (f"3.{sys.version_info[1]}", "amd64")
-    assert "no distribution nvidia-nccl says a version" in expected.unclaimed["nccl version"]
+    assert "no distribution nvidia-nccl with a version" in expected.unclaimed["nccl version"]
     assert "works on the gpu" in probes.names_of(expected)
 
 

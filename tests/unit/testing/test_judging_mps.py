@@ -65,7 +65,7 @@ def test_any_other_refusal_fails(name: str) -> None:
 def test_built_and_not_available_is_not_run(name: str) -> None:
     status, detail = judged(name, None, available=False, macos="15.6", virtual=True)
     assert status is NOT_RUN
-    assert "torch is built for MPS and finds no device on macOS 15.6, a virtual machine" in detail
+    assert "torch is built for MPS but finds no device on macOS 15.6, a virtual machine" in detail
 
 
 def test_a_build_without_mps_fails_once() -> None:
@@ -89,7 +89,12 @@ def test_a_build_without_mps_fails_once() -> None:
             PASSED,
             "torch.linalg.qr is computed, as without it; in your shell PYTORCH_ENABLE_MPS_FALLBACK=1",
         ),
-        ({"without": GOOD, "with": {"error": 1.0}}, {}, FAILED, "with PYTORCH_ENABLE_MPS_FALLBACK=1, it computes 1"),
+        (
+            {"without": GOOD, "with": {"error": 1.0}},
+            {},
+            FAILED,
+            "with PYTORCH_ENABLE_MPS_FALLBACK=1, but it computes 1",
+        ),
         (
             {"without": {"refused": "x"}, "with": {"refused": "NotImplementedError: aten::linalg_qr"}},
             {},

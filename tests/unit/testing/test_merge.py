@@ -68,7 +68,7 @@ def test_of_two_images_the_report_of_what_is_built_stays() -> None:
 def test_no_file_is_no_report_and_a_bad_one_is_an_error(tmp_path: Path) -> None:
     assert read_report(tmp_path / "none.json") is None
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(BuildctlError, match=r"bad\.json is no report"):
+    with pytest.raises(BuildctlError, match=r"bad\.json is not a report"):
         read_report(tmp_path / "bad.json")
 
 

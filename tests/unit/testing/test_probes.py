@@ -166,7 +166,7 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging.torch, replace(CUDA, torch="2.6.0+cpu"), GOOD["torch"],
      "expected torch 2.6.0+cpu, image reports 2.6.0+cu124"),
     (judging.torchvision, CUDA, None, "expected torchvision 0.21.0, image reports none"),
-    (judging.torchaudio, CUDA, "2.6.0", "expected torchaudio not to be there, image reports 2.6.0"),
+    (judging.torchaudio, CUDA, "2.6.0", "expected torchaudio to be absent, image reports 2.6.0"),
     (judging.cuda_version, CUDA, changed("torch", cuda="12.6"), "expected CUDA 12.4, image reports 12.6"),
     (judging.cuda_version, CPU, GOOD["torch"], "expected CPU only, image reports a CUDA build (12.4)"),
     (judging.cuda_version, CPU, changed("torch", cuda=None, hip="6.1"), "a ROCm build (6.1)"),
@@ -205,7 +205,7 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
      "torch: installed 2 times (2.6.0, 2.5)"),
     (judging_packages.distributions, CUDA, [["torch", "2.6.0", "/a"]], "numpy: expected 2.1, image reports none"),
     (judging_packages.distributions, CUDA, [["numpy", "2.1", "/a"], ["pip", "1", "/a"], ["torch", "2.6.0", "/a"]],
-     "pip: expected not to be there, image reports 1"),
+     "pip: expected to be absent, image reports 1"),
     (judging_packages.pip_check, CUDA, unfit("torch 2.6.0 requires x"), "torch 2.6.0 requires x"),
     (judging_packages.pip_check, CUDA, unfit(SBSA, cusparselt=[SBSA_TAG]), SBSA),
     (judging_packages.pip_check, GRACE, unfit(SBSA), SBSA),
@@ -286,7 +286,7 @@ def test_what_agrees_passes(judge: Callable[[Expected, Any], judging.Verdict], v
 
 def test_a_complaint_of_a_platforms_other_name_is_known_and_named() -> None:
     status, detail = judging_packages.pip_check(GRACE, unfit(SBSA, cusparselt=[SBSA_TAG]))
-    assert (status, "only complains of cusparselt, whose WHEEL says sbsa" in detail) == (Status.PASSED, True)
+    assert (status, "only complains of cusparselt, whose WHEEL has sbsa" in detail) == (Status.PASSED, True)
 
 
 def test_no_gpu_is_said_in_plain_words() -> None:
@@ -306,7 +306,7 @@ def test_without_root_a_write_proves_only_what_the_mode_says() -> None:
     value = {"uid": 1000, "problems": [], "modes": {"/home/torch": "0o755", "/workspace": "0o1777"}}
     found = finding_of(check, Answers(values={"writable": value}), CUDA, ownership=False)
     assert found.status is Status.NOT_RUN
-    assert found.detail.endswith("does not know who owns /home/torch")
+    assert found.detail.endswith("cannot tell who owns /home/torch")
     assert finding_of(check, Answers(values={"writable": value}), CUDA).status is Status.PASSED
     value["modes"] = {"/workspace": "0o1777"}
     assert finding_of(check, Answers(values={"writable": value}), CUDA, ownership=False).status is Status.PASSED
