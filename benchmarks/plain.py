@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))  # the tests' Docker Engine and index
 from buildctl.artifacts.store import Store
 from buildctl.build.buildkit import DockerOptions, build_with_docker, user_secrets, with_fixed_times
 from buildctl.docker.load import load
-from buildctl.dockerfile.bake import Target
+from buildctl.dockerfile.bake import BakeTarget
 from buildctl.lock.wheels import LockedWheel, read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.entry import EPOCH
@@ -190,7 +190,7 @@ def pip_image(bench: Bench, wheels: Sequence[LockedWheel], arch: str) -> tuple[s
 def ours(bench: Bench, name: str, arch: str, index: str) -> float:
     bench.forget()
     contexts = {"base": f"oci-layout://{bench.bases}:base-debian13", "uv": f"oci-layout://{bench.bases}:uv"}
-    target = Target(
+    target = BakeTarget(
         name=f"{name}-{arch}",
         arch=arch,
         dockerfile=f"{name}/Dockerfile",

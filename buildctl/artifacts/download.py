@@ -14,7 +14,14 @@ import requests
 
 from buildctl.artifacts.partial import Partial, prepare
 from buildctl.artifacts.store import Store
-from buildctl.artifacts.transfer import Body, GoneError, OtherFileError, RefusedError, RetryError, open_range
+from buildctl.artifacts.transfer import (
+    FileResponse,
+    GoneError,
+    OtherFileError,
+    RetryError,
+    SourceRefusedError,
+    open_range,
+)
 from buildctl.console.progress import Progress, Task
 from buildctl.ground.errors import ArtifactError, FetchError
 from buildctl.ground.net import Patience, new_session, redact
@@ -50,12 +57,14 @@ def download(
     if not missing:
         return
     prepare(store, sum(item.size for item in missing.values()))
-    files = [_File(item=i, partial=Partial(store, i.digest, i.size), progress=progress) for i in missing.values()]
+    files = [
+        _DownloadFile(item=i, partial=Partial(store, i.digest, i.size), progress=progress) for i in missing.values()
+    ]
     _Run(files, store, patience or Patience()).run(min(connections, sum(file.partial.count for file in files)))
 
 
 @dataclass(slots=True, kw_only=True)
-class _File:
+class _DownloadFile:
     """One download under way. `mutex` guards all below it; `turn` counts the times that it started over."""
 
     item: Download
@@ -83,7 +92,7 @@ class _File:
 class _Unit:
     """A piece of work: one part of a file, all missing parts of it (`part` None), in turn `turn` of that file."""
 
-    file: _File
+    file: _DownloadFile
     turn: int = 0
     part: int | None = None
 
@@ -101,7 +110,7 @@ class _Run:
     the other parts are queued, so a source without ranges has exactly one reader.
     """
 
-    def __init__(self, files: Sequence[_File], store: Store, patience: Patience) -> None:
+    def __init__(self, files: Sequence[_DownloadFile], store: Store, patience: Patience) -> None:
         ordered = sorted(files, key=lambda file: (-file.item.size, file.item.label))
         self.units = deque(_Unit(file=file) for file in ordered)
         self.files, self.left = ordered, len(ordered)
@@ -177,7 +186,7 @@ class _Run:
         elif missing := unit.file.partial.missing:  # none: a former run was killed between the last byte and the rename
             _Fetch(self, unit, session, missing[0], leads=True).fetch()
 
-    def _open(self, file: _File) -> bool:
+    def _open(self, file: _DownloadFile) -> bool:
         """False if there is nothing to do now: another process has downloaded it, or is about to."""
         if self.store.artifact(file.item.digest) is not None:
             self._finished()
@@ -203,7 +212,7 @@ class _Run:
         others = [n for n in unit.file.partial.missing if n != part]
         self._queue([_Unit(file=unit.file, turn=unit.turn, part=n) for n in others], first=True)
 
-    def _settle(self, file: _File) -> None:
+    def _settle(self, file: _DownloadFile) -> None:
         """All writers are done: move it into the store, or start once more."""
         if file.wrong is None:
             digest = file.partial.settle()
@@ -253,7 +262,7 @@ class _Fetch:
             except GoneError as error:
                 gone += 1
                 reasons.append(f"{redact(url)}: {error}")
-            except RefusedError as error:
+            except SourceRefusedError as error:
                 hint = error.hint
                 reasons.append(f"{redact(url)}: {error}")
             except RetryError as error:
@@ -291,7 +300,7 @@ class _Fetch:
                 backoff = self.run.patience.backoff * 2 ** (failures - 1) * random.uniform(0.8, 1.2)  # noqa: S311
                 self.run.pause(error.wait if error.wait is not None else backoff)
 
-    def _receive(self, body: Body) -> None:
+    def _receive(self, body: FileResponse) -> None:
         if not body.ranged:
             self._take_all()
         elif self.leads and self.end < self.file.item.size:

@@ -32,7 +32,7 @@ class GoneError(Exception):
     """The source does not have the file."""
 
 
-class RefusedError(Exception):
+class SourceRefusedError(Exception):
     """The source refuses to serve the file, however often it is asked."""
 
     def __init__(self, reason: str, *, hint: str | None = None) -> None:
@@ -45,7 +45,7 @@ class OtherFileError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Body:
+class FileResponse:
     """`ranged`: the requested range. Otherwise the whole file, from its first byte."""
 
     ranged: bool
@@ -55,7 +55,7 @@ class Body:
 @contextlib.contextmanager
 def open_range(
     session: requests.Session, url: str, start: int, end: int, size: int, *, patience: Patience, fresh: bool = False
-) -> Iterator[Body]:
+) -> Iterator[FileResponse]:
     """Bytes `start` to `end` of a file of `size` bytes. With `fresh`, asks proxies to revalidate.
 
     The chunks never yield more than requested, and may end early. A source without ranges serves the whole
@@ -71,14 +71,16 @@ def open_range(
     try:
         answer = session.get(url, headers=headers, stream=True, timeout=(patience.connect, patience.read))
     except requests.exceptions.SSLError as error:
-        raise RefusedError(brief(error), hint="behind a company proxy, set SSL_CERT_FILE to its CA bundle") from error
+        raise SourceRefusedError(
+            brief(error), hint="behind a company proxy, set SSL_CERT_FILE to its CA bundle"
+        ) from error
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-        raise RefusedError(brief(error)) from error
+        raise SourceRefusedError(brief(error)) from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise RetryError(brief(error)) from error
     with answer:
         ranged = _judge(answer, start, end, size, patience) or "Range" not in headers
-        yield Body(ranged=ranged, chunks=_chunks(answer, end - start if ranged else size))
+        yield FileResponse(ranged=ranged, chunks=_chunks(answer, end - start if ranged else size))
 
 
 def _judge(answer: requests.Response, start: int, end: int, size: int, patience: Patience) -> bool:
@@ -89,10 +91,10 @@ def _judge(answer: requests.Response, start: int, end: int, size: int, patience:
     if code in _BUSY:
         wait = retry_after(answer.headers.get("Retry-After"))
         if wait is not None and wait > patience.longest_wait:
-            raise RefusedError(f"{code} {answer.reason}; it asks us to wait {wait:.0f} s", hint="try again later")
+            raise SourceRefusedError(f"{code} {answer.reason}; it asks us to wait {wait:.0f} s", hint="try again later")
         raise RetryError(f"{code} {answer.reason}", wait=wait)
     if code in {401, 403, 407}:
-        raise RefusedError(
+        raise SourceRefusedError(
             f"{code} {answer.reason}", hint="put credentials where pip finds them: netrc, or the index URL"
         )
     if code == 416:
@@ -106,7 +108,7 @@ def _judge(answer: requests.Response, start: int, end: int, size: int, patience:
             raise OtherFileError(f"size {match[3]}, the lock has {size}")
         return True
     if code != 200:
-        raise RefusedError(f"{code} {answer.reason}")
+        raise SourceRefusedError(f"{code} {answer.reason}")
     if length.isdigit() and int(length) != size:
         raise OtherFileError(f"size {length}, the lock has {size}")
     return False
@@ -126,18 +128,18 @@ def _chunks(answer: requests.Response, wanted: int) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def _open_local(url: str, start: int, end: int, size: int) -> Iterator[Body]:
+def _open_local(url: str, start: int, end: int, size: int) -> Iterator[FileResponse]:
     path = Path(unquote(urlsplit(url).path))
     try:
         with path.open("rb") as file:
             if (found := path.stat().st_size) != size:
                 raise OtherFileError(f"size {found}, the lock has {size}")
             file.seek(start)
-            yield Body(ranged=True, chunks=_read(file, end - start))
+            yield FileResponse(ranged=True, chunks=_read(file, end - start))
     except FileNotFoundError as error:
         raise GoneError("no such file") from error
     except PermissionError as error:
-        raise RefusedError(str(error.strerror)) from error
+        raise SourceRefusedError(str(error.strerror)) from error
 
 
 def _read(file: BinaryIO, wanted: int) -> Iterator[bytes]:

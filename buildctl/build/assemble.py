@@ -30,7 +30,7 @@ from buildctl.oci.image import History, ImageConfig, Layer
 from buildctl.oci.layout import Layout
 
 
-class Source(Protocol):
+class LayerSource(Protocol):
     """What a layer is made from. It is sent to a worker process, so it holds only values and paths."""
 
     def entries(self, store: Store) -> Iterable[Entry]: ...
@@ -46,7 +46,7 @@ class Recipe:
     key: str
     label: str
     weight: int
-    source: Source
+    source: LayerSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

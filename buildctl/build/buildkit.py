@@ -22,7 +22,7 @@ from buildctl.build.buildkit_progress import watched
 from buildctl.build.engine import Built, Order
 from buildctl.build.uv_image import put_tool, scratch_in
 from buildctl.console.log import say
-from buildctl.dockerfile.bake import Target, bake_definition, bake_name, target_of
+from buildctl.dockerfile.bake import BakeTarget, bake_definition, bake_name, target_of
 from buildctl.dockerfile.parse import Instruction, read_dockerfile
 from buildctl.ground.errors import DockerfileError, EngineError, ToolError
 from buildctl.ground.run import run, which
@@ -91,20 +91,22 @@ def _built(name: str, descriptor: Descriptor, layout: Layout, seconds: float) ->
     return Built(name=name, descriptor=descriptor, size=size, made=len(layers), reused=0, seconds=seconds)
 
 
-def _target(cell: Cell, *, context: Path, layout: Path) -> Target:
+def _target(cell: Cell, *, context: Path, layout: Path) -> BakeTarget:
     target = target_of(cell, context=context, layout=layout)
     # a foreign base may be compressed differently, which triggers a second export
     return with_fixed_times(target) if isinstance(cell.base, DebianBase) else target
 
 
-def with_fixed_times(target: Target) -> Target:
+def with_fixed_times(target: BakeTarget) -> BakeTarget:
     """`target` as its Dockerfile is: see `has_fixed_times`. BuildKit may accept one that our parser refuses."""
     with suppress(DockerfileError):
         return replace(target, fixed_times=has_fixed_times(read_dockerfile(Path(target.context, target.dockerfile))))
     return target
 
 
-def build_with_docker(targets: Sequence[Target], options: DockerOptions, *, layout: Layout) -> dict[str, Descriptor]:
+def build_with_docker(
+    targets: Sequence[BakeTarget], options: DockerOptions, *, layout: Layout
+) -> dict[str, Descriptor]:
     """Build all targets at once and tag each by its name in `layout`; returns the manifests by target name.
 
     Raises ToolError if docker or buildx is missing, EngineError if the build fails or exports anything but
@@ -122,7 +124,7 @@ def build_with_docker(targets: Sequence[Target], options: DockerOptions, *, layo
         return {target.name: _take(layout, places[target.name], target) for target in targets}
 
 
-def _export(targets: Sequence[Target], places: Mapping[str, Path], options: DockerOptions) -> None:
+def _export(targets: Sequence[BakeTarget], places: Mapping[str, Path], options: DockerOptions) -> None:
     """Bake each target into a layout at its place."""
     definition = bake_definition(targets)
     for target in targets:
@@ -258,7 +260,7 @@ def _bake(file: Path, options: DockerOptions) -> None:
     raise EngineError(f"docker buildx bake {what}:\n{steps.why() or said[-2000:]}", hint=hint)
 
 
-def _take(layout: Layout, built: Path, target: Target) -> Descriptor:
+def _take(layout: Layout, built: Path, target: BakeTarget) -> Descriptor:
     """Import one image that buildx exported to `built` into `layout`."""
     source = Layout(built)
     images = [m for m in source.read_index().manifests if m.media_type == MediaType.MANIFEST]

@@ -24,7 +24,7 @@ _DONE = re.compile(r"(?:DONE (\d+(?:\.\d+)?)s|CACHED|CANCELED)$")
 
 
 @dataclass(slots=True, kw_only=True)
-class Step:
+class BuildStep:
     name: str
     started: float
     said: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT))
@@ -38,9 +38,9 @@ class Steps:
     """
 
     lines: Console | None = None
-    running: dict[str, Step] = field(default_factory=dict)
-    known: dict[str, Step] = field(default_factory=dict)
-    failed: Step | None = None
+    running: dict[str, BuildStep] = field(default_factory=dict)
+    known: dict[str, BuildStep] = field(default_factory=dict)
+    failed: BuildStep | None = None
     problem: str = ""
     tail: list[str] = field(default_factory=list)  # everything behind the steps: the place in the Dockerfile, the error
 
@@ -53,7 +53,7 @@ class Steps:
         number, rest = match.groups()
         step = self.known.get(number)
         if step is None:
-            step = self.known[number] = self.running[number] = Step(name=rest, started=time.monotonic())
+            step = self.known[number] = self.running[number] = BuildStep(name=rest, started=time.monotonic())
         elif done := _DONE.match(rest):
             self.running.pop(number, None)
             seconds = float(done[1] or 0)

@@ -20,7 +20,7 @@ from buildctl.ground.errors import (
 )
 from buildctl.ground.run import run
 from buildctl.host.facts import Host, this_host
-from buildctl.host.verdict import Kind, catalogue, decide
+from buildctl.host.verdict import VerdictKind, catalogue, decide
 from buildctl.lock.claims import check_facts
 from buildctl.lock.index import uv_environment
 from buildctl.lock.locked import LockedCell, load_locked
@@ -90,7 +90,7 @@ def refusal(project: Project, cell: Cell, host: Host) -> RuntimeUnavailableError
     subjects = catalogue(project.root, project.layout)
     subject = next((s for s in subjects if s.name == cell.name), None)
     verdict = decide(subject, host, subjects) if subject else None
-    if (verdict is None or verdict.kind is not Kind.NOT) and (host.system, host.arch) == ("macos", "arm64"):
+    if (verdict is None or verdict.kind is not VerdictKind.NOT) and (host.system, host.arch) == ("macos", "arm64"):
         return None
     why = verdict.reason if verdict else "a native environment, only for macOS on Apple silicon"
     step = f"{verdict.next_step}; " if verdict else ""

@@ -51,7 +51,7 @@ class Command(click.Command):
         self.params += _voices()
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """`sections` are the groups of the help; the commands in them are all that there are."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -27,13 +27,13 @@ class Options:
         return Project.find(self.project, layout=self.layout)
 
 
-class Answer(Protocol):
+class Printable(Protocol):
     def to_json(self) -> dict[str, Any]: ...
 
     def text(self) -> str: ...
 
 
-def answer(found: Answer, *, as_json: bool) -> None:
+def answer(found: Printable, *, as_json: bool) -> None:
     """The one thing that a command prints on stdout."""
     click.echo(as_text(found.to_json()) if as_json else found.text())
 

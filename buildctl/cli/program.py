@@ -11,7 +11,7 @@ import click
 
 from buildctl import __version__
 from buildctl.cli import ask, build, keep, publish, test
-from buildctl.cli.commands import Group, usage_error
+from buildctl.cli.commands import CommandGroup, usage_error
 from buildctl.cli.failure import tell, tell_bug, tell_interrupt
 from buildctl.cli.options import Options
 from buildctl.ground import interrupts
@@ -48,7 +48,7 @@ def _run(arguments: Sequence[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="buildctl")
 @click.option(
     "--project",

@@ -16,7 +16,7 @@ UV = "uv"  # the image that holds /uv and nothing else, a named context of every
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class BakeTarget:
     """One cell to build. `dockerfile` is relative to `context`; `contexts` are named contexts, as buildx writes them
     (`oci-layout://DIR:NAME`, a folder, `docker-image://...`). `fixed_times` says that no layer of it can hold a time
     stamp of the build, so that none has to be rewritten.
@@ -32,7 +32,7 @@ class Target:
     fixed_times: bool = False
 
 
-def bake_definition(targets: Sequence[Target]) -> dict[str, Any]:
+def bake_definition(targets: Sequence[BakeTarget]) -> dict[str, Any]:
     """The file for `docker buildx bake`: a target per cell, all in the group `default`."""
     return {
         "group": {"default": {"targets": [bake_name(t.name) for t in targets]}},
@@ -45,7 +45,7 @@ def bake_name(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _target(target: Target) -> dict[str, Any]:
+def _target(target: BakeTarget) -> dict[str, Any]:
     out: dict[str, Any] = {
         "context": target.context,
         "dockerfile": target.dockerfile,
@@ -64,14 +64,14 @@ def _target(target: Target) -> dict[str, Any]:
 BAKE = "docker-bake.json"
 
 
-def target_of(cell: Cell, *, context: Path, layout: Path) -> Target:
+def target_of(cell: Cell, *, context: Path, layout: Path) -> BakeTarget:
     """The bake target of a cell, with its base and uv as named contexts."""
     base = cell.base
     if isinstance(base, DebianBase):
         where = f"oci-layout://{layout}:{cell.base_image}"
     else:
         where = _image_context(base, cell, root=context.parent)
-    return Target(
+    return BakeTarget(
         name=cell.id,
         arch=cell.arch,
         dockerfile=f"{cell.name}/Dockerfile",

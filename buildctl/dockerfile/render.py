@@ -31,7 +31,7 @@ SMALL_STAGE = "small_wheels"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class InstallStep:
     """One install step: `requirements` are NAME==VERSION, with a marker where the architectures differ."""
 
     stage: str
@@ -59,7 +59,7 @@ class _Package:
         ]
 
 
-def install_steps(locks: Mapping[str, WheelLock]) -> tuple[Step, ...]:
+def install_steps(locks: Mapping[str, WheelLock]) -> tuple[InstallStep, ...]:
     """Heavy wheels one by one, what changes least first: NVIDIA's, other heavy ones, the small ones, torch last."""
     arches = sorted(locks)
     names = sorted({wheel.name for lock in locks.values() for wheel in lock.wheels})
@@ -67,12 +67,12 @@ def install_steps(locks: Mapping[str, WheelLock]) -> tuple[Step, ...]:
     heavy = [p for p in packages if p.size >= HEAVY]
     small = [p for p in packages if p.size < HEAVY]
     steps = [
-        Step(stage=p.name, title=f"{p.name}, {_megabytes(p.size)}", requirements=p.requirements(arches))
+        InstallStep(stage=p.name, title=f"{p.name}, {_megabytes(p.size)}", requirements=p.requirements(arches))
         for p in sorted(heavy, key=lambda p: (_stability(p.name), p.name))
     ]
     if small:
         steps.append(
-            Step(
+            InstallStep(
                 stage=SMALL_STAGE,
                 title=f"{len(small)} small wheels, {_megabytes(sum(p.size for p in small))}",
                 requirements=[r for p in small for r in p.requirements(arches)],
@@ -170,7 +170,7 @@ def _render(template: jinja2.Template, context: Mapping[str, Any]) -> str:
         raise DockerfileError(f"templates/{template.name}: {error}", hint="see docs/templates.md") from error
 
 
-def _context(cell: Cell, each: Sequence[Claims], steps: Sequence[Step], template: str) -> dict[str, Any]:
+def _context(cell: Cell, each: Sequence[Claims], steps: Sequence[InstallStep], template: str) -> dict[str, Any]:
     claims = each[0]
     title = f"{cell.name}: PyTorch {_is(claims)}, Python {claims.python}"
     return {

@@ -10,17 +10,17 @@ from typing import Any
 
 from buildctl.ground.errors import ExitCode, MatrixError, UnknownNameError
 from buildctl.host.facts import Host, read_host, this_host
-from buildctl.host.verdict import Kind, Subject, Verdict, catalogue, decide
+from buildctl.host.verdict import Subject, Verdict, VerdictKind, catalogue, decide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class CheckResult:
     host: Host
     verdicts: tuple[Verdict, ...]
 
     @property
     def exit_code(self) -> int:
-        return ExitCode.FAILED if any(v.kind is Kind.NOT for v in self.verdicts) else ExitCode.OK
+        return ExitCode.FAILED if any(v.kind is VerdictKind.NOT for v in self.verdicts) else ExitCode.OK
 
     def to_json(self) -> dict[str, Any]:
         return {"host": self.host.to_json(), "verdicts": [v.to_json() for v in self.verdicts]}
@@ -35,7 +35,7 @@ class Answer:
 
 def check_images(
     start: Path, layout: Path | None, names: Sequence[str], *, host_file: Path | None, save: Path | None
-) -> Answer:
+) -> CheckResult:
     """Does not load the matrix: the claims files and the layout's index hold all it needs."""
     host = read_host(host_file) if host_file else this_host()
     if save is not None:
@@ -58,7 +58,7 @@ def check_images(
             hint=f"known: {', '.join(s.name for s in subjects)}; `buildctl claims` reads locked wheels",
         )
     chosen += [subject for found in others.values() for subject in found]
-    return Answer(host=host, verdicts=tuple(decide(s, host, subjects) for s in chosen))
+    return CheckResult(host=host, verdicts=tuple(decide(s, host, subjects) for s in chosen))
 
 
 def _elsewhere(names: Sequence[str]) -> dict[str, list[Subject]]:

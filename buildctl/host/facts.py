@@ -43,7 +43,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
+class ContainerEngine:
     """A container engine that answers. `desktop`: Linux in a virtual machine (Docker Desktop and the like), which
     emulates the other architecture; `gpus`: it knows NVIDIA's runtime or CDI devices; `cdi`: only the latter, so that
     `--gpus all` is refused.
@@ -86,7 +86,7 @@ class Host:
     gpu_problem: str = ""
     toolkit: str | None = None
     nodes: tuple[Node, ...] = ()
-    engine: Engine | None = None
+    engine: ContainerEngine | None = None
     engine_problem: str = ""
     emulates: tuple[str, ...] = ()
     note: str = ""
@@ -122,7 +122,9 @@ class Host:
             fields["gpus"] = tuple(_gpu(gpu) for gpu in _listed(value, "gpus"))
             fields["nodes"] = tuple(Node(**_plain(Node, node)) for node in _listed(value, "nodes"))
             fields["emulates"] = tuple(map(str, _listed(value, "emulates")))
-            fields["engine"] = Engine(**_plain(Engine, value["engine"])) if value.get("engine") else None
+            fields["engine"] = (
+                ContainerEngine(**_plain(ContainerEngine, value["engine"])) if value.get("engine") else None
+            )
             fields["driver"] = driver_version(_plain(cls, value).get("driver") or "")
             if fields.get("macos") is not None and not _VERSION.fullmatch(fields["macos"]):
                 raise TypeError(f"macos: {fields['macos']!r} is not a version")
@@ -308,7 +310,7 @@ def container_toolkit(folders: Iterable[Path] = _CDI) -> str | None:
     return str(program.name) if program else None
 
 
-def container_engine() -> tuple[Engine | None, str]:
+def container_engine() -> tuple[ContainerEngine | None, str]:
     """(the engine that answers, why none does): docker as its command line finds it, else podman."""
     problem = "no docker or podman command"
     if which("docker"):
@@ -326,7 +328,7 @@ def container_engine() -> tuple[Engine | None, str]:
     return None, problem
 
 
-def parse_docker(info: Mapping[str, Any]) -> Engine:
+def parse_docker(info: Mapping[str, Any]) -> ContainerEngine:
     """From `docker info`. Raises BuildctlError if no server answered."""
     if not info.get("ServerVersion"):
         raise BuildctlError("; ".join(info.get("ServerErrors") or ["no server"]))
@@ -341,7 +343,7 @@ def parse_docker(info: Mapping[str, Any]) -> Engine:
         "orbstack",
     )  # what such a virtual machine calls its system and kernel
     system = f"{info.get('OperatingSystem', '')} {info.get('KernelVersion', '')}"
-    return Engine(
+    return ContainerEngine(
         name="Docker",
         version=str(info["ServerVersion"]),
         arch=arch_named(machine),
@@ -351,11 +353,11 @@ def parse_docker(info: Mapping[str, Any]) -> Engine:
     )
 
 
-def parse_podman(info: Mapping[str, Any]) -> Engine:
+def parse_podman(info: Mapping[str, Any]) -> ContainerEngine:
     """From `podman info`. On macOS and Windows podman works in a virtual machine; GPUs come by CDI, see `toolkit`."""
     try:
         host = info["host"]
-        return Engine(
+        return ContainerEngine(
             name="podman",
             version=str(info["version"]["Version"]),
             arch=arch_named(str(host["arch"])),

@@ -24,7 +24,7 @@ MPS_MACOS = Version("14")  # PyTorch's MPS backend needs macOS 14
 _REPOSITORY = "pytorch"
 
 
-class Kind(StrEnum):
+class VerdictKind(StrEnum):
     GPU = "runs with GPU"
     CPU = "runs on CPU"
     EMULATED = "runs slowly under emulation"
@@ -57,7 +57,7 @@ class Subject:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     name: str
-    kind: Kind
+    kind: VerdictKind
     reason: str
     next_step: str
 
@@ -77,11 +77,13 @@ def decide(subject: Subject, host: Host, others: Sequence[Subject] = ()) -> Verd
 def _decided(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
     if host.arch not in ARCHES:
         reason = f"PyTorch publishes no wheels for {host.arch}, so there are no images for it"
-        return _verdict(subject, Kind.NOT, reason, f"use a machine with {' or '.join(ARCHES)}")
+        return _verdict(subject, VerdictKind.NOT, reason, f"use a machine with {' or '.join(ARCHES)}")
     if subject.native:
         return _native(subject, host, others)
     if host.system == "windows":
-        return _verdict(subject, Kind.NOT, "Windows itself cannot run Linux images", "open WSL2 and ask again there")
+        return _verdict(
+            subject, VerdictKind.NOT, "Windows itself cannot run Linux images", "open WSL2 and ask again there"
+        )
     if host.engine is None:
         return _without_engine(subject, host)
     claims = subject.of(host.engine.arch)
@@ -89,19 +91,19 @@ def _decided(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict
         return _foreign(subject, host, others)
     if not subject.says:
         reason = f"native on {claims.arch}; its labels and environment claim nothing about CUDA"
-        return _verdict(subject, Kind.CPU, reason, f"{_run(subject)}; `buildctl test {subject.name}` finds out")
+        return _verdict(subject, VerdictKind.CPU, reason, f"{_run(subject)}; `buildctl test {subject.name}` finds out")
     if not claims.kind.gpu:
         gpu = _instead_gpu(claims, host, others)
-        return _verdict(subject, Kind.CPU, f"a CPU build, native on {claims.arch}{gpu}", _run(subject))
+        return _verdict(subject, VerdictKind.CPU, f"a CPU build, native on {claims.arch}{gpu}", _run(subject))
     if host.system == "macos":
         reason = f"containers on macOS cannot use the GPU{_instead_gpu(claims, host, others)}"
-        return _verdict(subject, Kind.CPU, reason, _run(subject))
+        return _verdict(subject, VerdictKind.CPU, reason, _run(subject))
     if claims.kind.files is not None:
         return _device_files(subject, claims, claims.kind.files, host)
     return _nvidia(subject, claims, host, others)
 
 
-def _verdict(subject: Subject, kind: Kind, reason: str, next_step: str) -> Verdict:
+def _verdict(subject: Subject, kind: VerdictKind, reason: str, next_step: str) -> Verdict:
     return Verdict(name=subject.name, kind=kind, reason=reason, next_step=next_step)
 
 
@@ -113,7 +115,7 @@ def _without_engine(subject: Subject, host: Host) -> Verdict:
         if host.system == "macos"
         else f"install Docker or podman; without them, `buildctl test {subject.name} --arch {here}` runs its probes"
     )
-    return _verdict(subject, Kind.NOT, reason, step)
+    return _verdict(subject, VerdictKind.NOT, reason, step)
 
 
 def _run(subject: Subject, *options: str) -> str:
@@ -135,9 +137,9 @@ def _foreign(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict
         how = "Rosetta or QEMU" if host.system == "macos" and host.arch == "arm64" else "QEMU"
         gpu = ", without GPU access" if subject.claims[0].kind.gpu else ""
         step = better or _run(subject, f"--platform linux/{arch}")
-        return _verdict(subject, Kind.EMULATED, f"{only}: {how} translates every instruction{gpu}", step)
+        return _verdict(subject, VerdictKind.EMULATED, f"{only}: {how} translates every instruction{gpu}", step)
     step = better or "sudo apt-get install qemu-user-static binfmt-support, then it runs slowly under emulation"
-    return _verdict(subject, Kind.NOT, f"{only}, and no emulator is registered", step)
+    return _verdict(subject, VerdictKind.NOT, f"{only}, and no emulator is registered", step)
 
 
 def _native_alternative(subject: Subject, host: Host, others: Sequence[Subject]) -> str:
@@ -162,7 +164,7 @@ def _same_torch(subject: Subject, others: Sequence[Subject]) -> list[Subject]:
 def _device_files(subject: Subject, claims: Claims, files: DeviceFiles, host: Host) -> Verdict:
     found, reason = device_files(files, host.nodes)
     if not found:
-        return _verdict(subject, Kind.CPU, f"{reason} here", _run(subject))
+        return _verdict(subject, VerdictKind.CPU, f"{reason} here", _run(subject))
     options = [f"--device {path}" for path in dict.fromkeys(_folder(path) for path in found)]
     step = _run(subject, *options, *(f"--group-add {group}" for group in ("video", "render")))
     if host.engine and host.engine.name == "podman":
@@ -173,7 +175,7 @@ def _device_files(subject: Subject, claims: Claims, files: DeviceFiles, host: Ho
         f"an {files.maker} GPU ({', '.join(found)}); unknown: the driver {claims.kind.titled(claims.built_for)} needs, "
         "and whether torch has code for this GPU"
     )
-    return _verdict(subject, Kind.GPU, reason, step)
+    return _verdict(subject, VerdictKind.GPU, reason, step)
 
 
 def _folder(path: str) -> str:
@@ -187,7 +189,7 @@ def _nvidia(subject: Subject, claims: Claims, host: Host, others: Sequence[Subje
     cpu = _run(subject)
 
     def on_cpu(reason: str, step: str = "") -> Verdict:
-        return _verdict(subject, Kind.CPU, reason, f"{step}; until then: {cpu}" if step else cpu)
+        return _verdict(subject, VerdictKind.CPU, reason, f"{step}; until then: {cpu}" if step else cpu)
 
     if not host.gpus:
         if not host.gpu_problem:
@@ -222,7 +224,7 @@ def _nvidia(subject: Subject, claims: Claims, host: Host, others: Sequence[Subje
     floor = f" >= {claims.driver_floor}" if claims.driver_floor else ""
     unknown = "" if claims.facts else "; the image does not claim which GPUs its torch is compiled for"
     reason = f"{names}, driver {host.driver or 'of unknown version'}{floor if host.driver else ''}{but}{unknown}"
-    return _verdict(subject, Kind.GPU, reason, step)
+    return _verdict(subject, VerdictKind.GPU, reason, step)
 
 
 def gpu_option(host: Host) -> str:
@@ -320,27 +322,31 @@ def _native(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
     if host.system != "macos":
         names = [o.name for o in _same_torch(subject, others) if o.of(host.arch)]
         where = " or ".join(names) or "an image"
-        return _verdict(subject, Kind.NOT, "a native environment, only for macOS on Apple silicon", f"use {where}")
+        return _verdict(
+            subject, VerdictKind.NOT, "a native environment, only for macOS on Apple silicon", f"use {where}"
+        )
     if host.arch != "arm64":
         images = [o.name for o in _same_torch(subject, others) if o.of(host.arch)]
         reason = "PyTorch dropped wheels for Intel Macs after 2.2, and MPS needs an Apple GPU"
         return _verdict(
-            subject, Kind.NOT, reason, f"use {images[0]} in Docker, on the CPU" if images else "another machine"
+            subject, VerdictKind.NOT, reason, f"use {images[0]} in Docker, on the CPU" if images else "another machine"
         )
     make = f"buildctl native {subject.name}"
     if host.macos is None:
-        return _verdict(subject, Kind.NOT, "the macOS version is unknown", f"sw_vers shows it; or try {make}")
+        return _verdict(subject, VerdictKind.NOT, "the macOS version is unknown", f"sw_vers shows it; or try {make}")
     version, floor = Version(host.macos), Version(claims.macos or "11.0")
     if version < floor:
-        return _verdict(subject, Kind.NOT, f"its wheels need macOS {floor}, this is {version}", "update macOS")
+        return _verdict(subject, VerdictKind.NOT, f"its wheels need macOS {floor}, this is {version}", "update macOS")
     if host.translated:
         reason = f"this Python runs under {host.translated}, which has no MPS"
-        return _verdict(subject, Kind.NOT, reason, f"use an arm64 Python (`arch -arm64 zsh`), then {make}")
+        return _verdict(subject, VerdictKind.NOT, reason, f"use an arm64 Python (`arch -arm64 zsh`), then {make}")
     if version < MPS_MACOS:
-        return _verdict(subject, Kind.CPU, f"MPS needs macOS {MPS_MACOS}, this is {version}", f"update macOS; {make}")
+        return _verdict(
+            subject, VerdictKind.CPU, f"MPS needs macOS {MPS_MACOS}, this is {version}", f"update macOS; {make}"
+        )
     if host.virtual:
-        return _verdict(subject, Kind.CPU, "MPS does not work in a macOS virtual machine", make)
-    return _verdict(subject, Kind.GPU, f"MPS on {host.chip or 'Apple silicon'}, macOS {version}", make)
+        return _verdict(subject, VerdictKind.CPU, "MPS does not work in a macOS virtual machine", make)
+    return _verdict(subject, VerdictKind.GPU, f"MPS on {host.chip or 'Apple silicon'}, macOS {version}", make)
 
 
 def catalogue(start: Path, layout: Path | None) -> list[Subject]:

@@ -23,7 +23,7 @@ HINT = "set `mirror: {debian: URL}` in matrix.yaml, or install mmdebstrap or deb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class AptSource:
     """One repository that apt is configured for."""
 
     uri: str
@@ -60,12 +60,12 @@ def apt_mirrors(mirror: str | None = None, *, root: Path = Path("/")) -> Mapping
     return {archive: tuple(dict.fromkeys(urls)) for archive, urls in found.items()}
 
 
-def read_sources(root: Path = Path("/")) -> list[Source]:
+def read_sources(root: Path = Path("/")) -> list[AptSource]:
     """Enabled binary sources of apt, both formats (sources.list(5)), in apt's order."""
     folder = root / "etc" / "apt"
     main = [folder / "sources.list"]
     parts = sorted((folder / "sources.list.d").glob("*")) if (folder / "sources.list.d").is_dir() else []
-    out: list[Source] = []
+    out: list[AptSource] = []
     for path in [*main, *parts]:
         if path.suffix not in (".list", ".sources") or not path.is_file():
             continue
@@ -77,7 +77,7 @@ def read_sources(root: Path = Path("/")) -> list[Source]:
     return out
 
 
-def _one_line(text: str) -> Iterator[Source]:
+def _one_line(text: str) -> Iterator[AptSource]:
     for line in text.splitlines():
         match = re.match(r"\s*deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)((?:\s+[^\s#]+)*)", line)
         if match:
@@ -85,7 +85,7 @@ def _one_line(text: str) -> Iterator[Source]:
             yield from _sources([match[2]], [match[3]], match[4].split(), options.get("signed-by", ""))
 
 
-def _deb822(text: str, path: str) -> Iterator[Source]:
+def _deb822(text: str, path: str) -> Iterator[AptSource]:
     try:
         stanzas = [{k.lower(): v for k, v in fields.items()} for _, fields in parse_stanzas(text, path)]
     except ArtifactError:
@@ -101,25 +101,25 @@ def _deb822(text: str, path: str) -> Iterator[Source]:
             )
 
 
-def _sources(uris: Iterable[str], suites: list[str], components: list[str], signed_by: str) -> Iterator[Source]:
+def _sources(uris: Iterable[str], suites: list[str], components: list[str], signed_by: str) -> Iterator[AptSource]:
     for uri in uris:
         if uri.startswith(("http://", "https://")):  # mirror lists, cdrom: and file: are of no use to a downloader
             # a source per kind of suite: one stanza may name both archives of a mirror that merges them
             for security in (False, True):
                 some = tuple(s for s in suites if _is_security(s) == security)
                 if some:
-                    yield Source(uri=uri.rstrip("/"), suites=some, components=tuple(components), signed_by=signed_by)
+                    yield AptSource(uri=uri.rstrip("/"), suites=some, components=tuple(components), signed_by=signed_by)
 
 
 def _is_security(suite: str) -> bool:
     return suite.endswith(("-security", "/updates"))
 
 
-def _archive(source: Source) -> str:
+def _archive(source: AptSource) -> str:
     return "debian-security" if _is_security(source.suites[0]) else "debian"
 
 
-def _is_debian(root: Path, source: Source) -> bool:
+def _is_debian(root: Path, source: AptSource) -> bool:
     """Third parties use Debian's suite names too; then they name a keyring of their own."""
     if "main" not in source.components or not set(source.suites) & _suites(root):
         return False
@@ -140,7 +140,7 @@ def _suites(root: Path) -> set[str]:
     return {f"{name}{suffix}" for name in names for suffix in suffixes}
 
 
-def _unlikely(source: Source) -> bool:
+def _unlikely(source: AptSource) -> bool:
     """Sorts URLs that look like Debian's own layout to the front."""
     return not source.uri.endswith(("/debian", "/debian-security"))
 

@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from buildctl.ground.errors import LockError, ResolveError
 from buildctl.lock.torch_build import certain_build
-from buildctl.matrix.accelerators import MPS, Kind, kind_of, public_version, version_of
+from buildctl.matrix.accelerators import MPS, AcceleratorKind, kind_of, public_version, version_of
 from buildctl.matrix.arch import ARCHES
 
 # `buildctl check` reads claims and must be fast: it does not load what resolves and parses locks
@@ -83,7 +83,7 @@ class Claims:
     facts: WheelFacts | None = None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> AcceleratorKind:
         """By what torch is built for, not by the accelerator's name."""
         return kind_of(self, native=self.platform.startswith("darwin/"))
 

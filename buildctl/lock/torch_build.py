@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from packaging.version import Version
 
 from buildctl.ground.errors import LockError, ResolveError
-from buildctl.matrix.accelerators import CPU, MPS, VERSIONED, Kind, agrees, readings, short_version
+from buildctl.matrix.accelerators import CPU, MPS, VERSIONED, AcceleratorKind, agrees, readings, short_version
 
 if TYPE_CHECKING:
     from buildctl.matrix.cells import Accelerator, Cell
@@ -32,7 +32,7 @@ class Inside(Protocol):
 class Build:
     """`version` is MAJOR.MINOR, None for a CPU build or if unknown. `seen` is the evidence."""
 
-    kind: Kind
+    kind: AcceleratorKind
     version: str | None = None
     seen: str
 
@@ -96,12 +96,12 @@ def _inside(facts: Inside) -> Build:
     return Build(kind=CPU, seen="torch/version.py names no CUDA, ROCm or XPU")
 
 
-def _first(kind: Kind, versions: Mapping[str, str]) -> str | None:
+def _first(kind: AcceleratorKind, versions: Mapping[str, str]) -> str | None:
     pattern = kind.runtime
     return next((name for name in sorted(versions) if pattern.fullmatch(name)), None) if pattern is not None else None
 
 
-def _runtime(kind: Kind, versions: Mapping[str, str]) -> str | None:
+def _runtime(kind: AcceleratorKind, versions: Mapping[str, str]) -> str | None:
     name = _first(kind, versions)
     return ".".join(map(str, Version(versions[name]).release[:2])) if name else None
 

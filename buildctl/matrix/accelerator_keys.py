@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.matrix import yamlfile
-from buildctl.matrix.accelerators import KINDS, MPS, Kind, agrees, claim_in_name
+from buildctl.matrix.accelerators import KINDS, MPS, AcceleratorKind, agrees, claim_in_name
 from buildctl.matrix.cells import VERSION_KEYS, VersionClaim
 
 
 def read_kind(
-    document: yamlfile.Document, name: str, value: Mapping[str, Any]
-) -> tuple[Kind | None, tuple[VersionClaim, ...]]:
+    document: yamlfile.YamlDocument, name: str, value: Mapping[str, Any]
+) -> tuple[AcceleratorKind | None, tuple[VersionClaim, ...]]:
     """The kind that an accelerator claims to be, and the versions. Records contradicting claims."""
     said = list(_kinds(name, value))
     for key, other in said[1:]:
@@ -37,7 +37,7 @@ def read_kind(
     return kind, claims
 
 
-def _kinds(name: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Kind]]:
+def _kinds(name: str, value: Mapping[str, Any]) -> Iterator[tuple[str, AcceleratorKind]]:
     """(key that declares it, or nothing for the name, kind), in order of declaration."""
     yield from ((key, KINDS[key]) for key in VERSION_KEYS if key in value)
     if "kind" in value:
@@ -52,7 +52,7 @@ def _shown(name: str, key: str) -> str:
     return f"the key '{key}'" if key else f"the name {name!r}"
 
 
-def _claims(document: yamlfile.Document, name: str, value: Mapping[str, Any]) -> Iterator[VersionClaim]:
+def _claims(document: yamlfile.YamlDocument, name: str, value: Mapping[str, Any]) -> Iterator[VersionClaim]:
     for key in VERSION_KEYS:
         if key in value:
             yield VersionClaim(versions=(value[key],), where=_place(document, name, key))
@@ -62,7 +62,7 @@ def _claims(document: yamlfile.Document, name: str, value: Mapping[str, Any]) ->
 
 
 def read_devices(
-    document: yamlfile.Document, name: str, value: Mapping[str, Any], kind: Kind | None
+    document: yamlfile.YamlDocument, name: str, value: Mapping[str, Any], kind: AcceleratorKind | None
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
     """Backends that must and must not be built in, as far as `devices` tells; records contradictions with itself or the
     kind.
@@ -84,12 +84,12 @@ def read_devices(
     return built, never
 
 
-def places(document: yamlfile.Document, name: str, value: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def places(document: yamlfile.YamlDocument, name: str, value: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """See `Accelerator.places`."""
     keys = ("", *(key for key in value if key in {*VERSION_KEYS, "kind", "index"}))
     return tuple((key, _place(document, name, key)) for key in keys)
 
 
-def _place(document: yamlfile.Document, name: str, key: str = "") -> str:
+def _place(document: yamlfile.YamlDocument, name: str, key: str = "") -> str:
     path: yamlfile.Path = ("accelerators", name, key) if key else ("accelerators", name)
     return f"{yamlfile.show(path)} ({Path(document.source).name} line {document.lines[path]})"

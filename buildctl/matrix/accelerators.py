@@ -22,7 +22,7 @@ class DeviceFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class AcceleratorKind:
     """How images of one kind of accelerator behave. Two are equal when their names are.
 
     `name` is also the name of the claim that holds the version. In texts, {version} is MAJOR.MINOR of what torch is
@@ -88,10 +88,10 @@ class Kind:
         return self.driver_floors.get(int(version.partition(".")[0]))
 
 
-CPU = Kind(
+CPU = AcceleratorKind(
     name="cpu", title="CPU only", variant="{accelerator}", label="CPU", never=("cuda", "mps"), local=re.compile("cpu.*")
 )
-CUDA = Kind(
+CUDA = AcceleratorKind(
     name="cuda",
     title="CUDA {version}",
     variant="cuda{version}",
@@ -118,7 +118,7 @@ CUDA = Kind(
     architectures=True,
     major_digits=2,
 )
-ROCM = Kind(
+ROCM = AcceleratorKind(
     name="rocm",
     title="ROCm {version}",
     variant="rocm{version}",
@@ -132,7 +132,7 @@ ROCM = Kind(
     files=DeviceFiles(maker="AMD", vendor="0x1002", needed=("/dev/kfd",)),
     bundled=True,
 )
-XPU = Kind(
+XPU = AcceleratorKind(
     name="xpu",
     title="XPU {version} (Intel GPUs)",
     variant="xpu",
@@ -144,14 +144,14 @@ XPU = Kind(
     runtime=re.compile(r"intel-sycl-rt"),
     files=DeviceFiles(maker="Intel", vendor="0x8086"),
 )
-MPS = Kind(
+MPS = AcceleratorKind(
     name="mps", title="MPS", variant="mps", label="MPS", backend="mps", never=("cuda",), device="mps", native=True
 )
 
 # In the order of reading an image's claims: the first kind with a version is the image's.
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (CUDA, ROCM, XPU, MPS, CPU)}
+KINDS: Mapping[str, AcceleratorKind] = {kind.name: kind for kind in (CUDA, ROCM, XPU, MPS, CPU)}
 # Kinds with a claim of their own name that holds the version of what torch is built for.
-VERSIONED: tuple[Kind, ...] = (CUDA, ROCM, XPU)
+VERSIONED: tuple[AcceleratorKind, ...] = (CUDA, ROCM, XPU)
 
 
 class Versions(Protocol):
@@ -165,7 +165,7 @@ class Versions(Protocol):
     def xpu(self) -> str | None: ...
 
 
-def version_of(kind: Kind, said: Versions) -> str | None:
+def version_of(kind: AcceleratorKind, said: Versions) -> str | None:
     version: str | None = getattr(said, kind.name, None)
     return version
 
@@ -182,13 +182,13 @@ def short_version(text: str) -> str:
     return ".".join(text.split(".")[:2])
 
 
-def kind_of(said: Versions, *, native: bool = False) -> Kind:
+def kind_of(said: Versions, *, native: bool = False) -> AcceleratorKind:
     """CPU if torch is not built for a GPU."""
     found = next((kind for kind in VERSIONED if version_of(kind, said)), None)
     return found or (MPS if native else CPU)
 
 
-def kind_in_image(env: Sequence[tuple[str, str]], labels: Mapping[str, str], prefix: str) -> Kind:
+def kind_in_image(env: Sequence[tuple[str, str]], labels: Mapping[str, str], prefix: str) -> AcceleratorKind:
     """Of an image's configuration: by our labels (`prefix` and the kind's name), else by foreign variables."""
     for kind in VERSIONED:
         if any(key == prefix + kind.name or key.startswith(f"{prefix}{kind.name}.") for key in labels):
@@ -215,7 +215,7 @@ class NameClaim:
     or 6.24); no version if it has none.
     """
 
-    kind: Kind
+    kind: AcceleratorKind
     versions: tuple[str, ...] = ()
 
 
@@ -228,7 +228,7 @@ def claim_in_name(name: str) -> NameClaim | None:
     return None
 
 
-def readings(kind: Kind, text: str) -> tuple[str, ...]:
+def readings(kind: AcceleratorKind, text: str) -> tuple[str, ...]:
     """`126` -> 12.6 and `62` -> 6.2: how PyTorch's indexes write versions without a dot."""
     if "." in text:
         return (text,)

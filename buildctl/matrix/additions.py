@@ -70,7 +70,7 @@ def keys_of(additions: Iterable[Addition], name: str, *what: str) -> tuple[str, 
 
 
 def check_additions(
-    document: yamlfile.Document, additions: Sequence[Addition], names: Mapping[str, Accelerator]
+    document: yamlfile.YamlDocument, additions: Sequence[Addition], names: Mapping[str, Accelerator]
 ) -> None:
     """Record problems beyond a schema. `names` are the names of all cells (without flavour) with their accelerators."""
     for addition in additions:
@@ -87,7 +87,7 @@ def check_additions(
         _check_rivals(document, name, [addition for addition in additions if addition.matches(name)])
 
 
-def _check_bases(document: yamlfile.Document, path: yamlfile.Path, found: Mapping[str, Accelerator]) -> None:
+def _check_bases(document: yamlfile.YamlDocument, path: yamlfile.Path, found: Mapping[str, Accelerator]) -> None:
     images = {name: accelerator for name, accelerator in found.items() if accelerator.os is Os.LINUX}
     if found and not images:
         document.problem(path, f"{', '.join(found)}: a native environment has no Debian packages")
@@ -100,7 +100,7 @@ def _check_bases(document: yamlfile.Document, path: yamlfile.Path, found: Mappin
             )
 
 
-def _check_rivals(document: yamlfile.Document, name: str, additions: Sequence[Addition]) -> None:
+def _check_rivals(document: yamlfile.YamlDocument, name: str, additions: Sequence[Addition]) -> None:
     rivals = {rival: extra for a in additions for extra in a.extras for rival in RIVALS.get(extra, ())}
     for addition in additions:
         for rule in addition.packages:

@@ -9,7 +9,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from buildctl.ground.errors import MatrixError
-from buildctl.matrix.accelerators import Kind
+from buildctl.matrix.accelerators import AcceleratorKind
 
 
 class Flavour(StrEnum):
@@ -73,7 +73,7 @@ class Accelerator:
     os: Os
     arches: tuple[str, ...]
     base: Base | None
-    kind: Kind | None = None
+    kind: AcceleratorKind | None = None
     claims: tuple[VersionClaim, ...] = ()
     built: tuple[str, ...] | None = None
     never: tuple[str, ...] | None = None
@@ -171,7 +171,7 @@ class Exclusion:
     """About one accelerator by name, or all of a kind; exactly one of the two is given."""
 
     accelerator: str | None
-    kind: Kind | None = None
+    kind: AcceleratorKind | None = None
     os: Os | None
     arch: str | None
     versions: SpecifierSet

@@ -9,7 +9,7 @@ from typing import Any
 
 from buildctl.ground.errors import ProblemsError, did_you_mean
 from buildctl.matrix.cells import Cell, Flavour
-from buildctl.matrix.yamlfile import Document, Path, show
+from buildctl.matrix.yamlfile import Path, YamlDocument, show
 
 KEYS = ("allow-not-run", "require")
 
@@ -50,7 +50,7 @@ class Policy:
             raise ProblemsError(source, problems)
 
 
-def read_policy(document: Document, cells: Iterable[Cell]) -> Policy:
+def read_policy(document: YamlDocument, cells: Iterable[Cell]) -> Policy:
     """From a document that satisfies the schema; records globs that match no image. Names of findings: see `check`.
 
     A flavour that the matrix omits still counts: a rule about it has no effect, and is not a mistake.
@@ -62,7 +62,9 @@ def read_policy(document: Document, cells: Iterable[Cell]) -> Policy:
     return Policy(allow=allow, require=require)
 
 
-def _rules(document: Document, key: str, value: Mapping[str, Sequence[str]], names: Sequence[str]) -> Iterator[Rule]:
+def _rules(
+    document: YamlDocument, key: str, value: Mapping[str, Sequence[str]], names: Sequence[str]
+) -> Iterator[Rule]:
     for glob, findings in value.items():
         here: Path = ("publish", key, glob)
         if not fnmatch.filter(names, glob):

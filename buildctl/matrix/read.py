@@ -69,7 +69,7 @@ def parse_matrix(text: str, path: Path) -> Matrix:
 class _Builder:
     """From a document that satisfies the schema to values; records what a schema cannot express."""
 
-    def __init__(self, document: yamlfile.Document) -> None:
+    def __init__(self, document: yamlfile.YamlDocument) -> None:
         self.document = document
         self.value: dict[str, Any] = document.value
 

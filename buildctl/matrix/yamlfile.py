@@ -26,7 +26,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 @dataclass(slots=True)
-class Document:
+class YamlDocument:
     """Plain values with the line that each key path starts on, and the problems found so far."""
 
     source: str
@@ -63,9 +63,9 @@ def show(path: Iterable[str | int]) -> str:
     return out
 
 
-def parse(text: str, source: str) -> Document:
+def parse(text: str, source: str) -> YamlDocument:
     """Read YAML as strings, integers, booleans, lists and mappings. Raises ProblemsError if it is not YAML."""
-    document = Document(source)
+    document = YamlDocument(source)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -82,7 +82,7 @@ def parse(text: str, source: str) -> Document:
 
 
 class _Reader:
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: YamlDocument) -> None:
         self.document = document
         self.open: set[int] = set()
         self.count = 0
@@ -150,7 +150,7 @@ class _Reader:
             self.document.problem(path, f"{what} holds the control character {found.group()!r}{hint}")
 
 
-def validate(document: Document, schema: Mapping[str, Any]) -> None:
+def validate(document: YamlDocument, schema: Mapping[str, Any]) -> None:
     """Record violations of the JSON schema, in words; the `title` next to a pattern explains it."""
     import jsonschema  # noqa: PLC0415 - see TYPE_CHECKING
 

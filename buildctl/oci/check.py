@@ -39,7 +39,7 @@ def check_layout(
     if names is not None:
         problems += [f"{root}: index.json has no entry named {name}" for name in names if name not in counts]
         entries = tuple(entry for entry in entries if entry.annotations.get(REF_NAME) in names)
-    check = _Check(layout, allow_setuid)
+    check = _ImageCheck(layout, allow_setuid)
     problems += check.descriptors(entries)
     if names is None:
         problems += check.leftovers()
@@ -50,10 +50,10 @@ def check_image(layout: Layout, descriptor: Descriptor, *, allow_setuid: frozens
     """Problems of one image, or of all images of an index. Setuid and setgid files outside `allow_setuid` (paths
     without a leading slash) are problems too.
     """
-    return list(dict.fromkeys(_Check(layout, allow_setuid).descriptors([descriptor])))
+    return list(dict.fromkeys(_ImageCheck(layout, allow_setuid).descriptors([descriptor])))
 
 
-class _Check:
+class _ImageCheck:
     def __init__(self, layout: Layout, allow_setuid: frozenset[str]) -> None:
         self.layout, self.allow_setuid = layout, allow_setuid
         self.scans: dict[tuple[Digest, str], LayerScan | LayoutError] = {}

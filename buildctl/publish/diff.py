@@ -25,7 +25,7 @@ _WIDTH = 70  # characters of a step that are shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Side:
     """One image to compare. `packages` is None if nothing lists what is inside."""
 
     name: str
@@ -64,8 +64,8 @@ class Change:
 class Difference:
     """`packages` is None if those of one side are unknown."""
 
-    a: Seen
-    b: Seen
+    a: Side
+    b: Side
     packages: tuple[Change, ...] | None
     configuration: tuple[Change, ...]
     layers: tuple[Change, ...]
@@ -114,7 +114,7 @@ class Difference:
         return "\n".join(lines)
 
 
-def difference(a: Seen, b: Seen) -> Difference:
+def difference(a: Side, b: Side) -> Difference:
     return Difference(
         a=a,
         b=b,
@@ -161,14 +161,14 @@ def _settings(config: ImageConfig) -> dict[str, str]:
     return plain | env | {f"label {key}": value for key, value in config.labels.items()}
 
 
-def _layers(a: Seen, b: Seen) -> tuple[Change, ...]:
+def _layers(a: Side, b: Side) -> tuple[Change, ...]:
     """Layers that only one side has; the same step on both sides is one change."""
     mine, theirs = ({layer.digest for layer in side.layers} for side in (a, b))
     before, after = _steps(a, theirs), _steps(b, mine)
     return tuple(Change(what=key, before=before.get(key, ""), after=after.get(key, "")) for key in {**before, **after})
 
 
-def _steps(side: Seen, others: Collection[Digest]) -> dict[str, str]:
+def _steps(side: Side, others: Collection[Digest]) -> dict[str, str]:
     """The layers that are not among `others`, by the step that made them, cut to a line; each has its own."""
     filled = [step.created_by for step in side.config.history if not step.empty_layer]
     out: dict[str, str] = {}
@@ -193,7 +193,7 @@ def compare(project: Project, a: str, b: str, *, arch: str, plain_http: bool | N
     return difference(*(_seen(project, name, arch, plain_http) for name in (a, b)))
 
 
-def _seen(project: Project, name: str, arch: str, plain_http: bool | None) -> Seen:
+def _seen(project: Project, name: str, arch: str, plain_http: bool | None) -> Side:
     layout = Layout(project.layout)
     if "/" not in name:
         return from_layout(layout, name, arch)
@@ -201,7 +201,7 @@ def _seen(project: Project, name: str, arch: str, plain_http: bool | None) -> Se
     return from_registry(open_repository(reference, plain_http=plain_http), arch)
 
 
-def from_layout(layout: Layout, name: str, arch: str) -> Seen:
+def from_layout(layout: Layout, name: str, arch: str) -> Side:
     """A name for one architecture (`cpu-2.6-arm64`) is used as it is."""
     descriptor = layout.resolve(name)
     if descriptor.platform is None or not name.endswith(f"-{descriptor.platform.architecture}"):
@@ -210,7 +210,7 @@ def from_layout(layout: Layout, name: str, arch: str) -> Seen:
         except LayoutError as error:
             raise LayoutError(error.message, hint=f"{error.hint}; choose one with --arch") from error
     packages = packages_of(layout, descriptor, store=Store.default())
-    return Seen(
+    return Side(
         name=name,
         descriptor=descriptor,
         config=layout.config(descriptor),
@@ -219,7 +219,7 @@ def from_layout(layout: Layout, name: str, arch: str) -> Seen:
     )
 
 
-def from_registry(repository: Repository, arch: str) -> Seen:
+def from_registry(repository: Repository, arch: str) -> Side:
     found = resolve(repository, repository.reference.wanted, arch)
     manifest = Manifest.from_json(found.json())
     config = parse_object(repository.blob(manifest.config), f"configuration of {repository.reference}")
@@ -227,7 +227,7 @@ def from_registry(repository: Repository, arch: str) -> Seen:
     packages: tuple[Package, ...] | None = None
     if bills:
         packages = packages_in_bill(json.loads(document(repository, bills[0])))
-    return Seen(
+    return Side(
         name=str(repository.reference),
         descriptor=found.descriptor,
         config=ImageConfig.from_json(config),

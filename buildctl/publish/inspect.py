@@ -36,7 +36,7 @@ _SHOWN = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class InspectedImage:
     """One image on one platform. `source` is where `says` comes from: labels, environment, or the file of claims of
     what is not built (then there is no digest, and `size` is 0). `size` is compressed, in bytes. `report` is about this
     exact digest; `attached` are the documents that a registry lists for it, media type and digest.
@@ -98,7 +98,7 @@ def tested(report: Report | None) -> str:
 class Inspection:
     """`indexes` are annotations of image indexes, by name."""
 
-    images: tuple[Seen, ...]
+    images: tuple[InspectedImage, ...]
     indexes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -166,18 +166,18 @@ def _of_project(project: Project, name: str, arch: str | None) -> Inspection:
     return Inspection(images=chosen)
 
 
-def _unbuilt(name: str, claims: Claims) -> Seen:
+def _unbuilt(name: str, claims: Claims) -> InspectedImage:
     says = label_values(claims) | ({"macos": claims.macos} if claims.macos else {})
-    return Seen(
+    return InspectedImage(
         name=name, platform=claims.platform, digest="", size=0, layers=0, created="",
         source="locked wheels (not built)" if claims.platform.startswith("linux/") else "locked wheels (native)",
         says=says,
     )  # fmt: skip
 
 
-def _seen(image: Image) -> Seen:
+def _seen(image: Image) -> InspectedImage:
     source, says = told_by(image.config)
-    return Seen(
+    return InspectedImage(
         name=image.name,
         platform=str(image.config.platform),
         digest=str(image.descriptor.digest),
@@ -206,7 +206,7 @@ def _kept(folder: Path) -> dict[str, Report]:
     return found
 
 
-def _with_referrers(target: Target, seen: Seen, image: Image) -> Seen:
+def _with_referrers(target: Target, seen: InspectedImage, image: Image) -> InspectedImage:
     from buildctl.registry.referrers import referrers  # noqa: PLC0415
     from buildctl.testing.attached import attached_reports  # noqa: PLC0415 - only for references
 

@@ -16,16 +16,16 @@ from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType, Platform, canonical_json
 from buildctl.oci.layout import INDEX_TYPES
-from buildctl.publish.tags import Kind, Tag
+from buildctl.publish.tags import Tag, TagKind
 from buildctl.registry.client import Fetched, Repository
-from buildctl.registry.members import ArtifactError, Entry, entries, is_unknown, look, same_platform
+from buildctl.registry.members import IndexEntry, NotAnImageError, entries, is_unknown, look, same_platform
 from buildctl.registry.problems import UnavailableError
 from buildctl.registry.referrers import Signer
 
 WORKERS = 4
 
 
-class Outcome(StrEnum):
+class TagOutcome(StrEnum):
     """`waiting` is not a failure: another run brings the rest. `refused` is."""
 
     CREATED = "new"
@@ -40,8 +40,8 @@ class TagState:
     """`digest` is what the tag points at now, `was` before. `platforms` maps each to what it gets."""
 
     name: str
-    kind: Kind
-    outcome: Outcome
+    kind: TagKind
+    outcome: TagOutcome
     digest: Digest | None = None
     was: Digest | None = None
     platforms: Mapping[str, str] = field(default_factory=dict)
@@ -132,10 +132,10 @@ class _Decide:
     signer: Signer | None = None
 
     def move(self, tag: Tag) -> _Move:
-        if tag.kind is not Kind.IMMUTABLE:
+        if tag.kind is not TagKind.IMMUTABLE:
             said = [f"{c.id}: {self.objections[c.id]}" for c in tag.cells if c.id in self.objections]
             if said:
-                return self._no(tag, tag.stem, Outcome.REFUSED, "; ".join(said))
+                return self._no(tag, tag.stem, TagOutcome.REFUSED, "; ".join(said))
         if tag.single:
             return self._single(tag)
         return self._index(tag)
@@ -145,14 +145,14 @@ class _Decide:
         found = self.candidates[cell.id]
         name = tag.name(self.revision or found.digest.short)
         state = self._state(tag, name, found.digest, {f"linux/{cell.arch}": cell.id}, self.repository.head(name))
-        if state.outcome is not Outcome.CREATED:
+        if state.outcome is not TagOutcome.CREATED:
             return _Move(state=state)
         data = b"" if self.dry_run else self.repository.manifest(str(found.digest)).data
         return _Move(state=state, media_type=found.media_type, data=data)
 
     def _index(self, tag: Tag) -> _Move:
         """With the digest as revision, an immutable tag's name follows from its content, so it has no past."""
-        named = tag.name(self.revision) if self.revision or tag.kind is not Kind.IMMUTABLE else ""
+        named = tag.name(self.revision) if self.revision or tag.kind is not TagKind.IMMUTABLE else ""
         there = self.repository.find(named) if named else None
         had = self._platforms(there) if there else {}
         members: dict[str, Descriptor] = {}
@@ -163,18 +163,18 @@ class _Decide:
                 member = published(self.repository, str(had[str(platform)]))
                 if reason := self._unfit(cell, member):
                     reason = f"its {platform} is not in this run, and {reason}"
-                    return self._no(tag, named, Outcome.REFUSED, reason, there.descriptor.digest)
+                    return self._no(tag, named, TagOutcome.REFUSED, reason, there.descriptor.digest)
                 if other := _other_than(cell, member):
                     reason = f"for {cell.id}: for {platform} it has {other}"
-                    return self._no(tag, named, Outcome.WAITING, reason, there.descriptor.digest)
+                    return self._no(tag, named, TagOutcome.WAITING, reason, there.descriptor.digest)
             if member is None:
                 waits = [c.id for c in tag.cells if c.id not in self.candidates]
-                return self._no(tag, named or f"{tag.stem}-...", Outcome.WAITING, f"for {', '.join(waits)}")
+                return self._no(tag, named or f"{tag.stem}-...", TagOutcome.WAITING, f"for {', '.join(waits)}")
             members[str(platform)] = replace(member, platform=platform)
         lost = sorted(set(had) - set(members) - self.drop_platforms)
         if lost and there:
             reason = f"it has {', '.join(lost)}, which the matrix dropped (allow with --drop-platform {lost[0]})"
-            return self._no(tag, named, Outcome.REFUSED, reason, there.descriptor.digest)
+            return self._no(tag, named, TagOutcome.REFUSED, reason, there.descriptor.digest)
         index = index_of(list(members.values()), title=tag.title, torch=tag.torch)
         data = canonical_json(index.to_json())
         digest = Digest.of(data)
@@ -182,8 +182,8 @@ class _Decide:
         before = there.descriptor if there else (None if named else self.repository.head(name))
         ids = {f"linux/{cell.arch}": cell.id for cell in tag.cells}
         state = self._state(tag, name, digest, ids, before)
-        moves = state.outcome in {Outcome.CREATED, Outcome.MOVED}
-        signable = moves or state.outcome is Outcome.UNCHANGED
+        moves = state.outcome in {TagOutcome.CREATED, TagOutcome.MOVED}
+        signable = moves or state.outcome is TagOutcome.UNCHANGED
         return _Move(
             state=state,
             media_type=MediaType.INDEX,
@@ -195,17 +195,19 @@ class _Decide:
         self, tag: Tag, name: str, digest: Digest, platforms: Mapping[str, str], before: Descriptor | None
     ) -> TagState:
         was = before.digest if before else None
-        state = TagState(name=name, kind=tag.kind, outcome=Outcome.CREATED, digest=digest, was=was, platforms=platforms)
+        state = TagState(
+            name=name, kind=tag.kind, outcome=TagOutcome.CREATED, digest=digest, was=was, platforms=platforms
+        )
         if was is None:
             return state
         if was == digest:
-            return replace(state, outcome=Outcome.UNCHANGED)
-        if tag.kind is Kind.IMMUTABLE:
+            return replace(state, outcome=TagOutcome.UNCHANGED)
+        if tag.kind is TagKind.IMMUTABLE:
             reason = f"it is immutable and points at sha256:{was.short}: use another --revision"
-            return replace(state, outcome=Outcome.REFUSED, digest=was, reason=reason)
-        return replace(state, outcome=Outcome.MOVED)
+            return replace(state, outcome=TagOutcome.REFUSED, digest=was, reason=reason)
+        return replace(state, outcome=TagOutcome.MOVED)
 
-    def _no(self, tag: Tag, name: str, outcome: Outcome, reason: str, was: Digest | None = None) -> _Move:
+    def _no(self, tag: Tag, name: str, outcome: TagOutcome, reason: str, was: Digest | None = None) -> _Move:
         return _Move(state=TagState(name=name, kind=tag.kind, outcome=outcome, digest=was, was=was, reason=reason))
 
     def _unfit(self, cell: Cell, member: Descriptor) -> str:
@@ -222,7 +224,7 @@ class _Decide:
         """
         found: dict[str, Digest] = {}
         for entry in entries(self.repository, there):
-            with suppress(ArtifactError):
+            with suppress(NotAnImageError):
                 platform = entry.said or look(self.repository, entry).platform
                 if not is_unknown(platform):
                     found.setdefault(str(platform), entry.descriptor.digest)  # clients take the first
@@ -241,5 +243,5 @@ def _other_than(cell: Cell, member: Descriptor) -> str:
 def published(repository: Repository, wanted: str) -> Descriptor:
     """An image of the repository, as a member of an index. Raises RegistryError, LayoutError."""
     found = repository.manifest(wanted)
-    member = look(repository, Entry(descriptor=found.descriptor))
+    member = look(repository, IndexEntry(descriptor=found.descriptor))
     return claimed(found.descriptor, member.config)

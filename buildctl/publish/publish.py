@@ -29,7 +29,7 @@ from buildctl.publish.provenance import LOCAL, provenance_document
 from buildctl.publish.push import ImagePush, parallel
 from buildctl.publish.result import Candidate, Published, Pushed
 from buildctl.publish.sbom import sbom_document
-from buildctl.publish.tags import Kind, Tag, tags_of
+from buildctl.publish.tags import Tag, TagKind, tags_of
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError
 from buildctl.registry.referrers import Document, Signer
@@ -150,7 +150,7 @@ def planned_tags(
     for tag in tags_of(project.matrix.cells, _claims(pinned), of=[cell.id for cell in cells]):
         digest = digests.get(tag.cells[0].id) if tag.single else None
         name = tag.name(options.revision or (digest.short if digest else "REVISION"))
-        against = {} if tag.kind is Kind.IMMUTABLE else said
+        against = {} if tag.kind is TagKind.IMMUTABLE else said
         why = [f"{c.id}: {against[c.id]}" for c in tag.cells if c.id in against]
         why += [f"{c.id}: not built" for c in tag.cells if c.id not in digests]
         names = dict.fromkeys(n for c in tag.cells for n in waived.get(c.id, ()))
@@ -185,7 +185,7 @@ class PlannedTag:
 
     def row(self) -> tuple[str, str, str, str]:
         cells = ", ".join(f"{c.platform} {c.id}" for c in self.tag.cells)
-        moving = self.tag.kind is not Kind.IMMUTABLE
+        moving = self.tag.kind is not TagKind.IMMUTABLE
         ready = f"ready, with {', '.join(self.not_run)} NOT RUN" if self.not_run and moving else "ready"
         return self.name, self.tag.kind, cells, self.against or ready
 

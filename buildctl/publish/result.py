@@ -11,7 +11,7 @@ from buildctl.ground.errors import ExitCode
 from buildctl.matrix.cells import Cell
 from buildctl.oci.image import Descriptor
 from buildctl.publish.gate import not_run
-from buildctl.publish.move import Outcome, TagState
+from buildctl.publish.move import TagOutcome, TagState
 from buildctl.registry.referrers import Document
 from buildctl.testing.report import Report
 
@@ -67,7 +67,7 @@ class Published:
     @property
     def exit_code(self) -> int:
         """0, or 1 if a requested tag was refused."""
-        refused = any(tag.outcome is Outcome.REFUSED for tag in self.tags)
+        refused = any(tag.outcome is TagOutcome.REFUSED for tag in self.tags)
         return ExitCode.FAILED if refused else ExitCode.OK
 
     def to_json(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, Flavour
 
 
-class Kind(StrEnum):
+class TagKind(StrEnum):
     IMMUTABLE = "immutable"
     MOVING = "moving"
     UNIVERSAL = "universal"
@@ -34,14 +34,14 @@ class Tag:
     """
 
     stem: str
-    kind: Kind
+    kind: TagKind
     title: str
     torch: str
     cells: tuple[Cell, ...]
     single: bool = False
 
     def name(self, revision: str) -> str:
-        return f"{self.stem}-{revision}" if self.kind is Kind.IMMUTABLE else self.stem
+        return f"{self.stem}-{revision}" if self.kind is TagKind.IMMUTABLE else self.stem
 
 
 def variant(claims: Claims) -> str:
@@ -55,7 +55,7 @@ def tags_of(cells: Sequence[Cell], claims: Mapping[str, Claims], of: Iterable[st
     """
     images = [cell for cell in cells if not cell.native]
     found = [*_singles(images, claims), *_groups(images, claims), *_universal(images)]
-    order = list(Kind)
+    order = list(TagKind)
     found.sort(key=lambda tag: order.index(tag.kind))
     _check(found)
     wanted = None if of is None else set(of)
@@ -66,7 +66,7 @@ def _singles(cells: Sequence[Cell], claims: Mapping[str, Claims]) -> list[Tag]:
     return [
         Tag(
             stem=f"{_full(cell, claims[cell.id])}-{cell.arch}",
-            kind=Kind.IMMUTABLE,
+            kind=TagKind.IMMUTABLE,
             title=cell.image,
             torch=public_version(str(cell.torch)),
             cells=(cell,),
@@ -81,11 +81,11 @@ def _groups(cells: Sequence[Cell], claims: Mapping[str, Claims]) -> list[Tag]:
     found: list[Tag] = []
     for image in dict.fromkeys(cell.image for cell in cells):
         members = [cell for cell in cells if cell.image == image]
-        found.append(_tag(image, Kind.MOVING, image, members))
+        found.append(_tag(image, TagKind.MOVING, image, members))
         for kind in dict.fromkeys(variant(claims[cell.id]) for cell in members):
             same = [cell for cell in members if variant(claims[cell.id]) == kind]
-            found.append(_tag(_full(same[0], claims[same[0].id]), Kind.IMMUTABLE, image, same))
-            found.append(_tag(f"{same[0].key}-{kind}{_flavour(same[0])}", Kind.MOVING, image, same))
+            found.append(_tag(_full(same[0], claims[same[0].id]), TagKind.IMMUTABLE, image, same))
+            found.append(_tag(f"{same[0].key}-{kind}{_flavour(same[0])}", TagKind.MOVING, image, same))
     return found
 
 
@@ -95,11 +95,11 @@ def _universal(cells: Sequence[Cell]) -> list[Tag]:
         same = [cell for cell in cells if (cell.key, cell.flavour) == (key, flavour)]
         first = [next((cell for cell in same if cell.arch == arch), None) for arch in ARCHES]
         members = [cell for cell in first if cell is not None]
-        found.append(_tag(f"{key}{_flavour(members[0])}", Kind.UNIVERSAL, f"{key}{_flavour(members[0])}", members))
+        found.append(_tag(f"{key}{_flavour(members[0])}", TagKind.UNIVERSAL, f"{key}{_flavour(members[0])}", members))
     return found
 
 
-def _tag(stem: str, kind: Kind, title: str, cells: Sequence[Cell]) -> Tag:
+def _tag(stem: str, kind: TagKind, title: str, cells: Sequence[Cell]) -> Tag:
     return Tag(stem=stem, kind=kind, title=title, torch=public_version(str(cells[0].torch)), cells=tuple(cells))
 
 
@@ -114,7 +114,7 @@ def _flavour(cell: Cell) -> str:
 def _check(tags: Sequence[Tag]) -> None:
     seen: dict[tuple[str, bool], Tag] = {}
     for tag in tags:
-        other = seen.setdefault((tag.stem, tag.kind is Kind.IMMUTABLE), tag)
+        other = seen.setdefault((tag.stem, tag.kind is TagKind.IMMUTABLE), tag)
         if other is not tag:
             ids = ", ".join(cell.id for cell in (*other.cells, *tag.cells))
             raise MatrixError(

@@ -26,7 +26,7 @@ from buildctl.publish.keys import PublicKey
 from buildctl.publish.provenance import PREDICATE, PROVENANCE_KIND
 from buildctl.publish.signatures import MissingError, Signed, WrongError
 from buildctl.registry.client import Fetched, Repository
-from buildctl.registry.members import ArtifactError, Entry, Member, entries, is_unknown, look
+from buildctl.registry.members import IndexEntry, IndexMember, NotAnImageError, entries, is_unknown, look
 from buildctl.registry.problems import AbsentError, UnavailableError
 from buildctl.registry.pull import pull
 from buildctl.registry.referrers import document
@@ -87,7 +87,9 @@ def verify(
     out = []
     for candidate in wanted:
         with tempfile.TemporaryDirectory(prefix="buildctl-verify-", dir=scratch) as folder:
-            check = _Check(repository, Layout(Path(folder)), candidate, signed, same[str(candidate.platform)], progress)
+            check = _Verification(
+                repository, Layout(Path(folder)), candidate, signed, same[str(candidate.platform)], progress
+            )
             name = f"{repository.reference} {candidate.platform or 'unknown platform'}"
             findings = tuple(check.findings())
             out.append(Verified(name=name, digest=str(candidate.entry.descriptor.digest), findings=findings))
@@ -121,8 +123,8 @@ def _finding(name: str, check: Callable[[], str]) -> Finding:
 class _Candidate:
     """An entry and the image that it leads to, or the `problem` why it leads to none."""
 
-    entry: Entry
-    member: Member | None = None
+    entry: IndexEntry
+    member: IndexMember | None = None
     problem: str = ""
     artifact: bool = False
 
@@ -147,16 +149,16 @@ class _Candidate:
         return arch is None or not said or any(p.architecture == arch for p in said)
 
 
-def _candidate(repository: Repository, entry: Entry) -> _Candidate:
+def _candidate(repository: Repository, entry: IndexEntry) -> _Candidate:
     try:
         return _Candidate(entry=entry, member=look(repository, entry))
-    except ArtifactError as error:
+    except NotAnImageError as error:
         return _Candidate(entry=entry, problem=error.message, artifact=True)
     except (LayoutError, AbsentError) as error:
         return _Candidate(entry=entry, problem=error.message)
 
 
-class _Check:
+class _Verification:
     """The findings about one image; its layers are pulled into `layout`. `same` is how many are for its platform."""
 
     image: Descriptor

@@ -17,7 +17,7 @@ _MOST = 1000  # manifests; more than anyone publishes under one name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class IndexEntry:
     """A manifest that an index names, or the one that the reference names itself. `said` is the platform that the
     index gives it, verbatim; None if it gives none.
     """
@@ -27,7 +27,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class IndexMember:
     """An entry that was looked at; `descriptor` has the platform of the image's own configuration."""
 
     descriptor: Descriptor
@@ -53,12 +53,12 @@ class Member:
         return f"the index says {self.said}, the configuration says {self.platform}"
 
 
-def entries(repository: Repository, top: Fetched) -> tuple[Entry, ...]:
+def entries(repository: Repository, top: Fetched) -> tuple[IndexEntry, ...]:
     """Every manifest below `top`, in order, each (digest and platform) once. Entries of other media types are left out,
     as clients do. Raises LayoutError, RegistryError.
     """
     if top.descriptor.media_type in MANIFEST_TYPES:
-        return (Entry(descriptor=top.descriptor),)
+        return (IndexEntry(descriptor=top.descriptor),)
     if top.descriptor.media_type not in INDEX_TYPES:
         raise LayoutError(f"{repository.reference}: {top.descriptor.media_type or 'this'} is not an image")
     return tuple(_walk(repository, top, None, set(), 1))
@@ -66,7 +66,7 @@ def entries(repository: Repository, top: Fetched) -> tuple[Entry, ...]:
 
 def _walk(
     repository: Repository, index: Fetched, above: Platform | None, seen: set[tuple[Digest, str]], depth: int
-) -> Iterator[Entry]:
+) -> Iterator[IndexEntry]:
     for descriptor in Index.from_json(index.json()).manifests:
         said = descriptor.platform or above
         if descriptor.media_type not in INDEX_TYPES | MANIFEST_TYPES or (descriptor.digest, str(said)) in seen:
@@ -75,30 +75,30 @@ def _walk(
         if len(seen) > _MOST:
             raise LayoutError(f"{repository.reference} leads to more than {_MOST} manifests")
         if descriptor.media_type in MANIFEST_TYPES:
-            yield Entry(descriptor=descriptor, said=said)
+            yield IndexEntry(descriptor=descriptor, said=said)
         elif depth == _DEEPEST:
             raise LayoutError(f"{repository.reference}: indexes are nested more than {_DEEPEST} deep")
         else:
             yield from _walk(repository, repository.manifest(str(descriptor.digest)), said, seen, depth + 1)
 
 
-class ArtifactError(LayoutError):
+class NotAnImageError(LayoutError):
     """A manifest without a platform and an image configuration: a bill of materials, say, or a chart."""
 
 
-def look(repository: Repository, entry: Entry) -> Member:
-    """Read the manifest and the configuration. Raises ArtifactError, LayoutError, RegistryError."""
+def look(repository: Repository, entry: IndexEntry) -> IndexMember:
+    """Read the manifest and the configuration. Raises NotAnImageError, LayoutError, RegistryError."""
     found = repository.manifest(str(entry.descriptor.digest))
     manifest = Manifest.from_json(found.json())
     if manifest.config.media_type not in CONFIG_TYPES and (entry.said is None or is_unknown(entry.said)):
-        raise ArtifactError(f"{entry.descriptor.digest} is an artifact ({manifest.config.media_type}), not an image")
+        raise NotAnImageError(f"{entry.descriptor.digest} is an artifact ({manifest.config.media_type}), not an image")
     data = repository.blob(manifest.config)
     config = ImageConfig.from_json(parse_object(data, f"configuration of {entry.descriptor.digest}"))
     descriptor = replace(found.descriptor, platform=config.platform)
-    return Member(descriptor=descriptor, said=entry.said, fetched=found, manifest=manifest, config=config)
+    return IndexMember(descriptor=descriptor, said=entry.said, fetched=found, manifest=manifest, config=config)
 
 
-def members(repository: Repository, top: Fetched) -> tuple[Member, ...]:
+def members(repository: Repository, top: Fetched) -> tuple[IndexMember, ...]:
     """Every image below `top`, without attestations. Raises RegistryError, LayoutError also for an image that is not
     for the platform an index gives.
     """
@@ -109,12 +109,12 @@ def members(repository: Repository, top: Fetched) -> tuple[Member, ...]:
     return found
 
 
-def images(repository: Repository, top: Fetched) -> tuple[Member, ...]:
+def images(repository: Repository, top: Fetched) -> tuple[IndexMember, ...]:
     """As `members`, whatever platforms the index gives them."""
     found = []
     for entry in entries(repository, top):
         if entry.said is None or not is_unknown(entry.said):
-            with suppress(ArtifactError):
+            with suppress(NotAnImageError):
                 found.append(look(repository, entry))
     return tuple(member for member in found if not member.attestation)
 

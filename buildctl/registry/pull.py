@@ -19,7 +19,7 @@ from buildctl.oci.files import TEMPORARY, translated
 from buildctl.oci.image import Descriptor, ImageConfig, Manifest, Platform
 from buildctl.oci.layout import JSON_LIMIT, MANIFEST_TYPES, Layout, parse_object
 from buildctl.registry.client import Fetched, Repository
-from buildctl.registry.members import ArtifactError, entries, is_unknown, look, same_platform
+from buildctl.registry.members import NotAnImageError, entries, is_unknown, look, same_platform
 from buildctl.registry.problems import AgainError, RefusedError, UnavailableError
 from buildctl.registry.transport import Tries
 
@@ -40,7 +40,7 @@ def resolve(repository: Repository, wanted: str, arch: str) -> Fetched:
         if entry.said is None or same_platform(entry.said, platform):
             try:
                 member = look(repository, entry)
-            except ArtifactError:
+            except NotAnImageError:
                 continue
             if member.misplaced:
                 raise LayoutError(f"{repository.reference}: {entry.descriptor.digest}: {member.misplaced}")

@@ -36,7 +36,7 @@ PATIENCE = Patience(read=90.0)  # a registry hashes a whole layer before it answ
 _MESSAGE_LIMIT = 64 << 10  # bytes of an error's body that are read
 
 
-class Body(Protocol):
+class Payload(Protocol):
     """Data to send, of known length, readable once."""
 
     def __len__(self) -> int: ...
@@ -53,7 +53,7 @@ class Asked(TypedDict, total=False):
     scope: tuple[str, ...]
     headers: Mapping[str, str]
     params: Mapping[str, str] | None
-    data: bytes | Body
+    data: bytes | Payload
     stream: bool
 
 
@@ -120,7 +120,7 @@ class Transport:
         self._session.close()
 
     def send(self, method: str, path: str, **asked: Unpack[Asked]) -> requests.Response:
-        """As `attempt`, with retries of transient errors and without a `Body`. Raises RegistryError."""
+        """As `attempt`, with retries of transient errors and without a `Payload`. Raises RegistryError."""
         tries = Tries(self.patience, f"{self.registry}: {asked['what']}")
         while True:
             try:
@@ -132,7 +132,7 @@ class Transport:
         """One request, and a second with credentials if the registry demands them.
 
         `path` is a path or a URL that the registry gave. Raises AgainError for transient errors, else RegistryError. A
-        `Body` can be read once, so a first request that only gets a challenge is an AgainError.
+        `Payload` can be read once, so a first request that only gets a challenge is an AgainError.
         """
         answer = self._once(method, path, asked)
         if answer.status_code == 400 and self._moved_to_tls(answer.url):

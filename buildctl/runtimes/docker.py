@@ -18,7 +18,7 @@ from docker.types import DeviceRequest
 from buildctl.docker.daemon import connected, is_here
 from buildctl.docker.load import load
 from buildctl.ground.errors import EngineError, RuntimeUnavailableError, ToolError
-from buildctl.matrix.accelerators import Kind
+from buildctl.matrix.accelerators import AcceleratorKind
 from buildctl.matrix.arch import ARCHES, arch_named
 from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import EMULATION_ENV, ImageRef, Outcome
@@ -184,7 +184,9 @@ def _groups(files: Sequence[str]) -> list[str]:
     return sorted(found - {"0"})
 
 
-def gpu_request(info: Mapping[str, Any], *, kind: Kind, emulated: str | None) -> tuple[DeviceRequest | None, str]:
+def gpu_request(
+    info: Mapping[str, Any], *, kind: AcceleratorKind, emulated: str | None
+) -> tuple[DeviceRequest | None, str]:
     """All NVIDIA GPUs of the daemon whose `docker info` this is, as `--gpus all` or `--device nvidia.com/gpu=all` asks
     for them; None and the reason where there are none.
     """

@@ -12,7 +12,7 @@ from buildctl.console.log import say
 from buildctl.ground.clock import now, rfc3339
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.lock.claims import glibc_floor, nvidia_version
-from buildctl.matrix.accelerators import CPU, CUDA, MPS, VERSIONED, Kind, short_version
+from buildctl.matrix.accelerators import CPU, CUDA, MPS, VERSIONED, AcceleratorKind, short_version
 from buildctl.matrix.arch import SPELLINGS, arch_named
 from buildctl.runtimes.interpreter import Interpreter, find_interpreter
 from buildctl.runtimes.native import NativeRuntime
@@ -98,7 +98,7 @@ def expected_of_environment(interpreter: Interpreter, installed: Installed) -> E
     )
 
 
-def _unclaimed(installed: Installed, kind: Kind, *, mac: bool) -> dict[str, str]:
+def _unclaimed(installed: Installed, kind: AcceleratorKind, *, mac: bool) -> dict[str, str]:
     reasons: dict[str, str] = {}
     if "numpy" not in installed.distributions:
         reasons["numpy"] = _NOT_INSTALLED

@@ -30,7 +30,7 @@ EXTRAS: Mapping[str, str] = {"onnx": "onnx", "coreml": "coreml"}  # format -> th
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class Peer:
     """A cell that can run."""
 
     cell: Cell
@@ -117,9 +117,9 @@ def _members(
     candidates: Callable[[], Sequence[Runtime]],
     path: Path | None,
     stack: ExitStack,
-) -> tuple[dict[str, Member], dict[str, str]]:
+) -> tuple[dict[str, Peer], dict[str, str]]:
     """Open sessions by cell id, and why the other cells have none."""
-    members: dict[str, Member] = {}
+    members: dict[str, Peer] = {}
     unasked: dict[str, str] = {}
     for cell in cells:
         try:
@@ -127,7 +127,7 @@ def _members(
                 session = _open_native(project, cell, path, stack)
             else:
                 session = _open(project, cell, candidates, stack)
-            members[cell.id] = Member(cell=cell, session=session)
+            members[cell.id] = Peer(cell=cell, session=session)
         except (RuntimeUnavailableError, LayoutError) as error:
             unasked[cell.id] = f"{error.message} ({error.hint})" if error.hint else error.message
     return members, unasked
@@ -154,7 +154,7 @@ def _open_native(project: Project, cell: Cell, path: Path | None, stack: ExitSta
     return stack.enter_context(NativeRuntime().start(path or default_folder(project, cell)))
 
 
-def exported(member: Member, formats: Sequence[str], folder: Path) -> Exported:
+def exported(member: Peer, formats: Sequence[str], folder: Path) -> Exported:
     """Export in one cell; writes files and sample to `folder` and reads them back."""
     say(f"exporting in {member.cell.id}")
     possible = [name for name in formats if not lacking(member.cell, name)]
@@ -179,7 +179,7 @@ def lacking(cell: Cell, name: str) -> str:
 
 
 def moves_into(
-    target: Member, exports: Mapping[str, Exported], cells: Mapping[str, Cell], formats: Sequence[str]
+    target: Peer, exports: Mapping[str, Exported], cells: Mapping[str, Cell], formats: Sequence[str]
 ) -> list[Move]:
     """Run in one cell what `cells` exported: promised moves first, because the rest may do anything."""
     tried: list[tuple[bool, Cell, Model]] = []

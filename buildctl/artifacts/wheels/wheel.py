@@ -20,7 +20,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from buildctl.artifacts.wheels.zip import read_zip
-from buildctl.artifacts.wheels.zip_member import Member
+from buildctl.artifacts.wheels.zip_member import ZipMember
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Body, Bytes, Entry
 
@@ -107,7 +107,7 @@ def read_wheel(path: Path, *, filename: str, site: Site) -> Wheel:
     )
 
 
-def _stem(members: Mapping[str, Member], label: str, name: str, version: Version) -> str:
+def _stem(members: Mapping[str, ZipMember], label: str, name: str, version: Version) -> str:
     """`NAME-VERSION` in the wheel's own spelling."""
     found = sorted({top for top in (m.partition("/")[0] for m in members) if top.endswith(".dist-info")})
     if len(found) != 1:
@@ -126,7 +126,7 @@ def _is_version(text: str, version: Version) -> bool:
         return False
 
 
-def _text(members: Mapping[str, Member], label: str, name: str) -> str:
+def _text(members: Mapping[str, ZipMember], label: str, name: str) -> str:
     if name not in members:
         raise ArtifactError(f"{label}: {name!r} is missing")
     try:
@@ -135,7 +135,7 @@ def _text(members: Mapping[str, Member], label: str, name: str) -> str:
         raise members[name].error("is not UTF-8") from error
 
 
-def _check_metadata(members: Mapping[str, Member], label: str, info: str, name: str, version: Version) -> None:
+def _check_metadata(members: Mapping[str, ZipMember], label: str, info: str, name: str, version: Version) -> None:
     wheel = parse_metadata_file(_text(members, label, f"{info}WHEEL"))
     if str(wheel["Wheel-Version"] or "").strip().partition(".")[0] != "1":
         raise members[f"{info}WHEEL"].error(f"has an unsupported Wheel-Version: {wheel['Wheel-Version']!r}")
@@ -158,7 +158,7 @@ def _record(text: str, label: str) -> dict[str, RecordEntry]:
     return entries
 
 
-def _check_record(members: Mapping[str, Member], record: dict[str, RecordEntry], label: str, info: str) -> None:
+def _check_record(members: Mapping[str, ZipMember], record: dict[str, RecordEntry], label: str, info: str) -> None:
     """Every file is listed with a good hash and its size, and nothing more is listed."""
     for name, entry in record.items():
         if name not in members:
@@ -175,7 +175,7 @@ def _check_record(members: Mapping[str, Member], record: dict[str, RecordEntry],
             raise member.error("has no SHA-256 in RECORD")
 
 
-def _place(member: Member, record: RecordEntry, stem: str, name: str, site: Site) -> Placed:
+def _place(member: ZipMember, record: RecordEntry, stem: str, name: str, site: Site) -> Placed:
     path, scripts = _destination(member, stem, name, site)
     body: Body = _DeflatedFile(member, record) if member.is_deflated else _File(member, record)
     if member.size > _MAX_HASHED and member.is_deflated:
@@ -187,7 +187,7 @@ def _place(member: Member, record: RecordEntry, stem: str, name: str, site: Site
     return Placed(path=path, label=member.label, size=size, body=body, digest=digest, executable=executable)
 
 
-def _destination(member: Member, stem: str, name: str, site: Site) -> tuple[str, bool]:
+def _destination(member: ZipMember, stem: str, name: str, site: Site) -> tuple[str, bool]:
     """The path inside the image, and whether it is one of scripts."""
     folder, _, inside = member.name.partition("/")
     if not folder.endswith(".data"):
@@ -210,7 +210,7 @@ def _destination(member: Member, stem: str, name: str, site: Site) -> tuple[str,
     return path, scheme == "scripts"
 
 
-def _script(member: Member, body: Body, site: Site) -> bytes | None:
+def _script(member: ZipMember, body: Body, site: Site) -> bytes | None:
     """The script with the image's interpreter in its first line; None for one that has its own, or is a binary."""
     if next(iter(member.chunks()), b"")[:8] != b"#!python":
         return None
@@ -254,7 +254,7 @@ def _encoded(digest: bytes) -> str:
 class _File:
     """A member as a body: its hash is compared with RECORD while it passes."""
 
-    member: Member
+    member: ZipMember
     record: RecordEntry
 
     def chunks(self) -> Iterator[bytes]:
@@ -286,7 +286,7 @@ class _DeflatedFile(_File):
 
 
 class _Hash:
-    def __init__(self, member: Member, record: RecordEntry) -> None:
+    def __init__(self, member: ZipMember, record: RecordEntry) -> None:
         assert record.hash_ is not None  # noqa: S101 - _check_record saw to it
         self._member, self._expected = member, record.hash_.value.rstrip("=")
         self._hash = hashlib.new(record.hash_.name)

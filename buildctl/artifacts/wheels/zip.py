@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from buildctl.artifacts.wheels.zip_member import DEFLATED, FULL_32, STORED, ZIP64, Member, extra_fields
+from buildctl.artifacts.wheels.zip_member import DEFLATED, FULL_32, STORED, ZIP64, ZipMember, extra_fields
 from buildctl.ground.errors import ArtifactError
 
 _EOCD = struct.Struct("<4s4H2LH")
@@ -35,7 +35,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def read_zip(path: Path, *, label: str) -> tuple[Member, ...]:
+def read_zip(path: Path, *, label: str) -> tuple[ZipMember, ...]:
     """The files of the archive `path`, sorted by name. Directories must be empty and are left out.
 
     Names are relative and clean, no name appears twice, and no file is where another needs a directory. Sizes and
@@ -106,7 +106,7 @@ def _end64(file: BinaryIO, label: str, end: int, locator: bytes) -> tuple[int, t
     return at, (count, size, start)
 
 
-def _entries(directory: bytes, path: Path, label: str) -> Iterator[Member]:
+def _entries(directory: bytes, path: Path, label: str) -> Iterator[ZipMember]:
     at = 0
     while at < len(directory):
         fixed = directory[at : at + _CENTRAL.size]
@@ -120,7 +120,7 @@ def _entries(directory: bytes, path: Path, label: str) -> Iterator[Member]:
             raise ArtifactError(f"{label}: malformed central directory")
         raw = directory[at + _CENTRAL.size : extra_at]
         mode = attributes >> 16 if made_by >> 8 == _UNIX else 0
-        member = Member(
+        member = ZipMember(
             archive=path, label=label, name=_name(raw, flags, label), flags=flags, method=method, crc32=crc32,
             compressed=compressed, size=size, mode=mode & 0o7777, offset=offset, end=0,
         )  # fmt: skip
@@ -155,7 +155,7 @@ def _name(raw: bytes, flags: int, label: str) -> str:
     return name
 
 
-def _widened(member: Member, field: bytes | None) -> Member:
+def _widened(member: ZipMember, field: bytes | None) -> ZipMember:
     """`member` with sizes and offset from its zip64 field: exactly those that need it, in this order."""
     data = field or b""
     if len(data) != 8 * (member.size, member.compressed, member.offset).count(FULL_32):
@@ -171,7 +171,7 @@ def _widened(member: Member, field: bytes | None) -> Member:
     )
 
 
-def _check(member: Member, kind: int) -> None:
+def _check(member: ZipMember, kind: int) -> None:
     if member.flags & ~_FLAGS:
         raise member.error("is encrypted" if member.flags & 0x2041 else "has unknown flags")
     if member.method not in {STORED, DEFLATED}:
@@ -182,7 +182,7 @@ def _check(member: Member, kind: int) -> None:
         raise member.error("is a symbolic link" if kind == _SYMLINK else "is not a regular file")
 
 
-def _refuse_bombs(members: list[Member], archive_size: int, label: str) -> None:
+def _refuse_bombs(members: list[ZipMember], archive_size: int, label: str) -> None:
     for member in members:
         if member.size > _BOMB_SIZE and member.size > _BOMB_RATIO * member.compressed:
             raise member.error(f"declares {member.size} bytes in {member.compressed} compressed: a decompression bomb")
@@ -191,7 +191,7 @@ def _refuse_bombs(members: list[Member], archive_size: int, label: str) -> None:
         raise ArtifactError(f"{label}: declares {total} bytes in an archive of {archive_size}: a decompression bomb")
 
 
-def _refuse_conflicts(files: list[Member], folders: list[Member]) -> None:
+def _refuse_conflicts(files: list[ZipMember], folders: list[ZipMember]) -> None:
     names: set[str] = set()
     for member in (*files, *folders):
         if member.name in names:

@@ -23,7 +23,7 @@ _DAMAGED = cast("type[Exception]", igzip_lib.IsalError)  # isal's stubs call thi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class ZipMember:
     """One file of an archive, as a body of a layer.
 
     `offset` is that of its local header, `end` where the next member or the directory starts. `mode` are the permission
@@ -49,7 +49,7 @@ class Member:
     def chunks(self) -> Iterator[bytes]:
         """The content, in pieces of bounded size, with its size and CRC-32 checked at the end."""
         with self.archive.open("rb", buffering=0) as file:
-            check = _Check(self)
+            check = _ContentCheck(self)
             if self.method == STORED:
                 for raw in self._raw(file):
                     check.add(raw)
@@ -65,7 +65,7 @@ class Member:
         if self.method != DEFLATED:
             raise self.error("is not deflated")
         with self.archive.open("rb", buffering=0) as file:
-            check = _Check(self)
+            check = _ContentCheck(self)
             for raw, piece in _inflate(self, self._raw(file)):
                 if piece:
                     check.add(piece)
@@ -132,10 +132,10 @@ class Member:
         return False
 
 
-class _Check:
+class _ContentCheck:
     """Size while the content passes, CRC-32 at its end."""
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: ZipMember) -> None:
         self._member, self._crc32, self._size = member, 0, 0
 
     def add(self, piece: bytes) -> None:
@@ -151,7 +151,7 @@ class _Check:
             raise self._member.error("has a wrong checksum (CRC-32)")
 
 
-def _inflate(member: Member, source: Iterator[bytes]) -> Iterator[tuple[bytes, bytes]]:
+def _inflate(member: ZipMember, source: Iterator[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """Pairs of raw bytes read and content inflated; either may be empty. The stream ends where its bytes end."""
     stream = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
     for raw in source:
@@ -173,7 +173,7 @@ def _inflate(member: Member, source: Iterator[bytes]) -> Iterator[tuple[bytes, b
         raise member.error("has bytes after the end of its deflate stream")
 
 
-def extra_fields(member: Member, data: bytes) -> dict[int, bytes]:
+def extra_fields(member: ZipMember, data: bytes) -> dict[int, bytes]:
     """Extra fields by number. A few bytes at the end that make up no field are padding (zipalign)."""
     fields: dict[int, bytes] = {}
     while len(data) >= 4:

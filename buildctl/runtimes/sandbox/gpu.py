@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl.ground.run import run, which
-from buildctl.matrix.accelerators import Kind
+from buildctl.matrix.accelerators import AcceleratorKind
 from buildctl.matrix.arch import ARCHES
 from buildctl.runtimes.gpu_files import EMULATED, NOT_FOR_GPUS, files_here
 
@@ -37,7 +37,7 @@ class Passthrough:
         return bool(self.binds)
 
 
-def passthrough(kind: Kind, arch: str, *, emulated: bool, as_others: bool = False) -> Passthrough:
+def passthrough(kind: AcceleratorKind, arch: str, *, emulated: bool, as_others: bool = False) -> Passthrough:
     """The GPUs of this host that an image of that kind can use. The ids of the sandbox are nobody's here with
     `as_others`.
     """

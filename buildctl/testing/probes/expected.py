@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from buildctl.lock.claims import Claims, label_values
 from buildctl.lock.locked import LockedCell
-from buildctl.matrix.accelerators import MPS, Kind, kind_of, version_of
+from buildctl.matrix.accelerators import MPS, AcceleratorKind, kind_of, version_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Expected:
     unclaimed: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> AcceleratorKind:
         # an environment in the matrix is for macOS; somebody else's is described by its files
         return kind_of(self, native=MPS.backend in self.built or (self.native and not self.environment))
 

@@ -24,7 +24,7 @@ WRONG_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class ReportSubject:
     """What a report is about: a cell as it is at one digest, and how to start a session on it."""
 
     cell: str
@@ -46,7 +46,7 @@ def test_image(
     Never raises for what the image does. If no runtime can run it, every finding is NOT RUN, with the reason; an
     image that cannot even be unpacked is FAILED.
     """
-    subject = Subject(
+    subject = ReportSubject(
         cell=image.name,
         digest=image.descriptor.digest,
         arch=image.arch,
@@ -66,7 +66,9 @@ def test_native(
 ) -> Report:
     """The same for the native environment in `folder`, made from a lock of the digest `lock`."""
     runtime = NativeRuntime()
-    subject = Subject(cell=cell, digest=lock, arch=expected.arch, runtime=runtime, start=lambda: runtime.start(folder))
+    subject = ReportSubject(
+        cell=cell, digest=lock, arch=expected.arch, runtime=runtime, start=lambda: runtime.start(folder)
+    )
     return test_subject(subject, expected, on_finding=on_finding)
 
 
@@ -80,14 +82,14 @@ def test_environment(
 ) -> Report:
     """The same for the environment of that Python; `digest` is of what is installed in it."""
     runtime = NativeRuntime()
-    subject = Subject(
+    subject = ReportSubject(
         cell=name, digest=digest, arch=expected.arch, runtime=runtime, start=lambda: runtime.enter(interpreter)
     )
     return test_subject(subject, expected, on_finding=on_finding)
 
 
 def test_subject(
-    subject: Subject, expected: Expected, *, on_finding: Callable[[Finding], None] | None = None
+    subject: ReportSubject, expected: Expected, *, on_finding: Callable[[Finding], None] | None = None
 ) -> Report:
     emulated, gpus = None, False
     findings: list[Finding] = []

@@ -19,7 +19,7 @@ from buildctl.build.buildkit import DockerOptions, build_with_docker, user_secre
 from buildctl.build.uv_image import put_tool
 from buildctl.docker.daemon import loopback_port
 from buildctl.docker.load import load
-from buildctl.dockerfile.bake import Target
+from buildctl.dockerfile.bake import BakeTarget
 from buildctl.ground.errors import EngineError
 from buildctl.lock.index import uv_environment
 from buildctl.lock.wheels import read_wheel_lock
@@ -47,13 +47,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return layout
 
 
-def target(root: Path, base: Layout, dockerfile: str, *, name: str = "x-amd64") -> Target:
+def target(root: Path, base: Layout, dockerfile: str, *, name: str = "x-amd64") -> BakeTarget:
     context = root / "context"
     (context / name).mkdir(parents=True, exist_ok=True)
     (context / name / "Dockerfile").write_text(dockerfile)
     (context / "greeting").write_text("hello\n")
     contexts = {"base": f"oci-layout://{base.root}:a-amd64"}
-    return Target(name=name, arch="amd64", dockerfile=f"{name}/Dockerfile", context=str(context), contexts=contexts)
+    return BakeTarget(name=name, arch="amd64", dockerfile=f"{name}/Dockerfile", context=str(context), contexts=contexts)
 
 
 WITH_RUN = "FROM base\nCOPY greeting /\nRUN mkdir /made && cat /greeting > /made/copy\nLABEL made=yes\n"
@@ -203,7 +203,7 @@ def test_both_engines_make_the_same_image(
     contexts = {
         context: f"oci-layout://{theirs.root}:{image}" for context, image in (("base", "base-debian13"), ("uv", "uv"))
     }
-    wanted = Target(
+    wanted = BakeTarget(
         name=cell, arch=arch, dockerfile=f"{name}/Dockerfile", context=str(ROOT / "images"), contexts=contexts
     )
     with source(cell, tmp_path) as options:

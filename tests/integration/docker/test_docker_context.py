@@ -19,7 +19,7 @@ import pytest
 from buildctl.build.buildkit import DockerOptions, build_with_docker
 from buildctl.docker.daemon import Client, connected
 from buildctl.docker.load import load
-from buildctl.dockerfile.bake import Target
+from buildctl.dockerfile.bake import BakeTarget
 from buildctl.oci.check import check_image
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH
@@ -203,18 +203,18 @@ def test_gpus_that_the_daemon_has_reach_the_container(second: Engine, home: Path
     remote.put_file(NAME, "/run/cdi/nvidia.yaml", "")
 
 
-def target(root: Path, base: Layout) -> Target:
+def target(root: Path, base: Layout) -> BakeTarget:
     context = root / "context"
     context.mkdir()
     step = "cat /greeting > /made && cat /run/secrets/word >/dev/null"
     (context / "Dockerfile").write_text(f"FROM base\nCOPY big /big\nRUN --mount=type=secret,id=word {step}\n")
     (context / "big").write_bytes(bytes(range(256)) * 20_000)
     contexts = {"base": f"oci-layout://{base.root}:a-amd64"}
-    return Target(name="x-amd64", arch="amd64", dockerfile="Dockerfile", context=str(context), contexts=contexts)
+    return BakeTarget(name="x-amd64", arch="amd64", dockerfile="Dockerfile", context=str(context), contexts=contexts)
 
 
 @pytest.fixture(scope="module")
-def built_here(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> tuple[Target, Path, Descriptor]:
+def built_here(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) -> tuple[BakeTarget, Path, Descriptor]:
     """A build with a named context, a file and a secret by the engine of this machine."""
     root = tmp_path_factory.mktemp("here")
     base, _ = image(root, tar(*programs("sh", "cat"), file("greeting", b"hello\n")))
@@ -226,7 +226,7 @@ def built_here(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine) 
 
 @pytest.mark.parametrize("by", ["context", "url"])
 def test_a_build_there_is_the_same_as_here(
-    built_here: tuple[Target, Path, Descriptor], context: str, by: str, tmp_path: Path
+    built_here: tuple[BakeTarget, Path, Descriptor], context: str, by: str, tmp_path: Path
 ) -> None:
     wanted, secret, here = built_here
     if by == "url":

@@ -11,7 +11,7 @@ import pytest
 from buildctl.build.buildkit import DockerOptions, build_with_docker
 from buildctl.console.progress import Silent
 from buildctl.docker.daemon import loopback_port
-from buildctl.dockerfile.bake import Target, target_of
+from buildctl.dockerfile.bake import BakeTarget, target_of
 from buildctl.matrix.read import parse_matrix
 from buildctl.oci.check import check_layout
 from buildctl.oci.entry import EPOCH
@@ -93,7 +93,7 @@ def test_buildkit_builds_on_it(docker_client: docker.DockerClient, mirror: str, 
     dockerfile.parent.mkdir(parents=True)
     dockerfile.write_text("FROM base\nLABEL built=yes\n")
     contexts = {"base": target_of(cell, context=tmp_path / "images", layout=tmp_path / "dist").contexts["base"]}
-    wanted = Target(
+    wanted = BakeTarget(
         name=cell.id,
         arch=cell.arch,
         dockerfile="cpu-2.6/Dockerfile",

@@ -11,7 +11,7 @@ import pytest
 from buildctl.build.index import write_indexes
 from buildctl.console.progress import Silent
 from buildctl.host.check import check_images
-from buildctl.host.verdict import Kind
+from buildctl.host.verdict import VerdictKind
 from buildctl.matrix.project import Project
 from buildctl.oci.image import Index
 from buildctl.oci.layout import Layout
@@ -214,7 +214,12 @@ def test_inspect_reads_no_layer_and_shows_report_documents_and_annotations(
 def test_check_gives_the_verdict_of_the_references_labels(project: Small, to: Repository, tmp_path: Path) -> None:
     push(project, to)
     name = f"{to.reference}:cuda-2.6"
-    for host, kind in {"h200": Kind.GPU, "gh200": Kind.GPU, "rtx5090": Kind.CPU, "old-driver": Kind.CPU}.items():
+    for host, kind in {
+        "h200": VerdictKind.GPU,
+        "gh200": VerdictKind.GPU,
+        "rtx5090": VerdictKind.CPU,
+        "old-driver": VerdictKind.CPU,
+    }.items():
         (verdict,) = check_images(tmp_path, None, [name], host_file=HOSTS / f"{host}.json", save=None).verdicts
         assert verdict.kind is kind, verdict.reason
         assert verdict.next_step.endswith(name)

@@ -13,7 +13,7 @@ from buildctl.ground.errors import BuildctlError
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
 from buildctl.oci.layout import Layout
-from buildctl.publish.move import Outcome
+from buildctl.publish.move import TagOutcome
 from buildctl.publish.publish import PublishOptions, promote
 from buildctl.registry.auth import Credentials
 from buildctl.registry.bases import base_from_registry
@@ -36,7 +36,7 @@ def test_tags_of_both_architectures_and_the_universal_one(
     to = repository(front, request)
     result = push(project, to)
     assert result.exit_code == 0
-    assert {tag.outcome for tag in result.tags} == {Outcome.CREATED}
+    assert {tag.outcome for tag in result.tags} == {TagOutcome.CREATED}
     cuda, cpu = (project.layout.resolve(f"{n}") for n in ("cuda-2.6-amd64", "cpu-2.6-arm64"))
     assert platforms(to, "2.6") == {"linux/amd64": cuda.digest, "linux/arm64": cpu.digest}
     assert platforms(to, "cuda-2.6") == platforms(to, "2.6-cuda12.4") == {"linux/amd64": cuda.digest}
@@ -53,7 +53,7 @@ def test_publishing_again_writes_nothing(project: Small, front: Proxy, request: 
     push(project, to)
     front.seen.clear()
     again = push(project, to)
-    assert {tag.outcome for tag in again.tags} == {Outcome.UNCHANGED}
+    assert {tag.outcome for tag in again.tags} == {TagOutcome.UNCHANGED}
     assert [p.sent for p in again.images] == [0, 0]
     assert front.writes() == []
 
@@ -127,7 +127,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_sent(
     to = repository(front, request)
     said = push(project, to, dry_run=True)
     assert front.writes() == []
-    assert {tag.outcome for tag in said.tags} == {Outcome.CREATED}
+    assert {tag.outcome for tag in said.tags} == {TagOutcome.CREATED}
     layers = {d.digest: d.size for c in project.cells() for d in _blobs(project, c.id)}
     assert sum(p.sent for p in said.images) == sum(layers.values())
 
@@ -496,13 +496,13 @@ def test_what_a_tag_keeps_for_an_architecture_is_for_it(
     swapped = (replace(one, platform=two.platform), replace(two, platform=one.platform))
     to.put_manifest(canonical_json(replace(index, manifests=swapped).to_json()), MediaType.INDEX, "2.6")
     tag = next(t for t in push(project, to, "cuda-2.6-amd64").tags if t.name == "2.6")
-    assert tag.outcome is Outcome.REFUSED
+    assert tag.outcome is TagOutcome.REFUSED
     assert tag.reason.endswith("the configuration of what the tag has for it says linux/amd64"), tag.reason
     project.build("cpu-2.6-arm64", labels={"dev.buildctl.accelerator": "rocm"})
     project.report("cpu-2.6-arm64")
     assert outcomes(push(project, to))["2.6"] == "MOVED"
     tag = next(t for t in push(project, to, "cuda-2.6-amd64").tags if t.name == "2.6")
-    assert tag.outcome is Outcome.WAITING
+    assert tag.outcome is TagOutcome.WAITING
     assert tag.reason == "for cpu-2.6-arm64: for linux/arm64 it has accelerator rocm, not cpu"
 
 

@@ -28,7 +28,7 @@ from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
 from buildctl.publish.keys import PrivateKey, PublicKey
-from buildctl.publish.move import Outcome
+from buildctl.publish.move import TagOutcome
 from buildctl.publish.provenance import PREDICATE, PROVENANCE_KIND, STATEMENT
 from buildctl.publish.publish import PublishOptions, promote, publish
 from buildctl.publish.result import Published
@@ -201,7 +201,7 @@ def test_cosign_and_buildctl_accept_what_buildctl_signs(
     place: str, project: Small, key: PrivateKey, cosign: Cosign, tmp_path: Path
 ) -> None:
     result = published(project, place, KeySigner(key))
-    assert {t.outcome for t in result.tags} == {Outcome.CREATED}
+    assert {t.outcome for t in result.tags} == {TagOutcome.CREATED}
     names = {t.name for t in result.tags} | {
         f"2.6@{image_of(f'{place}:2.6', arch).digest}" for arch in ("amd64", "arm64")
     }
@@ -219,7 +219,7 @@ def test_signing_again_sends_nothing(place: str, project: Small, key: PrivateKey
     published(project, place, KeySigner(key))
     before = referrers(opened(place), image_of(f"{place}:2.6").digest)
     again = published(project, place, KeySigner(key))
-    assert {t.outcome for t in again.tags} == {Outcome.UNCHANGED}
+    assert {t.outcome for t in again.tags} == {TagOutcome.UNCHANGED}
     assert referrers(opened(place), image_of(f"{place}:2.6").digest) == before
     assert [r.kind for r in before].count(BUNDLE_KIND) == 1
 
@@ -513,7 +513,7 @@ def test_what_was_published_without_a_signature_gets_one(
 ) -> None:
     published(project, old_place)
     result = published(project, old_place, KeySigner(key))
-    assert {t.outcome for t in result.tags} == {Outcome.UNCHANGED}
+    assert {t.outcome for t in result.tags} == {TagOutcome.UNCHANGED}
     assert cosign.accepts(f"{old_place}:2.6")
     assert all_passed(findings(f"{old_place}:2.6", cosign.public, tmp_path))
 
@@ -526,7 +526,7 @@ def test_an_unsigned_image_is_not_kept_in_a_tag(
     put(project, project.cell("cpu-2.6-arm64"), {"dev.buildctl.torch": "2.6.0", "newer": "yes"})
     cells, options = project.cells("cpu-2.6-arm64"), PublishOptions(revision="s", signer=KeySigner(key))
 
-    def outcomes() -> dict[str, Outcome]:
+    def outcomes() -> dict[str, TagOutcome]:
         found = publish(
             project.project, project.pinned, cells, repository, options, documents=documents(project), progress=Silent()
         )
@@ -534,10 +534,10 @@ def test_an_unsigned_image_is_not_kept_in_a_tag(
 
     before = repository.manifest("2.6").descriptor.digest
     found = outcomes()
-    assert (found["cpu-2.6"], found["2.6"]) == (Outcome.MOVED, Outcome.REFUSED)
+    assert (found["cpu-2.6"], found["2.6"]) == (TagOutcome.MOVED, TagOutcome.REFUSED)
     assert repository.manifest("2.6").descriptor.digest == before
     sign_reference(opened(f"{old_place}:cuda-2.6"), KeySigner(key))
-    assert outcomes()["2.6"] is Outcome.MOVED
+    assert outcomes()["2.6"] is TagOutcome.MOVED
     assert cosign.accepts(f"{old_place}:2.6")
 
 
@@ -566,12 +566,12 @@ def test_promote_believes_only_signed_reports_of_signed_images(
     attach(repository, image, Document(kind=REPORT_KIND, data=canonical_json(lie.to_json())))
     cells = project.cells("cpu-2.6-arm64")
 
-    def moved(signer: KeySigner | None) -> dict[str, Outcome]:
+    def moved(signer: KeySigner | None) -> dict[str, TagOutcome]:
         options = PublishOptions(revision="r", signer=signer, dry_run=True)
         return {t.name: t.outcome for t in promote(project.project, project.pinned, cells, repository, options).tags}
 
-    assert moved(KeySigner(key))["cpu-2.6"] is Outcome.REFUSED
-    assert moved(None)["cpu-2.6"] is Outcome.CREATED
+    assert moved(KeySigner(key))["cpu-2.6"] is TagOutcome.REFUSED
+    assert moved(None)["cpu-2.6"] is TagOutcome.CREATED
 
 
 # the command line

@@ -17,7 +17,7 @@ from buildctl.oci.layout import Layout
 from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
 from buildctl.testing.images import image_ref
 from buildctl.testing.moves import Portability, Result, measured
-from buildctl.testing.portability import Member, exported, formats_of, moves_into
+from buildctl.testing.portability import Peer, exported, formats_of, moves_into
 from buildctl.testing.probes.portable import Model, Sample, load_in
 from tests.conftest import ROOT, buildctl
 
@@ -53,7 +53,7 @@ def to_itself(built: Path, store: dict[str, str], folder: Path) -> list[dict[str
     runtime = SandboxRuntime(Store(Path(store["BUILDCTL_CACHE"])))
     try:
         with runtime.start(image_ref(Layout(built), cell)) as session:
-            member, formats = Member(cell=cell, session=session), formats_of([cell])
+            member, formats = Peer(cell=cell, session=session), formats_of([cell])
             exports = {cell.id: exported(member, formats, folder / cell.id)}
             moves = moves_into(member, exports, {cell.id: cell}, formats)
     except RuntimeUnavailableError as reason:

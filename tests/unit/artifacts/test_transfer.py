@@ -10,7 +10,7 @@ import pytest
 import requests
 import urllib3
 
-from buildctl.artifacts.transfer import GoneError, OtherFileError, RefusedError, RetryError, open_range
+from buildctl.artifacts.transfer import GoneError, OtherFileError, RetryError, SourceRefusedError, open_range
 from buildctl.ground.net import Patience
 
 DATA = bytes(range(200))
@@ -75,10 +75,10 @@ def test_a_source_without_ranges_gives_the_whole_file() -> None:
         (410, {}, GoneError, "410"),
         (503, {}, RetryError, "503"),
         (429, {"Retry-After": "7"}, RetryError, "429"),
-        (429, {"Retry-After": "3600"}, RefusedError, "it asks us to wait 3600 s"),
-        (401, {}, RefusedError, "401"),
-        (403, {}, RefusedError, "403"),
-        (418, {}, RefusedError, "418"),
+        (429, {"Retry-After": "3600"}, SourceRefusedError, "it asks us to wait 3600 s"),
+        (401, {}, SourceRefusedError, "401"),
+        (403, {}, SourceRefusedError, "403"),
+        (418, {}, SourceRefusedError, "418"),
         (416, {}, OtherFileError, "it has no bytes 50-99"),
         (206, {}, RetryError, "a different range than requested"),
         (206, part(0, 100), RetryError, "a different range than requested"),
@@ -109,7 +109,7 @@ def test_more_than_was_asked_for_is_another_file() -> None:
 
 
 def test_what_cannot_be_sent_is_refused() -> None:
-    with requests.Session() as session, pytest.raises(RefusedError):
+    with requests.Session() as session, pytest.raises(SourceRefusedError):
         open_range(session, "gopher://x/y", 0, 1, 1, patience=Patience()).__enter__()
 
 

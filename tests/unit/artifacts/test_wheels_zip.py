@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from buildctl.artifacts.wheels.zip import read_zip
-from buildctl.artifacts.wheels.zip_member import Member
+from buildctl.artifacts.wheels.zip_member import ZipMember
 from buildctl.ground.errors import ArtifactError
 from tests.support.wheels import zipped
 
@@ -21,7 +21,7 @@ LABEL = "demo-1.0-py3-none-any.whl"
 GOOD = {"a/": b"", "a/one.txt": b"one " * 500, "b.bin": bytes(range(256)) * 20, "empty": b""}
 
 
-def opened(folder: Path, data: bytes) -> tuple[Member, ...]:
+def opened(folder: Path, data: bytes) -> tuple[ZipMember, ...]:
     path = folder / "archive"
     path.write_bytes(data)
     return read_zip(path, label=LABEL)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from buildctl.build.buildkit import DockerOptions, build_with_docker, has_fixed_times, user_secrets
-from buildctl.dockerfile.bake import Target, bake_definition, bake_name
+from buildctl.dockerfile.bake import BakeTarget, bake_definition, bake_name
 from buildctl.dockerfile.parse import parse_dockerfile, read_dockerfile
 from buildctl.ground.errors import ToolError
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT
 
-CELL = Target(
+CELL = BakeTarget(
     name="cpu-2.6-arm64",
     arch="arm64",
     dockerfile="cpu-2.6/Dockerfile",
@@ -26,7 +26,9 @@ CELL = Target(
 
 
 def test_every_cell_is_a_target_of_the_default_group() -> None:
-    definition = bake_definition([CELL, Target(name="x", arch="amd64", dockerfile="x/Dockerfile", context="images")])
+    definition = bake_definition(
+        [CELL, BakeTarget(name="x", arch="amd64", dockerfile="x/Dockerfile", context="images")]
+    )
     assert definition["group"]["default"]["targets"] == ["cpu-2_6-arm64", "x"]
     assert definition["target"]["cpu-2_6-arm64"] == {
         "context": "images",

@@ -12,7 +12,7 @@ import pytest
 
 from buildctl.ground.errors import LayoutError, MatrixError
 from buildctl.host.check import check_images
-from buildctl.host.verdict import Kind, Verdict
+from buildctl.host.verdict import Verdict, VerdictKind
 from buildctl.lock.claims import claim_labels, claims_from_labels, label_values, read_claims
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT
@@ -51,15 +51,15 @@ def test_labels_give_back_what_they_were_made_from() -> None:
 @pytest.mark.parametrize(
     ("host", "kind", "reason"),
     [
-        ("h200", Kind.GPU, "NVIDIA H200 (sm_90), driver 580.159.04 >= 525"),
-        ("rtx5090", Kind.CPU, "no code for NVIDIA GeForce RTX 5090 (sm_120), only for"),
-        ("old-driver", Kind.CPU, "driver 470.223.02 is older than 525"),
-        ("gh200", Kind.NOT, "only for amd64, this is arm64"),
-        ("m3-docker-desktop", Kind.EMULATED, "only for amd64"),
+        ("h200", VerdictKind.GPU, "NVIDIA H200 (sm_90), driver 580.159.04 >= 525"),
+        ("rtx5090", VerdictKind.CPU, "no code for NVIDIA GeForce RTX 5090 (sm_120), only for"),
+        ("old-driver", VerdictKind.CPU, "driver 470.223.02 is older than 525"),
+        ("gh200", VerdictKind.NOT, "only for amd64, this is arm64"),
+        ("m3-docker-desktop", VerdictKind.EMULATED, "only for amd64"),
     ],
 )
 def test_an_image_of_ours_by_path_gets_the_verdict_of_its_labels(
-    host: str, kind: Kind, reason: str, tmp_path: Path
+    host: str, kind: VerdictKind, reason: str, tmp_path: Path
 ) -> None:
     found = verdict(host, put(tmp_path, "x", labels=OURS))
     assert (found.kind, reason in found.reason) == (kind, True), found.reason
@@ -68,17 +68,17 @@ def test_an_image_of_ours_by_path_gets_the_verdict_of_its_labels(
 @pytest.mark.parametrize(
     ("host", "env", "kind", "reason"),
     [
-        ("h200", THEIRS, Kind.GPU, "the image does not claim which GPUs its torch is compiled for"),
-        ("old-driver", THEIRS, Kind.CPU, "driver 470.223.02 is older than 525"),
-        ("no-gpu", THEIRS, Kind.CPU, "no NVIDIA GPU here"),
-        ("driver-550", {"NVIDIA_REQUIRE_CUDA": "cuda>=12.6"}, Kind.CPU, "it requires CUDA 12.6, driver 550"),
-        ("driver-550", {"NVIDIA_REQUIRE_CUDA": "cuda>=12.4"}, Kind.GPU, "driver 550"),
-        ("h200", {"PATH": "/bin"}, Kind.CPU, "its labels and environment claim nothing about CUDA"),
-        ("gh200", {"PATH": "/bin"}, Kind.NOT, "only for amd64, this is arm64"),
+        ("h200", THEIRS, VerdictKind.GPU, "the image does not claim which GPUs its torch is compiled for"),
+        ("old-driver", THEIRS, VerdictKind.CPU, "driver 470.223.02 is older than 525"),
+        ("no-gpu", THEIRS, VerdictKind.CPU, "no NVIDIA GPU here"),
+        ("driver-550", {"NVIDIA_REQUIRE_CUDA": "cuda>=12.6"}, VerdictKind.CPU, "it requires CUDA 12.6, driver 550"),
+        ("driver-550", {"NVIDIA_REQUIRE_CUDA": "cuda>=12.4"}, VerdictKind.GPU, "driver 550"),
+        ("h200", {"PATH": "/bin"}, VerdictKind.CPU, "its labels and environment claim nothing about CUDA"),
+        ("gh200", {"PATH": "/bin"}, VerdictKind.NOT, "only for amd64, this is arm64"),
     ],
 )
 def test_an_image_of_others_gets_what_can_be_said(
-    host: str, env: Mapping[str, str], kind: Kind, reason: str, tmp_path: Path
+    host: str, env: Mapping[str, str], kind: VerdictKind, reason: str, tmp_path: Path
 ) -> None:
     found = verdict(host, put(tmp_path, "x", env=env))
     assert (found.kind, reason in found.reason) == (kind, True), found.reason
@@ -95,7 +95,10 @@ def test_a_layout_without_a_name_is_all_that_is_in_it_and_needs_no_project(tmp_p
     put(tmp_path, "x", labels=OURS)
     root = put(tmp_path, "y").removesuffix(":y")
     answer = check_images(tmp_path, None, [root], host_file=HOSTS / "h200.json", save=None)
-    assert [(v.name, v.kind) for v in answer.verdicts] == [(f"{root}:x", Kind.GPU), (f"{root}:y", Kind.CPU)]
+    assert [(v.name, v.kind) for v in answer.verdicts] == [
+        (f"{root}:x", VerdictKind.GPU),
+        (f"{root}:y", VerdictKind.CPU),
+    ]
     with pytest.raises(MatrixError, match=r"no matrix\.yaml"):
         check_images(tmp_path, None, [root, "cuda-2.6"], host_file=HOSTS / "h200.json", save=None)
     with pytest.raises(LayoutError, match="is not an OCI layout"):

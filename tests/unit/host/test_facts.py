@@ -9,7 +9,7 @@ import pytest
 
 from buildctl.ground.errors import BuildctlError
 from buildctl.host.facts import (
-    Engine,
+    ContainerEngine,
     Gpu,
     Host,
     container_toolkit,
@@ -82,7 +82,7 @@ def docker(**changes: object) -> dict[str, object]:
 
 
 def test_docker_tells_platform_and_gpus() -> None:
-    plain = Engine(name="Docker", version="28.5.2", arch="amd64", desktop=False, gpus=False)
+    plain = ContainerEngine(name="Docker", version="28.5.2", arch="amd64", desktop=False, gpus=False)
     assert parse_docker(docker()) == plain
     assert parse_docker(docker(Runtimes={"runc": {}, "nvidia": {}})).gpus
     devices = [{"Source": "cdi", "ID": "nvidia.com/gpu=all"}]
@@ -100,7 +100,7 @@ def test_a_docker_without_a_server_is_no_engine() -> None:
 
 def test_podman_tells_platform() -> None:
     info = {"host": {"arch": "arm64", "serviceIsRemote": True}, "version": {"Version": "5.4.2"}}
-    assert parse_podman(info) == Engine(name="podman", version="5.4.2", arch="arm64", desktop=True, gpus=False)
+    assert parse_podman(info) == ContainerEngine(name="podman", version="5.4.2", arch="arm64", desktop=True, gpus=False)
     with pytest.raises(BuildctlError, match="cannot parse"):
         parse_podman({})
 

@@ -11,14 +11,14 @@ import pytest
 from buildctl.ground.errors import MatrixError
 from buildctl.host.check import check_images
 from buildctl.host.facts import Gpu, Host, read_host
-from buildctl.host.verdict import Kind, Subject, Verdict, catalogue, covers, decide
+from buildctl.host.verdict import Subject, Verdict, VerdictKind, catalogue, covers, decide
 from buildctl.lock.claims import WheelFacts
 from tests.conftest import ROOT
 
 HOSTS = Path(__file__).parents[2] / "support" / "hosts"
-G, C, E, N = Kind.GPU, Kind.CPU, Kind.EMULATED, Kind.NOT
+G, C, E, N = VerdictKind.GPU, VerdictKind.CPU, VerdictKind.EMULATED, VerdictKind.NOT
 ORDER = ("cuda-2.6", "cuda-2.10", "cuda-2.15", "cpu-2.6", "cpu-2.10", "mps-2.6", "mps-2.10", "mps-2.15")
-WANTED: Mapping[str, tuple[Kind, ...]] = {
+WANTED: Mapping[str, tuple[VerdictKind, ...]] = {
     "rtx5090": (C, G, G, E, E, N, N, N),
     "old-driver": (C, C, C, N, N, N, N, N),
     "driver-550": (G, G, C, N, N, N, N, N),
@@ -139,7 +139,7 @@ def named(subjects: list[Subject], name: str) -> Subject:
 
 def test_a_driver_of_unknown_version_is_no_driver_that_is_new_enough(subjects: list[Subject]) -> None:
     verdict = decide(named(subjects, "cuda-2.6"), changed("h200", driver=None), subjects)
-    assert verdict.kind is Kind.CPU
+    assert verdict.kind is VerdictKind.CPU
     assert "driver version is unknown" in verdict.reason
     assert "reload or reinstall" in verdict.next_step
 
@@ -147,18 +147,18 @@ def test_a_driver_of_unknown_version_is_no_driver_that_is_new_enough(subjects: l
 def test_a_lost_gpu_is_told_and_the_good_one_counts(subjects: list[Subject]) -> None:
     said = "nvidia-smi reports [Unknown Error] for NVIDIA A100"
     verdict = decide(named(subjects, "cuda-2.6"), changed("h200", gpu_problem=said), subjects)
-    assert verdict.kind is Kind.GPU
+    assert verdict.kind is VerdictKind.GPU
     assert verdict.reason.endswith(f"; but {said}")
 
 
 def test_a_mac_of_unknown_version_gets_an_answer(subjects: list[Subject]) -> None:
     verdict = decide(named(subjects, "mps-2.6"), changed("m3-docker-desktop", macos=None), subjects)
-    assert (verdict.kind, verdict.reason) == (Kind.NOT, "the macOS version is unknown")
+    assert (verdict.kind, verdict.reason) == (VerdictKind.NOT, "the macOS version is unknown")
 
 
 def test_docker_that_knows_gpus_by_cdi_only_is_told_so(subjects: list[Subject]) -> None:
     verdict = decide(named(subjects, "cuda-2.6"), with_engine("h200", cdi=True), subjects)
-    assert verdict.kind is Kind.GPU
+    assert verdict.kind is VerdictKind.GPU
     assert "docker run -it --rm --device nvidia.com/gpu=all " in verdict.next_step
 
 
@@ -171,7 +171,7 @@ def test_docker_that_knows_gpus_by_cdi_only_is_told_so(subjects: list[Subject]) 
     ],
 )
 def test_jetson(
-    subjects: list[Subject], kernel: str, driver: str | None, gpu: str, kind: Kind, reason: str, step: str
+    subjects: list[Subject], kernel: str, driver: str | None, gpu: str, kind: VerdictKind, reason: str, step: str
 ) -> None:
     gpus = (Gpu(name="NVIDIA Jetson", capability=gpu),)
     verdict = decide(named(subjects, "cuda-2.15"), changed("gh200", kernel=kernel, driver=driver, gpus=gpus), subjects)
@@ -182,7 +182,7 @@ def test_jetson(
 
 def test_every_engine_on_a_mac_is_a_virtual_machine_that_emulates(subjects: list[Subject]) -> None:
     verdict = decide(named(subjects, "cuda-2.6"), with_engine("m3-docker-desktop", desktop=False), subjects)
-    assert verdict.kind is Kind.EMULATED
+    assert verdict.kind is VerdictKind.EMULATED
     assert "apt-get" not in verdict.next_step
 
 
@@ -190,7 +190,7 @@ def test_every_engine_on_a_mac_is_a_virtual_machine_that_emulates(subjects: list
 @pytest.mark.parametrize("name", ["cuda-2.6", "cpu-2.6", "mps-2.6"])
 def test_other_architectures_are_told_apart(subjects: list[Subject], arch: str, name: str) -> None:
     verdict = decide(named(subjects, name), changed("no-gpu", arch=arch), subjects)
-    assert (verdict.kind, verdict.next_step) == (Kind.NOT, "use a machine with amd64 or arm64")
+    assert (verdict.kind, verdict.next_step) == (VerdictKind.NOT, "use a machine with amd64 or arm64")
     assert f"no wheels for {arch}" in verdict.reason
 
 

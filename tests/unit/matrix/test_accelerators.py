@@ -20,7 +20,7 @@ from buildctl.matrix.accelerators import (
     ROCM,
     VERSIONED,
     XPU,
-    Kind,
+    AcceleratorKind,
     agrees,
     claim_in_name,
     kind_in_image,
@@ -59,7 +59,7 @@ from tests.support.sources import PACKAGE, nodes
         ("mps", MPS, ()),
     ],
 )
-def test_what_a_name_claims(name: str, kind: Kind, versions: tuple[str, ...]) -> None:
+def test_what_a_name_claims(name: str, kind: AcceleratorKind, versions: tuple[str, ...]) -> None:
     claim = claim_in_name(name)
     assert claim is not None
     assert (claim.kind, claim.versions) == (kind, versions)
@@ -145,7 +145,7 @@ def test_claims_that_contradict_each_other_are_told_before_anything_is_downloade
         ("new", "", None),
     ],
 )
-def test_the_kind_is_known_before_a_wheel_is_locked(name: str, rest: str, kind: Kind | None) -> None:
+def test_the_kind_is_known_before_a_wheel_is_locked(name: str, rest: str, kind: AcceleratorKind | None) -> None:
     (accelerator,) = parse(name, rest).accelerators
     assert accelerator.kind == kind
 
@@ -215,7 +215,7 @@ def test_no_code_compares_an_accelerators_name() -> None:
     ],
 )
 def test_the_kind_of_an_image_is_in_its_configuration(
-    env: tuple[tuple[str, str], ...], labels: dict[str, str], kind: Kind
+    env: tuple[tuple[str, str], ...], labels: dict[str, str], kind: AcceleratorKind
 ) -> None:
     assert kind_in_image(env, labels, LABEL) == kind
 
@@ -232,7 +232,7 @@ def test_the_kind_of_an_image_is_in_its_configuration(
     ],
 )
 def test_a_kind_behaves_as_the_table_says(
-    claims: dict[str, Any], kind: Kind, title: str, tag: str, floor: str | None
+    claims: dict[str, Any], kind: AcceleratorKind, title: str, tag: str, floor: str | None
 ) -> None:
     found = Claims(torch="2.10.0", python="3.13", arch="amd64", accelerator="stable", **claims)
     assert (found.kind, variant(found), found.driver_floor) == (kind, tag, floor)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from buildctl.ground.errors import ProblemsError
-from buildctl.matrix.yamlfile import Document, parse, show, validate
+from buildctl.matrix.yamlfile import YamlDocument, parse, show, validate
 
 SCHEMA = {
     "type": "object",
@@ -102,7 +102,7 @@ def test_what_breaks_the_schema_is_said_in_words(text: str, expected: str) -> No
 
 
 def test_a_problem_of_what_is_not_written_is_at_its_parent() -> None:
-    document = Document("m.yaml", lines={(): 1, ("a",): 4})
+    document = YamlDocument("m.yaml", lines={(): 1, ("a",): 4})
     document.problem(("a", "b", 0), "wrong")
     document.problem(("a", "b", 0), "wrong")
     assert document.problems == [(4, "line 4: a.b[0]: wrong")]

@@ -5,7 +5,7 @@ from pathlib import Path
 from buildctl.artifacts.contents import Package, packages_of
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, History, ImageConfig, MediaType, Platform
-from buildctl.publish.diff import Change, Seen, difference, package_changes
+from buildctl.publish.diff import Change, Side, difference, package_changes
 from tests.support.images import file, image, tar
 
 STATUS = b"Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.41-12\n"
@@ -21,7 +21,7 @@ def test_the_difference_of_two_images(tmp_path: Path) -> None:
         layout, descriptor = image(tmp_path / name, *layers)
         manifest = layout.manifest(descriptor)
         sides.append(
-            Seen(
+            Side(
                 name=name,
                 descriptor=descriptor,
                 config=layout.config(descriptor),
@@ -41,7 +41,7 @@ def test_settings_that_changed_are_named(tmp_path: Path) -> None:
     layout, descriptor = image(tmp_path, BASE)
     config = layout.config(descriptor)
     other = ImageConfig(platform=Platform(architecture="amd64"), user="1000", labels={"a": "b"})
-    seen = [Seen(name="x", descriptor=descriptor, config=c, layers=(), packages=None) for c in (config, other)]
+    seen = [Side(name="x", descriptor=descriptor, config=c, layers=(), packages=None) for c in (config, other)]
     lines = [c.line() for c in difference(*seen).configuration]
     assert lines == ["- env PATH /bin", "+ label a b", "+ user 1000"]
 
@@ -50,11 +50,11 @@ def layer(name: str) -> Descriptor:
     return Descriptor(media_type=MediaType.LAYER_ZSTD, digest=Digest.of(name.encode()), size=1_500_000)
 
 
-def seen(*layers: str, steps: tuple[str, ...] = (), packages: tuple[Package, ...] | None = ()) -> Seen:
+def seen(*layers: str, steps: tuple[str, ...] = (), packages: tuple[Package, ...] | None = ()) -> Side:
     config = ImageConfig(platform=AMD64, history=tuple(History(created_by=step) for step in steps))
     descriptor = Descriptor(media_type=MediaType.MANIFEST, digest=Digest.of(repr(layers).encode()), size=1)
     found = tuple(layer(name) for name in layers)
-    return Seen(name="x", descriptor=descriptor, config=config, layers=found, packages=packages)
+    return Side(name="x", descriptor=descriptor, config=config, layers=found, packages=packages)
 
 
 def test_layers_are_named_by_their_step_and_equal_steps_are_told_apart() -> None:

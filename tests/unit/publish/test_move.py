@@ -14,8 +14,8 @@ from buildctl.lock.claims import claims_of
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Index
 from buildctl.oci.layout import Layout
-from buildctl.publish.move import Outcome, TagState, move_tags
-from buildctl.publish.tags import Kind, tags_of
+from buildctl.publish.move import TagOutcome, TagState, move_tags
+from buildctl.publish.tags import TagKind, tags_of
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.problems import UnavailableError
 from buildctl.registry.reference import Reference
@@ -97,16 +97,16 @@ def moved(
 
 def test_new_tags_point_at_what_was_pushed_and_the_second_time_nothing_moves(project: Small, shelf: Shelf) -> None:
     first = moved(project, shelf, CUDA, CPU)
-    assert {state.outcome for state in first.values()} == {Outcome.CREATED}
+    assert {state.outcome for state in first.values()} == {TagOutcome.CREATED}
     images = project.images()
     assert shelf.platforms("2.6") == {"linux/amd64": images[CUDA].digest, "linux/arm64": images[CPU].digest}
     assert shelf.manifests["2.6.0-cuda12.4-py3.13-amd64-r"].descriptor.digest == images[CUDA].digest
-    assert {state.outcome for state in moved(project, shelf, CUDA, CPU).values()} == {Outcome.UNCHANGED}
+    assert {state.outcome for state in moved(project, shelf, CUDA, CPU).values()} == {TagOutcome.UNCHANGED}
 
 
 def test_a_tag_waits_for_an_architecture_that_nobody_has_pushed(project: Small, shelf: Shelf) -> None:
     state = moved(project, shelf, CUDA)["2.6"]
-    assert (state.outcome, state.where()) == (Outcome.WAITING, f"for {CPU}")
+    assert (state.outcome, state.where()) == (TagOutcome.WAITING, f"for {CPU}")
     assert "2.6" not in shelf.manifests
 
 
@@ -115,15 +115,15 @@ def test_an_architecture_that_is_not_in_this_run_stays(project: Small, shelf: Sh
     before = project.images(CPU)[CPU].digest
     project.build(CUDA)
     state = moved(project, shelf, CUDA, revision="r2")["2.6"]
-    assert state.outcome is Outcome.MOVED
+    assert state.outcome is TagOutcome.MOVED
     assert shelf.platforms("2.6") == {"linux/amd64": project.images(CUDA)[CUDA].digest, "linux/arm64": before}
 
 
 def test_what_was_objected_to_moves_no_tag_but_its_own_for_ever(project: Small, shelf: Shelf) -> None:
     states = moved(project, shelf, CUDA, CPU, objections={CPU: "FAILED: torch"})
-    assert states["2.6"].outcome is states["cpu-2.6"].outcome is Outcome.REFUSED
+    assert states["2.6"].outcome is states["cpu-2.6"].outcome is TagOutcome.REFUSED
     assert states["2.6"].reason == f"{CPU}: FAILED: torch"
-    assert states["cuda-2.6"].outcome is Outcome.CREATED
+    assert states["cuda-2.6"].outcome is TagOutcome.CREATED
     assert "2.6" not in shelf.manifests
 
 
@@ -132,7 +132,7 @@ def test_an_immutable_tag_is_never_moved(project: Small, shelf: Shelf) -> None:
     before = dict(shelf.manifests)
     project.build(CUDA)
     state = moved(project, shelf, CUDA)["2.6.0-cuda12.4-py3.13-amd64-r"]
-    assert state.outcome is Outcome.REFUSED
+    assert state.outcome is TagOutcome.REFUSED
     assert "use another --revision" in state.reason
     assert shelf.manifests[state.name] == before[state.name]
 
@@ -141,7 +141,7 @@ def test_an_architecture_that_the_matrix_lost_is_not_dropped_in_silence(project:
     moved(project, shelf, CUDA, CPU)
     shelf.manifests["cuda-2.6"] = shelf.manifests["2.6"]  # which has arm64, too
     state = moved(project, shelf, CUDA, CPU)["cuda-2.6"]
-    assert state.outcome is Outcome.REFUSED
+    assert state.outcome is TagOutcome.REFUSED
     assert "allow with --drop-platform linux/arm64" in state.reason
 
 
@@ -151,14 +151,14 @@ def test_what_a_tag_has_for_another_torch_is_not_kept(project: Small, shelf: She
     project.build(CUDA)
     state = moved(project, shelf, CUDA, revision="r2")["2.6"]
     assert (state.outcome, state.reason) == (
-        Outcome.WAITING,
+        TagOutcome.WAITING,
         f"for {CPU}: for linux/arm64 it has torch 2.5.0, not 2.6.0",
     )
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(project: Small, shelf: Shelf) -> None:
     states = moved(project, shelf, CUDA, CPU, dry_run=True)
-    assert {state.outcome for state in states.values()} == {Outcome.CREATED}
+    assert {state.outcome for state in states.values()} == {TagOutcome.CREATED}
     assert {name for name in shelf.manifests if not name.startswith("sha256:")} == set()
 
 
@@ -169,7 +169,7 @@ def test_a_registry_that_does_not_keep_a_tag_is_an_error(project: Small, shelf: 
 
 
 def test_in_json_what_is_not_known_is_null() -> None:
-    state = TagState(name="2.6", kind=Kind.MOVING, outcome=Outcome.WAITING, reason="for x")
+    state = TagState(name="2.6", kind=TagKind.MOVING, outcome=TagOutcome.WAITING, reason="for x")
     assert state.to_json() == {
         "tag": "2.6",
         "kind": "moving",

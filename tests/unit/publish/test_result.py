@@ -6,9 +6,9 @@ from buildctl.matrix.cells import Cell
 from buildctl.matrix.read import parse_matrix
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType
-from buildctl.publish.move import Outcome, TagState
+from buildctl.publish.move import TagOutcome, TagState
 from buildctl.publish.result import Candidate, Published, Pushed
-from buildctl.publish.tags import Kind
+from buildctl.publish.tags import TagKind
 from buildctl.testing.report import Finding, Report, Status
 from tests.unit.publish.test_tags import MATRIX
 
@@ -28,11 +28,13 @@ def candidate(cell: Cell, *not_run: str, objection: str | None = None) -> Candid
     return Candidate(cell=cell, descriptor=descriptor, report=report, objection=objection)
 
 
-def tag(outcome: Outcome) -> TagState:
-    return TagState(name="2.6", kind=Kind.UNIVERSAL, outcome=outcome, digest=DIGEST, platforms={"linux/amd64": CUDA.id})
+def tag(outcome: TagOutcome) -> TagState:
+    return TagState(
+        name="2.6", kind=TagKind.UNIVERSAL, outcome=outcome, digest=DIGEST, platforms={"linux/amd64": CUDA.id}
+    )
 
 
-def result(*candidates: Candidate, outcome: Outcome = Outcome.CREATED, dry_run: bool = False) -> Published:
+def result(*candidates: Candidate, outcome: TagOutcome = TagOutcome.CREATED, dry_run: bool = False) -> Published:
     images = tuple(Pushed(candidate=c, sent=1_500_000, new=2, there=1, mounted=3) for c in candidates)
     return Published(
         repository="r.example/a",
@@ -45,8 +47,8 @@ def result(*candidates: Candidate, outcome: Outcome = Outcome.CREATED, dry_run: 
 
 
 def test_only_a_tag_that_was_refused_fails() -> None:
-    assert [result(outcome=outcome).exit_code for outcome in Outcome] == [
-        int(outcome is Outcome.REFUSED) for outcome in Outcome
+    assert [result(outcome=outcome).exit_code for outcome in TagOutcome] == [
+        int(outcome is TagOutcome.REFUSED) for outcome in TagOutcome
     ]
 
 

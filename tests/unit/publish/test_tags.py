@@ -8,7 +8,7 @@ from buildctl.ground.errors import BuildctlError
 from buildctl.lock.claims import Claims, claims_of
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.read import parse_matrix
-from buildctl.publish.tags import Kind, Tag, tags_of
+from buildctl.publish.tags import Tag, TagKind, tags_of
 from tests.support.projects import wheel_lock
 
 MATRIX = """\
@@ -56,7 +56,7 @@ def test_the_cuda_version_is_the_locked_one_and_stands_in_the_tag() -> None:
 
 def test_what_is_immutable_moves_first_and_the_universal_tag_last() -> None:
     kinds = [tag.kind for tag in rule()]
-    assert kinds == sorted(kinds, key=list(Kind).index)
+    assert kinds == sorted(kinds, key=list(TagKind).index)
 
 
 def test_native_environments_have_no_tags() -> None:

@@ -12,10 +12,9 @@ import pytest
 
 from buildctl.host.doctor import examine
 from buildctl.host.facts import read_host
-from buildctl.host.verdict import Kind as Verdicts
-from buildctl.host.verdict import Subject, decide
+from buildctl.host.verdict import Subject, VerdictKind, decide
 from buildctl.lock.claims import LABEL, Claims, claims_from_labels, label_values
-from buildctl.matrix.accelerators import CPU, CUDA, ROCM, XPU, Kind
+from buildctl.matrix.accelerators import CPU, CUDA, ROCM, XPU, AcceleratorKind
 from buildctl.matrix.project import Project
 from buildctl.runtimes import gpu_files
 from buildctl.runtimes.devices import Node, device_files, gpu_nodes
@@ -82,20 +81,20 @@ def subject(**claims: Any) -> Subject:
         (
             {"rocm": "6.2"},
             "amd-gpu",
-            Verdicts.GPU,
+            VerdictKind.GPU,
             "an AMD GPU (/dev/kfd",
             "--device /dev/kfd --device /dev/dri ",
         ),
-        ({"rocm": "6.2"}, "amd-gpu", Verdicts.GPU, "the driver ROCm 6.2 needs, and whether", "pytorch:a-2.10"),
-        ({"xpu": "2025.1"}, "intel-gpu", Verdicts.GPU, "an Intel GPU (/dev/dri/renderD128)", "--device /dev/dri"),
-        ({"rocm": "6.2"}, "intel-gpu", Verdicts.CPU, "no AMD GPU", "docker run -it --rm pytorch:a-2.10"),
-        ({"rocm": "6.2"}, "h200", Verdicts.CPU, "no AMD GPU", "docker run -it --rm pytorch:a-2.10"),
-        ({"xpu": "2025.1"}, "amd-gpu", Verdicts.CPU, "no Intel GPU", "docker run -it --rm pytorch:a-2.10"),
-        ({"cuda": "12.6"}, "amd-gpu", Verdicts.CPU, "no NVIDIA GPU here", "docker run -it --rm pytorch:a-2.10"),
-        ({"rocm": "6.2"}, "intel-mac", Verdicts.CPU, "containers on macOS cannot use the GPU", "docker run"),
+        ({"rocm": "6.2"}, "amd-gpu", VerdictKind.GPU, "the driver ROCm 6.2 needs, and whether", "pytorch:a-2.10"),
+        ({"xpu": "2025.1"}, "intel-gpu", VerdictKind.GPU, "an Intel GPU (/dev/dri/renderD128)", "--device /dev/dri"),
+        ({"rocm": "6.2"}, "intel-gpu", VerdictKind.CPU, "no AMD GPU", "docker run -it --rm pytorch:a-2.10"),
+        ({"rocm": "6.2"}, "h200", VerdictKind.CPU, "no AMD GPU", "docker run -it --rm pytorch:a-2.10"),
+        ({"xpu": "2025.1"}, "amd-gpu", VerdictKind.CPU, "no Intel GPU", "docker run -it --rm pytorch:a-2.10"),
+        ({"cuda": "12.6"}, "amd-gpu", VerdictKind.CPU, "no NVIDIA GPU here", "docker run -it --rm pytorch:a-2.10"),
+        ({"rocm": "6.2"}, "intel-mac", VerdictKind.CPU, "containers on macOS cannot use the GPU", "docker run"),
     ],
 )
-def test_verdicts(claims: dict[str, str], host: str, kind: Verdicts, reason: str, step: str) -> None:
+def test_verdicts(claims: dict[str, str], host: str, kind: VerdictKind, reason: str, step: str) -> None:
     verdict = decide(subject(**claims), read_host(HOSTS / f"{host}.json"))
     assert verdict.kind is kind
     assert reason in verdict.reason
@@ -153,7 +152,7 @@ def test_docker_passes_the_device_files_with_their_groups(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", [ROCM, XPU])
-def test_nvidias_toolkit_is_not_asked_for_other_gpus(kind: Kind) -> None:
+def test_nvidias_toolkit_is_not_asked_for_other_gpus(kind: AcceleratorKind) -> None:
     assert gpu_request({"Runtimes": {"nvidia": {}}}, kind=kind, emulated=None) == (None, "")
 
 

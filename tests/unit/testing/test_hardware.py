@@ -13,7 +13,7 @@ import pytest
 
 from buildctl.host.check import check_images
 from buildctl.host.facts import read_host
-from buildctl.host.verdict import Kind
+from buildctl.host.verdict import VerdictKind
 from buildctl.testing.merge import parse_report
 from buildctl.testing.report import Report, Status
 from tests.conftest import ROOT
@@ -67,4 +67,4 @@ if PROOFS:
         today = verdicts(check_images(ROOT, tmp_path, [], host_file=host, save=None).to_json())
         both = then.keys() & today.keys()
         assert {name: today[name] for name in both} == {name: then[name] for name in both}
-        assert Kind.GPU in today.values()
+        assert VerdictKind.GPU in today.values()

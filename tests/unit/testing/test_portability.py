@@ -23,7 +23,7 @@ from buildctl.matrix.project import Project
 from buildctl.runtimes.api import Outcome
 from buildctl.testing import probes
 from buildctl.testing.moves import Move, Portability, Result, measured, promised
-from buildctl.testing.portability import Member, check_portability, exported, formats_of, moves_into
+from buildctl.testing.portability import Peer, check_portability, exported, formats_of, moves_into
 from buildctl.testing.probes.portable import Exported, Model, Sample, export_in, load_in, relative_error
 from tests.conftest import ROOT
 from tests.support.command import run_command
@@ -182,9 +182,9 @@ def moved(
     project: Project, tmp_path: Path, source: Cell, target: Cell, *, export: Any = honest, load: Any = right
 ) -> dict[str, Move]:
     formats = formats_of([source, target])
-    files = exported(Member(cell=source, session=Talking(export)), formats, tmp_path / source.id)
+    files = exported(Peer(cell=source, session=Talking(export)), formats, tmp_path / source.id)
     cells = {source.id: source, target.id: target}
-    moves = moves_into(Member(cell=target, session=Talking(load=load)), {source.id: files}, cells, formats)
+    moves = moves_into(Peer(cell=target, session=Talking(load=load)), {source.id: files}, cells, formats)
     return {move.format: move for move in moves}
 
 
