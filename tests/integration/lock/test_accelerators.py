@@ -110,11 +110,11 @@ def test_every_cuda_build_gets_what_cuda_needs_whatever_it_is_called(server: Sit
 @pytest.mark.parametrize(
     ("accelerator", "words"),
     [
-        ("cu126: {", "the name cu126 in accelerators.cu126 (matrix.yaml line 7) says CUDA 12.6"),
-        ("cuda13: {", "the name cuda13 in accelerators.cuda13 (matrix.yaml line 7) says CUDA 13"),
-        ("cuda-12.6: {", 'accelerators["cuda-12.6"] (matrix.yaml line 7) says CUDA 12.6'),
-        ('cuda: {cuda: "12.6", ', "accelerators.cuda.cuda (matrix.yaml line 7) says CUDA 12.6"),
-        ('new: {cuda: "12.6", ', "accelerators.new.cuda (matrix.yaml line 7) says CUDA 12.6"),
+        ("cu126: {", "the name cu126 in accelerators.cu126 (matrix.yaml line 7) claims CUDA 12.6"),
+        ("cuda13: {", "the name cuda13 in accelerators.cuda13 (matrix.yaml line 7) claims CUDA 13"),
+        ("cuda-12.6: {", 'accelerators["cuda-12.6"] (matrix.yaml line 7) claims CUDA 12.6'),
+        ('cuda: {cuda: "12.6", ', "accelerators.cuda.cuda (matrix.yaml line 7) claims CUDA 12.6"),
+        ('new: {cuda: "12.6", ', "accelerators.new.cuda (matrix.yaml line 7) claims CUDA 12.6"),
     ],
 )
 @pytest.mark.parametrize("how", ["local", "runtime", "inside"])
@@ -142,11 +142,11 @@ CPU = {"local": "cpu"}
 @pytest.mark.parametrize(
     ("accelerator", "torch", "words"),
     [
-        ("cpu", CUDA, "says CPU, the index serves torch 2.10.0+cu126, which is built for CUDA 12.6"),
+        ("cpu", CUDA, "claims CPU, the index serves torch 2.10.0+cu126, which is built for CUDA 12.6"),
         ("cpu-small", CUDA, "not a CPU build"),
-        ("rocm62", CUDA, "says ROCm, the index serves torch 2.10.0+cu126"),
+        ("rocm62", CUDA, "claims ROCm, the index serves torch 2.10.0+cu126"),
         ("xpu", CUDA, "not an XPU build"),
-        ("cuda", CPU, "says CUDA, the index serves torch 2.10.0+cpu, which is a CPU build"),
+        ("cuda", CPU, "claims CUDA, the index serves torch 2.10.0+cpu, which is a CPU build"),
         ("cu126", CPU, "not a CUDA build"),
         ("cuda", {}, "not a CUDA build"),  # no local version: only the wheel says it
         ("rocm", CPU, "not a ROCm build"),
@@ -155,8 +155,8 @@ CPU = {"local": "cpu"}
         ("rocm", XPU, "not a ROCm build"),
         ("cpu", {"hip": "6.2.4"}, "not a CPU build"),
         ("cpu", {"xpu": "20250101"}, "not a CPU build"),
-        ("rocm6.4", ROCM, "says ROCm 6.4, the index serves torch 2.10.0+rocm6.2.4"),
-        ("rocm63", {"hip": "6.2.4"}, "says ROCm 6.3"),
+        ("rocm6.4", ROCM, "claims ROCm 6.4, the index serves torch 2.10.0+rocm6.2.4"),
+        ("rocm63", {"hip": "6.2.4"}, "claims ROCm 6.3"),
     ],
 )
 def test_a_build_of_another_kind_is_refused_under_every_name(
