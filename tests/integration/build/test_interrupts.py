@@ -44,7 +44,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from buildctl.artifacts.bytecode import BuildPython
 from buildctl.build.assemble import Recipe, make_layers
-from buildctl.oci.layer import Compression
+from buildctl.oci.compression import ZSTD
 from buildctl.console.progress import open_progress
 from buildctl.artifacts.store import Store
 import time
@@ -55,7 +55,7 @@ class Endless:
     name: str
 
     def entries(self, store):
-        python = BuildPython(argv=(sys.executable,), identity="x", tag="x")
+        python = BuildPython(argv=(sys.executable,), tag="x")
         with python.open() as compilation:
             compilation.add("/a.py", b"x = 1")
             (Path(self.folder) / f"worker-{self.name}.pid").write_text(f"{os.getpid()}\\n")
@@ -72,7 +72,7 @@ if __name__ == "__main__":
         recipes = [Recipe(key=n * 64, label=n, weight=1, source=Endless(folder, n)) for n in "ab"]
         with open_progress("made") as progress:
             store = Store(Path(folder) / "store")
-            make_layers(recipes, store=store, compression=Compression.ZSTD, jobs=2, progress=progress)
+            make_layers(recipes, store=store, layers=store, compression=ZSTD, jobs=2, progress=progress)
 
     folder, sys.argv = sys.argv[1], ["buildctl", "endless"]
     cli.main()

@@ -145,11 +145,11 @@ def test_killed_at_every_system_call(tmp_path: Path, how: str, call: str, refere
 @pytest.mark.parametrize(
     ("how", "call", "error", "said"),
     [
-        ("copy", "fsync", "EIO", "LayoutError: cannot write"),
+        ("copy", "fsync", "EIO", "WriteError: cannot write"),
         ("copy", "write", "ENOSPC", "EngineError: the disk is full: cannot write"),
         ("once", "rename", "ENOSPC", "EngineError: the disk is full: cannot write"),
         ("once", "link", "ENOSPC", "EngineError: the disk is full: cannot write"),
-        ("once", "rename", "EACCES", "LayoutError: cannot write"),
+        ("once", "rename", "EACCES", "WriteError: cannot write"),
     ],
 )
 def test_an_error_at_every_system_call(
@@ -215,7 +215,7 @@ def test_a_full_disk_is_one_clear_error_and_freeing_space_helps(tmp_path: Path, 
     big = blobs.add(tar(file("b", os.urandom(2_000_000))))
     with pytest.raises(EngineError, match=r"the disk is full: cannot write .*2\.0 MB") as caught:
         put(layout, blobs, [big], name="second")
-    assert "run the same command again" in str(caught.value.hint)
+    assert "run the command again" in str(caught.value.hint)
     assert not layout.blob_path(big.descriptor.digest).exists()
     assert list(layout.root.rglob(f"{TEMPORARY}*")) == []
     assert check_layout(layout.root) == []

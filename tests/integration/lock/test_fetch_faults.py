@@ -191,14 +191,14 @@ def test_a_stalled_body_is_dropped_and_continued(server: Site, store: Store) -> 
 def test_a_body_that_always_stalls_ends_in_an_error(server: Site, store: Store) -> None:
     server.always["/small"] = Fault(stall=0)
     began = time.monotonic()
-    with pytest.raises(FetchError, match="nothing arrived for too long"):
+    with pytest.raises(FetchError, match="timed out waiting for data"):
         get(store, item(server, "/small", SMALL))
     assert time.monotonic() - began < 10
 
 
 def test_nobody_listening_is_an_error_and_not_vanished(store: Store) -> None:
     wanted = Download(label="x", urls=("http://127.0.0.1:9/x",), size=1, digest=Digest.of(b"x"))
-    with pytest.raises(FetchError, match="x cannot be fetched") as caught:
+    with pytest.raises(FetchError, match="cannot fetch x") as caught:
         get(store, wanted)
     assert not caught.value.vanished
 

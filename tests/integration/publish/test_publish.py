@@ -327,7 +327,7 @@ PERMANENT = {
     "503": (Fault(when=upload, status=503), "4 times in a row"),
     "cut": (Fault(when=upload, cut=1000), "4 times in a row"),
     "no answer": (Fault(when=upload, drop=True), "4 times in a row"),
-    "accepted and lost": (Fault(when=last, status=201), "after the upload the registry has None bytes"),
+    "accepted and lost": (Fault(when=last, status=201), "the registry has None bytes of it after the upload"),
     "session elsewhere": (Fault(when=opening, location="http://127.0.0.1:1/v2/"), "refused"),
     "no session": (Fault(when=opening, location=""), "it gave no upload URL"),
     "blob unknown": (Fault(when=manifest, status=404, body=unknown("BLOB_UNKNOWN")), "blob unknown to registry"),
@@ -497,7 +497,7 @@ def test_what_a_tag_keeps_for_an_architecture_is_for_it(
     to.put_manifest(canonical_json(replace(index, manifests=swapped).to_json()), MediaType.INDEX, "2.6")
     tag = next(t for t in push(project, to, "cuda-2.6-amd64").tags if t.name == "2.6")
     assert tag.outcome is TagOutcome.REFUSED
-    assert tag.reason.endswith("the configuration of what the tag has for it says linux/amd64"), tag.reason
+    assert tag.reason.endswith("the tag's image for it is configured for linux/amd64"), tag.reason
     project.build("cpu-2.6-arm64", labels={"dev.buildctl.accelerator": "rocm"})
     project.report("cpu-2.6-arm64")
     assert outcomes(push(project, to))["2.6"] == "MOVED"

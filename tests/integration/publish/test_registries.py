@@ -225,7 +225,7 @@ def test_a_registry_of_an_unknown_authority_is_one_clear_error(
 ) -> None:
     def refused() -> str:
         done = published(project, secure, "x")
-        assert (done.returncode, done.stdout) == (12, "")
+        assert (done.returncode, json.loads(done.stdout)["error"]["exitCode"]) == (12, 12)
         assert done.stderr.count("error:") == 1
         return " ".join(done.stderr.split())
 
