@@ -85,7 +85,7 @@ def test_a_good_image_passes_and_what_is_not_there_is_not_run(project: Small, fr
 def test_a_label_that_lies_is_found(project: Small, front: Proxy, tmp_path: Path) -> None:
     put(project, {"dev.buildctl.torch": "2.6.0", "dev.buildctl.torchvision": "0.21.0"})
     status, detail = findings(published(project, front, honest(project)), tmp_path)["labels"]
-    assert (status, detail) == (Status.FAILED, "the label says torchvision 0.21.0, the layers hold none")
+    assert (status, detail) == (Status.FAILED, "the label claims torchvision 0.21.0, the layers hold none")
 
 
 @pytest.mark.parametrize(

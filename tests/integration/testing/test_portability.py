@@ -94,6 +94,6 @@ def test_an_altered_expectation_fails(answer: dict[str, Any], built: Path, built
     result, detail, error = measured(lie, computed["as"], sure=True)
     assert result is Result.FAILED
     assert error == pytest.approx(1e-3, rel=0.01)
-    assert detail == "expected the same numbers within 0.0001, they differ by 0.000999"
+    assert detail == "expected the same numbers within 0.0001, but they differ by 0.000999"
     assert measured(true, computed["-x"], sure=True)[0] is Result.FAILED
     assert measured(true, computed["not a model"], sure=True)[0] is Result.FAILED
