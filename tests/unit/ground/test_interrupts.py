@@ -13,65 +13,6 @@ from buildctl.ground.interrupts import ENDING, exit_code, listen, without_interr
 TERM, HUP, INT, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL
 SAID = "interrupted; what was whole is kept, run the command again to continue"
 
-# a command that runs a program, which has a child
-COMMAND = """
-import sys, tempfile
-from pathlib import Path
-from buildctl.cli.program import cli, main
-from buildctl.ground.run import run
-
-PROGRAM = "sleep 300 & echo $! >child.pid; echo $$ >program.pid; wait"
-folder, sys.argv = Path(sys.argv[1]), ["buildctl", "wait"]
-
-@cli.command("wait")
-def wait():
-    with tempfile.TemporaryDirectory(prefix="buildctl-wait-", dir=folder):
-        run(["sh", "-c", PROGRAM], timeout=300, cwd=folder)
-
-main()
-"""
-
-# a build of two layers, with a compiler in each worker
-BUILD = """
-import os, sys
-from dataclasses import dataclass
-from pathlib import Path
-from buildctl.artifacts.bytecode import BuildPython
-from buildctl.build.assemble import Recipe, make_layers
-from buildctl.oci.compression import ZSTD
-from buildctl.console.progress import open_progress
-from buildctl.artifacts.store import Store
-import time
-
-@dataclass(frozen=True)
-class Endless:
-    folder: str
-    name: str
-
-    def entries(self, store):
-        python = BuildPython(argv=(sys.executable,), tag="x")
-        with python.open() as compilation:
-            compilation.add("/a.py", b"x = 1")
-            (Path(self.folder) / f"worker-{self.name}.pid").write_text(f"{os.getpid()}\\n")
-            for process in compilation._processes:
-                (Path(self.folder) / f"compiler-{self.name}.pid").write_text(f"{process._process.pid}\\n")
-            time.sleep(300)
-            yield None
-
-if __name__ == "__main__":
-    from buildctl.cli import program as cli
-
-    @cli.cli.command("endless")
-    def endless():
-        recipes = [Recipe(key=n * 64, label=n, weight=1, source=Endless(folder, n)) for n in "ab"]
-        with open_progress("made") as progress:
-            store = Store(Path(folder) / "store")
-            make_layers(recipes, store=store, layers=store, compression=ZSTD, jobs=2, progress=progress)
-
-    folder, sys.argv = sys.argv[1], ["buildctl", "endless"]
-    cli.main()
-"""
-
 
 @pytest.fixture(autouse=True)
 def _undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
