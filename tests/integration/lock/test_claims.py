@@ -75,7 +75,7 @@ def test_pieces_at_the_index_say_the_same_as_the_whole_wheel(built: Path, copy: 
     (copy / "images" / "cpu-2.6" / "claims.arm64.json").unlink()
     empty = {"BUILDCTL_CACHE": str(tmp_path / "empty")}
     done = buildctl("--project", copy, "claims", "cpu-2.6", env=empty)
-    assert "from pieces of the wheel at the index" in done.stdout, done.stderr
+    assert "from parts of the wheel at the index" in done.stdout, done.stderr
     file = Path("images") / "cpu-2.6" / "claims.arm64.json"
     assert (copy / file).read_bytes() == (ROOT / file).read_bytes()
     assert sum(p.stat().st_size for p in (tmp_path / "empty").rglob("*") if p.is_file()) == 0

@@ -27,7 +27,7 @@ def test_without_wheels_it_says_how_to_make_them(tmp_path: Path, folder: str) ->
     (tmp_path / "empty").mkdir()
     done = proof(tmp_path / "out", "--wheels", tmp_path / folder)
     assert done.returncode == 3
-    assert f"lacking: wheels: {tmp_path / folder} has none" in done.stderr
+    assert f"missing: wheels: {tmp_path / folder} has none" in done.stderr
     assert f"scripts/gpu-proof wheels {tmp_path / folder}" in done.stderr
     assert "Traceback" not in done.stderr
 
