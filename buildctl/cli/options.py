@@ -51,6 +51,14 @@ def complete_names(context: click.Context, _: click.Parameter, incomplete: str) 
     return sorted(name for name in names if name.startswith(incomplete))
 
 
+def require_linux_to(command: str) -> None:
+    """What makes layers says so on another system, before it locks or fetches anything. Raises EngineError."""
+    from buildctl.artifacts.debian.python import NEEDED
+    from buildctl.ground.machine import require_linux
+
+    require_linux(f"`buildctl {command}`", NEEDED)
+
+
 names_argument = click.argument("names", nargs=-1, metavar="[NAMES]...", shell_complete=complete_names)
 arch_option = click.option("--arch", metavar="ARCH", help="Only this architecture: amd64 or arm64.")
 context_option = click.option(

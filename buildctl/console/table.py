@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -20,6 +22,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozen
         return "  ".join(cells).rstrip()
 
     return "\n".join(text(line) for line in lines)
+
+
+def folded(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(), width: int = 0
+) -> str:
+    """As `table`, with the last column broken at blanks where lines would be wider than `width` (that of the terminal,
+    80 without one). A word is never broken.
+    """
+    width = width or shutil.get_terminal_size((80, 24)).columns
+    start = sum(max(cell_len(line[i]) for line in (header, *rows)) + 2 for i in range(len(header) - 1))
+    blank = [""] * (len(header) - 1)
+    broken: list[Sequence[str]] = []
+    for row in rows:
+        room = max(width - start, 24)
+        first, *more = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False) or [""]
+        broken += [(*row[:-1], first), *((*blank, text) for text in more)]
+    return table(header, broken, right=right)
 
 
 def size(count: float) -> str:

@@ -15,6 +15,7 @@ import requests
 import urllib3
 
 from buildctl.console import log
+from buildctl.ground import machine
 from buildctl.ground.clock import now
 from buildctl.ground.errors import SettingsError
 
@@ -51,7 +52,7 @@ def _pip_files(environ: Mapping[str, str]) -> list[Path]:
     files = [Path(folder) / "pip" / "pip.conf" for folder in xdg_folders(environ)]
     files += [Path("/etc/pip.conf"), home / ".pip" / "pip.conf"]
     support = home / "Library" / "Application Support" / "pip"
-    if sys.platform == "darwin" and support.is_dir():
+    if machine.system() == "macos" and support.is_dir():
         files.append(support / "pip.conf")
     else:
         files.append(Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / "pip.conf")
@@ -60,7 +61,7 @@ def _pip_files(environ: Mapping[str, str]) -> list[Path]:
 
 
 def xdg_folders(environ: Mapping[str, str]) -> list[str]:
-    if sys.platform == "darwin":
+    if machine.system() == "macos":
         return ["/Library/Application Support"]
     return [folder for folder in (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":") if folder]
 
