@@ -36,7 +36,17 @@ def _known_findings(_: click.Context, __: click.Parameter, names: Sequence[str])
     return names
 
 
-to_option = click.option("--to", required=True, metavar="REGISTRY/REPO", help="Where to: localhost:5000/pytorch.")
+def _repository(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Told before any work is done, and before anything is looked for in the layout."""
+    from buildctl.registry.reference import Reference
+
+    Reference.parse_repository(value)
+    return value
+
+
+to_option = click.option(
+    "--to", required=True, metavar="REGISTRY/REPO", callback=_repository, help="Where to: localhost:5000/pytorch."
+)
 revision_option = click.option(
     "--revision",
     default="",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import configparser
 import email.utils
+import errno
 import os
 import re
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -97,6 +99,25 @@ def new_session() -> requests.Session:
     if bundle:
         session.verify = bundle
     return session
+
+
+# How often a server is tried that never answered, and for how many seconds at most. One that did answer may be starting
+# again, and gets a whole `Patience`.
+UNREACHED_TRIES = 3
+UNREACHED_SECONDS = 4.0
+_NO_WAY = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN}
+
+
+def never_connected(error: BaseException) -> bool:
+    """Whether no connection came about: the name is unknown, or nobody listens there."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, socket.gaierror | urllib3.exceptions.NameResolutionError):
+            return True
+        if isinstance(seen, OSError) and seen.errno in _NO_WAY:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def retry_after(value: str | None) -> float | None:
