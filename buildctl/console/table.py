@@ -36,9 +36,28 @@ def folded(
     broken: list[Sequence[str]] = []
     for row in rows:
         room = max(width - start, 24)
-        first, *more = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False) or [""]
+        first, *more = wrapped("", row[-1], width=room)
         broken += [(*row[:-1], first), *((*blank, text) for text in more)]
     return table(header, broken, right=right)
+
+
+def wrapped(start: str, text: str, *, width: int = 0) -> list[str]:
+    """`start` and `text` on lines of at most `width` (that of the terminal, 80 without one), broken at blanks, with
+    later lines indented as far as `start`. A word is never broken.
+    """
+    width = width or shutil.get_terminal_size((80, 24)).columns
+    room = max(width - cell_len(start), 24)
+    first, *more = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
+    return [f"{start}{first}".rstrip(), *(" " * cell_len(start) + line for line in more)]
+
+
+def fitted(text: str, *, width: int = 0) -> str:
+    """Every line of `text` broken at blanks to fit the terminal; what follows keeps the indentation of its line."""
+    lines = []
+    for line in text.splitlines():
+        blanks = " " * (len(line) - len(line.lstrip()))
+        lines += wrapped(blanks, line.strip(), width=width)
+    return "\n".join(lines)
 
 
 def size(count: float) -> str:
