@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.artifacts.store import Store
-from buildctl.build.assemble import Recipe
 from buildctl.build.planner import Planned, Planner
-from buildctl.build.recipes import artifacts_of
+from buildctl.build.recipes import artifacts_of, material_size
 from buildctl.cli.options import require_linux_to
 from buildctl.console.log import say
 from buildctl.console.table import folded, size, table
@@ -98,7 +97,7 @@ def _forecast(planned: Sequence[Planned], store: Store, resolve: tuple[tuple[str
     recipes = {r.key: r for p in planned for r in p.recipes}
     there = {key: layer.descriptor.size for key in recipes if (layer := store.get(key)) is not None}
     missing = {key: recipe for key, recipe in recipes.items() if key not in there}
-    sizes = there | {key: _material(recipe) for key, recipe in missing.items()}
+    sizes = there | {key: material_size(recipe) for key, recipe in missing.items()}
     wanted: dict[Digest, int] = {a.digest: a.size for r in missing.values() for a in artifacts_of(r)}
     fetched = {digest: count for digest, count in wanted.items() if store.artifact(digest) is None}
     answers, docker = _docker()
@@ -119,13 +118,6 @@ def _forecast(planned: Sequence[Planned], store: Store, resolve: tuple[tuple[str
 def _image_size(planned: Planned, sizes: dict[str, int]) -> int:
     below = planned.base.layers if not planned.base.recipes else ()
     return sum(sizes[r.key] for r in planned.recipes) + sum(layer.descriptor.size for layer in below)
-
-
-def _material(recipe: Recipe) -> int:
-    """What a layer is about as big as: its own packages, not those that it goes on top of."""
-    found = artifacts_of(recipe)
-    own = getattr(getattr(recipe.source, "lock", None), "packages", found)
-    return sum(artifact.size for artifact in own) or recipe.weight
 
 
 @contextmanager

@@ -12,14 +12,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import requests
-import urllib3
+from typing import TYPE_CHECKING
 
 from buildctl.console import log
 from buildctl.ground import machine
 from buildctl.ground.clock import now
 from buildctl.ground.errors import SettingsError
+
+if TYPE_CHECKING:
+    import requests  # a third of the start-up time of commands that need no network
 
 
 def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
@@ -92,6 +93,8 @@ def _told(response: requests.Response, *_: object, **__: object) -> None:
 
 def new_session() -> requests.Session:
     """Proxies, netrc and REQUESTS_CA_BUNDLE as requests does; else the CA bundle that uv or pip is told to use."""
+    import requests
+
     session = requests.Session()
     session.hooks["response"].append(_told)
     session.headers["Accept-Encoding"] = "identity"
@@ -110,6 +113,8 @@ _NO_WAY = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOS
 
 def never_connected(error: BaseException) -> bool:
     """Whether no connection came about: the name is unknown, or nobody listens there."""
+    import urllib3
+
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, socket.gaierror | urllib3.exceptions.NameResolutionError):
@@ -135,6 +140,9 @@ def retry_after(value: str | None) -> float | None:
 
 def brief(error: BaseException) -> str:
     """The innermost cause below what requests and urllib3 wrap around it, in one line."""
+    import requests
+    import urllib3
+
     text = redact(str(error)).strip() or type(error).__name__
     if isinstance(error, requests.exceptions.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
         return "timed out waiting for data"
