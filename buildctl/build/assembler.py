@@ -89,12 +89,12 @@ def _make(
 
 def _shown(planned: Sequence[Planned]) -> dict[str, Shown]:
     """Each layer with its image, or with how many share it."""
-    images: dict[str, list[str]] = {}
+    images: dict[str, dict[str, None]] = {}
     recipes = {r.key: r for p in planned for r in p.recipes}
     for p in planned:
         for recipe in p.recipes:
-            images.setdefault(recipe.key, []).append(p.cell.id)
-    whose = {key: names[0] if len(names) == 1 else f"{len(names)} images" for key, names in images.items()}
+            images.setdefault(recipe.key, {})[p.cell.id] = None
+    whose = {key: next(iter(names)) if len(names) == 1 else f"{len(names)} images" for key, names in images.items()}
     return {
         key: Shown(label=f"{r.label} ({whose[key]})", size=material_size(r) * _UNPACKED) for key, r in recipes.items()
     }

@@ -21,6 +21,7 @@ from buildctl.cli.options import (
     locked_option,
     names_argument,
     require_linux_to,
+    say_next,
 )
 from buildctl.ground.errors import UsageError
 from buildctl.oci.compression import COMPRESSIONS
@@ -196,6 +197,8 @@ def build(
     update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
     result = renewing(project, lambda: build_images(project, load_locked(project, cells), wanted), locked=locked)
     answer(result, as_json=as_json)
+    runs = [f"docker run --rm -it {image.tag}" for image in result.loaded[-1:]]
+    say_next(*runs, " ".join(["buildctl test", *names]))
 
 
 @command("Build only the bases, for docker buildx bake to build on")

@@ -38,6 +38,14 @@ def answer(found: Printable, *, as_json: bool) -> None:
     click.echo(as_text(found.to_json()) if as_json else found.text())
 
 
+def say_next(*commands: str) -> None:
+    """The last lines of the story: what people do now. Not part of the answer."""
+    from buildctl.console.log import say
+
+    if commands:
+        say("next:\n" + "\n".join(f"  {command}" for command in commands))
+
+
 def as_text(value: Any) -> str:
     return json.dumps(value, indent=2)
 

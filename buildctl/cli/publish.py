@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from buildctl.cli.commands import command
-from buildctl.cli.options import Options, answer, arch_option, as_text, json_option, names_argument, plain_http_option
+from buildctl.cli.options import (
+    Options,
+    answer,
+    arch_option,
+    as_text,
+    json_option,
+    names_argument,
+    plain_http_option,
+    say_next,
+)
 from buildctl.ground.errors import ExitCode, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -167,6 +176,9 @@ def publish(
     with open_progress("sent") as progress:
         result = push(project, pinned, cells, repository, wanted, documents=documents, progress=progress)
     answer(result, as_json=as_json)
+    if not dry_run:
+        set_ = [tag.name for tag in result.tags if tag.digest is not None and not tag.reason]
+        say_next(*(f"docker pull {result.repository}:{name}" for name in set_[-1:]))
     sys.exit(result.exit_code)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -19,8 +20,9 @@ from buildctl.cli.options import (
     json_option,
     names_argument,
     runtime_option,
+    say_next,
 )
-from buildctl.ground.errors import UsageError
+from buildctl.ground.errors import ExitCode, UsageError
 
 
 @command("Ask images what torch reports, and compare with the tag")
@@ -79,24 +81,29 @@ def test(
     if attach and (ours or not elsewhere):
         raise UsageError("--attach is for references: publish attaches the reports on images of the layout")
     result = TestResult(reports=())
-    listener = NOBODY if as_json else Printed(everything=log.level() is log.Level.VERBOSE)
-    if ours or not names:
-        result = test_images(
-            options.open(), ours, arch=arch, runtime=runtime, context=context, path=path, listener=listener
-        )
-    if environments:
-        asked = test_environments(environments, listener=listener)
-        result = TestResult(reports=(*result.reports, *asked))
-    if elsewhere:
-        from buildctl.testing.references import test_targets
+    printed = Printed(everything=log.level() is log.Level.VERBOSE)
+    with nullcontext(NOBODY) if as_json else printed as listener:
+        if ours or not names:
+            result = test_images(
+                options.open(), ours, arch=arch, runtime=runtime, context=context, path=path, listener=listener
+            )
+        if environments:
+            asked = test_environments(environments, listener=listener)
+            result = TestResult(reports=(*result.reports, *asked))
+        if elsewhere:
+            from buildctl.testing.references import test_targets
 
-        one = parse_arch(arch) if arch else None
-        others = test_targets(elsewhere, arch=one, runtime=runtime, context=context, attach=attach, listener=listener)
-        result = TestResult(reports=(*result.reports, *others.reports))
+            one = parse_arch(arch) if arch else None
+            others = test_targets(
+                elsewhere, arch=one, runtime=runtime, context=context, attach=attach, listener=listener
+            )
+            result = TestResult(reports=(*result.reports, *others.reports))
     if junit is not None:
         result.write_junit(junit)
     if as_json:
         click.echo(as_text(result.to_json()))
+    if result.exit_code == ExitCode.OK and ours and all(report.runtime != "native" for report in result.reports):
+        say_next(f"buildctl publish {' '.join(ours)} --to REGISTRY/REPOSITORY")
     sys.exit(result.exit_code)
 
 

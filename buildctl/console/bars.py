@@ -27,7 +27,7 @@ class Bars:
         )
         self._verb = verb
         self._lock = threading.Lock()
-        self._total = self._pieces = self._whole = 0
+        self._total = self._pieces = self._whole = self._done = 0
         self._unknown = False
         self._all = self.rich.add_task(verb, total=None)
 
@@ -42,12 +42,17 @@ class Bars:
 
     def advance(self, count: int) -> None:
         self.rich.update(self._all, advance=count)
+        with self._lock:
+            self._done += count
+            if self._done > self._total > 0:  # some pieces are bigger than was thought
+                self._total = self._done
+                self._tell()
 
     def whole(self, off: int) -> None:
         """A piece is finished; it was `off` bytes more than expected."""
         with self._lock:
             self._whole += 1
-            self._total += off
+            self._total = max(self._total + off, self._done)
             self._tell()
 
     def _tell(self) -> None:
@@ -72,7 +77,8 @@ class _Bar:
             self.done += n
             reached = 0 < self.total <= self.done
             # a piece that is reported in one go never needs a bar
-            self.bars.rich.update(self.task, advance=n, visible=not (self.exact and reached))
+            total = max(self.total, self.done) if self.total else None
+            self.bars.rich.update(self.task, advance=n, total=total, visible=not (self.exact and reached))
             self.bars.advance(n)
         if self.exact and reached:
             self.finish()
