@@ -85,14 +85,16 @@ def move_tags(
     drop_platforms: frozenset[str] = frozenset(),
     dry_run: bool = False,
     signer: Signer | None = None,
+    keep: bool = True,
 ) -> tuple[TagState, ...]:
     """Point `tags`, in order, at the candidates (by cell id, as `index.claimed` gives them). Manifests of single
     cells must be in the repository.
 
     An architecture of a tag without a candidate keeps what the tag has for it; if it has nothing, the tag waits.
-    A `signer` signs every index before a tag names it, and keeps only what it has signed.
+    A `signer` signs every index before a tag names it, and keeps only what it has signed. Without `keep`, such a tag
+    is refused: nothing counts but the candidates.
     """
-    decide = _Decide(repository, candidates, objections, revision, drop_platforms, dry_run=dry_run, signer=signer)
+    decide = _Decide(repository, candidates, objections, revision, drop_platforms, dry_run, signer, keep)
     with ThreadPoolExecutor(WORKERS) as pool:
         moves = list(pool.map(decide.move, tags))
     if not dry_run:
@@ -130,6 +132,7 @@ class _Decide:
     drop_platforms: frozenset[str]
     dry_run: bool = False
     signer: Signer | None = None
+    keep: bool = True
 
     def move(self, tag: Tag) -> _Move:
         if tag.kind is not TagKind.IMMUTABLE:
@@ -212,6 +215,8 @@ class _Decide:
 
     def _unfit(self, cell: Cell, member: Descriptor) -> str:
         """Why a tag does not keep what it has for a platform: anyone who may push could have put it there."""
+        if not self.keep:
+            return "no build job handed on what the tag has for it"
         if not same_platform(member.platform or Platform(architecture=""), Platform(architecture=cell.arch)):
             return f"the tag's image for it is configured for {member.platform}"
         if self.signer and self.signer.covered(self.repository, member.digest) is None:

@@ -12,7 +12,7 @@ from buildctl.matrix.cells import Cell
 from buildctl.oci.image import Descriptor
 from buildctl.publish.gate import not_run
 from buildctl.publish.move import TagOutcome, TagState
-from buildctl.registry.referrers import Document
+from buildctl.registry.referrers import Document, Referrer
 from buildctl.testing.report import Report
 
 
@@ -33,13 +33,16 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """`sent` in bytes of blobs that this image was the first to need; `new` and `there` count blobs."""
+    """`sent` in bytes of blobs that this image was the first to need; `new` and `there` count blobs. `attached` is what
+    this run attached, or found attached already.
+    """
 
     candidate: Candidate
     sent: int
     new: int
     there: int
     mounted: int = 0
+    attached: tuple[Referrer, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
