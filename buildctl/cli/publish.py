@@ -11,7 +11,7 @@ import click
 
 from buildctl.cli.commands import command
 from buildctl.cli.options import Options, answer, arch_option, as_text, json_option, names_argument, plain_http_option
-from buildctl.ground.errors import ExitCode, UsageError, did_you_mean
+from buildctl.ground.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from buildctl.registry.reference import Reference
@@ -34,6 +34,16 @@ def _known_findings(_: click.Context, __: click.Parameter, names: Sequence[str])
         for name in names:
             if name not in known:
                 raise click.BadParameter(f"no finding {name!r}{did_you_mean(name, known)}")
+    return names
+
+
+def _known_checks(_: click.Context, __: click.Parameter, names: Sequence[str]) -> Sequence[str]:
+    if names:
+        from buildctl.publish.verify import CHECKS
+
+        for name in names:
+            if name not in CHECKS:
+                raise click.BadParameter(f"no check {name!r}{did_you_mean(name, CHECKS)}")
     return names
 
 
@@ -186,6 +196,14 @@ def publish(
     help="What `publish --hand-on` wrote; refuse what differs from it in the registry. Once for each builder.",
 )
 @click.option("--report", type=_FILE, multiple=True, help="Another machine's report on one of the images; attach it.")
+@click.option(
+    "--await",
+    "awaits",
+    multiple=True,
+    metavar="NAME",
+    callback=_known_findings,
+    help="A finding that another machine still asks: tags of images where it is NOT RUN wait.",
+)
 @allow_option
 @drop_option
 @plain_http_option
@@ -202,6 +220,7 @@ def promote(
     dry_run: bool,
     expect: Sequence[Path],
     report: Sequence[Path],
+    awaits: Sequence[str],
     allow_not_run: Sequence[str],
     drop_platform: Sequence[str],
     plain_http: bool | None,
@@ -238,6 +257,7 @@ def promote(
         signer=_signer(sign_key, sign_keyless),
         expect=read_handover(expect) if expect else None,
         reports=tuple(found for path in report for found in reports_in(path)),
+        awaits=frozenset(awaits),
     )
     cells = project.matrix.images_of(names, arch)
     result = move(project, load_matrix_images(project), cells, repository, wanted)
@@ -316,22 +336,38 @@ def sign(reference: str, sign_key: str | None, sign_keyless: bool, plain_http: b
     metavar="FILE",
     help="Public key that must have signed: cosign.pub, env://NAME.",
 )
+@click.option(
+    "--require",
+    multiple=True,
+    metavar="NAME",
+    callback=_known_checks,
+    help="A check that must run: exit code 3 where it is NOT RUN. Once for each.",
+)
 @plain_http_option
 @json_option
-def verify(reference: str, arch: str | None, key: str | None, plain_http: bool | None, as_json: bool) -> None:
+def verify(
+    reference: str,
+    arch: str | None,
+    key: str | None,
+    require: Sequence[str],
+    plain_http: bool | None,
+    as_json: bool,
+) -> None:
     """Check a published image: signature, layers against digests, bill of materials against layers, labels against
     packages, provenance and report against the image.
 
-    Pulls every layer into a temporary folder. Exit code 1 when something FAILED. Without --key, signatures are NOT RUN.
+    Pulls every layer into a temporary folder. Exit code 1 when something FAILED. Without --key, signatures are NOT RUN;
+    what is NOT RUN counts with --require alone.
 
     \b
     Examples:
       buildctl verify localhost:5000/pytorch:2.6 --key cosign.pub
-      buildctl verify registry.example/pytorch:cuda-2.6 --arch amd64
+      buildctl verify registry.example/pytorch:cuda-2.6 --arch amd64 --require report
     """
     from buildctl.console.progress import open_progress
     from buildctl.matrix.matrix import parse_arch
     from buildctl.publish.keys import PublicKey
+    from buildctl.publish.verify import exit_code
     from buildctl.publish.verify import verify as check_published
     from buildctl.registry.client import open_repository
 
@@ -341,7 +377,7 @@ def verify(reference: str, arch: str | None, key: str | None, plain_http: bool |
         found = check_published(repository, arch=wanted, scratch=None, progress=progress, key=trusted)
     text = "\n\n".join(image.text() for image in found)
     click.echo(as_text([image.to_json() for image in found]) if as_json else text)
-    sys.exit(ExitCode.FAILED if any(image.failed for image in found) else ExitCode.OK)
+    sys.exit(exit_code(found, require))
 
 
 COMMANDS = (publish, promote, tags, sign, verify)

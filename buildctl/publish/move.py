@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from buildctl.build.index import claimed, index_of
@@ -81,6 +82,7 @@ def move_tags(
     candidates: Mapping[str, Descriptor],
     *,
     objections: Mapping[str, str],
+    waits: Mapping[str, str] = MappingProxyType({}),
     revision: str = "",
     drop_platforms: frozenset[str] = frozenset(),
     dry_run: bool = False,
@@ -92,9 +94,9 @@ def move_tags(
 
     An architecture of a tag without a candidate keeps what the tag has for it; if it has nothing, the tag waits.
     A `signer` signs every index before a tag names it, and keeps only what it has signed. Without `keep`, such a tag
-    is refused: nothing counts but the candidates.
+    is refused: nothing counts but the candidates. `waits` is what another machine still asks of a cell.
     """
-    decide = _Decide(repository, candidates, objections, revision, drop_platforms, dry_run, signer, keep)
+    decide = _Decide(repository, candidates, objections, waits, revision, drop_platforms, dry_run, signer, keep)
     with ThreadPoolExecutor(WORKERS) as pool:
         moves = list(pool.map(decide.move, tags))
     if not dry_run:
@@ -128,6 +130,7 @@ class _Decide:
     repository: Repository
     candidates: Mapping[str, Descriptor]
     objections: Mapping[str, str]
+    waits: Mapping[str, str]
     revision: str
     drop_platforms: frozenset[str]
     dry_run: bool = False
@@ -139,6 +142,8 @@ class _Decide:
             said = [f"{c.id}: {self.objections[c.id]}" for c in tag.cells if c.id in self.objections]
             if said:
                 return self._no(tag, tag.stem, TagOutcome.REFUSED, "; ".join(said))
+            if later := [self.waits[c.id] for c in tag.cells if c.id in self.waits]:
+                return self._no(tag, tag.stem, TagOutcome.WAITING, f"for what another machine asks: {'; '.join(later)}")
         if tag.single:
             return self._single(tag)
         return self._index(tag)

@@ -44,8 +44,8 @@ class PublishOptions:
     """`revision` ends immutable tags; empty means the digest itself. `tags` is which to set: `all`,
     `immutable` (of single images, for a later `promote`), or `none`: push by digest only.
 
-    `promote` alone reads `expect`, what the builders handed on (None: it believes the registry), and `reports` of other
-    machines, which it attaches.
+    `promote` alone reads `expect`, what the builders handed on (None: it believes the registry), `reports` of other
+    machines, which it attaches, and `awaits`, findings that another machine still asks.
     """
 
     dry_run: bool = False
@@ -56,6 +56,7 @@ class PublishOptions:
     signer: Signer | None = None
     expect: Handover | None = None
     reports: tuple[Report, ...] = ()
+    awaits: frozenset[str] = frozenset()
 
 
 def publish(
@@ -282,6 +283,7 @@ def _tag(
         [tag for tag in tags if tag.single] if options.tags == "immutable" else tags,
         {c.cell.id: c.descriptor for c in candidates},
         objections={c.cell.id: c.objection for c in candidates if c.objection},
+        waits={c.cell.id: f"{c.cell.id}: {c.waits}" for c in candidates if c.waits},
         revision=options.revision,
         drop_platforms=options.drop_platforms,
         dry_run=options.dry_run,
@@ -327,7 +329,11 @@ def _judged(project: Project, candidate: Candidate, report: Report | None, optio
     allow = policy.allowed(candidate.cell) | options.allow_not_run
     said = objection(report, digest, allow, policy.required(candidate.cell))
     about = report is not None and report.digest == digest
-    return replace(candidate, report=report if about else None, objection=said)
+    found = replace(candidate, report=report if about else None, objection=said)
+    later = options.awaits & set(found.not_run)
+    if later and objection(report, digest, allow | later, policy.required(candidate.cell) - later) is None:
+        return replace(found, objection=None, waits=", ".join(sorted(later)))
+    return found
 
 
 def _with_attached(

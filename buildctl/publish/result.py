@@ -18,13 +18,16 @@ from buildctl.testing.report import Report
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An image that tags may point at, with what is known about this exact digest. `not_run` are findings' names."""
+    """An image that tags may point at, with what is known about this exact digest. `not_run` are findings' names; those
+    in `waits` are what another machine still asks, and nothing else stands against it.
+    """
 
     cell: Cell
     descriptor: Descriptor
     documents: tuple[Document, ...] = ()
     report: Report | None = None
     objection: str | None = None
+    waits: str = ""
 
     @property
     def not_run(self) -> tuple[str, ...]:
@@ -115,6 +118,6 @@ def tags_text(tags: Sequence[TagState]) -> str:
 
 def _not_run_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
     """For images that passed anyway; the others give their own reason."""
-    waived = [c for c in candidates if c.objection is None]
+    waived = [c for c in candidates if c.objection is None and not c.waits]
     for name in dict.fromkeys(name for c in waived for name in c.not_run):
         yield f"  {name}: {', '.join(c.cell.id for c in waived if name in c.not_run)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.artifacts.contents import Package, packages_of
 from buildctl.console.progress import Progress
-from buildctl.ground.errors import BuildctlError, LayoutError
+from buildctl.ground.errors import BuildctlError, ExitCode, LayoutError
 from buildctl.lock.claims import LABEL
 from buildctl.matrix.accelerators import VERSIONED, kind_in_image, public_version
 from buildctl.oci.check import check_image
@@ -34,6 +34,7 @@ from buildctl.testing.merge import REPORT_KIND, merged, parse_report
 from buildctl.testing.report import Finding, Status
 
 _SHOWN = 5
+CHECKS = ("signature", "platform", "layers", "bill of materials", "labels", "provenance", "report")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,14 @@ def verify(
         there = ", ".join(dict.fromkeys(str(c.platform) for c in wanted)) or "nothing"
         out.append(_nothing(repository, top, signature, f"no Linux image; it has: {there}"))
     return out
+
+
+def exit_code(found: Sequence[Verified], require: Collection[str] = ()) -> ExitCode:
+    """What was `require`d and did not run on an image is NOT RUN, which is not PASSED."""
+    if any(image.failed for image in found):
+        return ExitCode.FAILED
+    ran = [{f.name for f in image.findings if f.status is Status.PASSED} for image in found]
+    return ExitCode.OK if all(set(require) <= names for names in ran) else ExitCode.NOT_RUN
 
 
 def _nothing(repository: Repository, top: Fetched, signature: Finding, why: str) -> Verified:
