@@ -46,6 +46,7 @@ MAY: dict[str, dict[str, dict[str, str]]] = {
         "pypi": {"id-token": "write"},
         "page": {"contents": "write"},
     },
+    "retention": {"delete": {"contents": "read", "packages": "write"}, "alert": {"issues": "write"}},
     "update": {
         "patch": READ,
         "propose": {"contents": "write", "pull-requests": "write"},
@@ -59,6 +60,7 @@ TRIGGERS = {
     "nightly": {"schedule", "workflow_dispatch"},
     "publish": {"push", "workflow_dispatch"},
     "release": {"push"},
+    "retention": {"schedule", "workflow_dispatch"},
     "update": {"schedule", "workflow_dispatch"},
 }
 RUNNERS = {"ubuntu-24.04", "ubuntu-24.04-arm", "macos-15"}
@@ -79,7 +81,7 @@ FOREIGN = re.compile(
 )
 # the words that a job with a token may call; they need no more than buildctl, its locked wheels, git, gh and cosign
 WITH_TOKEN = re.compile(
-    r"docker login|scripts/(?:pipeline (?:push|collect|newest|promote|verify)|propose open|runner room)"
+    r"docker login|scripts/(?:pipeline (?:push|collect|newest|promote|verify|retention)|propose open|runner room)"
     r"|\bgh (?:auth|issue|release create)|\.venv/bin/zizmor|make -s dev|uv publish|GITHUB_OUTPUT"
 )
 
@@ -250,7 +252,20 @@ def test_a_scheduled_run_that_fails_is_reported() -> None:
             alert = flow["jobs"]["alert"]
             assert alert["uses"] == "./.github/workflows/alert.yml"
             assert alert["if"] == "failure()"
-            assert set(alert["needs"]) == set(flow["jobs"]) - {"alert"}, name
+            needs = [alert["needs"]] if isinstance(alert["needs"], str) else alert["needs"]
+            assert set(needs) == set(flow["jobs"]) - {"alert"}, name
+
+
+def test_the_documentation_lists_every_job_with_all_that_it_may() -> None:
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| `([\w-]+)` \| ([^|]*) \|", (ROOT / "docs/ci-setup.md").read_text(), re.MULTILINE
+    )
+    said = {(name, job): may for name, job, may in rows}
+    assert len(said) == len(rows)
+    assert said == {
+        (name, job): ", ".join(f"{what} {how}" for what, how in value["permissions"].items())
+        for name, job, value in JOBS
+    }
 
 
 @each_job
