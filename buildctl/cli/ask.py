@@ -35,7 +35,7 @@ def matrix(options: Options, names: Sequence[str], arch: str | None, as_json: bo
       buildctl matrix cpu-2.15           why there is none, and what to use instead
       buildctl matrix --json             for CI to fan out over
     """
-    from buildctl.cli.overview import overview
+    from buildctl.testing.overview import overview
 
     view = overview(options.open(), names, arch)
     answer(view, as_json=as_json)

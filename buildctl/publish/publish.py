@@ -23,7 +23,7 @@ from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.publish.gate import known_findings, objection
+from buildctl.publish.gate import objection
 from buildctl.publish.move import TagState, move_tags, published
 from buildctl.publish.provenance import LOCAL, provenance_document
 from buildctl.publish.push import ImagePush, parallel
@@ -35,6 +35,7 @@ from buildctl.registry.problems import AbsentError
 from buildctl.registry.referrers import Document, Signer
 from buildctl.testing.attached import attached_reports
 from buildctl.testing.merge import REPORT_KIND, completed, merged, read_report, report_bytes
+from buildctl.testing.probes.known import known_findings
 from buildctl.testing.report import Report
 
 
