@@ -16,6 +16,7 @@ from buildctl.build.record import read_record
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.host.verdict import Subject, catalogue
 from buildctl.lock.locked import LockedCell, load_locked, load_matrix_images
+from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
@@ -29,6 +30,7 @@ from buildctl.publish.signatures import MissingError, Signed, WrongError
 from buildctl.publish.tags import Tag, TagKind, tags_of
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError
+from buildctl.registry.pull import resolve
 from buildctl.registry.referrers import referrers
 from buildctl.testing.attached import attached_reports
 from buildctl.testing.debt import debts
@@ -76,9 +78,15 @@ def of_layout(project: Project) -> PageData:
             contents=lambda layer: layer_contents(layout, layer, store=store),
         )
 
-    data = _collected(project, found, _planned(project))
-    place = project.shown(layout.root)
-    return replace(data, place=place, build=read_record(layout), subjects=tuple(catalogue(project.root, layout.root)))
+    data = _collected(project, found)
+    images, place = _tagged(data.images, _planned(project)), project.shown(layout.root)
+    return replace(
+        data,
+        images=images,
+        place=place,
+        build=read_record(layout),
+        subjects=tuple(catalogue(project.root, layout.root)),
+    )
 
 
 def of_registry(project: Project, repository: Repository, revision: str, key: PublicKey | None) -> PageData:
@@ -93,10 +101,11 @@ def of_registry(project: Project, repository: Repository, revision: str, key: Pu
         tag = singles[cell.id].name(revision) if revision else cell.image
         return _published(repository, tag, state, key)
 
-    data = _collected(project, found, _pointing(project, repository, locked, revision))
+    data = _collected(project, found)
+    images = _tagged(data.images, _pointing(project, repository, locked, revision, data.images))
     name = repository.reference.name
-    subjects = [_pulled(s, name) for s in catalogue(project.root, None)]
-    return replace(data, place=name, registry=True, subjects=tuple(subjects))
+    subjects = [_pulled(s, name) for s in catalogue(project.root, project.layout)]
+    return replace(data, images=images, place=name, registry=True, subjects=tuple(subjects))
 
 
 def _published(repository: Repository, tag: str, state: CellState, key: PublicKey | None) -> _Found:
@@ -134,9 +143,7 @@ def _pulled(subject: Subject, repository: str) -> Subject:
     return replace(subject, built=True, start=f"docker run -it --rm {{options}}{repository}:{subject.name}")
 
 
-def _collected(
-    project: Project, found: Callable[[CellState], _Found], tags: Mapping[str, tuple[PageTag, ...]] | None
-) -> PageData:
+def _collected(project: Project, found: Callable[[CellState], _Found]) -> PageData:
     view = overview(project, (), None)
     locked = _locked(project)
     each = dict(zip((s.cell.id for s in view.cells), parallel(found, view.cells), strict=True))
@@ -144,7 +151,7 @@ def _collected(
     images = []
     for state in view.cells:
         there = each[state.cell.id]
-        images.append(_image(project, state, there, locked.get(state.cell.id), tags))
+        images.append(_image(project, state, there, locked.get(state.cell.id)))
     return PageData(
         title=REPOSITORY,
         place="",
@@ -157,13 +164,7 @@ def _collected(
     )
 
 
-def _image(
-    project: Project,
-    state: CellState,
-    there: _Found,
-    locked: LockedCell | None,
-    tags: Mapping[str, tuple[PageTag, ...]] | None,
-) -> PageImage:
+def _image(project: Project, state: CellState, there: _Found, locked: LockedCell | None) -> PageImage:
     cell, files = state.cell, _locked_files(locked)
     known = there.side.packages if there.side else None
     return PageImage(
@@ -176,7 +177,7 @@ def _image(
         packages=None if known is None else tuple(_package(p, files) for p in known),
         report=there.report,
         debts=() if there.report else tuple(debts(project, cell, built_digest(project, cell))),
-        tags=None if tags is None else tags.get(cell.id, ()),
+        tags=None,
         signature=there.signature,
         attached=there.attached,
         outdated=there.outdated,
@@ -257,20 +258,29 @@ def _planned(project: Project) -> dict[str, tuple[PageTag, ...]] | None:
 
 
 def _pointing(
-    project: Project, repository: Repository, locked: Locked, revision: str
+    project: Project, repository: Repository, locked: Locked, revision: str, images: Sequence[PageImage]
 ) -> dict[str, tuple[PageTag, ...]] | None:
-    """Which tags of the rule are in the registry."""
+    """For each tag of the rule and each of its images, whether the registry's tag leads to this very image."""
     tags = [t for t in _tags(project, locked) if revision or t.kind is not TagKind.IMMUTABLE]
-    if not tags:
-        return None
+    digests = {image.cell.id: image.side.descriptor.digest for image in images if image.side}
 
-    def problem(tag: Tag) -> str:
-        return "" if repository.head(tag.name(revision)) else "not in the registry"
+    def problem(asked: tuple[Tag, Cell]) -> str:
+        tag, cell = asked
+        try:
+            there = resolve(repository, tag.name(revision), cell.arch).descriptor.digest
+        except (AbsentError, LayoutError):
+            return "not in the registry"
+        return "" if there == digests.get(cell.id) else f"points at another image, sha256:{there.short}"
 
-    problems = parallel(problem, tags)
-    return _by_cell(
-        (t, t.name(revision), dict.fromkeys((c.id for c in t.cells), p)) for t, p in zip(tags, problems, strict=True)
-    )
+    pairs = [(tag, cell) for tag in tags for cell in tag.cells]
+    answers = dict(zip(((t.name(revision), c.id) for t, c in pairs), parallel(problem, pairs), strict=True))
+    names = {tag.name(revision): tag for tag in tags}
+    found = [(t, name, {c.id: answers[name, c.id] for c in t.cells}) for name, t in names.items()]
+    return _by_cell(found) if tags else None
+
+
+def _tagged(images: Iterable[PageImage], tags: Mapping[str, tuple[PageTag, ...]] | None) -> tuple[PageImage, ...]:
+    return tuple(replace(i, tags=None if tags is None else tags.get(i.cell.id, ())) for i in images)
 
 
 def _by_cell(found: Iterable[tuple[Tag, str, Mapping[str, str]]]) -> dict[str, tuple[PageTag, ...]]:
