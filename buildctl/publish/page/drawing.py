@@ -12,7 +12,7 @@ from buildctl.publish.page.treemap import Box, squarified
 from buildctl.publish.page.value import PageData, PageImage, PageLayer
 
 SHAPES = {"broad": Box(0, 0, 1040, 440), "tall": Box(0, 0, 358, 620)}
-_LETTER = 6.7  # a little more than the mean width of a letter of 12 units, so that labels stay inside
+_LETTER = 7.2  # a little more than the mean width of a bold letter of 12 units, so that labels stay inside
 _HEAD = 18.0  # height of a layer's heading
 _GAP = 1.0
 _SMALLEST = 60.0  # the area that is still drawn of a package; all are in the bill of materials
@@ -76,6 +76,8 @@ def _layer_tiles(layer: PageLayer, box: Box) -> list[Tile]:
 
 def _fitting(name: str, note: str, box: Box) -> tuple[str, str]:
     room = int((box.width - 10) / _LETTER)
+    if len(name) > room:
+        name = name.removeprefix("nvidia-")
     if box.height < 15 or room < 3:
         return "", ""
     if len(name) + len(note) + 2 <= room:
@@ -106,14 +108,33 @@ def stored_layers(images: Iterable[PageImage]) -> list[StoredLayer]:
 
 
 def stored_tiles(stored: Sequence[StoredLayer], box: Box) -> list[Tile]:
-    drawn = [s for s in stored if s.layer.descriptor.size]
-    out = []
-    for one, place in zip(drawn, squarified([s.layer.descriptor.size for s in drawn], box), strict=True):
-        inner, name, amount = place.inside(_GAP), layer_name(one.layer), size(one.layer.descriptor.size)
-        label, note = _fitting(name, amount, inner)
-        title = f"{name}: {amount}, in {', '.join(one.cells)}"
-        out.append(Tile(box=inner, kind=spread(len(one.cells)), title=title, label=label, note=note))
+    """Layers that the same images have lie together, under the name of these images."""
+    groups: dict[tuple[str, ...], list[StoredLayer]] = {}
+    for one in stored:
+        if one.layer.descriptor.size:
+            groups.setdefault(one.cells, []).append(one)
+    ordered = sorted(groups.items(), key=lambda item: (-_sum(item[1]), item[0]))
+    out: list[Tile] = []
+    for (cells, members), place in zip(ordered, squarified([_sum(m) for _, m in ordered], box), strict=True):
+        out += _group_tiles(cells, members, place.inside(_GAP))
     return out
+
+
+def _group_tiles(cells: Sequence[str], members: Sequence[StoredLayer], box: Box) -> list[Tile]:
+    name = cells[0] if len(cells) == 1 else f"{cells[0]} and {len(cells) - 1} more"
+    label, note = _fitting(name, size(_sum(members)), box)
+    title = f"only in {cells[0]}" if len(cells) == 1 else f"in {', '.join(cells)}"
+    tiles = [Tile(box=box, kind=spread(len(cells)), title=f"{title}: {size(_sum(members))}", label=label, note=note)]
+    inner = box.inside(3, _HEAD) if box.height > 2 * _HEAD else box.inside(3)
+    for one, place in zip(members, squarified([m.layer.descriptor.size for m in members], inner), strict=True):
+        text, amount = layer_name(one.layer), size(one.layer.descriptor.size)
+        short, more = _fitting(text, amount, place)
+        tiles.append(Tile(box=place.inside(0.5), kind="package", title=f"{text}: {amount}", label=short, note=more))
+    return tiles
+
+
+def _sum(members: Iterable[StoredLayer]) -> int:
+    return sum(one.layer.descriptor.size for one in members)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -165,7 +165,7 @@ class _Exploration:
 
     def _template(self, verdict: Verdict, known: Facts) -> tuple[str, str, str]:
         def text(filled: str) -> str:
-            for name in ("driver", "macos", "kernel"):
+            for name in ("driver", "macos", "kernel", "toolkit"):
                 value = self.facts[name].classes.get(known.get(name, ""))
                 filled = filled.replace(str(value), _MARK.format(name)) if value else filled
             return _NAMES.sub(lambda found: self._names(found[0], known), filled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from buildctl import __version__
 from buildctl.console.table import size
@@ -111,6 +113,7 @@ def _environment(data: PageData) -> jinja2.Environment:
     environment.filters |= {
         "size": lambda count: size(count).replace(" ", "\N{NO-BREAK SPACE}"),
         "href": href,
+        "ticks": _ticks,
         "state": _state,
         "layer_name": drawing.layer_name,
         "moment": lambda text: text.replace("T", " ").removesuffix("Z") + " UTC",
@@ -123,6 +126,11 @@ def _environment(data: PageData) -> jinja2.Environment:
 
 def _page(environment: jinja2.Environment, name: str, values: Mapping[str, Any]) -> bytes:
     return (environment.get_template(f"{name}.html").render(values).rstrip() + "\n").encode()
+
+
+def _ticks(text: str) -> Markup:
+    """Words in backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
 
 
 def _state(image: PageImage) -> str:
