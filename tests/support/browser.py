@@ -26,7 +26,7 @@ _PATIENCE = 30  # seconds
 @contextmanager
 def browser() -> Iterator[webdriver.Chrome]:
     """NOT RUN where there is no Chromium; `scripts/setup tools` installs it."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("NOT RUN: no chromium and chromedriver here")
     options = Options()
