@@ -57,9 +57,9 @@ class Support:
 
 
 WORDS = {
-    "compiled": "compiled for it",
+    "compiled": "has code for it",
     "ptx": "through PTX, compiled at first use",
-    "partly": "only some of it",
+    "partly": "has code for some",
     "none": "no code for it",
     "unknown": "unknown",
 }

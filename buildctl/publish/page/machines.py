@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from buildctl.host.facts import ContainerEngine, Gpu, Host
-from buildctl.host.requirement import CUDA_OF
+from buildctl.host.requirement import CUDA_OF_DRIVER
 from buildctl.host.verdict import Subject, decide
 from buildctl.lock.claims import Claims
 from buildctl.matrix.cells import Cell
@@ -63,7 +63,7 @@ def choices() -> dict[str, list[Choice]]:
             gpus.append({"label": f"{generation.name}: {model.products}", "facts": {"gpus": [gpu]}})
     drivers: list[Choice] = [
         {"label": f"{branch} (CUDA {cuda})", "facts": {"driver": str(branch)}}
-        for branch, cuda in sorted(CUDA_OF.items(), reverse=True)
+        for branch, cuda in sorted(CUDA_OF_DRIVER.items(), reverse=True)
     ]
     missing: dict[str, Any] = {"driver": None, "gpus": [], "gpuProblem": "the NVIDIA driver is not installed"}
     drivers.append({"label": "not installed", "facts": missing})

@@ -159,7 +159,8 @@ def _image(data: PageData, image: PageImage) -> dict[str, Any]:
 
 def _counts(report: Report | None) -> str:
     """`42 passed, 2 not run`"""
-    found = [(report.count(status), str(status).lower()) for status in _ORDER] if report else []
+    order = (Status.FAILED, Status.PASSED, Status.NOT_RUN)
+    found = [(report.count(status), str(status).lower()) for status in order] if report else []
     return ", ".join(f"{count} {word}" for count, word in found if count)
 
 
