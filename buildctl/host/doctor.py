@@ -18,6 +18,7 @@ from buildctl.ground.errors import BuildctlError, ExitCode, RuntimeUnavailableEr
 from buildctl.ground.machine import IN_LINUX
 from buildctl.ground.run import run, which
 from buildctl.host.facts import Host, this_host
+from buildctl.lock.apt import KEYRING
 from buildctl.matrix.accelerators import VERSIONED
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.project import Project
@@ -27,7 +28,6 @@ from buildctl.runtimes.devices import device_files, read_some
 # Docker unpack what they test, once: as much again.
 COMFORTABLE = 30 * 10**9
 TIGHT = 8 * 10**9
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 class State(StrEnum):
@@ -165,11 +165,7 @@ def _lock(host: Host) -> Iterator[Symptom]:
         yield _bad("lock", "apt-get", "bases are resolved with apt", "lock on Debian or Ubuntu", state=State.WORTH)
     else:
         yield _good("lock", "apt-get", str(which("apt-get")))
-        if Path(KEYRING).exists():
-            yield _good("lock", "Debian's keys", KEYRING)
-        else:
-            mend = "sudo apt-get install debian-archive-keyring"
-            yield _bad("lock", "Debian's keys", "needed to verify Debian releases", mend)
+        yield _good("lock", "Debian's keys", str(KEYRING) if KEYRING.exists() else "those that ship with buildctl")
     try:
         import uv  # noqa: PLC0415 - this checks whether it is installed
 

@@ -99,13 +99,14 @@ class _Given(AuthBase):
 @dataclass(slots=True)
 class Transport:
     """Safe to use from several threads. `plain_http` None means: only if the registry is on this machine and has no
-    TLS.
+    TLS. `largest` is the most bytes that one piece of an upload may have, once the registry has said so; else 0.
     """
 
     registry: str
     plain_http: bool | None = None
     patience: Patience = PATIENCE
     credentials: Callable[[str], Credentials | None] = docker_credentials
+    largest: int = 0
     _session: requests.Session = field(init=False)
     _authorisations: dict[tuple[str, ...], str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -114,7 +114,7 @@ def _attach(repository: Repository, image: Descriptor, report: Report) -> None:
     if report.verdict is Status.NOT_RUN:
         say("nothing ran, so there is nothing to attach")
         return
-    fresh = attach_report(replace(repository, write=True), image, report)
+    fresh = attach_report(replace(repository, write=True), image, report).fresh
     say("the report is attached" if fresh else "this report was already attached")
 
 
