@@ -12,7 +12,7 @@ CLAIMS = read_claims(ROOT / "images" / "cuda-2.6" / "claims.amd64.json")
 
 
 def claiming(machine: tuple[str, ...], ptx: tuple[str, ...] = ()) -> Claims:
-    facts = WheelFacts(wheel="", torch="", cuda="12.4", gpu_architectures=machine, ptx=ptx, mps=False)
+    facts = WheelFacts(wheel="", torch="", said={"cuda": "12.4"}, gpu_architectures=machine, ptx=ptx, mps=False)
     return replace(CLAIMS, facts=facts)
 
 

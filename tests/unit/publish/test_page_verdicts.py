@@ -52,7 +52,7 @@ def test_machines_that_count_as_alike_have_the_same_answers(
 
 def test_gpus_passed_as_device_files_are_left_to_the_command(subjects: list[Subject]) -> None:
     """Which files there are has no classes."""
-    claims = replace(subjects[0].claims[0], cuda=None, rocm="6.2", facts=None)
+    claims = replace(subjects[0].claims[0], versions={"rocm": "6.2"}, facts=None)
     found = verdict_table([Subject(name="rocm-2.6", claims=(claims,), built=True)])
     assert None in found.nodes
 
