@@ -57,6 +57,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
         (["tags", "cpu-2.6", "--revision", "a b"], "'a b' cannot end a tag"),
         (["publish", "--to", "127.0.0.1:1/x", "--revision", "a/b"], "'a/b' cannot end a tag"),
         (["promote", "--to", "127.0.0.1:1/x", "--revision", ""], "'' cannot end a tag"),
+        (["verify", "127.0.0.1:1/x:y", "--require", "reports"], "no check 'reports' (did you mean 'report'?)"),
         (["tags", "--allow-not-run", "torch.compil"], "no finding 'torch.compil' (did you mean 'torch.compile'?)"),
         (["lock", "--check", "--upgrade"], "--check changes nothing"),
         (["lock", "--check", "--upgrade-bases"], "--check changes nothing"),
