@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from buildctl.artifacts.store import LayerStore, Store
@@ -47,6 +48,14 @@ class Recipe:
     label: str
     weight: int
     source: LayerSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A layer for people who wait: what and for which image; about how many bytes, 0 if nobody knows."""
+
+    label: str
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +125,7 @@ def make_layers(
     jobs: int | None = None,
     progress: Progress,
     meanwhile: Callable[[], None] = lambda: None,
+    shown: Mapping[str, Shown] = MappingProxyType({}),
 ) -> dict[str, Made]:
     """Make what `layers` lack from the artifacts in `store`, the heaviest first, in `jobs` processes (one per core by
     default).
@@ -138,7 +148,7 @@ def make_layers(
             for r in sorted(missing.values(), key=lambda r: (-r.weight, r.key))
         ]
         try:
-            done |= _in_processes(tasks, min(jobs or os.cpu_count() or 1, len(tasks)), progress, meanwhile)
+            done |= _in_processes(tasks, min(jobs or os.cpu_count() or 1, len(tasks)), progress, meanwhile, shown)
         except BaseException:
             store.sweep()  # what the workers were writing when they were killed
             raise
@@ -146,12 +156,17 @@ def make_layers(
 
 
 def _in_processes(
-    tasks: Sequence[_Task], jobs: int, progress: Progress, meanwhile: Callable[[], None]
+    tasks: Sequence[_Task],
+    jobs: int,
+    progress: Progress,
+    meanwhile: Callable[[], None],
+    shown: Mapping[str, Shown],
 ) -> dict[str, Made]:
     context = get_context("spawn")  # a forked child would inherit the locks of our progress thread
     with without_interrupts():  # multiprocessing starts a process for this; it takes the mask off at the end
         queue = context.SimpleQueue()
-    bars = {task.recipe.key: progress.add(task.recipe.label, 0) for task in tasks}
+    known = {t.recipe.key: shown.get(t.recipe.key, Shown(label=t.recipe.label)) for t in tasks}
+    bars = {key: progress.add(one.label, one.size, exact=False) for key, one in known.items()}
     made: dict[str, Made] = {}
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(queue,))
     try:

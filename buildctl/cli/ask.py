@@ -24,19 +24,26 @@ from buildctl.ground.errors import ExitCode, UsageError
 @command("Show what can be built, what is built, what cannot exist")
 @names_argument
 @arch_option
+@click.option("--explain", is_flag=True, help="Show every setting instead, and where it comes from.")
 @json_option
 @click.pass_obj
-def matrix(options: Options, names: Sequence[str], arch: str | None, as_json: bool) -> None:
+def matrix(options: Options, names: Sequence[str], arch: str | None, explain: bool, as_json: bool) -> None:
     """Show the cells, what is locked, built and tested; and why other combinations cannot exist.
 
     \b
     Examples:
       buildctl matrix
+      buildctl matrix --explain          what matrix.yaml says, and the defaults of the rest
       buildctl matrix cpu-2.15           why there is none, and what to use instead
       buildctl matrix --json             for CI to fan out over
     """
-    from buildctl.cli.overview import overview
+    from buildctl.cli.overview import explained, overview
 
+    if explain:
+        if names or arch:
+            raise UsageError("--explain is about the whole of matrix.yaml: leave out names and --arch")
+        answer(explained(options.open()), as_json=as_json)
+        return
     view = overview(options.open(), names, arch)
     answer(view, as_json=as_json)
 

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 from buildctl.cli.commands import command
-from buildctl.cli.options import Options, answer, arch_option, as_text, json_option, names_argument, plain_http_option
+from buildctl.cli.options import (
+    Options,
+    answer,
+    arch_option,
+    as_text,
+    json_option,
+    names_argument,
+    plain_http_option,
+    say_next,
+)
 from buildctl.ground.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -48,7 +57,19 @@ def _known_checks(_: click.Context, __: click.Parameter, names: Sequence[str]) -
 
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
-to_option = click.option("--to", required=True, metavar="REGISTRY/REPO", help="Where to: localhost:5000/pytorch.")
+
+
+def _repository(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Told before any work is done, and before anything is looked for in the layout."""
+    from buildctl.registry.reference import Reference
+
+    Reference.parse_repository(value)
+    return value
+
+
+to_option = click.option(
+    "--to", required=True, metavar="REGISTRY/REPO", callback=_repository, help="Where to: localhost:5000/pytorch."
+)
 revision_option = click.option(
     "--revision",
     default="",
@@ -180,6 +201,9 @@ def publish(
     if hand_on and not dry_run:
         handed_on(repository, result.images).write(hand_on)
     answer(result, as_json=as_json)
+    if not dry_run:
+        set_ = [tag.name for tag in result.tags if tag.digest is not None and not tag.reason]
+        say_next(*(f"docker pull {result.repository}:{name}" for name in set_[-1:]))
     sys.exit(result.exit_code)
 
 

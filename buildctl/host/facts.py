@@ -7,12 +7,12 @@ import dataclasses
 import json
 import platform
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from buildctl.ground import machine
 from buildctl.ground.errors import BuildctlError, ToolError
 from buildctl.ground.run import run, which
 from buildctl.matrix.accelerators import VERSIONED
@@ -204,9 +204,9 @@ def read_host(path: Path) -> Host:
 
 def this_host() -> Host:
     """Query this machine: kernel files, and nvidia-smi and docker where present. Never raises."""
-    system = {"linux": "linux", "darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
-    machine = arch_named(platform.machine().lower()) or "unknown"
-    return _mac(machine) if system == "macos" else _linux(machine, system)
+    system = machine.system()
+    arch = arch_named(machine.machine().lower()) or "unknown"
+    return _mac(arch) if system == "macos" else _linux(arch, system)
 
 
 def _linux(machine: str, system: str) -> Host:

@@ -10,10 +10,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
+from buildctl.console.log import say
 from buildctl.ground import run
 from buildctl.ground.errors import ResolveError, ResolverError, SourceError, ToolError
 from buildctl.lock.apt_sources import ARCHIVES
-from buildctl.lock.debian import NAME, inputs_of
+from buildctl.lock.debian import NAME, inputs_of, shipped_base
 from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.oci.digest import Digest
 
@@ -56,6 +57,22 @@ def resolve_base(
                 raise ResolveError(f"{base.name}: the devel packages would remove {', '.join(sorted(lost))}")
             locks[Flavour.DEVEL] = _lock(base, Flavour.DEVEL, arch, [p for p in everything if p.name not in known])
     return locks
+
+
+def apt_problem(keyring: Path = KEYRING) -> str | None:
+    """Why nothing can be resolved on this machine; None if it can be tried."""
+    if run.which("apt-get") is None:
+        return "bases are resolved with Debian's apt-get, which is not here"
+    return None if keyring.is_file() else f"there are no keys to verify Debian's signature: {keyring} does not exist"
+
+
+def instead_of_apt(base: DebianBase, arch: str, *, keyring: Path = KEYRING) -> dict[Flavour, BaseLock]:
+    """What comes with buildctl, where this machine cannot ask apt; nothing where it can, or for another base."""
+    problem = apt_problem(keyring)
+    found = shipped_base(base, arch) if problem else ()
+    if found:
+        say(f"{base.name} for {arch}: as it comes with buildctl, because {problem}")
+    return {Flavour(lock.flavour): lock for lock in found}
 
 
 KEYRING_HINT = "install or upgrade the keyring: sudo apt-get install debian-archive-keyring"

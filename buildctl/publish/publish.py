@@ -79,8 +79,8 @@ def publish(
     wanted = documents if not options.dry_run else _no_documents
     images = {cell.id: _image(layout, cell) for cell in cells}
     _refuse_outdated(project, cells, images)
+    repository.ping()  # before bills of materials are read out of layers
     candidates = [_local(project, layout, pinned[c.id], images[c.id], options, wanted) for c in cells]
-    repository.ping()
     candidates = parallel(lambda c: _with_attached(project, repository, c, options), candidates)
     push = ImagePush(
         layout=layout, repository=repository, progress=progress, dry_run=options.dry_run, signer=options.signer

@@ -10,10 +10,20 @@ import pytest
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.ground.errors import LockError, ToolError
 from buildctl.lock import apt as lock_apt
-from buildctl.lock.apt import resolve_base
-from buildctl.lock.debian import changes, format_base_lock, inputs_of, is_stale, read_base_lock, write_base_lock
+from buildctl.lock.apt import instead_of_apt, resolve_base
+from buildctl.lock.debian import (
+    changes,
+    format_base_lock,
+    inputs_of,
+    is_stale,
+    read_base_lock,
+    shipped_base,
+    write_base_lock,
+)
 from buildctl.matrix.cells import DebianBase, Flavour
+from buildctl.matrix.read import load_matrix
 from buildctl.oci.digest import Digest
+from tests.conftest import ROOT
 
 BASE = DebianBase(name="debian13", suite="trixie", packages=("apt", "tini"), devel=("gcc",))
 MIRRORS = {
@@ -261,3 +271,23 @@ def test_names_that_apt_would_take_for_something_else(name: str, tmp_path: Path)
     """`apt-` for one is "remove apt", whatever stands before it."""
     with pytest.raises(LockError, match="not Debian package names"):
         lock_apt._packages(tmp_path, SOURCES, BASE, [name])
+
+
+def test_the_locks_of_the_default_base_come_with_buildctl_if_they_are_of_it() -> None:
+    base = next(b for b in load_matrix(ROOT / "matrix.yaml").bases if isinstance(b, DebianBase))
+    found = shipped_base(base, "arm64")
+    assert [(lock.flavour, lock.arch) for lock in found] == [("runtime", "arm64"), ("devel", "arm64")]
+    assert found[0] == read_base_lock(ROOT / "images/bases" / base.name / "runtime.arm64.packages")
+    assert shipped_base(replace(base, packages=(*base.packages, "git")), "arm64") == ()
+    assert shipped_base(replace(base, name="other"), "arm64") == ()
+
+
+def test_they_are_taken_only_where_apt_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = next(b for b in load_matrix(ROOT / "matrix.yaml").bases if isinstance(b, DebianBase))
+    keyring = tmp_path / "keyring.gpg"
+    assert set(instead_of_apt(base, "amd64", keyring=keyring)) == set(Flavour)
+    keyring.touch()
+    (tmp_path / "apt-get").write_text("")
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert instead_of_apt(base, "amd64", keyring=keyring) == {}
