@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from buildctl.artifacts.store import LayerStore, Store
-from buildctl.build.engine import Built
+from buildctl.build.engine import Built, LayerWork
 from buildctl.console.progress import Progress
 from buildctl.ground.clock import rfc3339
 from buildctl.ground.errors import EngineError, UsageError
@@ -75,11 +75,14 @@ class ImageRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A layer in the store; `fresh` if it was made now, which took `seconds` of one process."""
+    """A layer in the store; `fresh` if it was made now, which `began` (`time.monotonic`) and took `seconds` of one
+    process.
+    """
 
     layer: Layer
     fresh: bool
     seconds: float
+    began: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +116,7 @@ def _make(task: _Task) -> Made:
     layer, fresh = task.layers.put(
         recipe.key, lambda: recipe.source.entries(task.store), compression=task.compression, on_bytes=on_bytes
     )
-    return Made(layer=layer, fresh=fresh, seconds=time.monotonic() - start)
+    return Made(layer=layer, fresh=fresh, seconds=time.monotonic() - start, began=start)
 
 
 def make_layers(
@@ -232,12 +235,13 @@ def write_image(
         blob=lambda digest: below[digest].blob_path(digest) if digest in below else layers.blob(digest),
         annotations=image.annotations,
     )
-    fresh = [made[recipe.key] for recipe in image.layers if made[recipe.key].fresh]
+    fresh = {recipe: made[recipe.key] for recipe in image.layers if made[recipe.key].fresh}
     return Built(
         name=image.name,
         descriptor=descriptor,
         size=sum(layer.descriptor.size for layer in stack),
         made=len(fresh),
         reused=len(stack) - len(fresh),
-        seconds=sum(m.seconds for m in fresh) + time.perf_counter() - start,
+        seconds=sum(m.seconds for m in fresh.values()) + time.perf_counter() - start,
+        work=tuple(LayerWork(label=r.label, began=m.began, seconds=m.seconds) for r, m in fresh.items()),
     )

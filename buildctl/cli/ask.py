@@ -37,7 +37,7 @@ def matrix(options: Options, names: Sequence[str], arch: str | None, explain: bo
       buildctl matrix cpu-2.15           why there is none, and what to use instead
       buildctl matrix --json             for CI to fan out over
     """
-    from buildctl.cli.overview import explained, overview
+    from buildctl.testing.overview import explained, overview
 
     if explain:
         if names or arch:
@@ -155,6 +155,52 @@ def sbom(options: Options, name: str, arch: str | None) -> None:
     click.echo(found.data)
 
 
+@command("Write a folder of HTML to look at all of it")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder to write, or to replace if this command wrote it (default: page in the layout).",
+)
+@click.option("--from", "source", metavar="REGISTRY/REPO", help="Show what is published there instead of the layout.")
+@click.option("--revision", default="", help="With --from: the revision that the images were published with.")
+@click.option(
+    "--key", envvar="BUILDCTL_VERIFY_KEY", metavar="FILE", help="With --from: public key that must have signed."
+)
+@plain_http_option
+@click.pass_obj
+def page(
+    options: Options, out: Path | None, source: str | None, revision: str, key: str | None, plain_http: bool | None
+) -> None:
+    """Write a static page about all images: matrix, digests, findings, GPUs, sizes, differences, the last build.
+
+    Open index.html in a browser: no server, no network. It is made from locks, claims, reports and the layout, or with
+    --from from a registry. The same input gives the same bytes.
+
+    \b
+    Examples:
+      buildctl page
+      buildctl page --out public --from registry.example/pytorch --revision 20261122
+    """
+    from buildctl.publish.keys import PublicKey
+    from buildctl.publish.page.collect import of_layout, of_registry
+    from buildctl.publish.page.write import pages, refuse_foreign, write_pages
+    from buildctl.registry.client import open_repository
+    from buildctl.registry.reference import Reference
+
+    if revision and source is None:
+        raise UsageError("--revision is about a registry", hint="add --from REGISTRY/REPO")
+    project = options.open()
+    target = out or project.layout / "page"
+    refuse_foreign(target)
+    if source is None:
+        data = of_layout(project)
+    else:
+        repository = open_repository(Reference.parse_repository(source), plain_http=plain_http)
+        data = of_registry(project, repository, revision, PublicKey.load(key) if key else None)
+    write_pages(pages(data), target)
+    click.echo(target / "index.html")
+
+
 @command("Show what this machine lacks, and how to install it")
 @json_option
 @click.pass_obj
@@ -174,4 +220,4 @@ def doctor(options: Options, as_json: bool) -> None:
     sys.exit(found.exit_code)
 
 
-COMMANDS = (matrix, check, inspect, diff, sbom, doctor)
+COMMANDS = (matrix, check, inspect, diff, sbom, page, doctor)

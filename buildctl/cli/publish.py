@@ -37,7 +37,7 @@ def _revision(_: click.Context, option: click.Parameter, value: str) -> str:
 
 def _known_findings(_: click.Context, __: click.Parameter, names: Sequence[str]) -> Sequence[str]:
     if names:
-        from buildctl.publish.gate import known_findings
+        from buildctl.testing.probes.known import known_findings
 
         known = known_findings()
         for name in names:

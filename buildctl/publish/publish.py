@@ -23,7 +23,7 @@ from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.publish.gate import known_findings, objection
+from buildctl.publish.gate import objection
 from buildctl.publish.move import TagState, move_tags, published
 from buildctl.publish.pipeline.handover import Handover, UnexpectedError, refuse_unexpected
 from buildctl.publish.provenance import Run, provenance_document
@@ -36,6 +36,7 @@ from buildctl.registry.problems import AbsentError
 from buildctl.registry.referrers import Document, Signer
 from buildctl.testing.attached import attach_report, attached_reports
 from buildctl.testing.merge import REPORT_KIND, completed, merged, read_report, report_bytes
+from buildctl.testing.probes.known import known_findings
 from buildctl.testing.report import Report
 
 

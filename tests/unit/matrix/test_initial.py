@@ -32,7 +32,7 @@ def test_its_comments_are_settings_that_load_too() -> None:
 
 @pytest.mark.parametrize("ci", CI)
 def test_with_ci_its_policy_is_about_findings_that_exist(ci: str) -> None:
-    from buildctl.publish.gate import known_findings
+    from buildctl.testing.probes.known import known_findings
 
     wish = Wish(accelerators=("mps",), ci=ci, source="buildctl==1")
     matrix = parse_matrix(matrix_text(wish), Path("matrix.yaml"))

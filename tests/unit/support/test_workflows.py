@@ -39,6 +39,8 @@ MAY: dict[str, dict[str, dict[str, str]]] = {
         "promote": PROMOTE,
         "promote-gpu": PROMOTE,
         "verify": {"contents": "read", "packages": "read"},
+        "page": {"contents": "read", "packages": "read"},
+        "pages": {"pages": "write", "id-token": "write"},
     },
     "release": {
         "build": READ,
@@ -69,8 +71,10 @@ ACTIONS = {
     "actions/cache/restore",
     "actions/cache/save",
     "actions/checkout",
+    "actions/deploy-pages",
     "actions/download-artifact",
     "actions/upload-artifact",
+    "actions/upload-pages-artifact",
     "astral-sh/setup-uv",
     "sigstore/cosign-installer",
 }
@@ -81,7 +85,7 @@ FOREIGN = re.compile(
 )
 # the words that a job with a token may call; they need no more than buildctl, its locked wheels, git, gh and cosign
 WITH_TOKEN = re.compile(
-    r"docker login|scripts/(?:pipeline (?:push|collect|newest|promote|verify|retention)|propose open|runner room)"
+    r"docker login|scripts/(?:pipeline (?:push|collect|newest|promote|verify|page|retention)|propose open|runner room)"
     r"|\bgh (?:auth|issue|release create)|\.venv/bin/zizmor|make -s dev|uv publish|GITHUB_OUTPUT"
 )
 

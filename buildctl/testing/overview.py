@@ -19,10 +19,10 @@ from buildctl.matrix.cells import Cell, Combination
 from buildctl.matrix.explain import Setting, settings
 from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
-from buildctl.publish.gate import known_findings
 from buildctl.testing.debt import Debt, debt_text, debts
 from buildctl.testing.kept import built_digest
 from buildctl.testing.merge import read_report
+from buildctl.testing.probes.known import known_findings
 from buildctl.testing.report import Status
 
 
