@@ -12,6 +12,7 @@ from buildctl.build.engine import Built, Order
 from buildctl.build.material import fetch_materials
 from buildctl.build.planner import Planned, Planner
 from buildctl.build.recipes import base_image, refuse_conflicts
+from buildctl.console.log import say
 from buildctl.console.progress import open_progress
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell
@@ -68,8 +69,9 @@ def _make(
     fresh = [p for p in planned if any(layers.get(r.key) is None for r in p.recipe.layers)]
 
     def check() -> None:
-        for p in {(p.cell.name, p.cell.arch): p for p in fresh}.values():  # flavours share their wheels
-            refuse_conflicts(p.recipe, store)
+        distinct = {(p.cell.name, p.cell.arch): p for p in fresh}.values()  # flavours share their wheels
+        for note in dict.fromkeys(note for p in distinct for note in refuse_conflicts(p.recipe, store)):
+            say(f"note: {note}")
 
     with open_progress("made") as progress:
         return make_layers(
