@@ -19,6 +19,7 @@ from buildctl.lock.agreement import glibc_of, refuse_newer_glibc, refuse_other_p
 from buildctl.lock.apt import resolve_base
 from buildctl.lock.claim_files import derive, stale_claims, write_claims
 from buildctl.lock.locked import LOCKED, debian_bases
+from buildctl.lock.refusal.linking import refuse_unlinkable
 from buildctl.lock.refusal.unsolvable import explained
 from buildctl.lock.uv import NoSolutionError
 from buildctl.lock.wheels import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
@@ -218,7 +219,8 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
         raise explained(cell, project.matrix.additions, error, glibc=glibc) from error
     _refuse_newer_glibc(project, cell, new)
     # a torch that contradicts the cell: write nothing
-    derive(project, cell, Store.default(), again=False, lock=new)
+    derived = derive(project, cell, Store.default(), again=False, lock=new)
+    refuse_unlinkable(cell, new, derived.claims.cuda, Store.default())
     write_wheel_lock(path, new)
     yield f"{project.shown(path)}: {len(new.wheels)} wheels"
     yield from (f"  {line}" for line in changes(old, new) if old is not None)
