@@ -251,6 +251,7 @@ def torch_wheel(
     cuda: str | None = None,
     hip: str | None = None,
     xpu: str | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> bytes:
     """A torch that is nothing but what is read from its wheel: what it is built for, and GPU architectures if CUDA."""
     version = parse_wheel_filename(filename)[1]
@@ -258,7 +259,7 @@ def torch_wheel(
     lines = [f"__version__ = '{version}'", *(f"{name}: Optional[str] = {text!r}" for name, text in said.items())]
     library = "\x7fELF\0sm_80 sm_90 compute_90\0" if cuda else "\x7fELF\0"
     more = {"torch/version.py": "\n".join(lines) + "\n", "torch/lib/libtorch_python.so": library}
-    return wheel(filename, requires=requires, more=more)
+    return wheel(filename, requires=requires, more=more, files=files)
 
 
 def _hash(data: bytes) -> str:

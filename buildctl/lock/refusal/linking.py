@@ -34,6 +34,7 @@ _VERSIONED = re.compile(
     r"(libc|libm|libdl|libpthread|librt|libutil|libresolv|libstdc\+\+|libgcc_s|ld-linux-[a-z0-9-]+)\.so\.\d+"
 )
 _CUDA_MAJOR = re.compile(r"lib(?:cudart|cublas|cublasLt|nvrtc)\.so\.(\d+)(?:\.\d+)*")  # same number as CUDA's
+_CLAIMS_CUDA = re.compile(r"(^|-)(gpu|cuda\d*x?|cu\d+)(-|$)")  # in the name of a distribution
 _SHOWN = 3
 
 
@@ -200,7 +201,9 @@ def wanted_torch(facts: WheelLibraries, missing: Sequence[str], store: Store) ->
 
 
 def _refuse_other_cuda(cell: Cell, name: str, facts: WheelLibraries, cuda: str | None) -> None:
-    """For a wheel all of whose CUDA libraries need another major than torch's, and that does not bring it along."""
+    """For a wheel all of whose CUDA libraries need another major than torch's, and that does not bring it along: an
+    error if its name claims CUDA, else a line.
+    """
     own = {n for library in facts.libraries for n in library.names}
     needs = [
         (match[1], library, need)
@@ -211,8 +214,14 @@ def _refuse_other_cuda(cell: Cell, name: str, facts: WheelLibraries, cuda: str |
     if cuda is None or not needs or cuda.partition(".")[0] in {major for major, _, _ in needs}:
         return
     major, library, need = needs[0]
-    raise ResolveError(
+    what = (
         f"{cell.name} on {cell.platform}: {facts.filename} is built for CUDA {major} ({library.path} needs {need}), "
-        f"torch {cell.torch} for CUDA {cuda}",
+        f"torch {cell.torch} for CUDA {cuda}"
+    )
+    if not _CLAIMS_CUDA.search(name):
+        say(f"note: {what}: that library will not load")  # many do without, such as torchao
+        return
+    raise ResolveError(
+        what,
         hint=f"ask for a version of {name} for CUDA {cuda.partition('.')[0]}, or for a torch of CUDA {major}",
     )

@@ -190,12 +190,21 @@ def runtime(*needed: str) -> bytes:
     return library(needed=needed)
 
 
-def test_a_wheel_for_another_cuda_is_refused(store: Store) -> None:
-    message = refused(store, {EXT: {"ext/libgpu.so": runtime("libcublasLt.so.13", "libcudnn.so.9")}}, cuda="12.4")
+@pytest.mark.parametrize("name", ["onnxruntime_gpu", "cupy_cuda13x", "faiss_gpu_cu13"])
+def test_a_wheel_for_another_cuda_is_refused_if_its_name_claims_cuda(store: Store, name: str) -> None:
+    filename = f"{name}-1.0-{TAGS}"
+    message = refused(store, {filename: {"x/libgpu.so": runtime("libcublasLt.so.13", "libcudnn.so.9")}}, cuda="12.4")
     assert message == (
-        f"cuda-2.6 on linux/amd64: {EXT} is built for CUDA 13 (ext/libgpu.so needs libcublasLt.so.13), torch 2.6.0 for "
-        "CUDA 12.4"
+        f"cuda-2.6 on linux/amd64: {filename} is built for CUDA 13 (x/libgpu.so needs libcublasLt.so.13), torch 2.6.0 "
+        "for CUDA 12.4"
     )
+
+
+def test_another_wheel_for_another_cuda_may_do_without_that_library(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(store, {EXT: {"ext/libgpu.so": runtime("libcudart.so.13")}}, cuda="12.4")
+    assert "is built for CUDA 13" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
