@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from buildctl.ground.errors import LockError, ResolveError
 from buildctl.lock.uv import FAMILY, NoSolutionError, index_of, resolve
-from buildctl.matrix.additions import Addition
+from buildctl.matrix.additions import EXTRAS, Addition
 from buildctl.matrix.cells import Cell
 
 _LOOKUPS = 4
@@ -65,9 +65,12 @@ def _short(story: str) -> str:
 
 def _key(cell: Cell, additions: tuple[Addition, ...], name: str) -> str:
     """Where matrix.yaml asks for a package: `images.cuda-*.packages`."""
-    for addition in additions:
-        if addition.matches(cell.name) and any(rule.name == canonicalize_name(name) for rule in addition.packages):
+    name = canonicalize_name(name)
+    for addition in (one for one in additions if one.matches(cell.name)):
+        if any(rule.name == name for rule in addition.packages):
             return f"{addition.key}.packages"
+        if any(name == canonicalize_name(Requirement(text).name) for e in addition.extras for text in EXTRAS[e]):
+            return addition.key if addition.key == "extras" else f"{addition.key}.extras"
     return "packages"
 
 

@@ -92,3 +92,16 @@ def test_where_no_package_alone_is_to_blame_uv_tells_its_story(monkeypatch: pyte
 
 def test_a_long_story_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unsolvable._short("\n".join("x" * 100)).endswith("... (100 lines)")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("extras: [onnx]", "extras"),
+        ('images: {"cuda-*": {extras: [onnx]}}', 'images["cuda-*"].extras'),
+        ("", "packages"),
+    ],
+)
+def test_a_package_of_an_extra_is_named_by_the_extra(text: str, key: str) -> None:
+    matrix = parse_matrix(f"{MATRIX.partition('images:')[0]}{text}\n", Path("matrix.yaml"))
+    assert unsolvable._key(matrix.cells[0], matrix.additions, "ONNXScript") == key
