@@ -220,7 +220,7 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
     _refuse_newer_glibc(project, cell, new)
     # a torch that contradicts the cell: write nothing
     derived = derive(project, cell, Store.default(), again=False, lock=new)
-    refuse_unlinkable(cell, new, derived.claims.cuda, Store.default())
+    refuse_unlinkable(cell, new, derived.claims.versions, Store.default())
     write_wheel_lock(path, new)
     yield f"{project.shown(path)}: {len(new.wheels)} wheels"
     yield from (f"  {line}" for line in changes(old, new) if old is not None)

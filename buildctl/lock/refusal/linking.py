@@ -38,8 +38,8 @@ _CLAIMS_CUDA = re.compile(r"(^|-)(gpu|cuda\d*x?|cu\d+)(-|$)")  # in the name of 
 _SHOWN = 3
 
 
-def refuse_unlinkable(cell: Cell, lock: WheelLock, cuda: str | None, store: Store) -> None:
-    """Raises ResolveError naming wheel, library and symbol. `cuda` is what torch is built for.
+def refuse_unlinkable(cell: Cell, lock: WheelLock, built: Mapping[str, str], store: Store) -> None:
+    """Raises ResolveError naming wheel, library and symbol. `built` is what torch is built for: {"cuda": "12.6"}.
 
     Downloads the wheels next to torch that have libraries, which the build needs anyway, and torch itself if another
     wheel than its own companions is linked to it.
@@ -51,7 +51,7 @@ def refuse_unlinkable(cell: Cell, lock: WheelLock, cuda: str | None, store: Stor
         return
     there = {wheel.name: facts for wheel in wheels if (facts := _libraries(store, wheel)) is not None}
     for name, facts in there.items():
-        _refuse_other_cuda(cell, name, facts, cuda)
+        _refuse_other_cuda(cell, name, facts, built.get(CUDA.name))
     torch = lock.wheel("torch")
     if torch is None or not any(map(_wants_torch, there.values())):
         found = None

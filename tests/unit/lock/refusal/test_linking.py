@@ -50,7 +50,7 @@ def check(
     lock = WheelLock(
         name=CELL.name, platform=CELL.platform, python=CELL.python, inputs=Digest.of(b""), wheels=tuple(locked)
     )
-    refuse_unlinkable(CELL, lock, cuda, store)
+    refuse_unlinkable(CELL, lock, {"cuda": cuda} if cuda else {}, store)
 
 
 def refused(
@@ -168,13 +168,13 @@ def test_an_index_that_fails_leaves_the_check_out(
     monkeypatch.setattr(linking, "fetch_wheels", fails)
     gone = LockedWheel(name="ext", version="1.0", filename=EXT, size=1, digest=Digest.of(b"gone"))
     lock = WheelLock(name="x", platform="linux/amd64", python="3.13", inputs=Digest.of(b""), wheels=(gone,))
-    refuse_unlinkable(CELL, lock, None, store)
+    refuse_unlinkable(CELL, lock, {}, store)
     assert "whether their libraries fit the locked torch is not checked" in capsys.readouterr().err
 
 
 def test_a_native_environment_has_no_elf(store: Store) -> None:
     native = load_matrix(Path(__file__).parents[4] / "matrix.yaml").select(["mps-2.6"])[0]
-    refuse_unlinkable(native, replace(LOCK, platform="darwin/arm64"), None, store)
+    refuse_unlinkable(native, replace(LOCK, platform="darwin/arm64"), {}, store)
 
 
 LOCK = WheelLock(
