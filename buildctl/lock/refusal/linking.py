@@ -17,7 +17,7 @@ from buildctl.console.log import say
 from buildctl.console.progress import open_progress
 from buildctl.ground.errors import FetchError, ResolveError
 from buildctl.lock.fetch import fetch_wheels
-from buildctl.lock.uv import FAMILY
+from buildctl.lock.uv import FAMILY, index_of, resolve
 from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.accelerators import CUDA, public_version
 from buildctl.matrix.cells import Cell
@@ -41,13 +41,13 @@ _SHOWN = 3
 def refuse_unlinkable(cell: Cell, lock: WheelLock, built: Mapping[str, str], store: Store) -> None:
     """Raises ResolveError naming wheel, library and symbol. `built` is what torch is built for: {"cuda": "12.6"}.
 
-    Downloads the wheels next to torch that have libraries, which the build needs anyway, and torch itself if another
-    wheel than its own companions is linked to it.
+    Downloads the added wheels that have libraries, which the build needs anyway, and torch itself if one of them is
+    linked to it.
     """
     if cell.native:
         return
     wheels = [wheel for wheel in lock.wheels if _has_libraries(wheel) and wheel.name != "torch"]
-    if not _fetched(cell, lock, [wheel for wheel in wheels if wheel.name not in FAMILY], store):
+    if not _fetched(cell, lock, _added(cell, lock, wheels, store), store):
         return
     there = {wheel.name: facts for wheel in wheels if (facts := _libraries(store, wheel)) is not None}
     for name, facts in there.items():
@@ -61,6 +61,19 @@ def refuse_unlinkable(cell: Cell, lock: WheelLock, built: Mapping[str, str], sto
         found = _libraries(store, torch)
     for name, facts in there.items():
         _refuse_missing(cell, name, facts, [*there.values(), *([found] if found else [])], found, store)
+
+
+def _added(cell: Cell, lock: WheelLock, wheels: Sequence[LockedWheel], store: Store) -> list[LockedWheel]:
+    """Those that were never read and that torch and its companions do not require themselves: what these bring is made
+    for them, and may have gigabytes.
+    """
+    missing = [wheel for wheel in wheels if wheel.name not in FAMILY and _libraries(store, wheel) is None]
+    if not missing:
+        return []
+    pins = [f"{wheel.name}=={wheel.version}" for name in FAMILY if (wheel := lock.wheel(name)) is not None]
+    with index_of(cell.accelerator) as index:
+        own = {found.name for found in resolve(pins, python=cell.python, platform=cell.platform, index=index)}
+    return [wheel for wheel in missing if wheel.name not in own]
 
 
 def _has_libraries(wheel: LockedWheel) -> bool:

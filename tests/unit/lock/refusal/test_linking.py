@@ -13,6 +13,7 @@ from buildctl.artifacts.store import Store
 from buildctl.ground.errors import FetchError, ResolveError
 from buildctl.lock.refusal import linking
 from buildctl.lock.refusal.linking import refuse_unlinkable
+from buildctl.lock.uv import Found
 from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.read import load_matrix
 from buildctl.oci.digest import Digest
@@ -166,6 +167,7 @@ def test_an_index_that_fails_leaves_the_check_out(
         raise FetchError("no answer")
 
     monkeypatch.setattr(linking, "fetch_wheels", fails)
+    monkeypatch.setattr(linking, "resolve", lambda *_, **__: ())
     gone = LockedWheel(name="ext", version="1.0", filename=EXT, size=1, digest=Digest.of(b"gone"))
     lock = WheelLock(name="x", platform="linux/amd64", python="3.13", inputs=Digest.of(b""), wheels=(gone,))
     refuse_unlinkable(CELL, lock, {}, store)
@@ -218,3 +220,10 @@ def test_another_wheel_for_another_cuda_may_do_without_that_library(
 )
 def test_wheels_that_fit_the_cuda_of_torch(store: Store, files: dict[str, bytes], cuda: str | None) -> None:
     check(store, {EXT: files}, cuda=cuda)
+
+
+def test_what_torch_itself_requires_is_not_fetched(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    triton = Found(name="ext", version="1.0", filename=EXT, url="", size=1, digest=None)
+    monkeypatch.setattr(linking, "resolve", lambda *_, **__: (triton,))
+    monkeypatch.setattr(linking, "fetch_wheels", lambda *_, **__: pytest.fail("fetched"))
+    refuse_unlinkable(CELL, LOCK, {}, store)
