@@ -176,7 +176,7 @@ def _installed(wheel: Wheel, site: Site, compiled: Mapping[str, str], dropped: A
     added = [file_entry(f"{wheel.dist_info}/INSTALLER", INSTALLER), file_entry(f"{wheel.dist_info}/REQUESTED", b"")]
     yield from added
     rows = [(e.path, record_digest(b"".join(e.body.chunks())), str(e.size)) for e in added if e.body is not None]
-    rows += [(f.path, f.digest, str(f.size)) for f in wheel.files if f.path not in dropped]
+    rows += [(f.path, f.digest, str(f.size) if f.sized else "") for f in wheel.files if f.path not in dropped]
     # like pip: bytecode is listed, so that it is removed with its source, and has no hash
     rows += [(compiled[f.path], "", "") for f in wheel.files if f.path in compiled]
     rows.append((f"{wheel.dist_info}/RECORD", "", ""))

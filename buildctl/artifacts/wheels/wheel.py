@@ -16,7 +16,7 @@ from configparser import Error as ConfigError
 from dataclasses import dataclass
 from pathlib import Path
 
-from installer.records import Hash, InvalidRecordEntry, RecordEntry, parse_record_file
+from installer.records import InvalidRecordEntry, RecordEntry, parse_record_file
 from installer.utils import parse_entrypoints, parse_metadata_file
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
@@ -65,7 +65,9 @@ class Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """A file of a wheel and where it goes. `digest` is RECORD's form of what `body` holds: `sha256=...`."""
+    """A file of a wheel and where it goes. `digest` is RECORD's form of what `body` holds: `sha256=...`, empty where
+    the wheel's RECORD has none; `sized` is whether it has the size.
+    """
 
     path: str
     label: str
@@ -73,6 +75,7 @@ class Placed:
     body: Body
     digest: str
     executable: bool
+    sized: bool = True
 
     def entry(self) -> Entry:
         return Entry(path=self.path, mode=0o755 if self.executable else 0o644, size=self.size, body=self.body)
@@ -189,7 +192,7 @@ def _record(text: str, label: str) -> tuple[dict[str, RecordEntry], list[str]]:
 
 
 def _complete_record(members: Mapping[str, ZipMember], record: dict[str, RecordEntry], info: str) -> list[str]:
-    """Make `record` say of every member what it is, and nothing else; returns what was odd.
+    """Give every member a row of `record`, and nothing else; returns what was odd.
 
     Raises ArtifactError where a row contradicts its member, and for a file that RECORD does not list and that Python
     would run at every start.
@@ -206,7 +209,7 @@ def _complete_record(members: Mapping[str, ZipMember], record: dict[str, RecordE
             raise member.error(f"is {member.size} bytes large, RECORD has {entry.size}")
         if entry is None or entry.hash_ is None or entry.hash_.name not in _HASHES:
             (unlisted if entry is None else bare).append(name)
-            record[name] = RecordEntry(name, Hash("sha256", _sha256(member)), member.size)
+        record.setdefault(name, RecordEntry(name, None, member.size))  # as uv writes it
     for name in gone:
         del record[name]
     return [
@@ -227,23 +230,24 @@ def _runs_at_start(name: str) -> bool:
     return base.endswith(".pth") or base in {"sitecustomize.py", "usercustomize.py"}
 
 
-def _sha256(member: ZipMember) -> str:
-    digest = hashlib.sha256()
-    for chunk in member.chunks():
-        digest.update(chunk)
-    return _encoded(digest.digest())
-
-
 def _place(member: ZipMember, record: RecordEntry, stem: str, name: str, site: Site) -> Placed:
     path, scripts = _destination(member, stem, name, site)
     body: Body = _DeflatedFile(member, record) if member.is_deflated else _File(member, record)
     if member.size > _MAX_HASHED and member.is_deflated:
         body = member
-    size, digest = member.size, str(record.hash_)
+    size, digest = member.size, str(record.hash_ or "")
     if scripts and (script := _script(member, body, site)):
         body, size, digest = Bytes(script), len(script), record_digest(script)
     executable = scripts or bool(member.mode & 0o111)
-    return Placed(path=path, label=member.label, size=size, body=body, digest=digest, executable=executable)
+    return Placed(
+        path=path,
+        label=member.label,
+        size=size,
+        body=body,
+        digest=digest,
+        executable=executable,
+        sized=bool(digest) or record.size is not None,
+    )
 
 
 def _destination(member: ZipMember, stem: str, name: str, site: Site) -> tuple[str, bool]:
@@ -311,7 +315,7 @@ def _encoded(digest: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A member as a body: its hash is compared with RECORD while it passes."""
+    """A member as a body: its hash is compared with RECORD while it passes, if that has a good one."""
 
     member: ZipMember
     record: RecordEntry
@@ -346,11 +350,15 @@ class _DeflatedFile(_File):
 
 class _Hash:
     def __init__(self, member: ZipMember, record: RecordEntry) -> None:
-        assert record.hash_ is not None  # noqa: S101 - _complete_record saw to it
-        self._member, self._expected = member, record.hash_.value.rstrip("=")
-        self._hash = hashlib.new(record.hash_.name)
-        self.update = self._hash.update
+        self._member, self._hash = member, None
+        if record.hash_ is not None and record.hash_.name in _HASHES:
+            self._expected = record.hash_.value.rstrip("=")
+            self._hash = hashlib.new(record.hash_.name)
+
+    def update(self, piece: bytes) -> None:
+        if self._hash is not None:
+            self._hash.update(piece)
 
     def done(self) -> None:
-        if _encoded(self._hash.digest()) != self._expected:
+        if self._hash is not None and _encoded(self._hash.digest()) != self._expected:
             raise self._member.error("does not match RECORD (wrong hash)")
