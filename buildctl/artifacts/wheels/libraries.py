@@ -1,5 +1,5 @@
-"""What the shared libraries of a wheel export, want and need, read from their ELF files and kept next to the store's
-other contents under the wheel's digest: reading torch takes seconds, asking again milliseconds.
+"""What the shared libraries of a wheel export, want and need, read from their ELF files and kept in the store, in
+libraries/, under the wheel's digest: reading torch takes seconds, asking again milliseconds.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class WheelLibraries:
 
 def libraries_of(store: Store, digest: Digest, filename: str) -> WheelLibraries | None:
     """Of a wheel that is in the store or was read before, else None. Raises ArtifactError for a broken wheel."""
-    kept = store.root / "contents" / f"{digest.hex}.libraries"
+    kept = store.root / "libraries" / digest.hex
     if (known := _read_kept(kept)) is not None:
         return known
     path = store.artifact(digest)
@@ -75,13 +75,14 @@ def libraries_of(store: Store, digest: Digest, filename: str) -> WheelLibraries 
         return None
     found = read_libraries(path, filename=filename, store=store)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(kept, zstandard.compress(json.dumps(_to_json(found)).encode()))
+    data = json.dumps(_to_json(found)).encode()
+    write_whole(kept, zstandard.ZstdCompressor(write_checksum=True).compress(data))
     return found
 
 
 def kept_libraries(store: Store) -> Iterator[WheelLibraries]:
     """Of all wheels that were ever read."""
-    for path in sorted((store.root / "contents").glob("*.libraries")):
+    for path in sorted((store.root / "libraries").glob("*")):
         if (known := _read_kept(path)) is not None:
             yield known
 

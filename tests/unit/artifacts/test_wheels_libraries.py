@@ -72,8 +72,10 @@ def test_what_was_read_once_is_kept(store: Store) -> None:
     assert list(kept_libraries(store)) == [found]
     assert found is not None
     assert found.torch == "torch==2.9.0"
-    (kept,) = (store.root / "contents").iterdir()
-    kept.write_bytes(b"other")
+    (kept,) = (store.root / "libraries").iterdir()
+    data = bytearray(kept.read_bytes())
+    data[len(data) // 2] ^= 1
+    kept.write_bytes(data)
     assert libraries_of(store, digest, NAME) is None
     assert not list((store.root / "tmp").iterdir())
 
