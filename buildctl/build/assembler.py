@@ -13,6 +13,7 @@ from buildctl.build.engine import Built, Order
 from buildctl.build.material import fetch_materials
 from buildctl.build.planner import Planned, Planner
 from buildctl.build.recipes import base_image, material_size, refuse_conflicts
+from buildctl.console.log import say
 from buildctl.console.progress import Silent, open_progress
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell
@@ -73,8 +74,9 @@ def _make(
     fresh = [p for p in planned if any(r.key in missing for r in p.recipe.layers)]
 
     def check() -> None:
-        for p in {(p.cell.name, p.cell.arch): p for p in fresh}.values():  # flavours share their wheels
-            refuse_conflicts(p.recipe, store)
+        distinct = {(p.cell.name, p.cell.arch): p for p in fresh}.values()  # flavours share their wheels
+        for note in dict.fromkeys(note for p in distinct for note in refuse_conflicts(p.recipe, store)):
+            say(f"note: {note}")
 
     with open_progress("made layer") if missing else nullcontext(Silent()) as progress:
         return make_layers(
