@@ -147,6 +147,7 @@ class Partial:
                 self.path.chmod(0o644)
                 self.path.replace(target)
                 _sync(target.parent)
+                self.store.receipts.note(self.digest, os.fstat(self.file.fileno()))
                 self.journal.unlink(missing_ok=True)
             self.close()
         return digest

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from buildctl.ground.errors import BuildctlError, EngineError, LayoutError, WriteError
 from buildctl.oci.digest import Digest
+from buildctl.oci.trees import remove_tree
 
 TEMPORARY = ".tmp-"  # prefix of the names of files that are still being written
 CHUNK = 1 << 20
@@ -35,8 +36,8 @@ def write_whole(target: Path, data: bytes) -> None:
 def bring(source: Path, target: Path, digest: Digest, size: int) -> None:
     """Put the content of `source` at `target`: as a hard link, else a copy that shares its data, else a hashed copy.
 
-    Only a real copy is hashed; the caller vouches for what can be linked. The name is on disk only after a
-    `sync_directory`. Raises LayoutError if size or digest is wrong.
+    Only a real copy is hashed; the caller vouches for what can be linked. A copy has the time of `source`. The name is
+    on disk only after a `sync_directory`. Raises LayoutError if size or digest is wrong.
     """
     try:
         actual = source.stat().st_size
@@ -44,14 +45,16 @@ def bring(source: Path, target: Path, digest: Digest, size: int) -> None:
         raise LayoutError(f"cannot read blob {digest}: {source}: {error.strerror}") from error
     if actual != size:
         raise LayoutError(f"{source} has {actual} bytes, but blob {digest} must have {size}")
-    target.unlink(missing_ok=True)
-    if _link(source, target):
-        return
     with _temporary(target) as temporary:
-        copied = _copy(source, temporary)
-        if copied is not None and copied != digest:
-            raise LayoutError(f"{source} is {copied}, but must be blob {digest}")
-        temporary.replace(target)
+        if not _link(source, temporary):
+            copied = _copy(source, temporary)
+            if copied is not None and copied != digest:
+                raise LayoutError(f"{source} is {copied}, but must be blob {digest}")
+            state = source.stat()
+            os.utime(temporary, ns=(state.st_atime_ns, state.st_mtime_ns))
+        if target.is_dir():
+            remove_tree(target)
+        temporary.replace(target)  # nothing, if both are the same file already
 
 
 def sync_directory(path: Path) -> None:
@@ -97,8 +100,6 @@ def _link(source: Path, target: Path) -> bool:
                 os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         os.link(source, target)
-    except FileExistsError:
-        return True  # another writer was faster
     except OSError as error:
         if error.errno in _NO_LINK:
             return False

@@ -32,6 +32,7 @@ from buildctl.oci.image import (
     Platform,
     canonical_json,
 )
+from buildctl.oci.trees import remove_tree
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 INDEX_TYPES = frozenset({MediaType.INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"})
@@ -47,6 +48,7 @@ class Layout:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.blobs = root / "blobs" / "sha256"
+        self.mended: list[str] = []  # what was found damaged and put right, for whoever tells the user
 
     def __repr__(self) -> str:
         return f"Layout({str(self.root)!r})"
@@ -61,9 +63,13 @@ class Layout:
     # writing
 
     def create(self) -> None:
-        """Create what an empty layout lacks; `oci-layout` comes last, so if it exists, the layout is complete."""
+        """Create what an empty layout lacks; `oci-layout` comes last, so if it exists, the layout is complete.
+
+        Both files of a layout are made again if they are damaged; the old index is kept as `index.json.damaged`.
+        """
         with translated(self.root):
             marker = self.root / "oci-layout"
+            self._mend(marker)
             _make_directory(self.root)
             for folder in (self.blobs.parent, self.blobs):
                 _make_directory(folder, again=not marker.exists())
@@ -75,16 +81,38 @@ class Layout:
             if not marker.exists():
                 self._replace(marker, LAYOUT_FILE)
 
+    def _mend(self, marker: Path) -> None:
+        if not marker.is_file() and not self.blobs.is_dir():
+            return  # whatever is here, it is not a layout yet
+        if marker.is_dir() or (marker.is_file() and marker.read_bytes() != LAYOUT_FILE and _is_damaged_marker(marker)):
+            remove_tree(marker)
+            self.mended.append(f"{marker} was damaged: written again")
+        with suppress(FileNotFoundError), self._locked(".index.lock", fcntl.LOCK_EX):
+            try:
+                self.read_index()
+            except OSError:
+                pass  # not there, or not readable: not to be decided here
+            except LayoutError as error:
+                if not self.index_path.exists():
+                    return
+                kept = self.index_path.with_name("index.json.damaged")
+                remove_tree(kept)
+                self.index_path.rename(kept)
+                self.mended.append(f"{error.message}; begun again without the other images, which the next build adds")
+
     def add_blob(self, source: Path, digest: Digest, size: int) -> None:
         """Add the file `source` under its digest: a hard link, else a shared copy, else a copy that is hashed.
 
-        The caller vouches for the digest of a file that can be linked. Raises LayoutError if the size, or what was
-        copied, does not match; EngineError if the disk is full.
+        What is there already stays if it is that file, a copy of it made here (it has its time), or hashes to the
+        digest. The caller vouches for the digest of `source`. Raises LayoutError if the size, or what was copied, does
+        not match; EngineError if the disk is full.
         """
         target = self.blob_path(digest)
-        if _has_size(target, size):
+        if _is_the_same(source, target):
             return
         with self._locked(".writers.lock", fcntl.LOCK_SH), translated(target, size):
+            if os.path.lexists(target) and not _holds(target, digest):
+                self.mended.append(f"{target} was damaged: put back")
             bring(source, target, digest, size)
 
     def write_bytes(self, media_type: str, data: bytes) -> Descriptor:
@@ -94,7 +122,9 @@ class Layout:
         if len(data) > JSON_LIMIT:
             raise LayoutError(f"{media_type} of {len(data)} bytes exceeds what registries accept ({JSON_LIMIT})")
         with self._locked(".writers.lock", fcntl.LOCK_SH), translated(target, len(data)):
-            if not _has_size(target, len(data)) or target.read_bytes() != data:
+            if not _holds(target, digest):
+                if os.path.lexists(target):
+                    self.mended.append(f"{target} was damaged: written again")
                 self._replace(target, data)
         return Descriptor(media_type=media_type, digest=digest, size=len(data))
 
@@ -284,6 +314,8 @@ class Layout:
 
     def _replace(self, target: Path, data: bytes) -> None:
         with self._locked(".writers.lock", fcntl.LOCK_SH):  # so that the temporary file is not swept
+            if target.is_dir():
+                remove_tree(target)
             write_whole(target, data)
 
     @contextmanager
@@ -337,6 +369,28 @@ def _has_size(path: Path, size: int) -> bool:
         return path.stat().st_size == size
     except OSError:
         return False
+
+
+def _is_the_same(source: Path, target: Path) -> bool:
+    try:
+        here, there = target.stat(), source.stat()
+    except OSError:
+        return False
+    return (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
+
+
+def _holds(path: Path, digest: Digest) -> bool:
+    try:
+        return Digest.of_file(path) == digest
+    except OSError:
+        return False
+
+
+def _is_damaged_marker(marker: Path) -> bool:
+    try:
+        return "imageLayoutVersion" not in parse_object(marker.read_bytes(), str(marker))
+    except LayoutError:
+        return True
 
 
 def _make_directory(path: Path, *, again: bool = False) -> None:
