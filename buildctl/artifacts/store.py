@@ -33,6 +33,7 @@ from buildctl.ground.errors import EngineError, LayoutError
 from buildctl.oci.compression import Compression
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
+from buildctl.oci.files import FULL, make_room, out_of_inodes
 from buildctl.oci.image import Descriptor, Layer, canonical_json
 from buildctl.oci.layer import write_layer
 from buildctl.oci.receipts import Receipts
@@ -40,6 +41,8 @@ from buildctl.oci.trees import remove_tree
 
 # Part of every recipe key: raise it when the same inputs give other layer bytes, and old layers are no longer found.
 RECIPE_VERSION = 3
+NO_WRITING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
+KEPT = "finished files are kept"
 _YOUNG = 3600.0  # seconds
 
 
@@ -282,17 +285,16 @@ class Store:
         try:
             yield
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno in FULL:
+                lacks, free = "inode" if out_of_inodes(self.root) else "space", _free(self.root)
+                hint = f"{make_room(self.root)}, or set BUILDCTL_CACHE to a folder on a larger disk; "
                 raise EngineError(
-                    f"no space left in the store while {doing}: {self.root}{_free(self.root)}",
-                    hint="free some space, or set BUILDCTL_CACHE to a folder on a larger disk; finished files are kept",
+                    f"no {lacks} left in the store while {doing}: {self.root}{free}", hint=hint + KEPT
                 ) from error
-            if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
-                raise EngineError(
-                    f"cannot use the store ({error.strerror}) while {doing}: {error.filename or self.root}",
-                    hint="set BUILDCTL_CACHE to a writable folder",
-                ) from error
-            raise
+            raise EngineError(
+                f"cannot use the store ({error.strerror or error}) while {doing}: {error.filename or self.root}",
+                hint="set BUILDCTL_CACHE to a writable folder" if error.errno in NO_WRITING else None,
+            ) from error
 
 
 def _free(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -51,10 +52,12 @@ def level() -> Level:
 
 
 def say(text: str) -> None:
-    _console().print(text)
+    with contextlib.suppress(OSError):  # a full disk behind stderr is no reason to stop working
+        _console().print(text)
 
 
 def detail(text: str) -> None:
     """What only `--verbose` shows. The caller has taken out secrets (`net.redact`)."""
     if _level is Level.VERBOSE:
-        _console().print(f"  {text}", style="dim")
+        with contextlib.suppress(OSError):
+            _console().print(f"  {text}", style="dim")

@@ -75,11 +75,26 @@ def translated(path: Path, size: int = 0) -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             need = f" ({size / 1e6:.1f} MB)" if size else ""
+            lacks = "the file system has no inode left" if out_of_inodes(path) else "the disk is full"
             raise EngineError(
-                f"the disk is full: cannot write {path}{need}",
-                hint="free some space and run the command again; it resumes from finished files",
+                f"{lacks}: cannot write {path}{need}",
+                hint=f"{make_room(path)} and run the command again; it resumes from finished files",
             ) from error
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def out_of_inodes(path: Path) -> bool:
+    """Whether the file system of `path` has space for bytes, but not for one more file."""
+    for place in (path, *path.parents):
+        with suppress(OSError):
+            state = os.statvfs(place)
+            return state.f_files > 0 and state.f_favail == 0 and state.f_bavail > 0
+    return False
+
+
+def make_room(path: Path) -> str:
+    """The beginning of a hint after a write failed with one of FULL."""
+    return "remove some files there, however small," if out_of_inodes(path) else "free some space"
 
 
 @contextmanager

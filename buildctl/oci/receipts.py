@@ -34,7 +34,7 @@ class Receipts:
                 return True
             with path.open("rb") as file:
                 state = os.fstat(file.fileno())  # taken first, so that a change meanwhile shows the next time
-                found = Digest(hashlib.file_digest(file, "sha256").hexdigest())
+                found = Digest.of_stream(file)
         except PermissionError:
             raise
         except OSError:  # not there, a folder, or on a disk that does not give it back

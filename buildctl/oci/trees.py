@@ -51,6 +51,11 @@ def discard_changed(target: Path) -> bool:
     return True
 
 
+def is_changed(target: Path) -> bool:
+    """Whether it is there, but not as it was kept."""
+    return _is_kept(target) is False
+
+
 def remove_tree(folder: Path) -> None:
     """Remove what an image may have left: however deep, without write permission. What cannot be removed stays."""
     if folder.is_symlink() or not folder.is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -66,7 +65,7 @@ class Blob:
         """Whether the content matches the digest, and what it unpacks to the diff id."""
         with self.open() as file:
             if self.diff_id is None:
-                return Digest(hashlib.file_digest(file, "sha256").hexdigest()) == self.descriptor.digest
+                return Digest.of_stream(file) == self.descriptor.digest
             where = f"layer {self.descriptor.digest}"
             found = layer_hashes(file, self.descriptor.media_type, where)
         return found == (self.descriptor.digest, self.diff_id)
