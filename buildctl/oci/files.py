@@ -97,6 +97,40 @@ def make_room(path: Path) -> str:
     return "remove some files there, however small," if out_of_inodes(path) else "free some space"
 
 
+def has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def is_the_same(source: Path, target: Path) -> bool:
+    """Whether `target` is `source`, or a copy that `bring` made of it."""
+    try:
+        here, there = target.stat(), source.stat()
+    except OSError:
+        return False
+    return (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
+
+
+def holds(path: Path, digest: Digest) -> bool:
+    """Whether the content of the file is what the digest says; hashes it."""
+    try:
+        return Digest.of_file(path) == digest
+    except OSError:
+        return False
+
+
+def make_directory(path: Path, *, again: bool = False) -> None:
+    """Make a directory that other users can read, whatever the umask; `again` after a possibly killed attempt."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        if not again:
+            return
+    path.chmod(0o755)
+
+
 @contextmanager
 def _temporary(target: Path) -> Iterator[Path]:
     path = target.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}")

@@ -20,7 +20,17 @@ from typing import Any, BinaryIO
 
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
-from buildctl.oci.files import TEMPORARY, bring, sync_directory, translated, write_whole
+from buildctl.oci.files import (
+    TEMPORARY,
+    bring,
+    has_size,
+    holds,
+    is_the_same,
+    make_directory,
+    sync_directory,
+    translated,
+    write_whole,
+)
 from buildctl.oci.image import (
     REF_NAME,
     Descriptor,
@@ -70,9 +80,9 @@ class Layout:
         with translated(self.root):
             marker = self.root / "oci-layout"
             self._mend(marker)
-            _make_directory(self.root)
+            make_directory(self.root)
             for folder in (self.blobs.parent, self.blobs):
-                _make_directory(folder, again=not marker.exists())
+                make_directory(folder, again=not marker.exists())
             self._sweep()
             if not self.index_path.exists():
                 with self._locked(".index.lock", fcntl.LOCK_EX):
@@ -90,15 +100,13 @@ class Layout:
         with suppress(FileNotFoundError), self._locked(".index.lock", fcntl.LOCK_EX):
             try:
                 self.read_index()
-            except OSError:
-                pass  # not there, or not readable: not to be decided here
-            except LayoutError as error:
+            except (IsADirectoryError, LayoutError) as error:
                 if not self.index_path.exists():
                     return
                 kept = self.index_path.with_name("index.json.damaged")
                 remove_tree(kept)
                 self.index_path.rename(kept)
-                self.mended.append(f"{error.message}; begun again without the other images, which the next build adds")
+                self.mended.append(f"{self.index_path} was damaged: begun again; build the other images, too ({error})")
 
     def add_blob(self, source: Path, digest: Digest, size: int) -> None:
         """Add the file `source` under its digest: a hard link, else a shared copy, else a copy that is hashed.
@@ -108,10 +116,10 @@ class Layout:
         not match; EngineError if the disk is full.
         """
         target = self.blob_path(digest)
-        if _is_the_same(source, target):
+        if is_the_same(source, target):
             return
         with self._locked(".writers.lock", fcntl.LOCK_SH), translated(target, size):
-            if os.path.lexists(target) and not _holds(target, digest):
+            if os.path.lexists(target) and not holds(target, digest):
                 self.mended.append(f"{target} was damaged: put back")
             bring(source, target, digest, size)
 
@@ -122,7 +130,7 @@ class Layout:
         if len(data) > JSON_LIMIT:
             raise LayoutError(f"{media_type} of {len(data)} bytes exceeds what registries accept ({JSON_LIMIT})")
         with self._locked(".writers.lock", fcntl.LOCK_SH), translated(target, len(data)):
-            if not _holds(target, digest):
+            if not holds(target, digest):
                 if os.path.lexists(target):
                     self.mended.append(f"{target} was damaged: written again")
                 self._replace(target, data)
@@ -187,7 +195,7 @@ class Layout:
         self.create()
         with self._locked(".writers.lock", fcntl.LOCK_SH):
             for manifest in manifests:
-                if not _has_size(self.blob_path(manifest.digest), manifest.size):
+                if not has_size(self.blob_path(manifest.digest), manifest.size):
                     raise LayoutError(f"{name}: manifest {manifest.digest} is not in {self.root}")
             ordered = tuple(sorted(manifests, key=lambda m: str(m.platform)))
             index = Index(manifests=ordered, annotations=annotations or {})
@@ -364,40 +372,8 @@ def _other_algorithm(manifest: Mapping[str, Any]) -> bool:
     return bool(colon and encoded) and algorithm != "sha256" and _ALGORITHM.fullmatch(algorithm) is not None
 
 
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
-
-
-def _is_the_same(source: Path, target: Path) -> bool:
-    try:
-        here, there = target.stat(), source.stat()
-    except OSError:
-        return False
-    return (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
-
-
-def _holds(path: Path, digest: Digest) -> bool:
-    try:
-        return Digest.of_file(path) == digest
-    except OSError:
-        return False
-
-
 def _is_damaged_marker(marker: Path) -> bool:
     try:
         return "imageLayoutVersion" not in parse_object(marker.read_bytes(), str(marker))
     except LayoutError:
         return True
-
-
-def _make_directory(path: Path, *, again: bool = False) -> None:
-    """Make a directory that other users can read, whatever the umask; `again` after a possibly killed attempt."""
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        if not again:
-            return
-    path.chmod(0o755)
