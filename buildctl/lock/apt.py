@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,6 +11,7 @@ from urllib.parse import unquote
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.ground import run
 from buildctl.ground.errors import ResolveError, ResolverError, SourceError, ToolError
+from buildctl.ground.scratch import scratch
 from buildctl.lock.apt_sources import ARCHIVES
 from buildctl.lock.debian import NAME, inputs_of
 from buildctl.matrix.cells import DebianBase, Flavour
@@ -42,7 +42,7 @@ def resolve_base(
     """
     if not keyring.is_file():
         raise ResolverError(f"no keys to verify Debian's signature: {keyring} does not exist", hint=KEYRING_HINT)
-    with tempfile.TemporaryDirectory(prefix="buildctl-apt-") as folder:
+    with scratch("apt") as folder:
         root = Path(folder)
         sources = private_root(root, base.suite, arch, mirrors, keyring)
         update(root, base.suite)
