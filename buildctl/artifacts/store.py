@@ -20,7 +20,6 @@ import hashlib
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
@@ -43,7 +42,6 @@ from buildctl.oci.trees import remove_tree
 RECIPE_VERSION = 3
 NO_WRITING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
 KEPT = "finished files are kept"
-_YOUNG = 3600.0  # seconds
 
 
 def recipe_key(*parts: Any) -> str:
@@ -216,30 +214,6 @@ class Store:
                 for path in sorted((self.root / name).iterdir()):
                     with contextlib.suppress(OSError):
                         _remove_if_unlocked(path)
-
-    def prune(self, *, everything: bool = False) -> int:
-        """Remove what is cheap to recreate: unpacked images, and layers that no recipe refers to.
-
-        With `everything` also layers and downloads. Returns the bytes freed. Anything younger than an hour stays,
-        since a build may be about to use it.
-        """
-        before = shutil.disk_usage(self.root).free if self.root.is_dir() else 0
-        folders = ["unpacked", "unpacked-images", "pulled"]
-        folders += ["layers", "blobs", "artifacts", "partial", "python", "contents", "receipts"] if everything else []
-        for name in folders:
-            remove_tree(self.root / name)
-        known = {layer.descriptor.digest.hex for path in self._keys() if (layer := self._named(path.stem))}
-        for blob in self._files("blobs/sha256"):
-            if blob.name not in known and time.time() - blob.stat().st_mtime > _YOUNG:
-                blob.unlink(missing_ok=True)
-        self.sweep()
-        return max(0, shutil.disk_usage(self.root).free - before) if self.root.is_dir() else 0
-
-    def _keys(self) -> list[Path]:
-        return [path for path in self._files("layers") if path.suffix == ".json"]
-
-    def _files(self, folder: str) -> list[Path]:
-        return sorted((self.root / folder).iterdir()) if (self.root / folder).is_dir() else []
 
     def _key_path(self, key: str) -> Path:
         return self.root / "layers" / f"{key}.json"

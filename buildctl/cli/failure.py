@@ -6,11 +6,13 @@ import contextlib
 import errno
 import json
 import os
+import sys
 import traceback
 from collections.abc import Sequence
 
 import click
 
+from buildctl.console.table import fitted
 from buildctl.ground.errors import BuildctlError, ExitCode
 
 _ADVICE = {
@@ -75,6 +77,8 @@ def _answer(error: BuildctlError, code: int, arguments: Sequence[str]) -> None:
 def _say(word: str, colour: str, text: str) -> None:
     color = False if os.environ.get("NO_COLOR") else None
     with contextlib.suppress(OSError):  # a full or closed stderr: the exit code tells it all the same
+        if sys.stderr.isatty():
+            text = fitted(word + text).removeprefix(word)
         click.echo(click.style(word, fg=colour, bold=word == "error: ") + text, err=True, color=color)
 
 

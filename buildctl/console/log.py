@@ -7,6 +7,8 @@ import functools
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from buildctl.console.table import fitted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -52,8 +54,10 @@ def level() -> Level:
 
 
 def say(text: str) -> None:
+    """On a terminal, lines are broken at blanks; elsewhere a line stays one."""
+    console = _console()
     with contextlib.suppress(OSError):  # a full disk behind stderr is no reason to stop working
-        _console().print(text)
+        console.print(fitted(text, width=console.width) if console.is_terminal else text)
 
 
 def detail(text: str) -> None:
