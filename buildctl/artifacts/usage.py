@@ -28,7 +28,7 @@ class Sort(StrEnum):
 CHEAP = (Sort.UNPACKED, Sort.ORPHANS)
 FOLDERS: Mapping[Sort, tuple[str, ...]] = {
     Sort.UNPACKED: ("unpacked", "unpacked-images", "pulled"),
-    Sort.OTHER: ("python", "contents", "bases", "receipts"),
+    Sort.OTHER: ("python", "contents", "bases"),
 }
 
 
@@ -130,6 +130,7 @@ def remove(store: Store, gone: Sequence[Item]) -> int:
                 remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
+            (store.root / "receipts" / path.name).unlink(missing_ok=True)
         freed += item.size if there and not os.path.lexists(item.paths[0]) else 0
     store.sweep()
     return freed
