@@ -104,7 +104,8 @@ def _stats(path: Path) -> Iterator[os.stat_result]:
     if path.is_dir() and not path.is_symlink():
         todo = [path]
         while todo:
-            with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(todo.pop()) as entries:
+            # gone meanwhile, not ours, or too deep for a path: what cannot be seen is not counted
+            with contextlib.suppress(OSError), os.scandir(todo.pop()) as entries:
                 for entry in entries:
                     yield entry.stat(follow_symlinks=False)
                     if entry.is_dir(follow_symlinks=False):

@@ -15,6 +15,7 @@ import click
 from buildctl.console.table import fitted
 from buildctl.ground.errors import BuildctlError, ExitCode
 
+_LONGEST = 300  # letters of a path; one of 3,000 folders helps nobody
 _ADVICE = {
     errno.ENOSPC: "the disk, or what stdout leads to, is full",
     errno.EDQUOT: "the quota of this user is used up",
@@ -39,9 +40,13 @@ def tell(error: BuildctlError, arguments: Sequence[str], *, code: int | None = N
 
 def tell_system(error: OSError, arguments: Sequence[str]) -> int:
     """What the operating system refused, with or without the name of a file: a full stdout has none."""
-    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    where = "" if error.filename is None else f"{_cut(os.fsdecode(error.filename))}: "
     hint = None if where else _ADVICE.get(error.errno or 0)
     return tell(BuildctlError(f"{where}{error.strerror or error}", hint=hint), arguments)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
 
 
 def tell_interrupt(code: int, arguments: Sequence[str]) -> int:

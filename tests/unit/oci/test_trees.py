@@ -1,22 +1,13 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from buildctl.oci.trees import discard_changed, is_changed, keep_tree, remove_tree
+from tests.support.images import nested
 
 
 def test_folders_nested_three_thousand_deep_are_removed(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    root.mkdir()
-    handle = os.open(root, os.O_RDONLY)
-    for _ in range(3000):
-        os.mkdir("d", dir_fd=handle)
-        below = os.open("d", os.O_RDONLY, dir_fd=handle)
-        os.close(handle)
-        handle = below
-    os.close(os.open("file", os.O_CREAT, dir_fd=handle))
-    os.close(handle)
+    root = nested(tmp_path / "root", 3000)
     remove_tree(root)
     assert not root.exists()
 
