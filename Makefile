@@ -1,7 +1,7 @@
 # Every target does its own set-up: a fresh Debian or Ubuntu machine with git, make and Python 3.11 needs nothing else.
 BUILDCTL := .venv/bin/buildctl
 .DEFAULT_GOAL := help
-.PHONY: help venv dev tools images lock render requirements test test-all test-root unit check format bench clean
+.PHONY: help venv dev tools images lock render requirements test test-all test-root chaos unit check format bench clean
 
 PYTEST := .venv/bin/python -m pytest -q
 
@@ -34,6 +34,9 @@ test-all: dev tools ## the same, and what needs CUDA images or many minutes: an 
 	@$(PYTEST) tests/unit -n auto
 	@$(PYTEST) tests/integration -m "not images" -n 2 --dist loadgroup
 	@$(PYTEST) tests/integration -m images
+
+chaos: dev tools ## kills, errors and rot on small images: CHAOS="--kills 50", ATTACKS="rot crowd" (docs/faults.md)
+	@.venv/bin/python -m tests.chaos $(CHAOS) $(ATTACKS)
 
 # what an ordinary user may not do: those tests are skipped in `make test`, and the others need not run twice
 test-root: dev tools

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from buildctl.console.log import say
 from buildctl.console.table import folded, size, table
 from buildctl.dockerfile.files import update_rendered
 from buildctl.ground.errors import RuntimeUnavailableError
+from buildctl.ground.scratch import scratch as scratch_folder
 from buildctl.lock.locked import load_locked, of_all_architectures
 from buildctl.lock.update import stale_locks, update_locks
 from buildctl.matrix.cells import Cell
@@ -127,7 +127,7 @@ def _image_size(planned: Planned, sizes: dict[str, int]) -> int:
 def _resolved(project: Project, cells: Sequence[Cell]) -> Iterator[tuple[Project, tuple[tuple[str, str], ...]]]:
     """The project with everything locked and rendered: a copy in a temporary folder, without its output."""
     stale = tuple((project.shown(path), reason) for path, reason in stale_locks(project, cells))
-    with tempfile.TemporaryDirectory(prefix="buildctl-plan-") as folder:
+    with scratch_folder("plan") as folder:
         root = Path(folder)
         for entry in project.root.iterdir():
             if entry.name == "images":

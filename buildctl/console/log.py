@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from enum import IntEnum
@@ -58,13 +59,15 @@ def say(text: str) -> None:
     if _level is Level.QUIET:
         return
     text = fitted(text) if sys.stderr.isatty() else text
-    if _console.cache_info().currsize:  # something may move on the terminal below what is said
-        _console().print(text)
-    else:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - rich takes a tenth of a second to import
+    with contextlib.suppress(OSError):  # a full disk behind stderr is no reason to stop working
+        if _console.cache_info().currsize:  # something may move on the terminal below what is said
+            _console().print(text)
+        else:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201 - rich takes a tenth of a second to import
 
 
 def detail(text: str) -> None:
     """What only `--verbose` shows. The caller has taken out secrets (`net.redact`)."""
     if _level is Level.VERBOSE:
-        _console().print(f"  {text}", style="dim")
+        with contextlib.suppress(OSError):
+            _console().print(f"  {text}", style="dim")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import tempfile
 import threading
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from packaging.version import Version
 from buildctl.ground.errors import LockError, ResolveError, ResolverError, SettingsError, SourceError, ToolError
 from buildctl.ground.net import redact
 from buildctl.ground.run import Completed, run
+from buildctl.ground.scratch import scratch
 from buildctl.lock.index import several_indexes, uv_environment
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Accelerator
@@ -113,7 +113,7 @@ def resolve(
 def _check_one_index(chosen: Sequence[Found], options: Sequence[str], env: Mapping[str, str]) -> None:
     """pylock.toml does not say which index a wheel is from, an annotated requirements.txt does."""
     pins = [f"{found.name}=={found.version}" for found in chosen if found.name in FAMILY]
-    with tempfile.TemporaryDirectory(prefix="buildctl-lock-") as folder:
+    with scratch("lock") as folder:
         root = Path(folder)
         (root / "pyproject.toml").write_text("[tool.uv]\n", "utf-8")
         (root / "pins.txt").write_text("\n".join(pins) + "\n", "utf-8")
@@ -149,7 +149,7 @@ def _compile(
     keep: Iterable[tuple[str, str]] = (),
 ) -> list[list[Found]]:
     """What uv writes into its pylock.toml (PEP 751): the wheels of each package."""
-    with tempfile.TemporaryDirectory(prefix="buildctl-lock-") as folder:
+    with scratch("lock") as folder:
         root = Path(folder)
         # a [tool.uv] table of our own ends uv's search for a project's configuration in the folders above
         (root / "pyproject.toml").write_text(_pyproject(requirements, python, index), "utf-8")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -230,3 +233,30 @@ def test_verify_refuses_an_image_of_another_architecture_before_it_pulls_it(proj
     with pytest.raises(LayoutError, match=r"registry\.example/a:x has no image for amd64"):
         verify(cast("Repository", served), arch="amd64", scratch=None, progress=Silent())
     assert served.asked == [project.layout.manifest(served.image).config.digest]
+
+
+@pytest.mark.parametrize("full", [("stdout",), ("stdout", "stderr")])
+def test_a_full_stdout_is_an_error_and_not_a_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], full: tuple[str, ...]
+) -> None:
+    with contextlib.ExitStack() as files:
+        for name in full:
+            # the last flush, of what could not be written, fails too
+            files.enter_context(contextlib.suppress(OSError))
+            monkeypatch.setattr(sys, name, files.enter_context(Path("/dev/full").open("w")))
+        assert run(monkeypatch, "matrix", "--json") == ExitCode.FILE
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert full != ("stdout",) or said.startswith("error: No space left on device\nhint: ")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENOMEM])
+def test_an_error_of_the_system_without_a_file_is_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Project, "find", fail)
+    assert run(monkeypatch, "matrix") == ExitCode.FILE
+    assert capsys.readouterr().err.startswith(f"error: {os.strerror(number)}\nhint: ")
