@@ -12,6 +12,7 @@ from buildctl.ground.errors import ExitCode, UsageError, did_you_mean
 
 ENVIRONMENT = {
     "BUILDCTL_CACHE": "Folder of downloads and layers (~/.cache/buildctl)",
+    "BUILDCTL_CACHE_FROM": "The same as --cache-from; also _TRUST, _TO, _KEY",
     "BUILDCTL_LAYOUT": "The same as --layout",
     "BUILDCTL_SIGN_KEY": "The same as --sign-key; its password: COSIGN_PASSWORD",
     "BUILDCTL_VERIFY_KEY": "The same as --key of verify",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,12 +12,17 @@ from buildctl.cli.commands import command
 from buildctl.cli.options import Options, names_argument
 from buildctl.ground.errors import ExitCode
 
+if TYPE_CHECKING:
+    from buildctl.oci.layout import Layout
+
 
 @command("Check every digest of the built images")
 @names_argument
 @click.pass_obj
 def fsck(options: Options, names: Sequence[str]) -> None:
     """Re-compute every digest, size and diff id of the built images, and look for names that escape and setuid files.
+
+    Layers that are only in a cache are fetched first: what was not read is not checked.
 
     \b
     Examples:
@@ -27,6 +33,7 @@ def fsck(options: Options, names: Sequence[str]) -> None:
     from buildctl.oci.layout import Layout
 
     project = options.open()
+    _bring(Layout(project.layout), names)
     problems = check_layout(project.layout, list(names) or None)
     if not problems and not Layout(project.layout).read_index().manifests:
         problems = [f"{project.shown(project.layout)} holds no image: there is nothing to check"]
@@ -35,6 +42,21 @@ def fsck(options: Options, names: Sequence[str]) -> None:
     if problems:
         sys.exit(ExitCode.LAYOUT)
     click.echo(f"{project.shown(project.layout)}: everything matches its digest")
+
+
+def _bring(layout: Layout, names: Sequence[str]) -> None:
+    """A broken layout is for the check to describe."""
+    from buildctl.ground.errors import LayoutError
+
+    try:
+        images = [layout.resolve(name) for name in names] if names else layout.entries()
+        if not layout.absent(images):
+            return
+    except LayoutError:
+        return
+    from buildctl.registry.remote import bring_layers
+
+    bring_layers(layout, images, "fsck")
 
 
 @command("Free disk space in the store")

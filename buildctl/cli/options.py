@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -65,3 +66,38 @@ runtime_option = click.option("--runtime", type=click.Choice((AUTO, *RUNTIMES)),
 environment_option = click.option(
     "--path", type=click.Path(file_okay=False, path_type=Path), help="Where the native environment is (mps-... only)."
 )
+
+
+def cache_options(function: Callable[..., None]) -> Callable[..., None]:
+    """The options of the shared layer cache."""
+    for option in reversed(
+        (
+            click.option(
+                "--cache-from",
+                multiple=True,
+                envvar="BUILDCTL_CACHE_FROM",
+                metavar="REGISTRY/REPO",
+                help="Take layers from there that others made (default: `cache` in matrix.yaml); once for each.",
+            ),
+            click.option("--no-cache-from", is_flag=True, help="Take no layer from any cache."),
+            click.option(
+                "--cache-trust",
+                multiple=True,
+                envvar="BUILDCTL_CACHE_TRUST",
+                metavar="FILE",
+                help="Public key whose signatures count: a file, or env://NAME.",
+            ),
+            click.option(
+                "--cache-to", envvar="BUILDCTL_CACHE_TO", metavar="REGISTRY/REPO", help="Put what is made there."
+            ),
+            click.option(
+                "--cache-key",
+                envvar="BUILDCTL_CACHE_KEY",
+                metavar="FILE",
+                help="Private key that signs it: a file ($COSIGN_PASSWORD), or env://NAME.",
+            ),
+            click.option("--require-cache", is_flag=True, help="Fail instead of making a layer that no cache has."),
+        )
+    ):
+        function = option(function)
+    return function

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from buildctl.console.progress import Progress
+from buildctl.console.progress import Progress, Task
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Manifest
 from buildctl.oci.layout import Layout
+from buildctl.oci.remote import Place, place_of
 from buildctl.publish.result import Candidate, Pushed
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError, RefusedError
 from buildctl.registry.referrers import Signer, attach
+from buildctl.registry.remote import RemoteFile, opened
 from buildctl.registry.upload import Blob, Moved, Upload
 
 WORKERS = 4
@@ -37,6 +40,8 @@ class ImagePush:
     dry_run: bool
     signer: Signer | None = None
     moved: dict[Digest, tuple[Moved, int]] = field(default_factory=dict)
+    _sources: dict[str, Repository] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def images(self, candidates: Sequence[Candidate]) -> list[Pushed]:
         known = parallel(lambda c: self.repository.head(str(c.descriptor.digest)), candidates)
@@ -74,11 +79,31 @@ class ImagePush:
             self.moved[descriptor.digest] = (Moved.THERE, 0) if there else (Moved.SENT, descriptor.size)
             return
         task = self.progress.add(f"sha256:{descriptor.digest.short}", descriptor.size)
-        blob = Blob(descriptor=descriptor, path=self.layout.blob_path(descriptor.digest))
-        upload = Upload(self.repository, blob, task)
+        upload = self._upload(descriptor, task)
         how = upload.run()
         task.finish()
         self.moved[descriptor.digest] = (how, upload.sent)
+
+    def _upload(self, descriptor: Descriptor, task: Task) -> Upload:
+        """From the layout; or from the cache that has the layer: mounted in the same registry, else streamed."""
+        path, place = self.layout.blob_path(descriptor.digest), place_of(self.layout.root, descriptor.digest)
+        blob = Blob(descriptor=descriptor, path=path)
+        if place is None:
+            return Upload(self.repository, blob, task)
+        to, reference = self.repository, self.repository.reference
+        if place.registry == reference.registry and place.repository not in (*to.mount_from, reference.repository):
+            to = replace(to, mount_from=(place.repository, *to.mount_from))
+        if not path.exists():
+            source = self._opened(place)
+            blob = replace(blob, path=None, remote=lambda: RemoteFile(source, place))
+        return Upload(to, blob, task)
+
+    def _opened(self, place: Place) -> Repository:
+        """One connection for all blobs of a repository."""
+        with self._lock:
+            if place.name not in self._sources:
+                self._sources |= opened([place])
+            return self._sources[place.name]
 
     def manifest(self, candidate: Candidate) -> None:
         """By digest. If the registry reports a missing blob, checks the image's blobs once more."""

@@ -6,11 +6,12 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Protocol, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import requests
@@ -35,20 +36,33 @@ class Moved(StrEnum):
     SENT = "sent"
 
 
+class Readable(Protocol):
+    """What an upload needs of a file."""
+
+    def seek(self, position: int, /) -> int: ...
+
+    def read(self, amount: int = -1, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """A blob as a file, or a small one in memory."""
+    """A blob as a file, a small one in memory, or one that is read from elsewhere, by `remote`, while it is sent."""
 
     descriptor: Descriptor
     path: Path | None = None
     data: bytes = b""
+    remote: Callable[[], Readable] | None = None
 
     @classmethod
     def of(cls, data: bytes, media_type: str) -> Self:
         return cls(descriptor=Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data)), data=data)
 
-    def open(self) -> BinaryIO:
+    def open(self) -> Readable:
         """Raises LayoutError."""
+        if self.remote is not None:
+            return self.remote()
         if self.path is None:
             return io.BytesIO(self.data)
         try:
@@ -62,7 +76,7 @@ class Blob:
 
     def is_true(self) -> bool:
         """Whether the content matches the digest."""
-        with self.open() as file:
+        with closing(self.open()) as file:
             seen = hashlib.sha256()
             while chunk := file.read(_READ):
                 seen.update(chunk)
@@ -87,6 +101,8 @@ class _Slice:
             yield chunk
 
     def read(self, size: int = -1, /) -> bytes:
+        if not self._left:
+            return b""
         data = self._file.read(self._left if size < 0 else min(max(size, 1 << 16), self._left))
         self._left -= len(data)
         self.sent += len(data)
@@ -237,7 +253,7 @@ class Upload:
     def _refused(self, error: RefusedError, tries: Tries) -> None:
         """Retry if bytes changed in transit or the session rejects chunks; anything else is final."""
         descriptor = self.blob.descriptor
-        if "DIGEST_INVALID" in error.codes and not self.blob.is_true():
+        if "DIGEST_INVALID" in error.codes and self.blob.remote is None and not self.blob.is_true():
             raise LayoutError(
                 f"{self.blob.path or descriptor.media_type} does not match its digest",
                 hint="run `buildctl fsck`, then build again",

@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from buildctl.artifacts.bytecode import Compilation, Compiler, pyc_path
+from buildctl.artifacts.facts import HASH, KnownFile
 from buildctl.artifacts.wheels.wheel import Placed, Site, Wheel, read_wheel, record_digest
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Body, Bytes, DeflatedBody, Entry, directory_entry, file_entry
 
+_File = TypeVar("_File", Placed, Placed | KnownFile)
 INSTALLER = b"buildctl\n"
 _MAX_SOURCE = 16 << 20  # bytes; a larger .py file is data, and stays without bytecode
 
@@ -76,16 +79,25 @@ def estimated_work(wheels: Iterable[tuple[str, int]]) -> int:
     return sum(size * (50 if name.endswith("-none-any.whl") else 1) for name, size in wheels)
 
 
-def refuse_overlaps(wheels: Iterable[WheelFile], *, site: Site) -> None:
-    """Raise ArtifactError if two of `wheels` would install different files at the same path."""
-    _merged([read_wheel(w.path, filename=w.filename, site=site) for w in wheels])
+def refuse_overlaps(wheels: Iterable[WheelFile], *, site: Site, known: Iterable[Sequence[KnownFile]] = ()) -> None:
+    """Raise ArtifactError if two of `wheels`, or of the layers whose files are `known`, would install different files
+    at the same path.
+    """
+    parsed = [read_wheel(w.path, filename=w.filename, site=site) for w in wheels]
+    groups: list[Sequence[Placed | KnownFile]] = [*(wheel.files for wheel in parsed), *known]
+    _unique(groups)
 
 
 def _merged(wheels: Iterable[Wheel]) -> dict[str, Placed]:
     """The files of all wheels by path, sorted."""
-    merged: dict[str, Placed] = {}
-    for wheel in wheels:
-        for file in wheel.files:
+    return _unique([wheel.files for wheel in wheels])
+
+
+def _unique(groups: Iterable[Sequence[_File]]) -> dict[str, _File]:
+    """By path, sorted. Raises ArtifactError where two groups differ."""
+    merged: dict[str, _File] = {}
+    for files in groups:
+        for file in files:
             other = merged.setdefault(file.path, file)
             if other is not file and not _same(file, other):
                 raise ArtifactError(
@@ -100,22 +112,24 @@ def _merged(wheels: Iterable[Wheel]) -> dict[str, Placed]:
     return dict(sorted(merged.items()))
 
 
-def _both(a: Placed, b: Placed) -> str:
+def _both(a: Placed | KnownFile, b: Placed | KnownFile) -> str:
     return a.label if a.label == b.label else " and ".join(sorted((a.label, b.label)))
 
 
-def _same(a: Placed, b: Placed) -> bool:
+def _same(a: Placed | KnownFile, b: Placed | KnownFile) -> bool:
     """Whether two wheels bring the same file. Contents are read: RECORD could lie about the dropped one."""
     if a.label == b.label or (a.size, a.executable) != (b.size, b.executable):
         return False
     return _content(a) == _content(b)
 
 
-def _content(file: Placed) -> bytes:
+def _content(file: Placed | KnownFile) -> str:
+    if isinstance(file, KnownFile):
+        return file.content
     digest = hashlib.sha256()
     for chunk in file.body.chunks():
         digest.update(chunk)
-    return digest.digest()
+    return digest.hexdigest()[:HASH]
 
 
 def _folders(paths: Iterable[str]) -> set[str]:
