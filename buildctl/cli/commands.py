@@ -84,13 +84,22 @@ class CommandGroup(click.Group):
             with formatter.section(title):
                 formatter.write_dl([(str(c.name).ljust(width), str(c.short_help)) for c in commands])
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if ctx.parent is not None:
+            return
         with formatter.section("Environment"):
             formatter.write_dl(list(ENVIRONMENT.items()))
         with formatter.section("Exit codes"):
             rows = (ExitCode.OK, ExitCode.FAILED, ExitCode.USAGE, ExitCode.NOT_RUN)
             formatter.write_dl([(str(int(code)), code.meaning) for code in rows])
             formatter.write_text("The others: docs/exit-codes.md")
+
+
+def command_group(name: str, short: str, *commands: click.Command) -> CommandGroup:
+    """A group below `buildctl`: buildctl NAME COMMAND."""
+    group = CommandGroup(name, short_help=short, help=f"{short}.")
+    group.fill({"Commands": commands})
+    return group
 
 
 def command(short: str) -> Callable[[Callable[..., Any]], click.Command]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from buildctl.cli import cache
 from buildctl.cli.commands import command
 from buildctl.cli.options import Options, names_argument
 from buildctl.ground.errors import ExitCode
@@ -94,4 +95,4 @@ def completion(shell: str) -> None:
     click.echo(kind(click.get_current_context().find_root().command, {}, "buildctl", "_BUILDCTL_COMPLETE").source())
 
 
-COMMANDS = (fsck, prune, completion)
+COMMANDS = (fsck, prune, cache.GROUP, completion)

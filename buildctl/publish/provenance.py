@@ -1,10 +1,12 @@
 """Where an image comes from: an in-toto statement with a SLSA v1 predicate, made from locks and rendered files alone.
 
-Every input is named by its hash, none by a host. Same image, same bytes.
+Every input is named by its hash, none by a host. Same image, same bytes; but layers that a shared cache vouches for are
+named with the key that signed them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +18,7 @@ from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.oci.remote import Place
 from buildctl.publish.sbom import locked_hashes
 from buildctl.registry.referrers import Document
 
@@ -27,18 +30,35 @@ LOCAL = "urn:x-buildctl:builder:unnamed"
 
 
 def provenance_document(
-    project: Project, locked: LockedCell, descriptor: Descriptor, *, builder: str = LOCAL
+    project: Project,
+    locked: LockedCell,
+    descriptor: Descriptor,
+    *,
+    builder: str = LOCAL,
+    cached: Sequence[Place] = (),
 ) -> Document:
-    """`builder` is a URI for who ran the build, such as a workflow. Raises LockError."""
+    """`builder` is a URI for who ran the build, such as a workflow; `cached` are layers for which a shared cache
+    vouches. Raises LockError.
+    """
     return Document(
         kind=PROVENANCE_KIND,
-        data=canonical_json(statement(project, locked, descriptor, builder=builder)),
+        data=canonical_json(statement(project, locked, descriptor, builder=builder, cached=cached)),
         annotations={"in-toto.io/predicate-type": PREDICATE},
     )
 
 
-def statement(project: Project, locked: LockedCell, descriptor: Descriptor, *, builder: str) -> dict[str, Any]:
+def statement(
+    project: Project, locked: LockedCell, descriptor: Descriptor, *, builder: str, cached: Sequence[Place] = ()
+) -> dict[str, Any]:
     cell = locked.cell
+    layers = [
+        {
+            "uri": f"urn:x-buildctl:layer:{place.key}",
+            "digest": {"sha256": place.layer.digest.hex},
+            "annotations": {"signedBy": place.signer},
+        }
+        for place in cached
+    ]
     inputs = [_file(project, path) for path in _files(project, cell)]
     artifacts = [
         {"uri": f"pkg:{'deb/debian' if kind == 'deb' else kind}/{quote(name)}@{quote(version, safe='~:')}"}
@@ -59,7 +79,7 @@ def statement(project: Project, locked: LockedCell, descriptor: Descriptor, *, b
                     "python": cell.python,
                 },
                 "internalParameters": {},
-                "resolvedDependencies": [*inputs, *artifacts],
+                "resolvedDependencies": [*inputs, *artifacts, *layers],
             },
             "runDetails": {"builder": {"id": builder, "version": {"buildctl": __version__}}},
         },

@@ -23,6 +23,7 @@ from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
+from buildctl.oci.remote import place_of
 from buildctl.publish.gate import known_findings, objection
 from buildctl.publish.move import TagState, move_tags, published
 from buildctl.publish.provenance import LOCAL, provenance_document
@@ -122,7 +123,9 @@ def attached(
         if not sbom:
             return ()
         bill = sbom_document(layout, locked, descriptor, store=store)
-        return bill, provenance_document(project, locked, descriptor, builder=builder)
+        layers = layout.manifest(descriptor).layers
+        cached = [place for layer in layers if (place := place_of(layout.root, layer.digest)) is not None]
+        return bill, provenance_document(project, locked, descriptor, builder=builder, cached=cached)
 
     return documents
 

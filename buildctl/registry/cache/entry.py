@@ -190,7 +190,7 @@ def _signed(envelope: Mapping[str, Any], keys: Sequence[PublicKey]) -> tuple[byt
 def _layers(statement: Mapping[str, Any], wanted: Wanted) -> tuple[CachedLayer, ...]:
     """Of a signed statement. Raises DoubtError for one about something else."""
     if (statement["_type"], statement["predicateType"]) != (_STATEMENT, PREDICATE):
-        raise DoubtError("what is signed is no statement of a cache")
+        raise DoubtError("what is signed is not a statement of a cache")
     predicate = statement["predicate"]
     said = str(predicate["kind"]), str(predicate["name"]), int(predicate["recipeVersion"])
     if said != (str(wanted.kind), wanted.name, wanted.version):
