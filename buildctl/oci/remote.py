@@ -7,6 +7,8 @@ needs no lock: writers that note the same blob write the same bytes.
 from __future__ import annotations
 
 import json
+import os
+import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from typing import Any
 
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
-from buildctl.oci.files import translated, write_whole
+from buildctl.oci.files import TEMPORARY, translated
 from buildctl.oci.image import Descriptor, canonical_json
 
 FOLDER = "remote"
@@ -77,7 +79,10 @@ def note_places(root: Path, places: Iterable[Place]) -> None:
                 continue
         with translated(path, len(data)):
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, data)
+            # not synced, one by one: what a crash takes away counts as lost, and the next build writes it again
+            temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
+            temporary.write_bytes(data)
+            temporary.replace(path)
 
 
 def place_of(root: Path, digest: Digest) -> Place | None:
