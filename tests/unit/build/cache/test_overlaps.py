@@ -74,7 +74,7 @@ def test_a_layer_that_is_in_the_cache_only(store: Store, content: bytes, differs
     listed = KnownFile(path=SHARED, label="layer b", size=len(content), executable=False, content=digest)
     known = {"b": [listed]}.get
     if differs:
-        with pytest.raises(ArtifactError, match="a-1.0-py3-none-any.whl and layer b would install different files"):
+        with pytest.raises(ArtifactError, match=r"a-1\.0-py3-none-any\.whl and layer b would install different files"):
             refuse_conflicts(image(first, second), store, store, known)
     else:
         refuse_conflicts(image(first, second), store, store, known)
