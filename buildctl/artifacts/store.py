@@ -182,7 +182,7 @@ class Store:
         """
         before = shutil.disk_usage(self.root).free if self.root.is_dir() else 0
         folders = ["unpacked", "unpacked-images", "pulled"]
-        folders += ["layers", "blobs", "artifacts", "partial", "python", "contents"] if everything else []
+        folders += ["layers", "blobs", "artifacts", "partial", "python", "contents", "checked"] if everything else []
         for name in folders:
             _remove_tree(self.root / name)
         known = {layer.descriptor.digest.hex for path in self._keys() if (layer := self.get(path.stem))}

@@ -133,7 +133,6 @@ class Upload:
         """Runs until the repository has the blob. Raises RegistryError, or LayoutError if the file is not the blob."""
         descriptor = self.blob.descriptor
         if self.repository.blob_size(descriptor.digest) == descriptor.size:
-            self.task.advance(descriptor.size)
             return Moved.THERE
         tries = Tries(self.repository.transport.patience, f"{self.repository.reference.name}: {self._what}")
         while True:
@@ -173,7 +172,6 @@ class Upload:
                 continue
             if answer.status_code == 201:
                 self._url = ""
-                self.task.advance(self.blob.descriptor.size)
                 return True
             self._opened(answer)
         if not self._url:

@@ -110,6 +110,7 @@ def test_a_machine_with_nothing_builds_and_publishes_without_a_layer(world: Worl
     assert blobs_of(tmp_path) < 200_000
     assert world.front.blob_bytes() + world.front.bytes_down() < 200_000
     assert {e.status for e in world.front.seen if "mount=" in e.path} == {201}
+    assert "MB" not in published.stderr  # the story does not call it sent
     # what is there is whole: somebody else pulls it
     tag = f"{world.front.netloc}/team/pytorch@{image(tmp_path)}"
     assert world.run(tmp_path, "verify", tag).returncode == 0
