@@ -9,7 +9,7 @@ from buildctl.artifacts.debian.python import build_arch
 from buildctl.artifacts.store import LayerStore, Store
 from buildctl.build.assemble import Made, make_layers, source_date_epoch, write_image
 from buildctl.build.cache.overlaps import note_checked, refuse_conflicts, was_checked
-from buildctl.build.cache.session import Session, opened
+from buildctl.build.cache.session import CacheSession, opened
 from buildctl.build.engine import Built, Order
 from buildctl.build.material import fetch_materials
 from buildctl.build.planner import Planned, Planner
@@ -68,7 +68,7 @@ def bases_under(cells: Iterable[Cell]) -> list[Cell]:
     return list(found.values())
 
 
-def _make(session: Session, compression: Compression, jobs: int | None) -> dict[str, Made]:
+def _make(session: CacheSession, compression: Compression, jobs: int | None) -> dict[str, Made]:
     """What is missing; meanwhile wheels that overwrite each other are looked for, in images not checked before."""
     recipes = list({r.key: r for p in session.planned for r in p.recipes}.values())
     unchecked = [p for p in session.planned if not _is_checked(p, session)]
@@ -93,7 +93,7 @@ def _make(session: Session, compression: Compression, jobs: int | None) -> dict[
         )
 
 
-def _is_checked(planned: Planned, session: Session) -> bool:
+def _is_checked(planned: Planned, session: CacheSession) -> bool:
     """What this run signs as checked it checks itself, unless a valid set says so."""
     return planned.keys in session.unlapped or (session.scratch is None and was_checked(planned.recipe, session.store))
 

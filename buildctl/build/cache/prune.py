@@ -21,7 +21,7 @@ from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Manifest
 from buildctl.oci.layout import INDEX_TYPES
-from buildctl.registry.cache.entry import ARTIFACT_TYPE, Kind, Wanted
+from buildctl.registry.cache.entry import ARTIFACT_TYPE, CacheKind, CacheName
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.members import members
 from buildctl.registry.problems import AbsentError, RefusedError
@@ -100,8 +100,8 @@ def _kept(
 ) -> set[Digest]:
     """The manifests that stay, by digest: a mark and its set are one manifest."""
     stored = list(stored)
-    current = {_name(Kind.SET, p.keys) for p in planned} | {
-        _name(Kind.ENTRY, (r.key,)) for p in planned for r in p.recipes
+    current = {_name(CacheKind.SET, p.keys) for p in planned} | {
+        _name(CacheKind.ENTRY, (r.key,)) for p in planned for r in p.recipes
     }
     first = today.year * 12 + today.month - months
     keep = {one for one in stored if one.tag in current or _marked_since(one.tag, first) or one.layers & used}
@@ -111,8 +111,8 @@ def _kept(
     return {one.digest for one in keep}
 
 
-def _name(kind: Kind, keys: tuple[str, ...]) -> str:
-    return Wanted(kind=kind, version=RECIPE_VERSION, keys=keys).tag
+def _name(kind: CacheKind, keys: tuple[str, ...]) -> str:
+    return CacheName(kind=kind, version=RECIPE_VERSION, keys=keys).tag
 
 
 def _marked_since(tag: str, first: int) -> bool:

@@ -72,7 +72,7 @@ class KnownLayers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class CacheSession:
     """What the engine builds with: `layers` are those it knows, `unlapped` the images (by their keys) whose wheels are
     known not to overwrite each other, `files` the files of layers that are in the cache only. `scratch` is a store for
     what will be signed.
@@ -122,7 +122,7 @@ class Session:
 @contextlib.contextmanager
 def opened(
     cache: SharedCache | None, planned: Sequence[Planned], store: Store, layers: LayerStore
-) -> Iterator[Session]:
+) -> Iterator[CacheSession]:
     """Asks the cache for what is missing here; without a cache, or with nothing missing, nothing is asked.
 
     Raises MissError if the cache is required and has not everything.
@@ -130,17 +130,19 @@ def opened(
     recipes = {recipe.key: recipe for one in planned for recipe in one.recipes}
     here = {key for key in recipes if layers.get(key) is not None} if cache is not None else set[str]()
     if cache is None or (cache.writer is None and len(here) == len(recipes)):
-        yield Session(planned=planned, store=store, layers=KnownLayers(local=layers))
+        yield CacheSession(planned=planned, store=store, layers=KnownLayers(local=layers))
         return
     from buildctl.build.cache.shared import ask  # noqa: PLC0415 - see above
 
     shared = ask(cache, planned, layers)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(scratch_store(store)) if shared.writer is not None else None
-        again = frozenset(here - set(shared.found.hits)) if shared.writer is not None else frozenset[str]()
+        # also what the cache has differently: then this run finds out which of the two is wrong
+        same = {key for key, layer in shared.layers.items() if key in here and layers.get(key) == layer}
+        again = frozenset(here - same) if shared.writer is not None else frozenset[str]()
         if again:
             say(f"making layers again that are here ({len(again)}): only what this run makes is signed")
-        yield Session(
+        yield CacheSession(
             planned=planned,
             store=store,
             layers=KnownLayers(local=layers, remote=shared.layers, again=again, scratch=scratch),

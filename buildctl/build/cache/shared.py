@@ -19,7 +19,7 @@ from buildctl.oci.image import Layer
 from buildctl.oci.layout import Layout
 from buildctl.oci.remote import note_places
 from buildctl.registry.cache.entry import CachedLayer
-from buildctl.registry.cache.read import Found, Hit, Source, look_up
+from buildctl.registry.cache.read import Hit, LookedUp, Source, look_up
 from buildctl.registry.cache.write import Fresh, Writer
 from buildctl.registry.remote import count
 from buildctl.registry.upload import Blob
@@ -38,7 +38,7 @@ class Shared:
     """
 
     planned: Sequence[Planned]
-    found: Found
+    found: LookedUp
     files: Mapping[str, bytes] = field(default_factory=dict)
     writer: Writer | None = None
 
@@ -109,7 +109,7 @@ def ask(cache: SharedCache, planned: Sequence[Planned], local: LayerStore) -> Sh
     return Shared(planned=planned, found=found, files=files, writer=writer)
 
 
-def _with_files(found: Found, planned: Sequence[Planned], here: set[str]) -> tuple[Found, dict[str, bytes]]:
+def _with_files(found: LookedUp, planned: Sequence[Planned], here: set[str]) -> tuple[LookedUp, dict[str, bytes]]:
     """With the lists of files that are needed to compare wheels; a hit whose list cannot be had is a miss."""
     unsure = [p for p in planned if p.keys not in found.unlapped]
     needed = {r.key for p in unsure for r in wheel_recipes(p.recipe)} & set(found.hits) - here
@@ -129,7 +129,7 @@ def _files(hit: Hit) -> bytes | None:
 
 
 def _say_found(
-    cache: SharedCache, recipes: Mapping[str, Recipe], here: set[str], found: Found, local: LayerStore
+    cache: SharedCache, recipes: Mapping[str, Recipe], here: set[str], found: LookedUp, local: LayerStore
 ) -> None:
     """How much of what is missing the caches have, and where one contradicts this machine."""
     missing = set(recipes) - here

@@ -10,7 +10,7 @@ from typing import Any
 from buildctl.artifacts.store import RECIPE_VERSION, Store
 from buildctl.build.assemble import make_layers
 from buildctl.build.cache.inputs import scratch_store
-from buildctl.build.cache.session import KnownLayers, Session
+from buildctl.build.cache.session import CacheSession, KnownLayers
 from buildctl.build.cache.settings import SharedCache
 from buildctl.build.material import fetch_materials
 from buildctl.build.planner import Planned, Planner
@@ -114,7 +114,7 @@ def _made(project: Project, planned: Sequence[Planned], store: Store, compressio
     with scratch_store(store) as scratch, open_progress("made") as progress:
         layers = KnownLayers(local=scratch)
         fetch_materials(project, planned, store, layers)
-        Session(planned=planned, store=store, layers=layers, scratch=scratch).hash_inputs()
+        CacheSession(planned=planned, store=store, layers=layers, scratch=scratch).hash_inputs()
         recipes = {recipe.key: recipe for one in planned for recipe in one.recipes}
         done = make_layers(recipes.values(), store=scratch, layers=layers, compression=compression, progress=progress)
     return {key: one.layer for key, one in done.items()}

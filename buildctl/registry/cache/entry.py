@@ -35,7 +35,7 @@ class DoubtError(Exception):
     """Why what a cache answered is not used. It is never more than a miss."""
 
 
-class Kind(StrEnum):
+class CacheKind(StrEnum):
     ENTRY = "entry"
     SET = "set"
 
@@ -55,24 +55,24 @@ class CachedLayer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class CacheName:
     """What is asked for: an entry (one key) or a set (the keys of an image, the lowest layer first)."""
 
-    kind: Kind
+    kind: CacheKind
     version: int
     keys: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """The key, or a hash of all."""
-        if self.kind is Kind.ENTRY:
+        if self.kind is CacheKind.ENTRY:
             return self.keys[0]
         return hashlib.sha256(canonical_json([self.version, list(self.keys)])).hexdigest()
 
     @property
     def tag(self) -> str:
         """The version in the tag lets a registry's rule remove what no buildctl asks for any more."""
-        return f"{'k' if self.kind is Kind.ENTRY else 's'}{self.version}-{self.name}"
+        return f"{'k' if self.kind is CacheKind.ENTRY else 's'}{self.version}-{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class Proven:
     signer: str
 
 
-def manifest(wanted: Wanted, layers: Sequence[CachedLayer], key: PrivateKey, checked: Collection[str] = ()) -> bytes:
+def manifest(wanted: CacheName, layers: Sequence[CachedLayer], key: PrivateKey, checked: Collection[str] = ()) -> bytes:
     """The signed artifact: the same bytes for the same layers and key."""
     payload = canonical_json(_statement(wanted, layers, checked))
     signature = key.sign(pre_authentication(_PAYLOAD, payload))
@@ -113,7 +113,7 @@ def manifest(wanted: Wanted, layers: Sequence[CachedLayer], key: PrivateKey, che
     return canonical_json(value)
 
 
-def prove(data: bytes, wanted: Wanted, trust: Trust) -> Proven:
+def prove(data: bytes, wanted: CacheName, trust: Trust) -> Proven:
     """What the artifact says of the keys, if it is what was asked for in every respect. Raises DoubtError.
 
     The signature is checked first: nothing else of an unsigned answer is looked at.
@@ -138,7 +138,7 @@ def prove(data: bytes, wanted: Wanted, trust: Trust) -> Proven:
 _EMPTY = str(Digest.of(b"{}"))
 
 
-def _statement(wanted: Wanted, layers: Sequence[CachedLayer], checked: Collection[str]) -> dict[str, Any]:
+def _statement(wanted: CacheName, layers: Sequence[CachedLayer], checked: Collection[str]) -> dict[str, Any]:
     if [layer.key for layer in layers] != list(wanted.keys):
         raise ValueError("other layers than those of the keys")
     return {
@@ -187,7 +187,7 @@ def _signed(envelope: Mapping[str, Any], keys: Sequence[PublicKey]) -> tuple[byt
     raise DoubtError("no trusted key has signed it")
 
 
-def _layers(statement: Mapping[str, Any], wanted: Wanted) -> tuple[CachedLayer, ...]:
+def _layers(statement: Mapping[str, Any], wanted: CacheName) -> tuple[CachedLayer, ...]:
     """Of a signed statement. Raises DoubtError for one about something else."""
     if (statement["_type"], statement["predicateType"]) != (_STATEMENT, PREDICATE):
         raise DoubtError("what is signed is not a statement of a cache")

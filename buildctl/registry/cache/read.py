@@ -13,7 +13,7 @@ from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.ground.net import Patience
 from buildctl.oci.image import Descriptor
 from buildctl.oci.remote import Place
-from buildctl.registry.cache.entry import OVERLAPS, CachedLayer, DoubtError, Kind, Proven, Trust, Wanted, prove
+from buildctl.registry.cache.entry import OVERLAPS, CachedLayer, CacheKind, CacheName, DoubtError, Proven, Trust, prove
 from buildctl.registry.client import Repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.transport import Transport
@@ -40,7 +40,7 @@ class Source:
     def name(self) -> str:
         return self.repository.reference.name
 
-    def find(self, wanted: Wanted) -> Proven | None:
+    def find(self, wanted: CacheName) -> Proven | None:
         """None for what is not there, is not believed, or could not be asked. Says the first reason of each kind."""
         data = self._asked(wanted.tag)
         try:
@@ -108,7 +108,7 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class LookedUp:
     """`hits` by key; `sets` are the images that a valid set is about, by their keys, and `unlapped` those of them whose
     layers of wheels were checked against each other.
     """
@@ -120,32 +120,34 @@ class Found:
 
 def look_up(
     sources: Sequence[Source], images: Iterable[tuple[str, ...]], version: int, missing: Iterable[str]
-) -> Found:
+) -> LookedUp:
     """Ask for the sets of `images`, then one by one for the `missing` keys that no set has. The first source with a
     valid answer wins.
     """
-    found, images, missing = Found(), list(dict.fromkeys(images)), list(dict.fromkeys(missing))
+    found, images, missing = LookedUp(), list(dict.fromkeys(images)), list(dict.fromkeys(missing))
     sets: set[tuple[str, ...]] = set()
     unlapped: set[tuple[str, ...]] = set()
     for source in sources:
-        wanted = [Wanted(kind=Kind.SET, version=version, keys=keys) for keys in images if keys not in sets]
+        wanted = [CacheName(kind=CacheKind.SET, version=version, keys=image) for image in images if image not in sets]
         for one, proven in _parallel(source, wanted):
             sets.add(one.keys)
             if OVERLAPS in proven.checked:
                 unlapped.add(one.keys)
             _take(found, source, proven)
-        wanted = [Wanted(kind=Kind.ENTRY, version=version, keys=(key,)) for key in missing if key not in found.hits]
+        wanted = [
+            CacheName(kind=CacheKind.ENTRY, version=version, keys=(key,)) for key in missing if key not in found.hits
+        ]
         for _, proven in _parallel(source, wanted):
             _take(found, source, proven)
-    return Found(hits=found.hits, sets=frozenset(sets), unlapped=frozenset(unlapped))
+    return LookedUp(hits=found.hits, sets=frozenset(sets), unlapped=frozenset(unlapped))
 
 
-def _take(found: Found, source: Source, proven: Proven) -> None:
+def _take(found: LookedUp, source: Source, proven: Proven) -> None:
     for cached in proven.layers:
         found.hits.setdefault(cached.key, Hit(cached=cached, source=source, signer=proven.signer))
 
 
-def _parallel(source: Source, wanted: Sequence[Wanted]) -> Iterator[tuple[Wanted, Proven]]:
+def _parallel(source: Source, wanted: Sequence[CacheName]) -> Iterator[tuple[CacheName, Proven]]:
     if not wanted:
         return
     with ThreadPoolExecutor(min(WORKERS, len(wanted))) as pool:

@@ -16,7 +16,16 @@ from buildctl.console.progress import Progress, Silent
 from buildctl.ground.clock import now
 from buildctl.ground.errors import BuildctlError
 from buildctl.oci.image import Layer, MediaType
-from buildctl.registry.cache.entry import OVERLAPS, CachedLayer, DoubtError, Kind, Trust, Wanted, manifest, prove
+from buildctl.registry.cache.entry import (
+    OVERLAPS,
+    CachedLayer,
+    CacheKind,
+    CacheName,
+    DoubtError,
+    Trust,
+    manifest,
+    prove,
+)
 from buildctl.registry.client import Repository
 from buildctl.registry.keys import PrivateKey
 from buildctl.registry.referrers import EMPTY_TYPE
@@ -63,7 +72,7 @@ class Writer:
 
     def set(self, layers: Sequence[CachedLayer], *, unlapped: bool) -> None:
         """The set of an image whose layers are all in the repository, marked as used this month."""
-        wanted = Wanted(kind=Kind.SET, version=self.version, keys=tuple(layer.key for layer in layers))
+        wanted = CacheName(kind=CacheKind.SET, version=self.version, keys=tuple(layer.key for layer in layers))
         try:
             there = self.repository.find(wanted.tag)
             data = manifest(wanted, layers, self.key, [OVERLAPS] if unlapped else [])
@@ -78,7 +87,7 @@ class Writer:
             self._fail(error.message)
 
     def _entry(self, fresh: Fresh, progress: Progress) -> CachedLayer | None:
-        wanted = Wanted(kind=Kind.ENTRY, version=self.version, keys=(fresh.key,))
+        wanted = CacheName(kind=CacheKind.ENTRY, version=self.version, keys=(fresh.key,))
         try:
             there = self.repository.find(wanted.tag) if not self.failed else None
             known = self._known(there.data, wanted) if there is not None else None
@@ -92,7 +101,7 @@ class Writer:
             self._fail(error.message)
             return None
 
-    def _put(self, fresh: Fresh, wanted: Wanted, progress: Progress) -> CachedLayer:
+    def _put(self, fresh: Fresh, wanted: CacheName, progress: Progress) -> CachedLayer:
         contents, files = fresh.documents()
         task = progress.add(f"cache: {fresh.label}", fresh.layer.descriptor.size)
         layer = Blob(descriptor=fresh.layer.descriptor, path=fresh.path)
@@ -106,14 +115,14 @@ class Writer:
         self.written += 1
         return cached
 
-    def _known(self, data: bytes, wanted: Wanted) -> CachedLayer | None:
+    def _known(self, data: bytes, wanted: CacheName) -> CachedLayer | None:
         """The layer of a valid entry; an invalid one is overwritten."""
         try:
             return prove(data, wanted, self.trust).layers[0]
         except DoubtError:
             return None
 
-    def _agrees(self, data: bytes, wanted: Wanted, layers: Sequence[CachedLayer]) -> bool:
+    def _agrees(self, data: bytes, wanted: CacheName, layers: Sequence[CachedLayer]) -> bool:
         try:
             there = prove(data, wanted, self.trust).layers
         except DoubtError:

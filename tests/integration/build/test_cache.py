@@ -25,7 +25,7 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.entry import file_entry
 from buildctl.oci.image import MediaType
 from buildctl.oci.layout import Layout
-from buildctl.registry.cache.entry import CachedLayer, Kind, Trust, Wanted, manifest
+from buildctl.registry.cache.entry import CachedLayer, CacheKind, CacheName, Trust, manifest
 from buildctl.registry.cache.read import Source, look_up
 from buildctl.registry.cache.write import Fresh, Writer
 from buildctl.registry.client import Repository
@@ -321,8 +321,8 @@ def test_a_moved_tag_leads_nowhere(world: World, tmp_path: Path) -> None:
     wanted = fresh(tmp_path, "moved")
     writer = a_writer(world, "moved")
     (there,) = writer.entries([wanted], Silent()).values()
-    data = manifest(Wanted(kind=Kind.ENTRY, version=RECIPE_VERSION, keys=(wanted.key,)), [there], writer.key)
-    other = Wanted(kind=Kind.ENTRY, version=RECIPE_VERSION, keys=("b" * 64,))
+    data = manifest(CacheName(kind=CacheKind.ENTRY, version=RECIPE_VERSION, keys=(wanted.key,)), [there], writer.key)
+    other = CacheName(kind=CacheKind.ENTRY, version=RECIPE_VERSION, keys=("b" * 64,))
     writer.repository.put_manifest(data, MediaType.MANIFEST, other.tag)
     assert set(found_in(world, "moved", wanted.key, "b" * 64)) == {wanted.key}
 

@@ -16,11 +16,11 @@ from buildctl.registry.cache.entry import (
     ANNOTATION,
     OVERLAPS,
     CachedLayer,
+    CacheKind,
+    CacheName,
     DoubtError,
-    Kind,
     Proven,
     Trust,
-    Wanted,
     manifest,
     prove,
 )
@@ -43,11 +43,11 @@ def cached(key: str, *, media_type: str = MediaType.LAYER_ZSTD) -> CachedLayer:
 
 
 A, B = cached("a" * 64), cached("b" * 64)
-ENTRY = Wanted(kind=Kind.ENTRY, version=3, keys=(A.key,))
-SET = Wanted(kind=Kind.SET, version=3, keys=(A.key, B.key))
+ENTRY = CacheName(kind=CacheKind.ENTRY, version=3, keys=(A.key,))
+SET = CacheName(kind=CacheKind.SET, version=3, keys=(A.key, B.key))
 
 
-def doubt(data: bytes, wanted: Wanted = ENTRY, trust: Trust = TRUST) -> str:
+def doubt(data: bytes, wanted: CacheName = ENTRY, trust: Trust = TRUST) -> str:
     with pytest.raises(DoubtError) as caught:
         prove(data, wanted, trust)
     return str(caught.value)
@@ -90,7 +90,7 @@ def test_the_tags_carry_the_version_and_fit_a_registry() -> None:
     assert ENTRY.tag == "k3-" + "a" * 64
     # sha256 of [3,["aa...","bb..."]]: a tag that others compute, too
     assert SET.tag == "s3-" + Digest.of(f'[3,["{"a" * 64}","{"b" * 64}"]]'.encode()).hex
-    assert SET.tag != Wanted(kind=Kind.SET, version=3, keys=(B.key, A.key)).tag
+    assert SET.tag != CacheName(kind=CacheKind.SET, version=3, keys=(B.key, A.key)).tag
 
 
 def test_the_same_layers_are_the_same_bytes() -> None:
@@ -167,7 +167,7 @@ def test_a_manifest_around_a_true_statement_is_a_miss(change: Callable[[Any], No
 def test_a_moved_tag_is_a_miss() -> None:
     assert "under a tag of another" in doubt(manifest(SET, [A, B], KEY))
     assert "under a tag of another" in doubt(
-        manifest(ENTRY, [A], KEY), Wanted(kind=Kind.ENTRY, version=3, keys=(B.key,))
+        manifest(ENTRY, [A], KEY), CacheName(kind=CacheKind.ENTRY, version=3, keys=(B.key,))
     )
 
 
