@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -79,12 +80,13 @@ class ImagePush:
             self.moved[descriptor.digest] = (Moved.THERE, 0) if there else (Moved.SENT, descriptor.size)
             return
         task = self.progress.add(f"sha256:{descriptor.digest.short}", descriptor.size)
-        upload = self._upload(descriptor, task)
-        how = upload.run()
+        with ExitStack() as stack:
+            upload = self._upload(descriptor, task, stack)
+            how = upload.run()
         task.finish()
         self.moved[descriptor.digest] = (how, upload.sent)
 
-    def _upload(self, descriptor: Descriptor, task: Task) -> Upload:
+    def _upload(self, descriptor: Descriptor, task: Task, stack: ExitStack) -> Upload:
         """From the layout; or from the cache that has the layer: mounted in the same registry, else streamed."""
         path, place = self.layout.blob_path(descriptor.digest), place_of(self.layout.root, descriptor.digest)
         blob = Blob(descriptor=descriptor, path=path)
@@ -94,8 +96,9 @@ class ImagePush:
         if place.registry == reference.registry and place.repository not in (*to.mount_from, reference.repository):
             to = replace(to, mount_from=(place.repository, *to.mount_from))
         if not path.exists():
-            source = self._opened(place)
-            blob = replace(blob, path=None, remote=lambda: RemoteFile(source, place))
+            source = RemoteFile(self._opened(place), place)
+            blob = replace(blob, path=None, remote=lambda: source)
+            stack.callback(source.release)
         return Upload(to, blob, task)
 
     def _opened(self, place: Place) -> Repository:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from buildctl.console.log import say
 from buildctl.console.progress import Progress, open_progress
@@ -79,7 +79,8 @@ def opened(places: Iterable[Place]) -> Mapping[str, Repository]:
 class RemoteFile:
     """The bytes of a blob in a repository, read as they come; as much of a file as an upload needs.
 
-    `read` raises AgainError when the connection breaks, and LostError where the blob is gone.
+    An upload opens and closes it for each of its pieces: the stream goes on from one to the next, until `release`.
+    `read` raises AgainError when the connection breaks, and LostError if the blob is gone.
     """
 
     repository: Repository
@@ -90,38 +91,39 @@ class RemoteFile:
     _chunks: Iterator[bytes] | None = field(default=None)
 
     def seek(self, position: int, /) -> int:
-        self.close()
-        self._at = position
+        if position != self._at:
+            self.release()
+            self._at = position
         return position
 
     def read(self, amount: int = -1, /) -> bytes:
-        while not self._buffer and self._at < self.place.layer.size:
-            chunk = next(self._opened(), b"")
-            if not chunk:
-                raise AgainError(f"{self.place.name} sent {self._at} of {self.place.layer.size} bytes")
-            self._buffer = chunk
+        if not self._buffer and self._at < self.place.layer.size:
+            self._buffer = self._next()
         data = self._buffer if amount < 0 else self._buffer[:amount]
         self._buffer = self._buffer[len(data) :]
         self._at += len(data)
         return data
 
-    def _opened(self) -> Iterator[bytes]:
-        if self._chunks is None:
-            self._context = self.repository.open_blob(self.place.layer, self._at)
-            try:
-                self._chunks = self._context.__enter__()
-            except AbsentError as error:
-                self._context = None
-                raise LostError(self.place) from error
-        return self._chunks
-
     def close(self) -> None:
+        """See above."""
+
+    def release(self) -> None:
         if self._context is not None:
             self._context.__exit__(None, None, None)
         self._context, self._chunks, self._buffer = None, None, b""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _next(self) -> bytes:
+        try:
+            if self._chunks is None:
+                context = self.repository.open_blob(self.place.layer, self._at)
+                self._chunks, self._context = context.__enter__(), context
+            chunk = next(self._chunks, b"")
+        except AbsentError as error:
+            raise LostError(self.place) from error
+        except AgainError:
+            self.release()
+            raise
+        if not chunk:
+            self.release()
+            raise AgainError(f"{self.place.name} sent {self._at} of {self.place.layer.size} bytes")
+        return chunk

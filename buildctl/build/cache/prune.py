@@ -126,7 +126,10 @@ def _stored(cache: Repository, tag: str) -> Stored | None:
     found = cache.find(tag)
     if found is None or found.json().get("artifactType") != ARTIFACT_TYPE:
         return None
-    layers = Manifest.from_json(found.json()).layers
+    try:
+        layers = Manifest.from_json(found.json()).layers
+    except LayoutError:  # no buildctl wrote it, so none removes it
+        return None
     digests = frozenset(layer.digest for layer in layers[::3])  # each with its two documents
     return Stored(tag=tag, digest=found.descriptor.digest, layers=digests, size=sum(layer.size for layer in layers))
 

@@ -136,7 +136,8 @@ def _say_found(
     hits = [found.hits[key] for key in sorted(missing & set(found.hits))]
     for name in dict.fromkeys(hit.source.name for hit in hits):
         sizes = [hit.cached.layer.descriptor.size for hit in hits if hit.source.name == name]
-        say(f"cache {name}: {len(sizes)} of {count(len(missing))}, {size(sum(sizes))}, stay there until needed")
+        there = f"{len(sizes)} of {count(len(missing))} ({size(sum(sizes))})"
+        say(f"cache {name}: has {there}; they stay there until needed")
     for key in sorted(here & set(found.hits)):
         ours, theirs = local.get(key), found.hits[key].cached.layer
         if ours is not None and ours != theirs:

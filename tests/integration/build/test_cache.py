@@ -23,16 +23,18 @@ from buildctl.ground.errors import ExitCode
 from buildctl.oci.compression import ZSTD
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import file_entry
-from buildctl.oci.image import MediaType
+from buildctl.oci.image import Descriptor, MediaType
 from buildctl.oci.layout import Layout
+from buildctl.oci.remote import Place
 from buildctl.registry.cache.entry import CachedLayer, CacheKind, CacheName, Trust, manifest
 from buildctl.registry.cache.read import Source, look_up
 from buildctl.registry.cache.write import Fresh, Writer
 from buildctl.registry.client import Repository
 from buildctl.registry.keys import PrivateKey, PublicKey
 from buildctl.registry.reference import Reference
+from buildctl.registry.remote import RemoteFile
 from buildctl.registry.transport import Transport
-from buildctl.registry.upload import Blob
+from buildctl.registry.upload import Blob, Moved, Upload
 from tests.conftest import Ran, buildctl, fresh_store
 from tests.support.publishing import PATIENCE
 from tests.support.registry import Fault, Proxy, docker_registry, proxy
@@ -102,7 +104,7 @@ def test_a_machine_with_nothing_builds_and_publishes_without_a_layer(world: Worl
     world.front.seen.clear()
     built = world.build(tmp_path)
     assert built.returncode == 0, built.stderr
-    assert f"cache {world.cache}: 3 of 3 layers, 27.8 MB, stay there until needed" in built.stderr
+    assert f"cache {world.cache}: has 3 of 3 layers (27.8 MB); they stay there until needed" in built.stderr
     assert image(tmp_path) == world.layout.resolve(CELL).digest
     published = world.run(tmp_path, "publish", NAME, "--to", f"{world.front.netloc}/team/pytorch")
     assert published.returncode == ExitCode.FAILED, published.stderr  # nothing was tested, so the moving tags stay
@@ -315,6 +317,26 @@ def test_whatever_a_cache_answers_is_a_miss_with_one_line(
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cache ")]
     assert len(said) == bool(why), said
     assert why in "".join(said)
+
+
+def test_a_stream_goes_on_from_one_piece_of_an_upload_to_the_next(world: World, tmp_path: Path) -> None:
+    data = os.urandom(5 << 20)
+    source, target = a_repository(world, "source"), replace(a_repository(world, "target"), chunk=1 << 20)
+    blob = Blob.of(data, str(MediaType.LAYER_ZSTD))
+    Upload(source, blob, Silent()).run()
+    file = RemoteFile(source, place_at(world, "source", blob.descriptor))
+    world.front.seen.clear()
+    assert Upload(target, replace(blob, data=b"", remote=lambda: file), Silent()).run() is Moved.SENT
+    file.release()
+    gets = [e for e in world.front.seen if e.method == "GET" and "/source/blobs/" in e.path]
+    assert len(gets) == 1
+    assert target.blob_size(blob.descriptor.digest) == len(data)  # the registry has hashed them
+
+
+def place_at(world: World, name: str, layer: Descriptor) -> Place:
+    where = a_repository(world, name).reference
+    names = {"registry": where.registry, "repository": where.repository, "key": "k", "signer": "s"}
+    return Place(**names, layer=layer, contents=layer, files=layer)
 
 
 def test_a_moved_tag_leads_nowhere(world: World, tmp_path: Path) -> None:
