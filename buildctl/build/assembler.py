@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from buildctl.artifacts.debian.python import build_arch
 from buildctl.artifacts.store import LayerStore, Store
-from buildctl.build.assemble import Made, make_layers, source_date_epoch, write_image
+from buildctl.build.assemble import Made, Shown, make_layers, source_date_epoch, write_image
 from buildctl.build.cache.overlaps import note_checked, refuse_conflicts, was_checked
 from buildctl.build.cache.session import CacheSession, opened
 from buildctl.build.engine import Built, Order
 from buildctl.build.material import fetch_materials
 from buildctl.build.planner import Planned, Planner
-from buildctl.build.recipes import base_image
+from buildctl.build.recipes import base_image, material_size
 from buildctl.console.progress import open_progress
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell
@@ -21,6 +21,9 @@ from buildctl.matrix.project import Project
 from buildctl.oci.compression import ZSTD, Compression
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
+
+# Bytes in a layer for each byte of its packages: 1.8 (NVIDIA) to 4.6 (torch for CPUs); to say how long it takes.
+_UNPACKED = 3
 
 
 def assemble_images(order: Order) -> list[Built]:
@@ -81,7 +84,7 @@ def _make(session: CacheSession, compression: Compression, jobs: int | None) -> 
     if all(session.layers.get(recipe.key) is not None for recipe in recipes):
         check()
     session.hash_inputs()
-    with open_progress("made") as progress:
+    with open_progress("made layer") as progress:
         return make_layers(
             recipes,
             store=session.inputs,
@@ -90,12 +93,26 @@ def _make(session: CacheSession, compression: Compression, jobs: int | None) -> 
             jobs=jobs,
             progress=progress,
             meanwhile=check,
+            shown=_shown(session.planned),
         )
 
 
 def _is_checked(planned: Planned, session: CacheSession) -> bool:
     """What this run signs as checked it checks itself, unless a valid set says so."""
     return planned.keys in session.unlapped or (session.scratch is None and was_checked(planned.recipe, session.store))
+
+
+def _shown(planned: Sequence[Planned]) -> dict[str, Shown]:
+    """Each layer with its image, or with how many share it."""
+    images: dict[str, dict[str, None]] = {}
+    recipes = {r.key: r for p in planned for r in p.recipes}
+    for p in planned:
+        for recipe in p.recipes:
+            images.setdefault(recipe.key, {})[p.cell.id] = None
+    whose = {key: next(iter(names)) if len(names) == 1 else f"{len(names)} images" for key, names in images.items()}
+    return {
+        key: Shown(label=f"{r.label} ({whose[key]})", size=material_size(r) * _UNPACKED) for key, r in recipes.items()
+    }
 
 
 def _write_bases(
