@@ -270,14 +270,16 @@ def test_a_builder_that_breaks_off_leaves_no_entry_without_its_blobs(world: Worl
 
 
 def test_another_layer_under_the_same_key_is_an_alarm_and_stays(
-    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("buildctl.registry.cache.write.say", said.append)
     first, second = fresh(tmp_path, "first"), fresh(tmp_path, "second")
     a_writer(world, "alarm").entries([first], Silent())
     writer = a_writer(world, "alarm")
     assert writer.entries([second], Silent()) == {}
     assert len(writer.alarms) == 1
-    assert "ALARM" in capsys.readouterr().err
+    assert "ALARM" in said[0]
     assert found_in(world, "alarm", first.key)[first.key].layer == first.layer
 
 
@@ -305,16 +307,16 @@ def test_an_entry_that_nobody_believes_is_replaced(world: World, tmp_path: Path)
     ],
 )
 def test_whatever_a_cache_answers_is_a_miss_with_one_line(
-    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: dict[str, Any], why: str
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any], why: str
 ) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("buildctl.registry.cache.read.say", said.append)
     keys = [fresh(tmp_path, name, key=name * 64).key for name in "abc"]
     world.front.faults.append(Fault(when=lambda m, _: m == "GET", times=99, **fault))
-    capsys.readouterr()
     try:
         assert found_in(world, "nonsense", *keys) == {}
     finally:
         world.front.faults.clear()
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cache ")]
     assert len(said) == bool(why), said
     assert why in "".join(said)
 
