@@ -14,12 +14,14 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any, Protocol
 
+from buildctl.artifacts.sealed import sealed, unsealed
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole
-from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
+from buildctl.oci.receipts import doubt
 from buildctl.oci.tarread import LayerReader
 
 FORMAT = 2
@@ -29,6 +31,7 @@ _METADATA = re.compile(r"(?:\./)?(?:.*/)?(?:site|dist)-packages/(?P<inside>.+/)?
 _OF_DEBIAN = re.compile(r"(?:\./)?usr/lib/python3/dist-packages/")
 _COPYRIGHT = re.compile(r"(?:\./)?usr/share/doc/([^/]+)/copyright")
 _DOC = re.compile(r"(?:\./)?usr/share/doc/([^/]+)")
+DAMAGED = "`buildctl fsck` finds what else is damaged; then build again"
 _LIMIT = 16 << 20  # bytes of one file that is read
 
 
@@ -118,17 +121,18 @@ def layer_contents(layout: Layout, layer: Descriptor, *, store: Store | None = N
 
 
 def kept_contents(store: Store, layer: Digest) -> LayerContents | None:
-    """What was read of this layer before; None also if another version of buildctl wrote it."""
+    """What was read of this layer before; None also if another version of buildctl wrote it, or it is damaged."""
     try:
-        return LayerContents.parse(_kept(store, layer).read_bytes())
-    except (OSError, LayoutError):
+        value = unsealed(layer.hex, _kept(store, layer).read_bytes())
+    except OSError:
         return None
+    return LayerContents.from_json(value) if value is not None and value.get("format") == FORMAT else None
 
 
 def keep_contents(store: Store, layer: Digest, found: LayerContents) -> None:
     path = _kept(store, layer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, canonical_json(found.to_json()))
+    write_whole(path, sealed(layer.hex, found.to_json()))
 
 
 def _kept(store: Store, digest: Digest) -> Path:
@@ -147,8 +151,13 @@ class Entries(Protocol):
 
 def _read(layout: Layout, layer: Descriptor) -> LayerContents:
     with layout.open_blob(layer.digest) as file:
-        reader = LayerReader(file, layer.media_type, f"layer sha256:{layer.digest.short}", hash_blob=False)
-        return read_contents(reader)
+        reader = LayerReader(file, layer.media_type, f"layer sha256:{layer.digest.short}")
+        found = read_contents(reader)
+        reader.finish_blob()
+    if reader.digest != layer.digest:
+        doubt(layout.blob_path(layer.digest))
+        raise LayoutError(f"{layout.blob_path(layer.digest)} does not match its digest", hint=DAMAGED)
+    return found
 
 
 def read_contents(reader: Entries) -> LayerContents:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 from buildctl.artifacts.debian.python import build_arch
@@ -14,7 +15,8 @@ from buildctl.build.engine import Built, Order
 from buildctl.build.material import fetch_materials
 from buildctl.build.planner import Planned, Planner
 from buildctl.build.recipes import base_image, material_size
-from buildctl.console.progress import open_progress
+from buildctl.console.log import say
+from buildctl.console.progress import Silent, open_progress
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
@@ -74,17 +76,18 @@ def bases_under(cells: Iterable[Cell]) -> list[Cell]:
 def _make(session: CacheSession, compression: Compression, jobs: int | None) -> dict[str, Made]:
     """What is missing; meanwhile wheels that overwrite each other are looked for, in images not checked before."""
     recipes = list({r.key: r for p in session.planned for r in p.recipes}.values())
+    missing = any(session.layers.get(recipe.key) is None for recipe in recipes)
     unchecked = [p for p in session.planned if not _is_checked(p, session)]
 
     def check() -> None:
-        for p in {(p.cell.name, p.cell.arch): p for p in unchecked}.values():  # flavours share their wheels
-            refuse_conflicts(p.recipe, session.store, session.layers, session.known_files)
-            note_checked(p.recipe, session.store)
+        distinct = {(p.cell.name, p.cell.arch): p for p in unchecked}.values()  # flavours share their wheels
+        for note in dict.fromkeys(note for p in distinct for note in _compared(p, session)):
+            say(f"note: {note}")
 
-    if all(session.layers.get(recipe.key) is not None for recipe in recipes):
+    if not missing:
         check()
     session.hash_inputs()
-    with open_progress("made layer") as progress:
+    with open_progress("made layer") if missing else nullcontext(Silent()) as progress:
         return make_layers(
             recipes,
             store=session.inputs,
@@ -95,6 +98,12 @@ def _make(session: CacheSession, compression: Compression, jobs: int | None) -> 
             meanwhile=check,
             shown=_shown(session.planned),
         )
+
+
+def _compared(planned: Planned, session: CacheSession) -> tuple[str, ...]:
+    notes = refuse_conflicts(planned.recipe, session.store, session.layers, session.known_files)
+    note_checked(planned.recipe, session.store)
+    return notes
 
 
 def _is_checked(planned: Planned, session: CacheSession) -> bool:

@@ -41,6 +41,7 @@ class ImagePush:
     dry_run: bool
     signer: Signer | None = None
     moved: dict[Digest, tuple[Moved, int]] = field(default_factory=dict)
+    diff_ids: dict[Digest, Digest] = field(default_factory=dict)
     _sources: dict[str, Repository] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -48,6 +49,9 @@ class ImagePush:
         known = parallel(lambda c: self.repository.head(str(c.descriptor.digest)), candidates)
         missing = [c for c, there in zip(candidates, known, strict=True) if there is None]
         needed = {c.cell.id: self._blobs(c) for c in candidates}
+        for candidate in missing:
+            layers, config = self.layout.manifest(candidate.descriptor).layers, self.layout.config(candidate.descriptor)
+            self.diff_ids.update(zip((d.digest for d in layers), config.diff_ids, strict=False))
         self.blobs(b for c in missing for b in needed[c.cell.id])
         if not self.dry_run:
             parallel(self.manifest, missing)
@@ -90,7 +94,7 @@ class ImagePush:
     def _upload(self, descriptor: Descriptor, task: Task, stack: ExitStack) -> Upload:
         """From the layout; or from the cache that has the layer: mounted in the same registry, else streamed."""
         path, place = self.layout.blob_path(descriptor.digest), place_of(self.layout.root, descriptor.digest)
-        blob = Blob(descriptor=descriptor, path=path)
+        blob = Blob(descriptor=descriptor, path=path, diff_id=self.diff_ids.get(descriptor.digest))
         if place is None:
             return Upload(self.repository, blob, task)
         to, reference = self.repository, self.repository.reference

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, Self
+from typing import BinaryIO, Protocol, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import requests
@@ -20,11 +18,12 @@ from buildctl.console.progress import Task
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
+from buildctl.oci.receipts import doubt
+from buildctl.oci.tarread import layer_hashes
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError, AgainError, RefusedError
 from buildctl.registry.transport import Tries
 
-_READ = 1 << 20
 # GHCR, with 416 for a PATCH: "the request body is too large and exceeds the maximum permissible limit of 4.00MiB"
 _LIMIT = re.compile(r"(?:limit|maximum)\D{0,20}([0-9]+(?:\.[0-9]+)?) ?([KM]i?B|bytes)\b", re.IGNORECASE)
 _UNITS = {"bytes": 1, "kib": 1 << 10, "mib": 1 << 20, "kb": 1000, "mb": 1000**2}
@@ -52,12 +51,15 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """A blob as a file, a small one in memory, or one that is read from elsewhere, by `remote`, while it is sent."""
+    """A blob as a file, a small one in memory, or one that is read from elsewhere, by `remote`, while it is sent.
+    `diff_id` of a layer: what its tar must hash to.
+    """
 
     descriptor: Descriptor
     path: Path | None = None
     data: bytes = b""
     remote: Callable[[], Readable] | None = None
+    diff_id: Digest | None = None
 
     @classmethod
     def of(cls, data: bytes, media_type: str) -> Self:
@@ -65,8 +67,9 @@ class Blob:
 
     def open(self) -> Readable:
         """Raises LayoutError."""
-        if self.remote is not None:
-            return self.remote()
+        return self._file() if self.remote is None else self.remote()
+
+    def _file(self) -> BinaryIO:
         if self.path is None:
             return io.BytesIO(self.data)
         try:
@@ -79,12 +82,30 @@ class Blob:
         return file
 
     def is_true(self) -> bool:
-        """Whether the content matches the digest."""
-        with closing(self.open()) as file:
-            seen = hashlib.sha256()
-            while chunk := file.read(_READ):
-                seen.update(chunk)
-        return Digest(seen.hexdigest()) == self.descriptor.digest
+        """Whether the content matches the digest, and what it unpacks to the diff id."""
+        with self._file() as file:
+            if self.diff_id is None:
+                return Digest.of_stream(file) == self.descriptor.digest
+            where = f"layer {self.descriptor.digest}"
+            found = layer_hashes(file, self.descriptor.media_type, where)
+        return found == (self.descriptor.digest, self.diff_id)
+
+    def refuse_damage(self) -> None:
+        """Raises LayoutError for content that is not what the descriptor says: no registry gets to see it. What
+        comes from elsewhere is hashed where it goes.
+        """
+        if self.remote is not None:
+            return
+        try:
+            if self.is_true():
+                return
+            why = "its content does not match"
+        except LayoutError as error:
+            why = error.message
+        if self.path is not None:
+            doubt(self.path)
+        where = self.path or self.descriptor.media_type
+        raise LayoutError(f"{where} is not the blob {self.descriptor.digest}: {why}", hint="build again")
 
 
 class _Slice:
@@ -139,6 +160,7 @@ class Upload:
         descriptor = self.blob.descriptor
         if self.repository.blob_size(descriptor.digest) == descriptor.size:
             return Moved.THERE
+        self.blob.refuse_damage()
         tries = Tries(self.repository.transport.patience, f"{self.repository.reference.name}: {self._what}")
         while True:
             before = self._offset
@@ -269,11 +291,8 @@ class Upload:
     def _refused(self, error: RefusedError, tries: Tries) -> None:
         """Retry if bytes changed in transit or the session rejects chunks; anything else is final."""
         descriptor = self.blob.descriptor
-        if "DIGEST_INVALID" in error.codes and self.blob.remote is None and not self.blob.is_true():
-            raise LayoutError(
-                f"{self.blob.path or descriptor.media_type} does not match its digest",
-                hint="run `buildctl fsck`, then build again",
-            ) from error
+        if "DIGEST_INVALID" in error.codes:
+            self.blob.refuse_damage()
         if not _RESTART & set(error.codes) and (self._whole or self._offset + self.chunk >= descriptor.size):
             raise error
         self._whole |= not {"DIGEST_INVALID", "BLOB_UPLOAD_UNKNOWN"} & set(error.codes)

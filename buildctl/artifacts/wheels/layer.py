@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from buildctl.artifacts.bytecode import Compilation, Compiler, pyc_path
 from buildctl.artifacts.facts import HASH, KnownFile
+from buildctl.artifacts.wheels.shared import asked_by, by_place, harmless, notes_of, refused
 from buildctl.artifacts.wheels.wheel import Placed, Site, Wheel, read_wheel, record_digest
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Body, Bytes, DeflatedBody, Entry, directory_entry, file_entry
 
-_File = TypeVar("_File", Placed, Placed | KnownFile)
 INSTALLER = b"buildctl\n"
 _MAX_SOURCE = 16 << 20  # bytes; a larger .py file is data, and stays without bytecode
 
@@ -40,12 +39,12 @@ def group_entries(wheels: Sequence[WheelFile], *, site: Site, bytecode: Compiler
     """The entries of the layer that holds `wheels`, the same whatever order they come in.
 
     Directories are first, then Python sources, which the compiler works on while the other files pass, then these, and
-    last the bytecode and what an installer adds. A file that several wheels bring is kept once if they agree on it.
+    last the bytecode and what an installer adds. Of a file that several wheels bring, the first wheel's is kept.
     Bodies can be read for as long as the wheels are there. Raises ArtifactError naming wheel and member.
     """
     parsed = [read_wheel(w.path, filename=w.filename, site=site) for w in wheels]
     parsed.sort(key=lambda w: (w.name, w.label))
-    files = _merged(parsed)
+    files, _ = _merged(parsed, site)
     folders = _folders(files)
     yield from (directory_entry(path) for path in sorted(folders))
     compiled: dict[str, str] = {}
@@ -79,37 +78,54 @@ def estimated_work(wheels: Iterable[tuple[str, int]]) -> int:
     return sum(size * (50 if name.endswith("-none-any.whl") else 1) for name, size in wheels)
 
 
-def refuse_overlaps(wheels: Iterable[WheelFile], *, site: Site, known: Iterable[Sequence[KnownFile]] = ()) -> None:
-    """Raise ArtifactError if two of `wheels`, or of the layers whose files are `known`, would install different files
-    at the same path.
+def refuse_overlaps(
+    wheels: Iterable[WheelFile], *, site: Site, known: Iterable[Sequence[KnownFile]] = ()
+) -> tuple[str, ...]:
+    """What is odd about `wheels` and harmless, for people. Raises ArtifactError if two of them, or of the layers whose
+    files are `known`, would install files at the same path that differ so that it matters.
     """
     parsed = [read_wheel(w.path, filename=w.filename, site=site) for w in wheels]
-    groups: list[Sequence[Placed | KnownFile]] = [*(wheel.files for wheel in parsed), *known]
-    _unique(groups)
+    merged, notes = _merged(parsed, site)
+    _refuse_known(merged, known, site)
+    return (*(note for wheel in parsed for note in wheel.notes), *notes)
 
 
-def _merged(wheels: Iterable[Wheel]) -> dict[str, Placed]:
-    """The files of all wheels by path, sorted."""
-    return _unique([wheel.files for wheel in wheels])
+def _refuse_known(merged: Mapping[str, Placed], known: Iterable[Sequence[KnownFile]], site: Site) -> None:
+    """Layers of which only the list of files is here: whether two sources are the same code, nobody can tell."""
+    there: dict[str, Placed | KnownFile] = dict(merged)
+    for file in (file for files in known for file in files):
+        other = there.setdefault(file.path, file)
+        if other is not file and not _same(file, other) and not by_place(file.path, site):
+            raise ArtifactError(
+                f"{_both(file, other)} would install different files at /{file.path}",
+                hint="lock versions that fit together; if they differ in comments alone, build with --no-cache-from",
+            )
+    for folder in sorted(_folders(there) & there.keys()):
+        below = next(file for path, file in there.items() if path.startswith(f"{folder}/"))
+        raise ArtifactError(
+            f"{_both(there[folder], below)}: /{folder} would be both a file and the folder of /{below.path}",
+            hint="lock versions that fit together",
+        )
 
 
-def _unique(groups: Iterable[Sequence[_File]]) -> dict[str, _File]:
-    """By path, sorted. Raises ArtifactError where two groups differ."""
-    merged: dict[str, _File] = {}
-    for files in groups:
-        for file in files:
+def _merged(wheels: Sequence[Wheel], site: Site) -> tuple[dict[str, Placed], list[str]]:
+    """The files of all wheels by path, sorted, the first wheel's where several have one, and what to say of those."""
+    merged: dict[str, Placed] = {}
+    shared: list[tuple[Placed, Placed]] = []
+    for wheel in wheels:
+        for file in wheel.files:
             other = merged.setdefault(file.path, file)
             if other is not file and not _same(file, other):
-                raise ArtifactError(
-                    f"{_both(file, other)} would install different files at /{file.path}",
-                    hint="two distributions own this file; lock versions that fit together",
-                )
+                if file.label == other.label or not harmless(other, file, site):
+                    raise refused(file, other, wheels)
+                shared.append((other, file))
     for folder in sorted(_folders(merged) & merged.keys()):
         below = next(file for path, file in merged.items() if path.startswith(f"{folder}/"))
         raise ArtifactError(
-            f"{_both(merged[folder], below)}: /{folder} would be both a file and the folder of /{below.path}"
+            f"{_both(merged[folder], below)}: /{folder} would be both a file and the folder of /{below.path}",
+            hint="; ".join(asked_by(w, wheels) for w in wheels if w.label in {merged[folder].label, below.label}),
         )
-    return dict(sorted(merged.items()))
+    return dict(sorted(merged.items())), notes_of(shared, site)
 
 
 def _both(a: Placed | KnownFile, b: Placed | KnownFile) -> str:
@@ -184,7 +200,7 @@ def _installed(wheel: Wheel, site: Site, compiled: Mapping[str, str], dropped: A
     added = [file_entry(f"{wheel.dist_info}/INSTALLER", INSTALLER), file_entry(f"{wheel.dist_info}/REQUESTED", b"")]
     yield from added
     rows = [(e.path, record_digest(b"".join(e.body.chunks())), str(e.size)) for e in added if e.body is not None]
-    rows += [(f.path, f.digest, str(f.size)) for f in wheel.files if f.path not in dropped]
+    rows += [(f.path, f.digest, str(f.size) if f.sized else "") for f in wheel.files if f.path not in dropped]
     # like pip: bytecode is listed, so that it is removed with its source, and has no hash
     rows += [(compiled[f.path], "", "") for f in wheel.files if f.path in compiled]
     rows.append((f"{wheel.dist_info}/RECORD", "", ""))

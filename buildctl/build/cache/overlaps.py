@@ -21,8 +21,9 @@ def wheel_recipes(image: ImageRecipe) -> tuple[Recipe, ...]:
     return tuple(recipe for recipe in image.layers if isinstance(recipe.source, WheelsSource))
 
 
-def refuse_conflicts(image: ImageRecipe, store: Store, layers: LayerStore, known: Known) -> None:
-    """Raise ArtifactError if wheels of different layers would install different files at the same path.
+def refuse_conflicts(image: ImageRecipe, store: Store, layers: LayerStore, known: Known) -> tuple[str, ...]:
+    """What is odd about the image's wheels and harmless, for people. Raises ArtifactError if wheels of different layers
+    would install files at the same path that differ so that it matters.
 
     A layer's files are those of its wheels in the store, else what `known` says of its key, else those of the layer
     itself. One of which nothing is known is an error, because nothing could be compared.
@@ -37,10 +38,11 @@ def refuse_conflicts(image: ImageRecipe, store: Store, layers: LayerStore, known
             files.append(said)
         else:
             files.append(_from_layer(recipe, layers))
-    if recipes:
-        source = recipes[0].source
-        assert isinstance(source, WheelsSource)  # noqa: S101 - wheel_recipes
-        refuse_overlaps(wheels, site=source.site, known=files)
+    if not recipes:
+        return ()
+    source = recipes[0].source
+    assert isinstance(source, WheelsSource)  # noqa: S101 - wheel_recipes
+    return refuse_overlaps(wheels, site=source.site, known=files)
 
 
 def _wheels(recipe: Recipe, store: Store) -> list[WheelFile] | None:

@@ -99,7 +99,7 @@ def test_a_wheel_and_a_layer_with_different_files_are_refused(tmp_path: Path, ot
 
 
 def test_two_layers_with_different_files_are_refused() -> None:
-    first, second = known("s", b"1"), replace(known("s", b"2"), label="another layer")
+    first, second = known("p/s", b"1"), replace(known("p/s", b"2"), label="another layer")
     with pytest.raises(ArtifactError, match="a layer and another layer would install different files"):
         refuse_overlaps([], site=SITE, known=[[first], [second]])
 
