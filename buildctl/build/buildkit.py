@@ -43,6 +43,7 @@ class DockerOptions:
     """`builder` is a buildx builder by name (remote, Kubernetes, several nodes), `secrets` files by id.
 
     `context` is a docker context or the URL of a daemon, whose own BuildKit builds unless a `builder` is named.
+    `cache_from` and `cache_to` are repositories of BuildKit's own cache, which is not signed: a tag for each target.
     `network` "host" lets steps reach the builder's loopback, for an index or a proxy there.
     """
 
@@ -55,6 +56,8 @@ class DockerOptions:
     cache: bool = True
     network: str | None = None
     env: Mapping[str, str] | None = None
+    cache_from: tuple[str, ...] = ()
+    cache_to: str | None = None
 
 
 def docker_images(order: Order) -> list[Built]:
@@ -77,6 +80,8 @@ def docker_images(order: Order) -> list[Built]:
                 builder=order.builder,
                 context=order.context,
                 secrets=user_secrets(Path(secrets), environment, index=index),
+                cache_from=tuple(source.name for source in order.cache.sources) if order.cache else (),
+                cache_to=order.cache.writer.name if order.cache and order.cache.writer else None,
             )
             targets = [_target(cell, context=order.project.images, layout=layout.root) for cell in some]
             found = build_with_docker(targets, options, layout=layout)
@@ -134,6 +139,7 @@ def _export(targets: Sequence[BakeTarget], places: Mapping[str, Path], options: 
         entry["output"] = [_output(place, options, rewrite=not target.fixed_times)]
         entry["args"] = {**entry.get("args", {}), **_proxies(), "SOURCE_DATE_EPOCH": str(options.epoch)}
         entry["secret"] = [{"id": k, "src": str(v.absolute())} for k, v in sorted(options.secrets.items())]
+        entry |= _registry_cache(target.name, options)
         if options.attest:
             del entry["attest"]
         if options.network:
@@ -142,6 +148,15 @@ def _export(targets: Sequence[BakeTarget], places: Mapping[str, Path], options: 
         file = Path(folder) / "docker-bake.json"
         file.write_text(json.dumps(definition))
         _bake(file, options)
+
+
+def _registry_cache(name: str, options: DockerOptions) -> dict[str, list[str]]:
+    """BuildKit's cache in a registry (docs.docker.com, "Registry cache"); one that cannot be written fails no build."""
+    found = [f"type=registry,ref={repository}:buildkit-{name}" for repository in options.cache_from]
+    # layers as this build exports them, intermediate stages too, in a form that every registry takes
+    how = f"mode=max,image-manifest=true,oci-mediatypes=true,compression={options.compression.method},ignore-error=true"
+    out = [f"type=registry,ref={options.cache_to}:buildkit-{name},{how}"] if options.cache_to else []
+    return {**({"cache-from": found} if found else {}), **({"cache-to": out} if out else {})}
 
 
 def _compressed_as_asked(built: Path, options: DockerOptions) -> bool:

@@ -48,6 +48,11 @@ class Planned:
     def recipes(self) -> tuple[Recipe, ...]:
         return (*self.base.recipes, *self.recipe.layers)
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The recipe keys of the image's layers, the lowest first; none for a base alone."""
+        return tuple(recipe.key for recipe in self.recipe.layers)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planner:

@@ -14,7 +14,7 @@ from buildctl.artifacts.debian.configured import VERSION
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.debian.python import build_python, prepare_python, python_packages
 from buildctl.artifacts.store import Store, recipe_key
-from buildctl.artifacts.wheels.layer import WheelFile, estimated_work, group_entries, refuse_overlaps
+from buildctl.artifacts.wheels.layer import WheelFile, estimated_work, group_entries
 from buildctl.artifacts.wheels.wheel import Site
 from buildctl.build.assemble import ImageRecipe, Recipe
 from buildctl.build.plan import FilesLayer, Operation, Plan, Setting, WheelsLayer
@@ -277,16 +277,6 @@ def _locked(operation: WheelsLayer, lock: WheelLock) -> tuple[LockedWheel, ...]:
             )
         found.append(wheel)
     return tuple(found)
-
-
-def refuse_conflicts(image: ImageRecipe, store: Store) -> tuple[str, ...]:
-    """What is odd about the image's wheels and harmless, for people. Raises ArtifactError if wheels of different layers
-    would install files at the same path that differ so that it matters.
-    """
-    sources = [recipe.source for recipe in image.layers if isinstance(recipe.source, WheelsSource)]
-    found = [(store.artifact(wheel.digest), wheel.filename) for source in sources for wheel in source.wheels]
-    files = [WheelFile(path=path, filename=name) for path, name in found if path is not None]
-    return refuse_overlaps(files, site=sources[0].site) if sources else ()
 
 
 def material_size(recipe: Recipe) -> int:

@@ -181,10 +181,10 @@ def page(
       buildctl page
       buildctl page --out public --from registry.example/pytorch --revision 20261122
     """
-    from buildctl.publish.keys import PublicKey
     from buildctl.publish.page.collect import of_layout, of_registry
     from buildctl.publish.page.write import pages, refuse_foreign, write_pages
     from buildctl.registry.client import open_repository
+    from buildctl.registry.keys import PublicKey
     from buildctl.registry.reference import Reference
 
     if revision and source is None:

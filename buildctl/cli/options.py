@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -81,3 +83,43 @@ runtime_option = click.option("--runtime", type=click.Choice((AUTO, *RUNTIMES)),
 environment_option = click.option(
     "--path", type=click.Path(file_okay=False, path_type=Path), help="Where the native environment is (mps-... only)."
 )
+
+
+_READ = (
+    click.option(
+        "--cache-from",
+        multiple=True,
+        envvar="BUILDCTL_CACHE_FROM",
+        metavar="REGISTRY/REPO",
+        help="Take layers from there that others made (default: `cache` in matrix.yaml); once for each.",
+    ),
+    click.option(
+        "--cache-trust",
+        multiple=True,
+        envvar="BUILDCTL_CACHE_TRUST",
+        metavar="FILE",
+        help="Public key whose signatures count: a file, or env://NAME; once for each.",
+    ),
+)
+_BUILD = (
+    click.option("--no-cache-from", is_flag=True, help="Take no layer from any cache."),
+    click.option("--require-cache", is_flag=True, help="Fail instead of making a layer that no cache has."),
+    click.option("--cache-to", envvar="BUILDCTL_CACHE_TO", metavar="REGISTRY/REPO", help="Put what is made there."),
+    click.option(
+        "--cache-key",
+        envvar="BUILDCTL_CACHE_KEY",
+        metavar="FILE",
+        help="Private key that signs it: a file ($COSIGN_PASSWORD), or env://NAME.",
+    ),
+)
+Decorated = Callable[..., None]
+
+
+def cache_read_options(function: Decorated) -> Decorated:
+    """Where the shared layer cache is, and whose word counts."""
+    return functools.reduce(lambda made, option: option(made), reversed(_READ), function)
+
+
+def cache_options(function: Decorated) -> Decorated:
+    """All options of the shared layer cache."""
+    return functools.reduce(lambda made, option: option(made), reversed((*_READ, *_BUILD)), function)

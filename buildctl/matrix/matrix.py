@@ -24,6 +24,17 @@ from buildctl.matrix.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSettings:
+    """`cache` of matrix.yaml: repositories to `read`, files of public `keys` in the project, keys and digests to
+    `refuse`.
+    """
+
+    read: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    refuse: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
     """`cells` are all that exist, in the order of the file; `combinations` is the whole product, with reasons."""
 
@@ -38,6 +49,7 @@ class Matrix:
     debian_mirror: str | None
     additions: tuple[Addition, ...] = ()
     publish: Policy = field(default_factory=Policy)
+    cache: CacheSettings = field(default_factory=CacheSettings)
 
     @property
     def images(self) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from buildctl.matrix.cells import (
     PackageRule,
 )
 from buildctl.matrix.defaults import fill
-from buildctl.matrix.matrix import Matrix
+from buildctl.matrix.matrix import CacheSettings, Matrix
 from buildctl.matrix.policy import read_policy
 
 
@@ -116,6 +116,15 @@ class _Builder:
             debian_mirror=self.value.get("mirror", {}).get("debian"),
             additions=additions,
             publish=read_policy(self.document, cells),
+            cache=self._cache(),
+        )
+
+    def _cache(self) -> CacheSettings:
+        value: Mapping[str, Sequence[str]] = self.value.get("cache", {})
+        if value.get("from") and not value.get("keys"):
+            self.document.problem(("cache",), "a cache needs `keys`, the public keys that may sign what is in it")
+        return CacheSettings(
+            read=tuple(value.get("from", ())), keys=tuple(value.get("keys", ())), refuse=tuple(value.get("refuse", ()))
         )
 
     def _versions(self) -> Iterator[tuple[str, Version]]:

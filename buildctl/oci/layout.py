@@ -42,6 +42,7 @@ from buildctl.oci.image import (
     Platform,
     canonical_json,
 )
+from buildctl.oci.remote import Place, place_of
 from buildctl.oci.trees import remove_tree
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
@@ -158,7 +159,8 @@ class Layout:
     ) -> Descriptor:
         """Store blobs, config and manifest, then tag; returns the manifest's descriptor, with platform, without name.
 
-        The diff ids come from `layers`; a config with others is refused. `blob` gives the path of a layer's blob.
+        The diff ids come from `layers`; a config with others is refused. `blob` gives the path of a layer's blob; one
+        without a file stays out of the layout if `remote` knows where it is.
         """
         diff_ids = tuple(layer.diff_id for layer in layers)
         if config.diff_ids not in ((), diff_ids):
@@ -169,7 +171,7 @@ class Layout:
         self.create()
         with self._locked(".writers.lock", fcntl.LOCK_SH):
             for layer in layers:
-                self.add_blob(blob(layer.descriptor.digest), layer.descriptor.digest, layer.descriptor.size)
+                self._add_layer(blob(layer.descriptor.digest), layer.descriptor)
             config = dataclasses.replace(config, diff_ids=diff_ids)
             manifest = Manifest(
                 config=self.write_bytes(MediaType.CONFIG, canonical_json(config.to_json())),
@@ -180,6 +182,14 @@ class Layout:
             descriptor = dataclasses.replace(written, platform=config.platform)
             self.tag(descriptor, name)
         return descriptor
+
+    def _add_layer(self, path: Path, layer: Descriptor) -> None:
+        if (
+            path.exists()
+            or has_size(self.blob_path(layer.digest), layer.size)
+            or place_of(self.root, layer.digest) is None
+        ):
+            self.add_blob(path, layer.digest, layer.size)
 
     def put_index(
         self, *, name: str, manifests: Sequence[Descriptor], annotations: Mapping[str, str] | None = None
@@ -285,6 +295,16 @@ class Layout:
                 manifest = self.manifest(descriptor)
                 found.update(d.digest for d in (manifest.config, *manifest.layers))
         return frozenset(found)
+
+    def absent(self, descriptors: Iterable[Descriptor]) -> dict[Digest, Place]:
+        """The layers of these images and indexes that are not here, with their places. A layer without a place is not
+        listed: whoever opens it reports it.
+        """
+        images = [d for d in self._walk(descriptors) if d.media_type in MANIFEST_TYPES]
+        layers = {d.digest: d for image in images for d in self.manifest(image).layers}
+        missing = [d for d in layers.values() if not has_size(self.blob_path(d.digest), d.size)]
+        found = ((d.digest, place_of(self.root, d.digest)) for d in missing)
+        return {digest: place for digest, place in found if place is not None}
 
     def _walk(self, descriptors: Iterable[Descriptor]) -> Iterator[Descriptor]:
         for descriptor in descriptors:
