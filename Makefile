@@ -48,12 +48,12 @@ unit: dev ## the unit tests alone, in seconds
 	@$(PYTEST) tests/unit -n auto
 
 check: dev ## what CI checks before it builds: linters of every language here, drift of locks and Dockerfiles
-	@.venv/bin/ruff check buildctl tests benchmarks
-	@.venv/bin/ruff format --check buildctl tests benchmarks
+	@.venv/bin/ruff check buildctl tests benchmarks hatch_build.py
+	@.venv/bin/ruff format --check buildctl tests benchmarks hatch_build.py
 	@.venv/bin/mypy
 	@.venv/bin/check-jsonschema -q --schemafile buildctl/matrix/schema.json matrix.yaml
-	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	@.venv/bin/zizmor -q --offline --pedantic .github
+	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml buildctl/matrix/github.yml
+	@.venv/bin/zizmor -q --offline --pedantic .github buildctl/matrix/github.yml
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.compose-spec docs/examples/compose.yaml
 	@.venv/bin/pre-commit validate-config .pre-commit-config.yaml
 	@.venv/bin/shellcheck scripts/setup scripts/pipeline scripts/propose scripts/release scripts/runner scripts/no-hosts images/common/* tests/support/engine/*.sh

@@ -28,7 +28,7 @@ class Sort(StrEnum):
 CHEAP = (Sort.UNPACKED, Sort.ORPHANS)
 FOLDERS: Mapping[Sort, tuple[str, ...]] = {
     Sort.UNPACKED: ("unpacked", "unpacked-images", "pulled"),
-    Sort.OTHER: ("python", "contents", "bases"),
+    Sort.OTHER: ("python", "contents", "bases", "libraries"),
 }
 
 

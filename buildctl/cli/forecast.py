@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from buildctl.artifacts.debian.python import python_packages
 from buildctl.artifacts.store import Store
 from buildctl.build.planner import Planned, Planner
 from buildctl.build.recipes import artifacts_of, material_size
@@ -99,6 +100,8 @@ def _forecast(planned: Sequence[Planned], store: Store, resolve: tuple[tuple[str
     missing = {key: recipe for key, recipe in recipes.items() if key not in there}
     sizes = there | {key: material_size(recipe) for key, recipe in missing.items()}
     wanted: dict[Digest, int] = {a.digest: a.size for r in missing.values() for a in artifacts_of(r)}
+    if missing:  # and the Python that makes the bytecode here
+        wanted |= {d.digest: d.size for p in planned for d in python_packages(p.compiling.lock)}
     fetched = {digest: count for digest, count in wanted.items() if store.artifact(digest) is None}
     answers, docker = _docker()
     return Forecast(
@@ -117,7 +120,7 @@ def _forecast(planned: Sequence[Planned], store: Store, resolve: tuple[tuple[str
 
 def _image_size(planned: Planned, sizes: dict[str, int]) -> int:
     below = planned.base.layers if not planned.base.recipes else ()
-    return sum(sizes[r.key] for r in planned.recipes) + sum(layer.descriptor.size for layer in below)
+    return sum(sizes[key] for key in {r.key for r in planned.recipes}) + sum(layer.descriptor.size for layer in below)
 
 
 @contextmanager

@@ -265,7 +265,7 @@ class _Verification:
             checked.append(f"{name} {said}")
         said_kind = kind_in_image((), self.config.labels, LABEL)
         for kind in VERSIONED:
-            foreign = sorted(n for n in there if kind != said_kind and kind.vendor and n.startswith(kind.vendor))
+            foreign = sorted(n for n in there if kind != said_kind and kind.vendor and kind.vendor.fullmatch(n))
             if checked and foreign:
                 raise WrongError(f"the labels claim {said_kind.label}, the layers hold {foreign[0]}")
         if not checked:

@@ -117,9 +117,9 @@ def test_where_it_cannot_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(EngineError, match=r"for arm64 cannot run on this machine \(amd64\)"):
         build_python(replace(lock, arch="arm64"), store=store)
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(EngineError, match="cannot run here") as caught:
+    with pytest.raises(EngineError, match="needs Linux, and this is macOS") as caught:
         build_arch()
-    assert "--engine docker" in str(caught.value.hint)
+    assert "Linux virtual machine or container" in str(caught.value.hint)
 
 
 def test_a_lock_without_a_python() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+import requests
 
 from buildctl.cli.program import main
 from buildctl.console.progress import Silent
@@ -29,7 +30,7 @@ from buildctl.publish.verify import verify
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.problems import AgainError, UnavailableError
 from buildctl.registry.reference import Reference
-from buildctl.registry.transport import Tries
+from buildctl.registry.transport import Transport, Tries
 from buildctl.testing.images import image_ref, with_labels
 from buildctl.testing.kept import keep
 from buildctl.testing.overview import overview
@@ -160,6 +161,36 @@ def test_attempts_that_fail_are_said_while_they_are_repeated(capsys: pytest.Capt
     assert capsys.readouterr().err == "registry.example: a:b: Connection refused; trying again\n"
     with pytest.raises(UnavailableError, match="3 times in a row"):
         tries.failed(AgainError("Connection refused"))
+
+
+def test_where_nobody_has_ever_answered_is_given_up_soon() -> None:
+    tries = Tries(Patience(attempts=6, backoff=0), "registry.example: a:b")
+    for _ in range(2):
+        tries.failed(AgainError("Connection refused", unreached=True))
+    with pytest.raises(UnavailableError, match=r"a:b: Connection refused$"):
+        tries.failed(AgainError("Connection refused", unreached=True))
+
+
+def test_a_registry_that_has_answered_may_be_starting_again() -> None:
+    transport, refused = Transport("registry.example"), requests.ConnectionError()
+    refused.__context__ = ConnectionRefusedError(111, "Connection refused")
+    first = transport._broken(refused, "https://registry.example/v2/")
+    transport._answered.add("registry.example")
+    later = transport._broken(refused, "https://registry.example/v2/")
+    elsewhere = transport._broken(refused, "https://token.example/")
+    assert isinstance(first, AgainError)
+    assert isinstance(later, AgainError)
+    assert isinstance(elsewhere, AgainError)
+    assert (first.unreached, later.unreached, elsewhere.unreached) == (True, False, True)
+
+
+def test_publish_asks_which_registry_before_anything_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "publish", "--to", "pytorch") == ExitCode.USAGE
+    told = capsys.readouterr().err
+    assert "'pytorch' names no registry" in told
+    assert "docker.io/USER/pytorch" in told
 
 
 @pytest.mark.parametrize(
