@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from buildctl import __version__
-from buildctl.cli import ask, build, keep, publish, test
+from buildctl.cli import ask, build, carry, keep, publish, test
 from buildctl.cli.commands import CommandGroup, usage_error
 from buildctl.cli.failure import tell, tell_bug, tell_interrupt
 from buildctl.cli.options import Options
@@ -85,6 +85,7 @@ cli.fill(
         "Test": test.COMMANDS,
         "Ask": ask.COMMANDS,
         "Publish": publish.COMMANDS,
+        "Carry": carry.COMMANDS,
         "Keep": keep.COMMANDS,
     }
 )
