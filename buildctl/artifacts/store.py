@@ -181,7 +181,7 @@ class Store:
         since a build may be about to use it.
         """
         before = shutil.disk_usage(self.root).free if self.root.is_dir() else 0
-        folders = ["unpacked", "unpacked-images", "pulled"]
+        folders = ["unpacked", "unpacked-images", "pulled", "carried"]
         folders += ["layers", "blobs", "artifacts", "partial", "python", "contents"] if everything else []
         for name in folders:
             _remove_tree(self.root / name)

@@ -9,7 +9,9 @@ from pathlib import Path
 import click
 
 from buildctl.cli.commands import command
-from buildctl.cli.options import Options, arch_option, complete_names
+from buildctl.cli.options import Options, answer, arch_option, complete_names, json_option, opened
+
+FORMATS = ("docker-archive", "oci-archive", "squashfs", "dir")
 
 
 def _variables(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -20,7 +22,7 @@ def _variables(_: click.Context, __: click.Parameter, values: Sequence[str]) -> 
 
 
 @command("Start a program or shell in an image, to try it", allow_interspersed_args=False, ignore_unknown_options=True)
-@click.argument("target", metavar="NAME|REFERENCE|LAYOUT", shell_complete=complete_names)
+@click.argument("target", metavar="NAME|REFERENCE|LAYOUT", shell_complete=complete_names, callback=opened)
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
 @arch_option
 @click.option("--network", is_flag=True, help="Share this machine's network; otherwise there is none.")
@@ -69,4 +71,59 @@ def run(
     sys.exit(code if code >= 0 else 128 - code)
 
 
-COMMANDS = (run,)
+@command("Write images into a file or folder, for where there is no registry")
+@click.argument(
+    "names", nargs=-1, required=True, metavar="NAME|REFERENCE|LAYOUT...", shell_complete=complete_names, callback=opened
+)
+@click.option("--format", "form", type=click.Choice(FORMATS), required=True, help="What to write.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to (default: the current folder).")
+@arch_option
+@click.option("--since", metavar="OTHER", callback=opened, help="Leave out the layers that OTHER has (oci-archive).")
+@click.option("--bare", is_flag=True, help="Without report, signature and bill of materials (oci-archive).")
+@click.option("--sign-key", metavar="FILE", envvar="BUILDCTL_SIGN_KEY", help="Sign what is carried (oci-archive).")
+@json_option
+@click.pass_obj
+def export(
+    options: Options,
+    names: Sequence[str],
+    form: str,
+    output: Path | None,
+    arch: str | None,
+    since: str | None,
+    bare: bool,
+    sign_key: str | None,
+    as_json: bool,
+) -> None:
+    """Write images as docker-archive (`docker load`, `podman load`), oci-archive (with signatures, reports and bills of
+    materials, for an air-gapped site), squashfs (Apptainer, enroot, Charliecloud) or dir. No daemon, no root; the same
+    image gives the same bytes.
+
+    `buildctl publish FILE --to REGISTRY/REPO` brings an oci-archive into a registry on the other side; `inspect`,
+    `test`, `check`, `diff` and `run` read it, too. What exists already is never replaced.
+
+    \b
+    Examples:
+      buildctl export cuda-2.6 --format squashfs
+      buildctl export cuda-2.6 cpu-2.6 --format oci-archive -o november.oci.tar
+      buildctl export cuda-2.6 --format oci-archive --since november.oci.tar     only the layers that are new
+      buildctl export registry.example/pytorch:2.6 --arch amd64 --format docker-archive
+    """
+    from buildctl.matrix.matrix import parse_arch
+    from buildctl.publish.export.export import ExportOptions
+    from buildctl.publish.export.export import export as write
+    from buildctl.publish.keys import PrivateKey
+    from buildctl.publish.sign import KeySigner
+
+    signs = form == "oci-archive" and not bare  # the variable is for all commands
+    wanted = ExportOptions(
+        form=form,
+        arch=parse_arch(arch) if arch else None,
+        output=output,
+        since=since,
+        bare=bare,
+        signer=KeySigner(PrivateKey.load(sign_key)) if sign_key and signs else None,
+    )
+    answer(write(options.open, names, wanted), as_json=as_json)
+
+
+COMMANDS = (run, export)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from buildctl.cli.commands import command
-from buildctl.cli.options import Options, answer, arch_option, as_text, json_option, names_argument, plain_http_option
+from buildctl.cli.options import (
+    Options,
+    answer,
+    arch_option,
+    as_text,
+    json_option,
+    names_argument,
+    plain_http_option,
+    targets_argument,
+)
 from buildctl.ground.errors import ExitCode, UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from buildctl.registry.client import Repository
     from buildctl.registry.reference import Reference
     from buildctl.registry.referrers import Signer
 
@@ -75,7 +85,7 @@ def _signer(key: str | None, keyless: bool) -> Signer | None:
 
 
 @command("Push images, and set the tags of those that passed")
-@names_argument
+@targets_argument
 @arch_option
 @to_option
 @click.option("--dry-run", is_flag=True, help="Send nothing; show what would be sent and where tags would point.")
@@ -117,6 +127,9 @@ def publish(
 ) -> None:
     """Push images from the layout and point tags at those that passed their tests. No daemon; only missing blobs move.
 
+    NAMES are those of the matrix, or PATH[:NAME] of another OCI layout, or of an archive of `buildctl export`: what it
+    carries is pushed as it is, with its documents, and its names are the tags.
+
     A moving tag is set only when the report of exactly that digest has no FAILED, and no NOT RUN but what `publish` in
     matrix.yaml or --allow-not-run allows. Exit code 1: a tag was refused (images and immutable tags are pushed all the
     same).
@@ -134,23 +147,28 @@ def publish(
     from buildctl.lock.update import refuse_stale_locks
     from buildctl.publish.publish import PublishOptions, attached
     from buildctl.publish.publish import publish as push
-    from buildctl.registry.client import open_repository
-    from buildctl.registry.reference import Reference
+    from buildctl.registry.target import points_elsewhere
 
+    signer = _signer(sign_key, sign_keyless)
+    if any(map(points_elsewhere, names)):
+        if not all(map(points_elsewhere, names)) or revision or drop_platform or tags == "immutable":
+            raise UsageError(
+                "layouts and archives are published alone, without --revision, --drop-platform and immutable tags"
+            )
+        repository = _opened(to, dry_run, plain_http, mount_from)
+        _deliver(names, arch, repository, dry_run, tags == "all", allow_not_run, signer, as_json)
     project = options.open()
     cells = project.matrix.images_of(names, arch)
     refuse_stale_locks(project, cells, WANTED)
     refuse_drift(project, load_locked(project, of_all_architectures(project, cells)), WANTED)
-    repository = open_repository(
-        Reference.parse_repository(to), write=not dry_run, plain_http=plain_http, mount_from=tuple(mount_from)
-    )
+    repository = _opened(to, dry_run, plain_http, mount_from)
     wanted = PublishOptions(
         dry_run=dry_run,
         tags=tags,
         revision=revision,
         allow_not_run=frozenset(allow_not_run),
         drop_platforms=frozenset(drop_platform),
-        signer=_signer(sign_key, sign_keyless),
+        signer=signer,
     )
     documents = attached(project, sbom=sbom, **({"builder": builder_id} if builder_id else {}))
     pinned = load_matrix_images(project)
@@ -158,6 +176,34 @@ def publish(
         result = push(project, pinned, cells, repository, wanted, documents=documents, progress=progress)
     answer(result, as_json=as_json)
     sys.exit(result.exit_code)
+
+
+def _opened(to: str, dry_run: bool, plain_http: bool | None, mount_from: Sequence[str]) -> Repository:
+    from buildctl.registry.client import open_repository
+    from buildctl.registry.reference import Reference
+
+    reference = Reference.parse_repository(to)
+    return open_repository(reference, write=not dry_run, plain_http=plain_http, mount_from=tuple(mount_from))
+
+
+def _deliver(
+    names: Sequence[str],
+    arch: str | None,
+    repository: Repository,
+    dry_run: bool,
+    tag: bool,
+    allow_not_run: Sequence[str],
+    signer: Signer | None,
+    as_json: bool,
+) -> NoReturn:
+    from buildctl.console.progress import open_progress
+    from buildctl.publish.export.deliver import DeliverOptions, deliver
+
+    wanted = DeliverOptions(dry_run=dry_run, tag=tag, arch=arch, allow_not_run=frozenset(allow_not_run), signer=signer)
+    with open_progress("sent") as progress:
+        found = deliver(names, repository, wanted, progress=progress)
+    answer(found, as_json=as_json)
+    sys.exit(found.exit_code)
 
 
 @command("Set moving tags by the reports of published images")

@@ -18,12 +18,13 @@ from buildctl.cli.options import (
     json_option,
     names_argument,
     runtime_option,
+    targets_argument,
 )
 from buildctl.ground.errors import UsageError
 
 
 @command("Ask images what torch reports, and compare with the tag")
-@names_argument
+@targets_argument
 @arch_option
 @runtime_option
 @context_option
