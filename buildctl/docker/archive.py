@@ -1,24 +1,25 @@
-"""What `docker load` and `podman load` read: an OCI layout in a tar, with manifest.json for older ones."""
+"""What `docker load` and `podman load` read: manifest.json and blobs, for newer ones as an OCI layout."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from buildctl.oci.archive import END, blob_member, blob_name, member
+from buildctl.oci.archive import END, blob_member, blob_name, folders, member
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import REF_NAME, Descriptor, Index, MediaType, canonical_json
 from buildctl.oci.layout import LAYOUT_FILE, Layout
 
 
 def archive(
-    images: Sequence[tuple[Layout, Descriptor, str]], *, without: frozenset[Digest] = frozenset()
+    images: Sequence[tuple[Layout, Descriptor, str]], *, without: frozenset[Digest] = frozenset(), old: bool = False
 ) -> Iterator[bytes]:
-    """Images with their tags, streamed. `without` are blobs to leave out.
+    """Images with their tags, streamed. `without` are blobs to leave out. With `old` it is no OCI layout as well, which
+    Apptainer 1.4 stumbles over; Docker's containerd store then gives the image another digest.
 
     Raises LayoutError, before the end of the stream, if a blob does not match its digest or size.
     """
-    entries, old = [], []
+    entries, listed = [], []
     for layout, descriptor, tag in images:
         manifest, name = layout.manifest(descriptor), full_name(tag)
         entries.append(
@@ -30,14 +31,16 @@ def archive(
                 annotations={"io.containerd.image.name": name, REF_NAME: name.rpartition(":")[2]},
             )
         )
-        old.append(older(layout, descriptor, [tag]))
-    yield from member("oci-layout", LAYOUT_FILE)
-    yield from member("index.json", canonical_json(Index(manifests=tuple(entries)).to_json()))
-    yield from member("manifest.json", canonical_json(old))
+        listed.append(older(layout, descriptor, [tag]))
+    yield from folders()
+    if not old:
+        yield from member("oci-layout", LAYOUT_FILE)
+        yield from member("index.json", canonical_json(Index(manifests=tuple(entries)).to_json()))
+    yield from member("manifest.json", canonical_json(listed))
     seen = set(without)
     for layout, descriptor, _ in images:
         manifest = layout.manifest(descriptor)
-        for blob in (descriptor, manifest.config, *manifest.layers):
+        for blob in (*(() if old else (descriptor,)), manifest.config, *manifest.layers):
             if blob.digest not in seen:
                 seen.add(blob.digest)
                 yield from blob_member(layout, blob)

@@ -10,7 +10,7 @@ from typing import IO
 
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
-from buildctl.oci.entry import Entry
+from buildctl.oci.entry import Entry, directory_entry
 from buildctl.oci.files import CHUNK, translated, write_whole
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import JSON_LIMIT, Layout, parse_object
@@ -23,6 +23,12 @@ _TOP = ("oci-layout", "index.json")
 
 def blob_name(digest: Digest) -> str:
     return f"{BLOBS}{digest.hex}"
+
+
+def folders() -> Iterator[bytes]:
+    """Of the blobs. Readers that make missing ones give them to root, which fails for everybody else (Apptainer)."""
+    for name in ("blobs", "blobs/sha256"):
+        yield header(directory_entry(name))
 
 
 def member(name: str, data: bytes) -> Iterator[bytes]:

@@ -10,10 +10,10 @@ from typing import BinaryIO
 
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
-from buildctl.oci.entry import Entry, Kind
+from buildctl.oci.entry import Entry, Kind, directory_entry
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.oci.tar import BLOCK, RECORD, header
+from buildctl.oci.tar import BLOCK, RECORD, header, root_header
 from buildctl.oci.tarread import LayerReader
 from buildctl.oci.tree import LayerTree
 
@@ -35,6 +35,7 @@ class MergedTree(LayerTree):
         self.nodes: dict[str, Node] = {}
         self.below: dict[str, set[str]] = {"": set()}
         self.place = (0, 0)
+        self.root = directory_entry("")
 
     def mode(self, path: str) -> int | None:
         if not path:
@@ -61,6 +62,8 @@ class MergedTree(LayerTree):
     def put_directory(self, path: str, info: tarfile.TarInfo, *, fresh: bool) -> None:
         if path:
             self._name(path, Node(info, self.place))
+        else:
+            self.root = _entry("", info, Kind.DIRECTORY)
         if fresh:
             self.below[path] = set()
 
@@ -117,6 +120,7 @@ def _learn(tree: MergedTree, file: BinaryIO, layer: Descriptor, number: int, dif
 
 def _packed(tree: MergedTree, layout: Layout, layers: tuple[Descriptor, ...]) -> Iterator[bytes]:
     files: dict[int, dict[int, Node]] = {}
+    yield root_header(tree.root)
     for path, node in sorted(tree.nodes.items()):
         if path in tree.below:
             yield header(_entry(path, node.info, Kind.DIRECTORY))

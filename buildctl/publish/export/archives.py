@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from buildctl.docker.archive import archive, full_name, older
-from buildctl.oci.archive import END, blob_member, blob_name, member
+from buildctl.oci.archive import END, blob_member, blob_name, folders, member
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import REF_NAME, Descriptor, MediaType, canonical_json
@@ -29,7 +29,7 @@ class Since:
 
 def docker_archive(found: Sequence[Carried]) -> Iterator[bytes]:
     """Images of several architectures under one name get that architecture behind it, as in our own Docker tags."""
-    return archive([(c.layout, i.descriptor, tag) for c in found for i, tag in tagged(c)])
+    return archive([(c.layout, i.descriptor, tag) for c in found for i, tag in tagged(c)], old=True)
 
 
 def tagged(carried: Carried) -> Iterator[tuple[Any, str]]:
@@ -50,6 +50,7 @@ def oci_archive(found: Sequence[Carried], since: Since | None) -> Iterator[bytes
         "manifests": [*map(_entry, found), *_artifacts(found)],
         **({"annotations": {SINCE: since.name}} if since else {}),
     }
+    yield from folders()
     yield from member("oci-layout", LAYOUT_FILE)
     yield from member("index.json", canonical_json(top))
     if since is None:

@@ -1,4 +1,4 @@
-"""A file system image for Apptainer, enroot and Charliecloud, packed by squashfs-tools-ng or squashfs-tools."""
+"""A file system image for Apptainer, enroot and Charliecloud, packed by squashfs-tools-ng."""
 
 from __future__ import annotations
 
@@ -14,23 +14,19 @@ from buildctl.oci.layout import Layout
 from buildctl.oci.merged import merged_tar
 
 LAST = 1800.0  # seconds for what a packer still has to do after the last byte
-# Level 3: their own 15 took 121 s of processor time for cpu-2.6 instead of 11, for 14 % less. Both write the same bytes
-# whatever the number of cores; between versions they may differ.
-PACKERS = {
-    "tar2sqfs": ("-q", "--no-skip", "--no-xattr", "--compressor", "zstd", "--comp-extra", "level=3",
-                 "--defaults", f"mtime={EPOCH}"),
-    "sqfstar": ("-quiet", "-no-progress", "-no-xattrs", "-comp", "zstd", "-Xcompression-level", "3",
-                "-mkfs-time", str(EPOCH), "-root-mode", "0755", "-root-uid", "0", "-root-gid", "0"),
-}  # fmt: skip
-HINT = "sudo apt-get install squashfs-tools-ng  # or squashfs-tools 4.6"
+PACKER = "tar2sqfs"
+# Level 3: its own 15 took 121 s of processor time for cpu-2.6 instead of 11, for 14 % less. It writes the same bytes
+# whatever the number of cores; other versions may write others. squashfs-tools 4.5 (sqfstar) cannot set the time of the
+# root directory, so it is not used.
+OPTIONS = ("-q", "--no-skip", "--no-xattr", "--compressor=zstd", "--comp-extra=level=3", f"--defaults=mtime={EPOCH}")
+HINT = "sudo apt-get install squashfs-tools-ng"
 
 
 def find_packer() -> list[str]:
     """The program and its options. Raises ToolError with what to install."""
-    for name, options in PACKERS.items():
-        if (program := which(name)) is not None:
-            return [str(program), *options]
-    raise ToolError("a squashfs is packed by tar2sqfs or sqfstar, and neither is installed", hint=HINT)
+    if (program := which(PACKER)) is None:
+        raise ToolError(f"a squashfs is packed by {PACKER}, which is not installed", hint=HINT)
+    return [str(program), *OPTIONS]
 
 
 def write_squashfs(packer: list[str], layout: Layout, descriptor: Descriptor, target: Path) -> None:

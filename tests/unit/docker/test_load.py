@@ -56,7 +56,7 @@ def test_a_layer_that_an_image_has_twice_is_sent_once(tmp_path: Path) -> None:
     layout, descriptor = image(tmp_path, tar(file("a")), tar(file("a")))
     with tarfile.open(fileobj=io.BytesIO(b"".join(archive([(layout, descriptor, "x")])))) as opened:
         names = opened.getnames()
-    assert len(names) == len(set(names)) == 6
+    assert len(names) == len(set(names)) == 8
 
 
 def test_a_layer_that_the_daemon_has_is_left_out(made: tuple[Layout, Descriptor]) -> None:

@@ -32,6 +32,8 @@ def read(data: bytes) -> dict[str, tuple[object, ...]]:
     found: dict[str, tuple[object, ...]] = {}
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         for info in archive:
+            if info.name == ".":
+                continue
             body = archive.extractfile(info) if info.isfile() else None
             content = body.read() if body else info.linkname
             found[info.name] = (info.type, info.mode, info.uid, info.gid, info.mtime, content)
