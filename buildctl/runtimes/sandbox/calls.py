@@ -13,7 +13,8 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 # linux/sched.h, sys/mount.h, linux/prctl.h
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE, DETACH = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18, 2
-SET_PDEATHSIG, CAPBSET_DROP, SET_NO_NEW_PRIVS = 1, 24, 38
+SET_PDEATHSIG, SET_SECCOMP, CAPBSET_DROP, SET_NO_NEW_PRIVS = 1, 22, 24, 38
+SECCOMP_FILTER = 2  # linux/seccomp.h
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 # linux/mount.h; the numbers of these calls are the same on every architecture (asm-generic/unistd.h)
 OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442

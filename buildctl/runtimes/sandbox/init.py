@@ -37,7 +37,9 @@ from buildctl.runtimes.sandbox.calls import (
     NEWPID,
     NEWUSER,
     NEWUTS,
+    SECCOMP_FILTER,
     SET_NO_NEW_PRIVS,
+    SET_SECCOMP,
     Spec,
     StepError,
     call,
@@ -188,7 +190,7 @@ def become_command(spec: Spec) -> NoReturn:
         if spec["terminal"]:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         os.umask(0o022)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        limit(spec["shield"])
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec keeps that
             signal.signal(number, signal.SIG_DFL)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -196,6 +198,7 @@ def become_command(spec: Spec) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         drop_privileges(spec)
         os.chdir(spec["cwd"])
+        refuse_calls(bytes.fromhex(spec["refused_calls"]))
         os.execvpe(argv[0], argv, spec["env"])  # noqa: S606
     except OSError as error:  # the exit codes that shells and Docker give
         name = spec["cwd"] if error.filename == spec["cwd"] else argv[0]
@@ -218,7 +221,24 @@ def drop_privileges(spec: Spec) -> None:
     if uid != 0:
         header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3
         call("capset", header, (ctypes.c_uint32 * 6)())
-        call("prctl", SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0)
+    call("prctl", SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0)
+
+
+def limit(shield: dict[str, Any]) -> None:
+    for name, most in shield["limits"].items():
+        number = getattr(resource, name)
+        soft, hard = (most if had == resource.RLIM_INFINITY else min(most, had) for had in resource.getrlimit(number))
+        resource.setrlimit(number, (soft, hard))
+
+
+def refuse_calls(program: bytes) -> None:
+    """From here on, for this process and all that it starts. Needs no rights, since it can gain none."""
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+    loaded = Program(len(program) // 8, program)
+    call("prctl", SET_SECCOMP, ctypes.c_ulong(SECCOMP_FILTER), ctypes.c_ulong(ctypes.addressof(loaded)), 0, 0)
 
 
 if __name__ == "__main__":

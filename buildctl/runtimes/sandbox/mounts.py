@@ -57,7 +57,7 @@ def open_stage(spec: Spec) -> None:
     stage, ids = spec["stage"], spec["ids"]
     with step(f"tmpfs on {stage}"):
         owner = f",uid={ids['first']},gid={ids['first']}" if ids else ""
-        mount("tmpfs", stage, "tmpfs", NOSUID | NODEV, f"mode=755{owner}")
+        mount("tmpfs", stage, "tmpfs", NOSUID | NODEV, f"mode=755,size={spec['shield']['sizes']['']}{owner}")
     os.chdir(stage)
     os.mkdir("l")
     for number, layer in enumerate(spec["layers"]):
@@ -153,25 +153,36 @@ def build_root(spec: Spec) -> None:
         call("pivot_root", b".", b".")
         call("umount2", b".", DETACH)
         os.chdir("/")
-    shield(spec["shield"])
+    shield(spec["shield"], own_root=spec["own_root"])
     if spec["read_only"]:
         with step("read-only root"):
             mount("none", "/", None, REMOUNT | BIND | RDONLY | kept_flags("/"))
 
 
-def shield(policy: dict[str, list[str]]) -> None:
-    """Hide and close the kernel's own files. A user namespace made in here cannot undo it: its mounts are locked."""
+def shield(policy: dict[str, list[str]], *, own_root: bool) -> None:
+    """Hide and close the kernel's own files. A user namespace made in here cannot undo it: its mounts are locked.
+
+    With `own_root`, root inside owns what /proc shows, so all of it but the processes is closed.
+    """
+    read_only = [*policy["read_only"], *(kernel_files() if own_root else [])]
     for path in policy["masked"]:
         with step(f"mask of {path}"):
             if os.path.isdir(path):
                 mount("tmpfs", path, "tmpfs", RDONLY | NOSUID | NODEV | NOEXEC, "mode=555")
             elif os.path.exists(path):
                 mount("/dev/null", path, None, BIND)
-    for path in filter(os.path.exists, policy["read_only"]):
+    for path in filter(os.path.exists, read_only):
         with step(f"read-only {path}"):
             mount(path, path, None, BIND | REC)
             for point in mounts_in(path):
                 mount("none", point, None, REMOUNT | BIND | RDONLY | kept_flags(point))
+
+
+def kernel_files() -> list[str]:
+    """Everything in /proc that is not about a process, nor closed already."""
+    found = (path for path in Path("/proc").iterdir() if not path.name.isdigit() and not path.is_symlink())
+    mounted = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    return sorted({str(path) for path in found} - mounted)
 
 
 def mounts_in(path: str) -> list[str]:
@@ -228,29 +239,31 @@ def mount_system(spec: Spec) -> None:
         with contextlib.suppress(OSError):
             mount_files(path, files)
     with step("/dev"):
-        mount_dev(spec["shield"]["devices"], spec["terminal"])
+        mount_dev(spec["shield"], spec["terminal"])
     for path in spec["scratch"]:
         with step(path):
-            mount("tmpfs", path.lstrip("/"), "tmpfs", NOSUID | NODEV, "mode=1777")
+            size = spec["shield"]["sizes"].get(path, spec["shield"]["sizes"]["/tmp"])  # noqa: S108
+            mount("tmpfs", path.lstrip("/"), "tmpfs", NOSUID | NODEV, f"mode=1777,size={size}")
 
 
 def mount_files(target: str, files: dict[str, str]) -> None:
-    mount("tmpfs", target, "tmpfs", NOSUID | NODEV | NOEXEC, "mode=755")
+    mount("tmpfs", target, "tmpfs", NOSUID | NODEV | NOEXEC, "mode=755,size=4m")
     for name, text in files.items():
         Path(f"{target}/{name}").parent.mkdir(parents=True, exist_ok=True)
         Path(f"{target}/{name}").write_text(text)
 
 
-def mount_dev(devices: list[str], terminal: str) -> None:
-    mount("tmpfs", "dev", "tmpfs", NOSUID, "mode=755")
-    for name in devices:
+def mount_dev(shield: Spec, terminal: str) -> None:
+    sizes = shield["sizes"]
+    mount("tmpfs", "dev", "tmpfs", NOSUID, f"mode=755,size={sizes['/dev']}")
+    for name in shield["devices"]:
         Path(f"dev/{name}").touch()
         mount(f"/dev/{name}", f"dev/{name}", None, BIND)
     for name, target in {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}.items():
         os.symlink(f"/proc/self/{target}", f"dev/{name}")
     for name in ("shm", "pts"):
         os.mkdir(f"dev/{name}")
-    mount("tmpfs", "dev/shm", "tmpfs", NOSUID | NODEV, "mode=1777")
+    mount("tmpfs", "dev/shm", "tmpfs", NOSUID | NODEV, f"mode=1777,size={sizes['/dev/shm']}")  # noqa: S108
     with contextlib.suppress(OSError):  # only terminals are lost
         mount("devpts", "dev/pts", "devpts", NOSUID | NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
         os.symlink("pts/ptmx", "dev/ptmx")

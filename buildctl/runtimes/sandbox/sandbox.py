@@ -20,6 +20,7 @@ from buildctl.runtimes.sandbox.emulation import HINT, Emulator, find_emulators, 
 from buildctl.runtimes.sandbox.gpu import Passthrough, passthrough
 from buildctl.runtimes.sandbox.ids import Ids, find_ids, outside, own_map
 from buildctl.runtimes.sandbox.process import Launched, attach, launch
+from buildctl.runtimes.sandbox.seccomp import refusing
 from buildctl.runtimes.sandbox.shield import POLICY
 from buildctl.runtimes.sandbox.tree import FOLDERS, WORKSPACE, Tree, merged, stacked
 from buildctl.runtimes.sandbox.user import User, find_user
@@ -240,6 +241,8 @@ class SandboxSession:
             "binfmt": self.emulator.rule if self.emulator else "",
             "kernel_files": kernel_files(self.emulator.rule) if self.emulator else {},
             "shield": POLICY,
+            "own_root": self.ids is None and os.geteuid() == 0,
+            "refused_calls": refusing(native_arch()).hex(),
             "workspace": None,
         }
 
