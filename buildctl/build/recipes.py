@@ -288,6 +288,13 @@ def refuse_conflicts(image: ImageRecipe, store: Store) -> None:
         refuse_overlaps(files, site=sources[0].site)
 
 
+def material_size(recipe: Recipe) -> int:
+    """Bytes of what a layer is made from: its own packages, not those that it goes on top of."""
+    source = recipe.source
+    own = source.lock.packages if isinstance(source, DebianSource) else artifacts_of(recipe)
+    return sum(artifact.size for artifact in own) or recipe.weight
+
+
 def artifacts_of(recipe: Recipe) -> tuple[Artifact, ...]:
     """What must be in the store before the layer can be made."""
     match recipe.source:

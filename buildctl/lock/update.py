@@ -16,7 +16,7 @@ from buildctl.console.progress import open_progress
 from buildctl.ground.errors import ArtifactError, FetchError, LockError, ResolveError
 from buildctl.lock import debian, debian_added
 from buildctl.lock.agreement import refuse_newer_glibc, refuse_other_python, refuse_python_of
-from buildctl.lock.apt import resolve_base
+from buildctl.lock.apt import instead_of_apt, resolve_base
 from buildctl.lock.claim_files import derive, stale_claims, write_claims
 from buildctl.lock.locked import LOCKED, debian_bases
 from buildctl.lock.uv import NoSolutionError
@@ -249,25 +249,27 @@ def _lock_bases(project: Project, keys: Sequence[BaseKey], *, upgrade: bool) -> 
         groups.setdefault((key.base.name, key.arch), []).append(key)
     for group in groups.values():
         if upgrade or any(_base_problem(project, key) for key in group):
-            yield from renew_base(project, group[0].base, group[0].arch)
+            yield from renew_base(project, group[0].base, group[0].arch, shipped=not upgrade)
         else:
             yield from (f"{project.shown(project.base_lock(k.base, k.flavour, k.arch))} is up to date" for k in group)
 
 
-def renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
+def renew_base(project: Project, base: DebianBase, arch: str, *, shipped: bool = False) -> Iterator[str]:
     """Resolve a base again for one architecture and rewrite its locks, and those of images that have Debian packages
-    of their own on it; yields which packages moved from what to what.
+    of their own on it; yields which packages moved from what to what. With `shipped`, a machine that cannot resolve
+    takes what comes with buildctl.
     """
-    yield from _renew_base(project, base, arch)
+    yield from _renew_base(project, base, arch, instead_of_apt(base, arch) if shipped else {})
     cells = [c for c in project.matrix.cells if c.apt and c.base == base and c.arch == arch]
     yield from _resolve_groups(project, cells, moving=False)
 
 
-def _renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
+def _renew_base(project: Project, base: DebianBase, arch: str, found: Mapping[Flavour, BaseLock]) -> Iterator[str]:
     from buildctl.lock.apt_sources import apt_mirrors
 
-    say(f"resolving {base.name} ({base.suite}) for {arch}")
-    found = resolve_base(base, arch, mirrors=dict(apt_mirrors(project.matrix.debian_mirror)))
+    if not found:
+        say(f"resolving {base.name} ({base.suite}) for {arch}")
+        found = resolve_base(base, arch, mirrors=dict(apt_mirrors(project.matrix.debian_mirror)))
     refuse_python_of(project, found[Flavour.RUNTIME])
     for flavour, new in found.items():
         yield from _write(project, project.base_lock(base, flavour, arch), new)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.matrix import yamlfile
-from buildctl.matrix.accelerators import KINDS, MPS, AcceleratorKind, agrees, claim_in_name
-from buildctl.matrix.cells import VERSION_KEYS, VersionClaim
+from buildctl.matrix.accelerators import KINDS, MPS, VERSION_KEYS, AcceleratorKind, agrees, claim_in_name
+from buildctl.matrix.cells import VersionClaim
 
 
 def read_kind(
@@ -35,6 +35,11 @@ def read_kind(
                 f"{one.where} claims {' or '.join(one.versions)}, but {two.where} {' or '.join(two.versions)}",
             )
     return kind, claims
+
+
+def declared_kind(name: str, value: Mapping[str, Any]) -> AcceleratorKind | None:
+    """What the keys say, else the name; contradictions are for `read_kind` to find."""
+    return next((kind for _, kind in _kinds(name, value)), None)
 
 
 def _kinds(name: str, value: Mapping[str, Any]) -> Iterator[tuple[str, AcceleratorKind]]:

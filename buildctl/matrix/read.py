@@ -33,6 +33,7 @@ from buildctl.matrix.cells import (
     Os,
     PackageRule,
 )
+from buildctl.matrix.defaults import fill
 from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.policy import read_policy
 
@@ -46,20 +47,38 @@ def schema() -> dict[str, Any]:
 
 def load_matrix(path: Path) -> Matrix:
     """Read and check matrix.yaml. Raises ProblemsError with every problem, each with line and key path."""
+    return _matrix(parse_document(_text(path), path), path)
+
+
+def read_document(path: Path) -> yamlfile.YamlDocument:
+    """matrix.yaml as `parse_document` has it. Raises as `load_matrix`."""
+    return parse_document(_text(path), path)
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text("utf-8")
+        return path.read_text("utf-8")
     except FileNotFoundError as error:
         raise MatrixError(f"{path} does not exist", hint="run buildctl in the folder that holds matrix.yaml") from error
     except (OSError, UnicodeDecodeError) as error:
         raise MatrixError(f"cannot read {path}: {error}") from error
-    return parse_matrix(text, path)
 
 
 def parse_matrix(text: str, path: Path) -> Matrix:
     """As `load_matrix`, from text; `path` names it in messages."""
+    return _matrix(parse_document(text, path), path)
+
+
+def parse_document(text: str, path: Path) -> yamlfile.YamlDocument:
+    """What satisfies the schema, with its defaults filled in: those have no line. Raises ProblemsError."""
     document = yamlfile.parse(text, str(path))
     yamlfile.validate(document, schema())
     document.check()
+    fill(document)
+    return document
+
+
+def _matrix(document: yamlfile.YamlDocument, path: Path) -> Matrix:
     builder = _Builder(document)
     matrix = builder.matrix(path)
     document.check()

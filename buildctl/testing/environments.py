@@ -6,20 +6,21 @@ Expects what its torch claims, read from its files; what it does not claim is NO
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from buildctl.console.log import say
 from buildctl.ground.clock import now, rfc3339
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.lock.claims import glibc_floor, nvidia_version
-from buildctl.matrix.accelerators import CPU, CUDA, MPS, VERSIONED, AcceleratorKind, short_version
+from buildctl.matrix.accelerators import CUDA, AcceleratorKind, kind_of, short_version, versions_in
 from buildctl.matrix.arch import SPELLINGS, arch_named
 from buildctl.runtimes.interpreter import Interpreter, find_interpreter
 from buildctl.runtimes.native import NativeRuntime
 from buildctl.testing.installed import Installed, read_installed
+from buildctl.testing.listener import NOBODY, Listener
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.probes.findings import test_environment
-from buildctl.testing.report import Finding, Report, following
+from buildctl.testing.report import Report, following
 
 PREFIX = "env:"
 _IMPORT = 300.0  # seconds; a cold network file system is slow
@@ -31,9 +32,7 @@ def names_environment(text: str) -> bool:
     return text.startswith(PREFIX)
 
 
-def test_environments(
-    texts: Sequence[str], *, on_finding: Callable[[Finding], None] | None = None
-) -> tuple[Report, ...]:
+def test_environments(texts: Sequence[str], *, listener: Listener = NOBODY) -> tuple[Report, ...]:
     """Ask each environment (env:PATH). Reports are not kept: they are not about cells of the matrix.
 
     Raises RuntimeUnavailableError, before any test, for a path that does not exist, is not a Python, or is a Python
@@ -46,9 +45,11 @@ def test_environments(
     reports = []
     for text, interpreter, installed in known:
         say(f"testing {text}")
+        listener.began(text)
         expected = expected_of_environment(interpreter, installed)
-        report = test_environment(interpreter, expected, name=text, digest=installed.digest, on_finding=on_finding)
+        report = test_environment(interpreter, expected, name=text, digest=installed.digest, on_finding=listener.found)
         reports.append(following(report, None, rfc3339(now())))
+        listener.ended(reports[-1])
     return tuple(reports)
 
 
@@ -68,10 +69,8 @@ def _refuse_broken(interpreter: Interpreter) -> None:
 def expected_of_environment(interpreter: Interpreter, installed: Installed) -> Expected:
     """`unclaimed` are findings about which this torch claims nothing."""
     said, versions = installed.said, installed.distributions
-    built_for = {"cuda": said.get("cuda"), "rocm": said.get("hip"), "xpu": said.get("xpu")}
-    versions_of = {name: short_version(text) if text else None for name, text in built_for.items()}
-    found = next((kind for kind in VERSIONED if built_for[kind.name]), None)
-    kind = found or (MPS if installed.facts and installed.facts.mps else CPU)
+    built_for = {name: short_version(text) for name, text in versions_in(said).items()}
+    kind = kind_of(built_for, native=bool(installed.facts and installed.facts.mps))
     glibc = glibc_floor(installed.tags)
     return Expected(
         torch=installed.torch,
@@ -80,11 +79,9 @@ def expected_of_environment(interpreter: Interpreter, installed: Installed) -> E
         python=_python(interpreter, installed.tags),
         arch=_arch(interpreter, installed.tags),
         accelerator=kind.name,
-        cuda=versions_of["cuda"],
-        rocm=versions_of["rocm"],
-        xpu=versions_of["xpu"],
+        versions=built_for,
         built=tuple(dict.fromkeys(filter(None, (kind.device, kind.backend)))),
-        never=() if found else (CUDA.name,),
+        never=() if built_for else (CUDA.name,),
         distributions=versions,
         gpu_architectures=(*installed.facts.gpu_architectures, *installed.facts.ptx) if installed.facts else None,
         build=said["__version__"],

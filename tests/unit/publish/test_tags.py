@@ -78,4 +78,6 @@ def test_two_accelerators_with_one_tag_are_refused() -> None:
 
 
 def claims(cell: Cell, cuda: str) -> Claims:
-    return Claims(torch="2.6.0", python="3.13", arch=cell.arch, accelerator=cell.accelerator.name, cuda=cuda)
+    return Claims(
+        torch="2.6.0", python="3.13", arch=cell.arch, accelerator=cell.accelerator.name, versions={"cuda": cuda}
+    )
