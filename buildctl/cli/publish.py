@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
 from buildctl.cli.commands import command
+from buildctl.cli.deliver import deliver, open_target
 from buildctl.cli.options import (
     Options,
     answer,
@@ -24,7 +25,6 @@ from buildctl.cli.options import (
 from buildctl.ground.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from buildctl.registry.client import Repository
     from buildctl.registry.reference import Reference
     from buildctl.registry.referrers import Signer
 
@@ -188,13 +188,13 @@ def publish(
             raise UsageError(
                 "layouts and archives are published alone, without --revision, --drop-platform and immutable tags"
             )
-        repository = _opened(to, dry_run, plain_http, mount_from)
-        _deliver(names, arch, repository, dry_run, tags == "all", allow_not_run, signer, as_json)
+        repository = open_target(to, dry_run, plain_http, mount_from)
+        deliver(names, arch, repository, dry_run, tags == "all", allow_not_run, signer, as_json)
     project = options.open()
     cells = project.matrix.images_of(names, arch)
     refuse_stale_locks(project, cells, WANTED)
     refuse_drift(project, load_locked(project, of_all_architectures(project, cells)), WANTED)
-    repository = _opened(to, dry_run, plain_http, mount_from)
+    repository = open_target(to, dry_run, plain_http, mount_from)
     wanted = PublishOptions(
         dry_run=dry_run,
         tags=tags,
@@ -215,34 +215,6 @@ def publish(
         set_ = [tag.name for tag in result.tags if tag.digest is not None and not tag.reason]
         say_next(*(f"docker pull {result.repository}:{name}" for name in set_[-1:]))
     sys.exit(result.exit_code)
-
-
-def _opened(to: str, dry_run: bool, plain_http: bool | None, mount_from: Sequence[str]) -> Repository:
-    from buildctl.registry.client import open_repository
-    from buildctl.registry.reference import Reference
-
-    reference = Reference.parse_repository(to)
-    return open_repository(reference, write=not dry_run, plain_http=plain_http, mount_from=tuple(mount_from))
-
-
-def _deliver(
-    names: Sequence[str],
-    arch: str | None,
-    repository: Repository,
-    dry_run: bool,
-    tag: bool,
-    allow_not_run: Sequence[str],
-    signer: Signer | None,
-    as_json: bool,
-) -> NoReturn:
-    from buildctl.console.progress import open_progress
-    from buildctl.publish.export.deliver import DeliverOptions, deliver
-
-    wanted = DeliverOptions(dry_run=dry_run, tag=tag, arch=arch, allow_not_run=frozenset(allow_not_run), signer=signer)
-    with open_progress("sent") as progress:
-        found = deliver(names, repository, wanted, progress=progress)
-    answer(found, as_json=as_json)
-    sys.exit(found.exit_code)
 
 
 @command("Set moving tags by the reports of published images")
