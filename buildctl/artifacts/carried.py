@@ -51,6 +51,11 @@ def _plain(path: Path) -> str:
 
 def _held(store: Store, digest: Digest) -> Path | None:
     """Where this machine has a blob already: made here, pulled, or carried before."""
-    places = [store.blob(digest), Layout(store.root / "pulled").blob_path(digest)]
-    places += (store.root / CARRIED).glob(f"*/*/blobs/sha256/{digest.hex}")
+    made = store.blob(digest)
+    if store.receipts.genuine(made, digest):
+        return made
+    places = [
+        Layout(store.root / "pulled").blob_path(digest),
+        *(store.root / CARRIED).glob(f"*/*/blobs/sha256/{digest.hex}"),
+    ]
     return next((place for place in places if place.is_file()), None)

@@ -55,18 +55,27 @@ def refuse_python_of(project: Project, lock: BaseLock) -> None:
 
 def refuse_newer_glibc(cell: Cell, wheels: Iterable[LockedWheel], runtime: BaseLock) -> None:
     """Raises LockError if a wheel needs a newer C library than the base's locked libc6."""
-    libc = next((p.version for p in runtime.packages if p.name == "libc6"), None)
-    match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", libc or "")
-    if match is None:
+    has = glibc_of(runtime)
+    if has is None:
         return
     for wheel in wheels:
         floor = glibc_floor([wheel.filename])
-        if floor and tuple(map(int, floor.split("."))) > (int(match[1]), int(match[2])):
+        if floor and tuple(map(int, floor.split("."))) > has:
             raise ResolveError(
-                f"{cell.id}: {wheel.filename} needs glibc {floor}, but bases.{runtime.base} has {libc}",
+                f"{cell.id}: {wheel.filename} needs glibc {floor}, but bases.{runtime.base} has {_libc(runtime)}",
                 hint=f"use a base with a newer Debian release for {cell.accelerator.name}, "
                 f"or an older version of {wheel.name} under packages",
             )
+
+
+def glibc_of(runtime: BaseLock) -> tuple[int, int] | None:
+    """Of the locked libc6; None if the base has none."""
+    match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", _libc(runtime) or "")
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _libc(runtime: BaseLock) -> str | None:
+    return next((package.version for package in runtime.packages if package.name == "libc6"), None)
 
 
 def refuse_python_in(base: ImageBase, config: ImageConfig, python: str) -> None:

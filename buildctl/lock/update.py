@@ -15,10 +15,12 @@ from buildctl.console.log import say
 from buildctl.console.progress import open_progress
 from buildctl.ground.errors import ArtifactError, FetchError, LockError, ResolveError
 from buildctl.lock import debian, debian_added
-from buildctl.lock.agreement import refuse_newer_glibc, refuse_other_python, refuse_python_of
+from buildctl.lock.agreement import glibc_of, refuse_newer_glibc, refuse_other_python, refuse_python_of
 from buildctl.lock.apt import instead_of_apt, resolve_base
 from buildctl.lock.claim_files import derive, stale_claims, write_claims
 from buildctl.lock.locked import LOCKED, debian_bases
+from buildctl.lock.refusal.linking import refuse_unlinkable
+from buildctl.lock.refusal.unsolvable import explained
 from buildctl.lock.uv import NoSolutionError
 from buildctl.lock.wheels import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.matrix.additions import keys_of
@@ -209,29 +211,31 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
         yield f"{project.shown(path)} is up to date"
         return
     say(f"resolving {cell.name} for {cell.platform}")
+    runtime = _runtime_below(project, cell)
+    glibc = glibc_of(runtime) if runtime else None
     try:
-        new = resolve_wheels(cell, keep=None if upgrade else old)
+        new = resolve_wheels(cell, keep=None if upgrade else old, glibc=glibc)
     except NoSolutionError as error:
-        keys = keys_of(project.matrix.additions, cell.name, "packages", "extras")
-        keys += (cell.accelerator.place("index"),) if cell.accelerator.index else ()
-        asked = f", {', '.join(keys)}" if keys else ""
-        raise ResolveError(
-            f"{cell.name} on {cell.platform}: what {project.matrix.path.name} asks for "
-            f"(versions, packages{asked}) cannot be satisfied: {error.message}",
-            hint=error.hint,
-        ) from error
+        raise explained(cell, project.matrix.additions, error, glibc=glibc) from error
     _refuse_newer_glibc(project, cell, new)
     # a torch that contradicts the cell: write nothing
-    derive(project, cell, Store.default(), again=False, lock=new)
+    derived = derive(project, cell, Store.default(), again=False, lock=new)
+    refuse_unlinkable(cell, new, derived.claims.versions, Store.default())
     write_wheel_lock(path, new)
     yield f"{project.shown(path)}: {len(new.wheels)} wheels"
     yield from (f"  {line}" for line in changes(old, new) if old is not None)
 
 
 def _refuse_newer_glibc(project: Project, cell: Cell, lock: WheelLock) -> None:
-    if not cell.native and isinstance(cell.base, DebianBase):
-        runtime = debian.read_base_lock(project.base_lock(cell.base, Flavour.RUNTIME, cell.arch))
+    if runtime := _runtime_below(project, cell):
         refuse_newer_glibc(cell, lock.wheels, runtime)
+
+
+def _runtime_below(project: Project, cell: Cell) -> BaseLock | None:
+    """The lock of a cell's Debian base, which is made before its wheels are resolved."""
+    if cell.native or not isinstance(cell.base, DebianBase):
+        return None
+    return debian.read_base_lock(project.base_lock(cell.base, Flavour.RUNTIME, cell.arch))
 
 
 def _base_problem(project: Project, key: BaseKey) -> str | None:
