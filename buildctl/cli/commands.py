@@ -103,11 +103,11 @@ def command_group(name: str, short: str, *commands: click.Command) -> CommandGro
     return group
 
 
-def command(short: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a function a command; `short` is its line in `buildctl --help` and in the README."""
+def command(short: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a function a command; `short` is its line in `buildctl --help` and in the README. `settings` are click's."""
 
     def made(function: Callable[..., Any]) -> click.Command:
-        return click.command(cls=Command, short_help=short)(function)
+        return click.command(cls=Command, short_help=short, context_settings=settings)(function)
 
     return made
 

@@ -61,6 +61,15 @@ def complete_names(context: click.Context, _: click.Parameter, incomplete: str) 
     return sorted(name for name in names if name.startswith(incomplete))
 
 
+def opened(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    """Arguments that may name a packed OCI layout name the unpacked one from here on."""
+    if not value:
+        return value
+    from buildctl.artifacts.carried import opened as unpacked
+
+    return unpacked(value) if isinstance(value, str) else tuple(unpacked(text) for text in value)
+
+
 def require_linux_to(command: str) -> None:
     """What makes layers says so on another system, before it locks or fetches anything. Raises EngineError."""
     from buildctl.artifacts.debian.python import NEEDED
@@ -70,6 +79,9 @@ def require_linux_to(command: str) -> None:
 
 
 names_argument = click.argument("names", nargs=-1, metavar="[NAMES]...", shell_complete=complete_names)
+targets_argument = click.argument(
+    "names", nargs=-1, metavar="[NAMES]...", shell_complete=complete_names, callback=opened
+)
 arch_option = click.option("--arch", metavar="ARCH", help="Only this architecture: amd64 or arm64.")
 context_option = click.option(
     "--context", metavar="NAME|URL", help="A Docker elsewhere: a docker context, ssh://[USER@]HOST, tcp://HOST:PORT."

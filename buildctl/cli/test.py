@@ -21,12 +21,13 @@ from buildctl.cli.options import (
     names_argument,
     runtime_option,
     say_next,
+    targets_argument,
 )
 from buildctl.ground.errors import ExitCode, UsageError
 
 
 @command("Ask images what torch reports, and compare with the tag")
-@names_argument
+@targets_argument
 @arch_option
 @runtime_option
 @context_option

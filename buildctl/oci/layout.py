@@ -245,7 +245,7 @@ class Layout:
         """
         if name.startswith("sha256:"):
             digest = Digest.parse(name)
-            found = next((d for d in self._walk(self.entries()) if d.digest == digest), None)
+            found = next((d for d in self.walk(self.entries()) if d.digest == digest), None)
         else:
             found = next((m for m in self.entries() if m.annotations.get(REF_NAME) == name), None)
         if found is None:
@@ -289,7 +289,7 @@ class Layout:
     def reachable(self, descriptors: Iterable[Descriptor]) -> frozenset[Digest]:
         """The digests of everything that `descriptors` lead to, themselves included."""
         found: set[Digest] = set()
-        for descriptor in self._walk(descriptors):
+        for descriptor in self.walk(descriptors):
             found.add(descriptor.digest)
             if descriptor.media_type in MANIFEST_TYPES:
                 manifest = self.manifest(descriptor)
@@ -300,20 +300,27 @@ class Layout:
         """The layers of these images and indexes that are not here, with their places. A layer without a place is not
         listed: whoever opens it reports it.
         """
-        images = [d for d in self._walk(descriptors) if d.media_type in MANIFEST_TYPES]
+        images = [d for d in self.walk(descriptors) if d.media_type in MANIFEST_TYPES]
         layers = {d.digest: d for image in images for d in self.manifest(image).layers}
         missing = [d for d in layers.values() if not has_size(self.blob_path(d.digest), d.size)]
         found = ((d.digest, place_of(self.root, d.digest)) for d in missing)
         return {digest: place for digest, place in found if place is not None}
 
-    def _walk(self, descriptors: Iterable[Descriptor]) -> Iterator[Descriptor]:
+    def manifests(self, descriptors: Iterable[Descriptor]) -> Iterator[tuple[Descriptor, Manifest]]:
+        """Every manifest that `descriptors` lead to, those of artifacts among them."""
+        for descriptor in self.walk(descriptors):
+            if descriptor.media_type in MANIFEST_TYPES:
+                yield descriptor, self.manifest(descriptor)
+
+    def walk(self, descriptors: Iterable[Descriptor]) -> Iterator[Descriptor]:
+        """These, and what the indexes among them lead to."""
         for descriptor in descriptors:
             yield descriptor
             if descriptor.media_type in INDEX_TYPES:
-                yield from self._walk(self.index(descriptor).manifests)
+                yield from self.walk(self.index(descriptor).manifests)
 
     def _of_architecture(self, found: Descriptor, name: str, arch: str) -> Descriptor:
-        images = [d for d in self._walk([found]) if d.media_type in MANIFEST_TYPES]
+        images = [d for d in self.walk([found]) if d.media_type in MANIFEST_TYPES]
         platforms = [d.platform or self.config(d).platform for d in images]
         wanted = Platform(architecture=arch)
         for image, platform in zip(images, platforms, strict=True):
