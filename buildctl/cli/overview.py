@@ -100,7 +100,7 @@ class Overview:
         grouped: dict[tuple[str, str, str], list[str]] = {}
         for c in self.impossible:
             platform = f"{'darwin' if c.os == 'macos' else 'linux'}/{c.arch}"
-            instead = c.instead.replace(c.key, "VERSION")
+            instead = c.instead.replace(f"{c.key}{c.suffix}", "VERSION")
             grouped.setdefault((platform, c.reason, instead), []).append(c.name)
         lines = [
             f"  {', '.join(names)} on {platform}: {reason}\n      instead: {instead}"

@@ -154,7 +154,7 @@ def _environment(templates: Path) -> jinja2.Environment:
 
 
 def _template(environment: jinja2.Environment, cell: Cell) -> jinja2.Template:
-    names = [f"{stem}.Dockerfile.j2" for stem in (cell.name, cell.accelerator.name, "image")]
+    names = [f"{stem}.Dockerfile.j2" for stem in (cell.name, cell.stem, cell.accelerator.name, "image")]
     try:
         return environment.select_template(names)
     except jinja2.TemplatesNotFound as error:

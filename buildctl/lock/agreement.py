@@ -26,28 +26,39 @@ def refuse_other_python(project: Project, cells: Iterable[Cell]) -> None:
 
     Skips a base that is not locked yet: `refuse_python_of` checks it once resolved.
     """
-    bases = dict.fromkeys((c.base, c.arch) for c in cells if not c.native and isinstance(c.base, DebianBase))
-    for base, arch in bases:
+    wanted = dict.fromkeys((c.base, c.arch, c.python) for c in cells if not c.native and isinstance(c.base, DebianBase))
+    for base, arch, python in wanted:
         lock = _current(project, base, arch)
         if lock is not None:
-            refuse_python_of(project, lock)
+            _refuse_python(project, lock, python)
 
 
 def refuse_python_of(project: Project, lock: BaseLock) -> None:
-    """As `refuse_other_python`, for one runtime lock, wherever it comes from."""
-    wanted, found = project.matrix.python, pythons(p.name for p in lock.packages)
+    """As `refuse_other_python`, for one runtime lock, wherever it comes from, and all images on it."""
+    cells = project.matrix.cells
+    for python in dict.fromkeys(c.python for c in cells if not c.native and c.base.name == lock.base):
+        _refuse_python(project, lock, python)
+
+
+def _refuse_python(project: Project, lock: BaseLock, wanted: str) -> None:
+    found = pythons(p.name for p in lock.packages)
     if found == [wanted]:
         return
     there = [base for base in project.matrix.bases if isinstance(base, DebianBase) and base.name != lock.base]
     others = {base.name: _pythons(project, base) for base in there}
     fitting = [name for name, versions in others.items() if versions == [wanted]]
-    ways = [f"use the base {name} under accelerators" for name in fitting]
-    ways += [f'set python: "{found[0]}"'] if len(found) == 1 else [f"add python{wanted} to bases.{lock.base}.packages"]
+    single = len(project.matrix.pythons) == 1
+    ways = [f"{'use' if single else 'add'} the base {name} under accelerators" for name in fitting]
+    ways += (
+        [_without(wanted, found, single=single)]
+        if len(found) == 1
+        else [f"add python{wanted} to bases.{lock.base}.packages"]
+    )
     ways += [] if fitting else [f"add a base whose Debian release has Python {wanted}"]
     has = {lock.base: found, **{name: versions for name, versions in others.items() if versions}}
     raise _problem(
         project,
-        ("python",),
+        ("python",) if single else ("python", project.matrix.pythons.index(wanted)),
         f"{wanted} is not in the base ({'; '.join(f'{n}: {_named(v)}' for n, v in has.items())})",
         hint="; or ".join(ways),
     )
@@ -77,6 +88,10 @@ def refuse_python_in(base: ImageBase, config: ImageConfig, python: str) -> None:
             f"bases.{base.name}: {base.image} has Python {said} (PYTHON_VERSION), but the matrix asks for {python}",
             hint=f'set python: "{said}", or use an image with Python {python}',
         )
+
+
+def _without(wanted: str, found: Sequence[str], *, single: bool) -> str:
+    return f'set python: "{found[0]}"' if single else f"take {wanted} out of python"
 
 
 def _named(versions: Sequence[str]) -> str:

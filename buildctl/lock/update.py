@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl.artifacts.debian.base import check_scripts
-from buildctl.artifacts.debian.deb import Control, read_control
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.store import Store
 from buildctl.console.log import say
-from buildctl.console.progress import open_progress
 from buildctl.ground.errors import ArtifactError, FetchError, LockError, ResolveError
 from buildctl.lock import debian, debian_added
 from buildctl.lock.agreement import refuse_newer_glibc, refuse_other_python, refuse_python_of
 from buildctl.lock.apt import resolve_base
+from buildctl.lock.apt_sources import apt_mirrors
+from buildctl.lock.assembly import Debs, refuse_unbuildable
 from buildctl.lock.claim_files import derive, stale_claims, write_claims
 from buildctl.lock.locked import LOCKED, debian_bases
 from buildctl.lock.uv import NoSolutionError
@@ -218,7 +218,7 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
         raise ResolveError(
             f"{cell.name} on {cell.platform}: what {project.matrix.path.name} asks for "
             f"(versions, packages{asked}) cannot be satisfied: {error.message}",
-            hint=error.hint,
+            hint=_exclusion(cell) if cell.suffix else error.hint,
         ) from error
     _refuse_newer_glibc(project, cell, new)
     # a torch that contradicts the cell: write nothing
@@ -226,6 +226,14 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
     write_wheel_lock(path, new)
     yield f"{project.shown(path)}: {len(new.wheels)} wheels"
     yield from (f"  {line}" for line in changes(old, new) if old is not None)
+
+
+def _exclusion(cell: Cell) -> str:
+    """The way out where torch may have no wheel for a Python."""
+    return (
+        f"if torch {cell.torch} has no wheel for Python {cell.python}, add to exclude in matrix.yaml: "
+        f'{{python: "=={cell.python}.*", versions: "=={cell.torch}", reason: ..., instead: ...}}'
+    )
 
 
 def _refuse_newer_glibc(project: Project, cell: Cell, lock: WheelLock) -> None:
@@ -264,11 +272,12 @@ def renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
 
 
 def _renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
-    from buildctl.lock.apt_sources import apt_mirrors
-
     say(f"resolving {base.name} ({base.suite}) for {arch}")
-    found = resolve_base(base, arch, mirrors=dict(apt_mirrors(project.matrix.debian_mirror)))
+    mirrors = dict(apt_mirrors(project.matrix.debian_mirror))
+    found = resolve_base(base, arch, mirrors=mirrors)
     refuse_python_of(project, found[Flavour.RUNTIME])
+    flavours = [lock for flavour, lock in found.items() if flavour in {Flavour.RUNTIME, *project.matrix.flavours}]
+    refuse_unbuildable(base, flavours, Debs(store=Store.default(), mirrors=mirrors))
     for flavour, new in found.items():
         yield from _write(project, project.base_lock(base, flavour, arch), new)
 
@@ -321,8 +330,6 @@ def _resolve_groups(project: Project, cells: Sequence[Cell], *, moving: bool) ->
 
 
 def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool) -> Iterator[str]:
-    from buildctl.lock.apt_sources import apt_mirrors
-
     base, arch = cells[0].base, cells[0].arch
     assert isinstance(base, DebianBase)  # noqa: S101 - matrix.yaml's reader refuses the others
     say(f"resolving the Debian packages of {', '.join(cell.image for cell in cells)} for {arch}")
@@ -336,7 +343,7 @@ def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool) -> 
         for cell in cells
     ]
     try:
-        debs = _Debs(store=Store.default(), mirrors=mirrors)
+        debs = Debs(store=Store.default(), mirrors=mirrors)
         debs.fetch(package for want in wanted for lock in want.below for package in lock.packages)
         found = debian_added.resolve_added(wanted, mirrors=mirrors, control=debs.control)
     except (debian_added.BaseMovedError, FetchError) as error:
@@ -360,33 +367,8 @@ def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool) -> 
         yield from _write(project, project.added_lock(cell), new)
 
 
-def _checked(want: debian_added.Wanted, new: BaseLock, debs: _Debs) -> tuple[str, ...]:
+def _checked(want: debian_added.Wanted, new: BaseLock, debs: Debs) -> tuple[str, ...]:
     try:
         return check_scripts(new, debs.path, below=want.below)
     except ArtifactError as error:
         raise ResolveError(f"{want.key} ({want.cell.image}, {new.arch}): {error.message}", hint=error.hint) from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Debs:
-    """Debian packages in the store, fetched if needed."""
-
-    store: Store
-    mirrors: Mapping[str, Sequence[str]]
-
-    def fetch(self, packages: Iterable[DebPackage]) -> None:
-        missing = {p.digest: p for p in packages if self.store.artifact(p.digest) is None}
-        if not missing:
-            return
-        from buildctl.lock.fetch import fetch_debs
-
-        with open_progress("fetched") as progress:
-            fetch_debs(missing.values(), store=self.store, mirrors=self.mirrors, progress=progress)
-
-    def path(self, package: DebPackage) -> Path:
-        path = self.store.artifact(package.digest)
-        assert path is not None  # noqa: S101 - it was fetched
-        return path
-
-    def control(self, package: DebPackage) -> Control:
-        return read_control(self.path(package))

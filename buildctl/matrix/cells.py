@@ -64,8 +64,9 @@ class Accelerator:
     """`kind` is what the name or a key claims, None if neither does: then the locked torch alone decides.
 
     `claims` are the versions that the name and the keys claim. `built` and `never` are torch's backends besides the CPU
-    that must and must not be compiled in, None if the matrix leaves that to the kind. `base` is None exactly for
-    native accelerators (`os` is macos). `index` serves torch, torchvision and torchaudio; None stands for the index
+    that must and must not be compiled in, None if the matrix leaves that to the kind. `bases` are those that images may
+    have, in order of preference; `base` is the first of them, in a cell the one with the cell's Python; None exactly
+    for native accelerators (`os` is macos). `index` serves torch, torchvision and torchaudio; None stands for the index
     that the user has configured. `places` are lines of matrix.yaml by key, "" for the accelerator itself.
     """
 
@@ -73,6 +74,7 @@ class Accelerator:
     os: Os
     arches: tuple[str, ...]
     base: Base | None
+    bases: tuple[Base, ...] = ()
     kind: AcceleratorKind | None = None
     claims: tuple[VersionClaim, ...] = ()
     built: tuple[str, ...] | None = None
@@ -133,6 +135,16 @@ class Cell:
     extras: tuple[str, ...] = ()
 
     @property
+    def stem(self) -> str:
+        """Its name without a Python: `cuda-2.6` of `cuda-2.6-py311`."""
+        return f"{self.accelerator.name}-{self.key}"
+
+    @property
+    def suffix(self) -> str:
+        """`-py311`; empty for the matrix's first Python."""
+        return self.name.removeprefix(self.stem)
+
+    @property
     def image(self) -> str:
         return self.name if self.flavour is Flavour.RUNTIME else f"{self.name}-{self.flavour}"
 
@@ -168,13 +180,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exclusion:
-    """About one accelerator by name, or all of a kind; exactly one of the two is given."""
+    """About one accelerator by name, or all of a kind, or the versions of Python in `pythons`."""
 
     accelerator: str | None
     kind: AcceleratorKind | None = None
     os: Os | None
     arch: str | None
     versions: SpecifierSet
+    pythons: SpecifierSet = field(default_factory=SpecifierSet)
     reason: str
     instead: str
 
@@ -185,24 +198,30 @@ class Exclusion:
             and self.os in {None, combination.os}
             and self.arch in {None, combination.arch}
             and self.versions.contains(combination.torch, prereleases=True)
+            and self.pythons.contains(combination.python)
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Combination:
-    """A point of the whole product. `reason` is empty if it exists, else why it cannot; `instead` is what to use."""
+    """A point of the whole product. `reason` is empty if it exists, else why it cannot; `instead` is what to use.
+
+    `suffix` is the Python in its name: `-py311`, empty for the matrix's first.
+    """
 
     accelerator: str
     key: str
     torch: Version
     os: Os
     arch: str
+    python: str
+    suffix: str = ""
     reason: str = ""
     instead: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.accelerator}-{self.key}"
+        return f"{self.accelerator}-{self.key}{self.suffix}"
 
     @property
     def exists(self) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 from buildctl.ground.errors import MatrixError
-from buildctl.matrix.cells import Cell, DebianBase, Flavour
+from buildctl.matrix.arch import ARCHES
+from buildctl.matrix.cells import Base, Cell, DebianBase, Flavour
 from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.read import load_matrix
 
@@ -36,7 +38,22 @@ class Project:
 
     @cached_property
     def matrix(self) -> Matrix:
-        return load_matrix(self.root / MATRIX)
+        return load_matrix(self.root / MATRIX, self.pythons_of)
+
+    def pythons_of(self, base: Base) -> tuple[str, ...] | None:
+        """The Pythons of a base: of the packages that matrix.yaml names, else of its lock; None where neither tells."""
+        if not isinstance(base, DebianBase):
+            return None
+        locks = [self.base_lock(base, Flavour.RUNTIME, arch) for arch in ARCHES]
+        texts = [path.read_text("utf-8", "replace") for path in locks if path.is_file()]
+        locked = (name for text in texts for name in re.findall(r"^Package: (\S+)$", text, re.MULTILINE))
+        found = [
+            match[1]
+            for names in (base.packages, locked)
+            for name in dict.fromkeys(names)
+            if (match := re.fullmatch(r"python(3\.[0-9]+)", name))
+        ]
+        return tuple(dict.fromkeys(found)) or None
 
     @property
     def images(self) -> Path:

@@ -88,6 +88,21 @@ def test_another_base_that_has_it_is_named(project: Small) -> None:
     assert caught.value.hint == 'use the base debian12 under accelerators; or set python: "3.13"'
 
 
+def test_of_several_pythons_the_one_that_no_base_has_is_refused(project: Small) -> None:
+    changed = asking(project, "3.13", ('python: "3.13"', 'python: ["3.13", "3.12"]'), SECOND)
+    write_base_lock(
+        changed.images / "bases/debian12/runtime.arm64.packages",
+        base_lock(changed, "arm64", python="3.11", name="debian12"),
+    )
+    with pytest.raises(ProblemsError) as caught:
+        check_locks(changed, changed.matrix.select(["cpu-2.6*"]))
+    assert caught.value.problems == (
+        "line 1: python[1]: 3.12 is not in the base (debian13: Python 3.13; debian12: Python 3.11)",
+    )
+    assert caught.value.hint == "take 3.12 out of python; or add a base whose Debian release has Python 3.12"
+    assert check_locks(project.project, project.cells(CELL))
+
+
 def test_a_base_without_python_is_refused(project: Small) -> None:
     path = project.project.images / "bases/debian13/runtime.arm64.packages"
     lock = read_base_lock(path)
