@@ -26,6 +26,7 @@ from buildctl.dockerfile.bake import BakeTarget, bake_definition, bake_name, tar
 from buildctl.dockerfile.parse import Instruction, read_dockerfile
 from buildctl.ground.errors import DockerfileError, EngineError, ToolError
 from buildctl.ground.run import run, which
+from buildctl.lock.base_image import ImageLock
 from buildctl.lock.index import uv_environment
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.oci.compression import ZSTD, Compression
@@ -78,7 +79,10 @@ def docker_images(order: Order) -> list[Built]:
                 context=order.context,
                 secrets=user_secrets(Path(secrets), environment, index=index),
             )
-            targets = [_target(cell, context=order.project.images, layout=layout.root) for cell in some]
+            images = {one.cell.id: one.image for one in order.locked}
+            targets = [
+                _target(cell, context=order.project.images, layout=layout.root, image=images[cell.id]) for cell in some
+            ]
             found = build_with_docker(targets, options, layout=layout)
         seconds = (time.perf_counter() - start) / len(some)
         built |= {name: _built(name, descriptor, layout, seconds) for name, descriptor in found.items()}
@@ -91,8 +95,8 @@ def _built(name: str, descriptor: Descriptor, layout: Layout, seconds: float) ->
     return Built(name=name, descriptor=descriptor, size=size, made=len(layers), reused=0, seconds=seconds)
 
 
-def _target(cell: Cell, *, context: Path, layout: Path) -> BakeTarget:
-    target = target_of(cell, context=context, layout=layout)
+def _target(cell: Cell, *, context: Path, layout: Path, image: ImageLock | None) -> BakeTarget:
+    target = target_of(cell, context=context, layout=layout, image=image)
     # a foreign base may be compressed differently, which triggers a second export
     return with_fixed_times(target) if isinstance(cell.base, DebianBase) else target
 

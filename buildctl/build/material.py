@@ -11,7 +11,7 @@ from buildctl.artifacts.debian.python import python_packages
 from buildctl.artifacts.store import LayerStore, Store
 from buildctl.build.assemble import Recipe
 from buildctl.build.planner import Planned, Planner
-from buildctl.build.recipes import artifacts_of
+from buildctl.build.recipes import Compiling, artifacts_of
 from buildctl.console.log import say
 from buildctl.console.progress import Progress, open_progress
 from buildctl.ground.errors import FetchError, LockError
@@ -80,8 +80,9 @@ def _fetch_debs(
         needed = [a for r in p.recipes if r.key in missing for a in artifacts_of(r) if isinstance(a, DebPackage)]
         if needed and isinstance(p.cell.base, DebianBase):
             locks.setdefault((p.cell.base, p.cell.arch), {}).update((d.digest, d) for d in needed)
-        own = {d.digest: d for d in python_packages(p.compiling.lock)}
-        locks.setdefault((p.compiling.base, p.compiling.lock.arch), {}).update(own)
+        if isinstance(p.compiling, Compiling):
+            own = {d.digest: d for d in python_packages(p.compiling.lock)}
+            locks.setdefault((p.compiling.base, p.compiling.lock.arch), {}).update(own)
     packages = {k: d for found in locks.values() for k, d in found.items() if store.artifact(k) is None}
     if not packages:
         return

@@ -50,6 +50,12 @@ WRITTEN = (
         source=MATRIX,
     ),
     Written(
+        path="bases/BASE/FLAVOUR.ARCH.image",
+        what="the digest of a base that is an image, and what is inside",
+        command=LOCK,
+        source=MATRIX,
+    ),
+    Written(
         path="common/entrypoint",
         what="what `docker run` starts",
         command=RENDER,
@@ -58,6 +64,12 @@ WRITTEN = (
     Written(
         path="common/install-wheels",
         what="the install step of every Dockerfile",
+        command=RENDER,
+        source=SCRIPTS,
+    ),
+    Written(
+        path="common/python",
+        what="for a base that has `python3` only",
         command=RENDER,
         source=SCRIPTS,
     ),

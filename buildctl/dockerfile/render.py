@@ -16,6 +16,7 @@ import jinja2
 from buildctl.dockerfile.constraints import constraints_environment
 from buildctl.dockerfile.parse import Instruction, parse_dockerfile
 from buildctl.ground.errors import DockerfileError, LockError
+from buildctl.lock.base_image import ImageLock
 from buildctl.lock.claims import Claims, claim_labels
 from buildctl.lock.locked import LockedCell
 from buildctl.lock.wheels import LockedWheel, WheelLock
@@ -98,10 +99,11 @@ def render_image(cells: Sequence[LockedCell], templates: Path) -> str:
     """
     first, each = cells[0].cell, [locked.claims for locked in cells]
     _check_agreement(first.name, each)
+    _check_images(first.name, [locked.image for locked in cells if locked.image])
     environment = _environment(templates.resolve())
     template = _template(environment, first)
     steps = install_steps({locked.cell.arch: locked.wheels for locked in cells})
-    context = _context(first, each, steps, template.name or "")
+    context = _context(cells[0], each, steps, template.name or "")
     text = _render(template, context)
     path = f"images/{first.name}/Dockerfile"
     _refuse_injection(
@@ -170,8 +172,19 @@ def _render(template: jinja2.Template, context: Mapping[str, Any]) -> str:
         raise DockerfileError(f"templates/{template.name}: {error}", hint="see docs/templates.md") from error
 
 
-def _context(cell: Cell, each: Sequence[Claims], steps: Sequence[InstallStep], template: str) -> dict[str, Any]:
-    claims = each[0]
+def _check_images(name: str, images: Sequence[ImageLock]) -> None:
+    """One Dockerfile is for all architectures: so are PATH, user and commands of its base. Raises LockError."""
+    facts = {(lock.path, lock.user, lock.commands) for lock in images}
+    if len(facts) > 1:
+        raise LockError(
+            f"{name}: its base differs between architectures in PATH, user or commands: "
+            + "; ".join(f"{lock.arch}: {lock.path}, {lock.user or 'root'}, {lock.commands}" for lock in images),
+            hint="use an image that is the same on every architecture, or an accelerator for each",
+        )
+
+
+def _context(locked: LockedCell, each: Sequence[Claims], steps: Sequence[InstallStep], template: str) -> dict[str, Any]:
+    cell, claims, base = locked.cell, each[0], locked.image
     title = f"{cell.name}: PyTorch {_is(claims)}, Python {claims.python}"
     return {
         "image": {
@@ -179,17 +192,21 @@ def _context(cell: Cell, each: Sequence[Claims], steps: Sequence[InstallStep], t
             "title": title,
             "template": template,
             "base": cell.base_image,
-            "user": f"{UID}:{UID}",
+            "user": (base.user if base else "") or f"{UID}:{UID}",
+            "python": base is None or base.has_python,
         },
         "steps": [{"stage": s.stage, "title": s.title, "requirements": s.requirements} for s in steps],
-        "env": sorted(_image_env(cell, claims).items()),
+        "env": sorted(_image_env(cell, claims, base).items()),
         "labels": sorted(_labels(cell, each, title).items()),
     }
 
 
-def _image_env(cell: Cell, claims: Claims) -> dict[str, str]:
+def _image_env(cell: Cell, claims: Claims, base: ImageLock | None) -> dict[str, str]:
+    path = base.path if base else PATH
+    # where ours goes, if the base has no `python`
+    path = path if "/usr/local/bin" in path.split(":") else f"{path}:/usr/local/bin"
     env = {
-        "PATH": f"{HOME}/.local/bin:{PATH}",
+        "PATH": f"{HOME}/.local/bin:{path}",
         "LANG": "C.UTF-8",
         # any UID works: nothing has to be looked up in /etc/passwd
         "HOME": HOME,
@@ -247,6 +264,10 @@ def _neutral(context: Any) -> Any:
             return {key: _neutral(value) for key, value in context.items()}
         case list():
             return [_neutral(value) for value in context]
+        case bool():  # chooses lines of the template, and is none
+            return context
+        case bool():  # chooses lines of the template, and is in none
+            return context
         case tuple():
             return tuple(_neutral(value) for value in context)
         case _:

@@ -12,18 +12,19 @@ from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.store import Store
 from buildctl.console.log import say
 from buildctl.ground.errors import ArtifactError, FetchError, LockError, ResolveError
-from buildctl.lock import debian, debian_added
+from buildctl.lock import base_image, debian, debian_added
 from buildctl.lock.agreement import refuse_newer_glibc, refuse_other_python, refuse_python_of
 from buildctl.lock.apt import resolve_base
 from buildctl.lock.apt_sources import apt_mirrors
 from buildctl.lock.assembly import Debs, refuse_unbuildable
+from buildctl.lock.base_image import lock_image
 from buildctl.lock.claim_files import derive, stale_claims, write_claims
 from buildctl.lock.locked import LOCKED, debian_bases
 from buildctl.lock.uv import NoSolutionError
 from buildctl.lock.wheels import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.matrix.additions import keys_of
 from buildctl.matrix.arch import ARCHES
-from buildctl.matrix.cells import Cell, DebianBase, Flavour
+from buildctl.matrix.cells import Base, Cell, DebianBase, Flavour
 from buildctl.matrix.project import Project
 from buildctl.oci.files import write_whole
 
@@ -95,7 +96,7 @@ def _stale_debian(project: Project, cells: Iterable[Cell]) -> list[tuple[Path, s
     cells = tuple(cells)
     for key in _bases(project, cells):
         if reason := _base_problem(project, key):
-            found.append((project.base_lock(key.base, key.flavour, key.arch), reason))
+            found.append((key.path(project), reason))
     for cell in _added(project, cells):
         if reason := _added_problem(project, cell):
             found.append((project.added_lock(cell), reason))
@@ -164,9 +165,14 @@ def _tell(lines: Iterable[str]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseKey:
-    base: DebianBase
+    base: Base
     flavour: Flavour
     arch: str
+
+    def path(self, project: Project) -> Path:
+        if isinstance(self.base, DebianBase):
+            return project.base_lock(self.base, self.flavour, self.arch)
+        return project.image_lock(self.base, self.flavour, self.arch)
 
 
 def _by_wheel_lock(project: Project, cells: Iterable[Cell]) -> list[Cell]:
@@ -176,7 +182,7 @@ def _by_wheel_lock(project: Project, cells: Iterable[Cell]) -> list[Cell]:
 
 
 def _bases(project: Project, cells: Iterable[Cell]) -> list[BaseKey]:
-    """The Debian bases that these cells need, in the order in which they are resolved: devel is on top of runtime.
+    """The bases that these cells need, in the order in which they are resolved: devel is on top of runtime.
 
     Runtime is locked for every architecture, since its Python makes the bytecode on whatever machine builds.
     """
@@ -184,11 +190,10 @@ def _bases(project: Project, cells: Iterable[Cell]) -> list[BaseKey]:
     for cell in cells:
         if cell.native:
             continue
-        for base in debian_bases(project.matrix, cell):
+        for base in debian_bases(project, cell):
             for arch in ARCHES:
                 keys[BaseKey(base=base, flavour=Flavour.RUNTIME, arch=arch)] = None
-        if isinstance(cell.base, DebianBase):
-            keys[BaseKey(base=cell.base, flavour=cell.flavour, arch=cell.arch)] = None
+        keys[BaseKey(base=cell.base, flavour=cell.flavour, arch=cell.arch)] = None
     return list(keys)
 
 
@@ -237,15 +242,21 @@ def _exclusion(cell: Cell) -> str:
 
 
 def _refuse_newer_glibc(project: Project, cell: Cell, lock: WheelLock) -> None:
-    if not cell.native and isinstance(cell.base, DebianBase):
+    if cell.native:
+        return
+    if isinstance(cell.base, DebianBase):
         runtime = debian.read_base_lock(project.base_lock(cell.base, Flavour.RUNTIME, cell.arch))
         refuse_newer_glibc(cell, lock.wheels, runtime)
+    elif (image := base_image.load_image_lock(project, cell)) is not None:
+        refuse_newer_glibc(cell, lock.wheels, image)
 
 
 def _base_problem(project: Project, key: BaseKey) -> str | None:
-    path = project.base_lock(key.base, key.flavour, key.arch)
+    path = key.path(project)
     try:
-        return debian.is_stale(key.base, debian.read_base_lock(path))
+        if isinstance(key.base, DebianBase):
+            return debian.is_stale(key.base, debian.read_base_lock(path))
+        return base_image.is_stale(key.base, key.flavour, base_image.read_image_lock(path))
     except LockError as error:
         return error.message.removeprefix(str(path)).lstrip(": ")
 
@@ -256,10 +267,14 @@ def _lock_bases(project: Project, keys: Sequence[BaseKey], *, upgrade: bool) -> 
     for key in keys:
         groups.setdefault((key.base.name, key.arch), []).append(key)
     for group in groups.values():
-        if upgrade or any(_base_problem(project, key) for key in group):
-            yield from renew_base(project, group[0].base, group[0].arch)
+        base = group[0].base
+        if not upgrade and not any(_base_problem(project, key) for key in group):
+            yield from (f"{project.shown(key.path(project))} is up to date" for key in group)
+        elif isinstance(base, DebianBase):
+            yield from renew_base(project, base, group[0].arch)
         else:
-            yield from (f"{project.shown(project.base_lock(k.base, k.flavour, k.arch))} is up to date" for k in group)
+            yield from lock_image(project, base, [key.flavour for key in group], group[0].arch)
+            refuse_other_python(project, [c for c in project.matrix.cells if not c.native and c.base == base])
 
 
 def renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:

@@ -34,17 +34,14 @@ class DebianBase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageBase:
-    """An image by digest (`NAME@sha256:HEX`), from the OCI layout `layout` (relative to matrix.yaml) if given.
-
-    `interpreter` is the absolute path of Python inside, `purelib` where packages go, without the leading slash.
+    """An image by tag or digest, from the OCI layout `layout` (relative to matrix.yaml) if given. Its locks say what is
+    inside.
     """
 
     name: str
     image: str
     devel: str | None
     layout: str | None
-    interpreter: str
-    purelib: str
     mirrors: tuple[tuple[str, str], ...] = ()
 
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from buildctl.ground.errors import MatrixError
 from buildctl.matrix.arch import ARCHES
-from buildctl.matrix.cells import Base, Cell, DebianBase, Flavour
+from buildctl.matrix.cells import Base, Cell, DebianBase, Flavour, ImageBase
 from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.read import load_matrix
 
@@ -42,8 +42,10 @@ class Project:
 
     def pythons_of(self, base: Base) -> tuple[str, ...] | None:
         """The Pythons of a base: of the packages that matrix.yaml names, else of its lock; None where neither tells."""
-        if not isinstance(base, DebianBase):
-            return None
+        if isinstance(base, ImageBase):
+            paths = [self.image_lock(base, Flavour.RUNTIME, arch) for arch in ARCHES]
+            said = [re.search(r'"python": "(3\.[0-9]+)"', path.read_text("utf-8")) for path in paths if path.is_file()]
+            return tuple(dict.fromkeys(match[1] for match in said if match)) or None
         locks = [self.base_lock(base, Flavour.RUNTIME, arch) for arch in ARCHES]
         texts = [path.read_text("utf-8", "replace") for path in locks if path.is_file()]
         locked = (name for text in texts for name in re.findall(r"^Package: (\S+)$", text, re.MULTILINE))
@@ -84,13 +86,16 @@ class Project:
     def base_lock(self, base: DebianBase, flavour: Flavour, arch: str) -> Path:
         return self.images / "bases" / base.name / f"{flavour}.{arch}.packages"
 
+    def image_lock(self, base: ImageBase, flavour: Flavour, arch: str) -> Path:
+        return self.images / "bases" / base.name / f"{flavour}.{arch}.image"
+
     def added_lock(self, cell: Cell) -> Path:
         """Of the image's own Debian packages."""
         return self.images / cell.name / f"{cell.flavour}.{cell.arch}.packages"
 
     def locks(self) -> list[Path]:
         """Every file that `buildctl lock` writes, as far as it is there."""
-        names = ("requirements.*.txt", "claims.*.json", "*.packages")
+        names = ("requirements.*.txt", "claims.*.json", "*.packages", "*.image")
         return sorted(path for name in names for path in self.images.rglob(name))
 
     def debian_locks(self, cell: Cell) -> tuple[Path, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -117,29 +116,16 @@ class _Builder:
     def _bases(self) -> Iterator[Base]:
         for name, value in self.value["bases"].items():
             if "image" in value:
-                self._refuse_other_python(("bases", name), value)
                 yield ImageBase(
                     name=name,
                     image=value["image"],
                     devel=value.get("devel"),
                     layout=value.get("layout"),
-                    interpreter=value["interpreter"],
-                    purelib=value["purelib"],
                     mirrors=tuple(self.value.get("mirror", {}).get("images", {}).items()),
                 )
             else:
                 packages, devel = tuple(value["packages"]), tuple(value.get("devel", ()))
                 yield DebianBase(name=name, suite=value["debian"], packages=packages, devel=devel)
-
-    def _refuse_other_python(self, path: yamlfile.Path, base: Mapping[str, Any]) -> None:
-        """The paths that a base image declares tell which Python it has."""
-        wanted = self.value["python"]
-        for key in ("interpreter", "purelib"):
-            found = re.search(r"python(\d+\.\d+)(?![\d.])", base[key])
-            if found and found[1] != wanted:
-                text = f"{base[key]} is for Python {found[1]}, but python is {wanted}"
-                out = f'(set python: "{found[1]}", or use an image with Python {wanted})'
-                self.document.problem((*path, key), f"{text} {out}")
 
     def _accelerators(self, bases: dict[str, Base]) -> Iterator[Accelerator]:
         for name, value in self.value["accelerators"].items():
