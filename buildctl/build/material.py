@@ -15,6 +15,7 @@ from buildctl.build.recipes import Compiling, artifacts_of
 from buildctl.console.log import say
 from buildctl.console.progress import Progress, open_progress
 from buildctl.ground.errors import FetchError, LockError
+from buildctl.lock.local_wheels import keep_local
 from buildctl.lock.locked import LOCKED, LockedCell
 from buildctl.lock.update import renew_base
 from buildctl.lock.wheels import WheelLock
@@ -59,6 +60,9 @@ def fetch_materials(project: Project, planned: Sequence[Planned], store: Store, 
 
     with open_progress("fetched") as progress:
         _fetch_debs(project, planned, missing, store, progress)
+        for p in planned:
+            if p.wheels is not None:
+                keep_local(project, p.cell, p.wheels, store)
         fetch_wheels(_wanted_locks(planned, wanted), store=store, progress=progress)
     for compiling in {p.compiling for p in planned}:
         compiling.prepare(store)  # once, here, before the workers need it

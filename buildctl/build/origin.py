@@ -49,6 +49,8 @@ def _inputs(project: Project, cell: Cell) -> dict[str, str]:
     files = (project.dockerfile(cell.name), *sorted(project.common.glob("*")), wheels, *project.debian_locks(cell))
     if isinstance(cell.base, ImageBase):
         files = (*files, project.image_lock(cell.base, cell.flavour, cell.arch))
+    own = (project.images / source for source, _ in cell.files)
+    files = (*files, *(f for path in own for f in ([path] if path.is_file() else sorted(path.rglob("*")))))
     return dict(_digests(project, files))
 
 

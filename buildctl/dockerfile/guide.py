@@ -81,7 +81,8 @@ HEAD = """\
 # images/
 
 Written by `buildctl render`. Every file in this folder is generated and committed, so that a change can be reviewed; do
-not edit any of them. This folder is also the build context of the Dockerfiles.
+not edit any of them. This folder is also the build context of the Dockerfiles: own wheels and files that `images` in
+`matrix.yaml` names are here as well.
 
 """
 TAIL = """

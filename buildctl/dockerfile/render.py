@@ -192,9 +192,11 @@ def _context(locked: LockedCell, each: Sequence[Claims], steps: Sequence[Install
             "title": title,
             "template": template,
             "base": cell.base_image,
-            "user": (base.user if base else "") or f"{UID}:{UID}",
+            "user": cell.user or (base.user if base else "") or f"{UID}:{UID}",
             "python": base is None or base.has_python,
         },
+        "wheels": list(cell.wheels),
+        "files": [list(pair) for pair in cell.files],
         "steps": [{"stage": s.stage, "title": s.title, "requirements": s.requirements} for s in steps],
         "env": sorted(_image_env(cell, claims, base).items()),
         "labels": sorted(_labels(cell, each, title).items()),
@@ -217,11 +219,11 @@ def _image_env(cell: Cell, claims: Claims, base: ImageLock | None) -> dict[str, 
     env |= claims.kind.variables(claims.built_for)
     if "onnx" in cell.extras:
         env["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime's wheels report to their makers unless told not to
-    return env | dict(cell.accelerator.env)
+    return env | dict(cell.accelerator.env) | dict(cell.env)
 
 
 def _labels(cell: Cell, each: Sequence[Claims], title: str) -> dict[str, str]:
-    return {
+    return dict(cell.labels) | {
         "org.opencontainers.image.title": cell.name,
         "org.opencontainers.image.description": title,
         "org.opencontainers.image.version": public_version(each[0].torch),

@@ -19,6 +19,7 @@ from buildctl.lock.apt_sources import apt_mirrors
 from buildctl.lock.assembly import Debs, refuse_unbuildable
 from buildctl.lock.base_image import lock_image
 from buildctl.lock.claim_files import derive, stale_claims, write_claims
+from buildctl.lock.local_wheels import local_problem, offered, refuse_others
 from buildctl.lock.locked import LOCKED, debian_bases
 from buildctl.lock.uv import NoSolutionError
 from buildctl.lock.wheels import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
@@ -199,7 +200,8 @@ def _bases(project: Project, cells: Iterable[Cell]) -> list[BaseKey]:
 
 def _wheel_problem(project: Project, cell: Cell) -> str | None:
     try:
-        return is_stale(cell, read_wheel_lock(project.wheel_lock(cell.name, cell.arch)))
+        lock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
+        return is_stale(cell, lock) or local_problem(project, cell, lock)
     except LockError as error:
         return error.message.removeprefix(f"{project.wheel_lock(cell.name, cell.arch)}").lstrip(": ")
 
@@ -210,12 +212,14 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
         old = read_wheel_lock(path)
     except LockError:
         old = None
-    if old is not None and not upgrade and is_stale(cell, old) is None:
+    if old is not None and not upgrade and not (is_stale(cell, old) or local_problem(project, cell, old)):
         yield f"{project.shown(path)} is up to date"
         return
     say(f"resolving {cell.name} for {cell.platform}")
     try:
-        new = resolve_wheels(cell, keep=None if upgrade else old)
+        with offered(project, cell) as links:
+            new = resolve_wheels(cell, keep=None if upgrade else old, links=links)
+        refuse_others(project, cell, new)
     except NoSolutionError as error:
         keys = keys_of(project.matrix.additions, cell.name, "packages", "extras")
         keys += (cell.accelerator.place("index"),) if cell.accelerator.index else ()

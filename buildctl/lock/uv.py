@@ -89,14 +89,18 @@ def resolve(
     platform: str,
     index: str | None = None,
     keep: Iterable[tuple[str, str]] = (),
+    links: Path | None = None,
 ) -> tuple[Found, ...]:
     """Wheels for `requirements` on `platform` (linux/amd64 ...), one per package, sorted by name.
 
-    `index` serves FAMILY and nothing else. `keep` are (name, version) pairs to keep if possible. Raises
-    NoSolutionError, or LockError if uv or the index fails, or if FAMILY comes from more than one index.
+    `index` serves FAMILY and nothing else. `keep` are (name, version) pairs to keep if possible, `links` a folder of
+    further wheels. Raises NoSolutionError, or LockError if uv or the index fails, or if FAMILY comes from more than one
+    index.
     """
     options = ["--python-platform", _uv_platform(platform)]
     env = {"MACOSX_DEPLOYMENT_TARGET": ".".join(map(str, _MACOS))} if platform.startswith("darwin/") else {}
+    if links is not None:
+        env["UV_FIND_LINKS"] = str(links)
     packages = _compile(requirements, options, env, python=python, index=index, keep=keep)
     chosen = [best(wheels, python=python, platform=platform) for wheels in packages]
     if index is None and several_indexes():

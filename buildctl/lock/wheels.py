@@ -90,8 +90,9 @@ def is_stale(cell: Cell, lock: WheelLock) -> str | None:
     return None
 
 
-def resolve_wheels(cell: Cell, *, keep: WheelLock | None = None) -> WheelLock:
-    """Resolve with uv for the cell's own platform, keeping the versions in `keep` if possible.
+def resolve_wheels(cell: Cell, *, keep: WheelLock | None = None, links: Path | None = None) -> WheelLock:
+    """Resolve with uv for the cell's own platform, keeping the versions in `keep` if possible; `links` is a folder
+    of further wheels.
 
     Raises LockError: no solution, an index that fails or has no SHA-256, or wheels that contradict the name.
     """
@@ -102,6 +103,7 @@ def resolve_wheels(cell: Cell, *, keep: WheelLock | None = None) -> WheelLock:
             platform=cell.platform,
             index=index,
             keep=[(wheel.name, wheel.version) for wheel in keep.wheels] if keep else (),
+            links=links,
         )
     wheels = tuple(_locked(wheel, cell.accelerator.index) for wheel in found)
     refuse_another_build(cell, wheels)

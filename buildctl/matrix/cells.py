@@ -117,7 +117,8 @@ class Cell:
     """One image name on one architecture, or a native environment (`native`), which is never an image.
 
     `apt` are Debian packages on top of the base, by name; `extras` known groups of requirements with findings of their
-    own.
+    own. `wheels` are files below images/, `files` pairs of a file or folder there (with a slash at the end) and its
+    place; `user`, `env` and `labels` are on top of what all images have.
     """
 
     name: str
@@ -130,6 +131,11 @@ class Cell:
     requirements: tuple[str, ...]
     apt: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
+    wheels: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    user: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
 
     @property
     def stem(self) -> str:

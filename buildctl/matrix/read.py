@@ -35,6 +35,7 @@ from buildctl.matrix.cells import (
     PackageRule,
 )
 from buildctl.matrix.matrix import Matrix
+from buildctl.matrix.own_files import read_files, read_labels, read_wheels
 from buildctl.matrix.policy import read_policy
 
 
@@ -168,6 +169,11 @@ class _Builder:
                 packages=tuple(self._rules(value.get("packages", ()), (*here, "packages"))),
                 apt=tuple(value.get("apt", ())),
                 extras=tuple(value.get("extras", ())),
+                wheels=read_wheels(self.document, here, value),
+                files=read_files(self.document, here, value),
+                user=value.get("user"),
+                env=tuple(value.get("env", {}).items()),
+                labels=read_labels(self.document, here, value),
             )
 
     def _rules(self, values: Sequence[Any], path: yamlfile.Path) -> Iterator[PackageRule]:
@@ -301,6 +307,11 @@ def _cells(
                 requirements=tuple(dict.fromkeys(requirements)),
                 apt=added.apt,
                 extras=added.extras,
+                wheels=added.wheels,
+                files=added.files,
+                user=added.user,
+                env=added.env,
+                labels=added.labels,
             )
 
 

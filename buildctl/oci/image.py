@@ -148,14 +148,14 @@ class History:
         )
 
 
-# What an image on another one keeps of it besides the OCI keys (moby/docker-image-spec, HealthcheckConfig and the rest).
-DOCKER_KEYS = ("ArgsEscaped", "Healthcheck", "OnBuild", "Shell", "StopTimeout")
+# What BuildKit keeps of a base besides the OCI keys (moby/docker-image-spec, DockerOCIImageConfigExt).
+DOCKER_KEYS = ("Healthcheck", "OnBuild", "Shell", "StopTimeout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConfig:
-    """The image configuration (OCI image-spec, config.md). `created` is RFC 3339; `docker` are Docker's own keys, as they
-    are in the file.
+    """The image configuration (OCI image-spec, config.md). `created` is RFC 3339; `docker` are Docker's own keys, as
+    they are in the file.
     """
 
     platform: Platform
