@@ -22,7 +22,7 @@ _OPERATORS: Mapping[str, Callable[[Version, Version], bool]] = {
 }
 # The CUDA version of a driver branch (CUDA Toolkit release notes, "CUDA Toolkit and Corresponding Driver Versions").
 # A driver newer than these supports at least the last of them.
-_CUDA_OF: Mapping[int, str] = {
+CUDA_OF_DRIVER: Mapping[int, str] = {
     450: "11.0", 455: "11.1", 460: "11.2", 465: "11.3", 470: "11.4", 495: "11.5", 510: "11.6", 515: "11.7",
     520: "11.8", 525: "12.0", 530: "12.1", 535: "12.2", 545: "12.3", 550: "12.4", 555: "12.5", 560: "12.6",
     565: "12.7", 570: "12.8", 575: "12.9", 580: "13.0", 590: "13.1", 595: "13.2",
@@ -48,7 +48,7 @@ def _but_for_brand(conditions: Sequence[str], driver: str) -> bool:
 def cuda_of(driver: str) -> str | None:
     """The newest CUDA known to come with that driver; None if it is older than all of them."""
     branch = Version(driver).major
-    return next((cuda for known, cuda in sorted(_CUDA_OF.items(), reverse=True) if branch >= known), None)
+    return next((cuda for known, cuda in sorted(CUDA_OF_DRIVER.items(), reverse=True) if branch >= known), None)
 
 
 def asked_cuda(text: str) -> str | None:
@@ -64,7 +64,7 @@ def _holds(condition: str, driver: str) -> bool:
         return False
     key, how, text = match.groups()
     have: str | None = {"driver": driver, "cuda": cuda_of(driver)}.get(key)
-    newer = Version(driver).major > max(_CUDA_OF)
+    newer = Version(driver).major > max(CUDA_OF_DRIVER)
     if key == "cuda" and newer and how in {">=", ">"}:
         return True
     try:

@@ -79,7 +79,7 @@ def claims_from_environment(image: Image, *, name: str = "", platform: str = "")
         torch=_version(env.get("PYTORCH_VERSION", "")),
         python=".".join(_version(env.get("PYTHON_VERSION", "")).split(".")[:2]),
         accelerator=kind.name if cuda else "",
-        cuda=cuda,
+        versions={kind.name: cuda} if cuda else {},
         built=tuple(filter(None, [kind.backend])),
     )
 

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from buildctl.ground.errors import LockError, ResolveError
 from buildctl.lock.torch_build import certain_build
-from buildctl.matrix.accelerators import MPS, AcceleratorKind, kind_of, public_version, version_of
+from buildctl.matrix.accelerators import MPS, VERSIONED, AcceleratorKind, kind_of, public_version
 from buildctl.matrix.arch import ARCHES
 
 # `buildctl check` reads claims and must be fast: it does not load what resolves and parses locks
@@ -37,25 +37,23 @@ _MACOS = re.compile(r"macosx_(\d+)_(\d+)_\w+")
 class WheelFacts:
     """Read from torch's wheel, whose SHA-256 is `wheel`.
 
-    `cuda`, `hip` and `sycl` are torch.version.cuda, .hip and .xpu as written there, of which at most one is not None.
+    `said` is what torch.version says that it is built for, as written there, by kind; at most one.
     `gpu_architectures` (sm_..) and `ptx` (compute_..) are what its kernels are compiled for; `mps` is whether its
     libraries link to Apple's Metal.
     """
 
     wheel: str
     torch: str
-    cuda: str | None
+    said: Mapping[str, str]
     gpu_architectures: tuple[str, ...]
     ptx: tuple[str, ...]
     mps: bool
-    hip: str | None = None
-    sycl: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """Versions as in the distributions' metadata; `cuda`, `rocm` and `xpu` are MAJOR.MINOR of what torch is built for,
-    at most one of them, None for all others.
+    """Versions as in the distributions' metadata; `versions` is MAJOR.MINOR of what torch is built for, by the name of
+    the kind, and empty for other kinds.
 
     `glibc` and `macos` are the lowest that all wheels allow. `built` and `never` are torch's backends that must and
     must not be compiled in, which is also which devices may and may not appear. `lock` is a digest of the locked
@@ -71,9 +69,7 @@ class Claims:
     lock: str = ""
     torchvision: str | None = None
     torchaudio: str | None = None
-    cuda: str | None = None
-    rocm: str | None = None
-    xpu: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
     cudnn: str | None = None
     nccl: str | None = None
     glibc: str | None = None
@@ -85,12 +81,12 @@ class Claims:
     @property
     def kind(self) -> AcceleratorKind:
         """By what torch is built for, not by the accelerator's name."""
-        return kind_of(self, native=self.platform.startswith("darwin/"))
+        return kind_of(self.versions, native=self.platform.startswith("darwin/"))
 
     @property
     def built_for(self) -> str | None:
         """MAJOR.MINOR of CUDA, ROCm or XPU; None for other kinds."""
-        return version_of(self.kind, self)
+        return self.versions.get(self.kind.name)
 
     @property
     def driver_floor(self) -> str | None:
@@ -111,15 +107,16 @@ class Claims:
 
     def to_json(self) -> dict[str, Any]:
         """Flat, in a fixed order; `build` is what torch calls itself, `driverFloor` follows from the kind."""
-        value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "facts"}
+        value: dict[str, Any] = {}
+        for name in _OWN:
+            value |= _by_kind(self.versions) if name == "versions" else {name: getattr(self, name)}
         inside = {
             "wheel": self.facts.wheel if self.facts else None,
             "build": self.facts.torch if self.facts else None,
             "gpu_architectures": self.gpu_architectures,
             "ptx": self.ptx,
             "mps": self.facts.mps if self.facts else None,
-            "hip": self.facts.hip if self.facts else None,
-            "sycl": self.facts.sycl if self.facts else None,
+            **{kind.raw: self.facts.said.get(kind.name) if self.facts else None for kind in VERSIONED if kind.raw},
         }
         plain = {**value, "driver_floor": self.driver_floor, **inside}
         plain = {k: v for k, v in plain.items() if v is not None or k not in _LATER}
@@ -133,7 +130,7 @@ def claims_of(cell: Cell, lock: WheelLock, facts: WheelFacts | None = None) -> C
     if "torch" not in versions:
         raise LockError(f"{cell.id}: the lock has no torch", hint=f"buildctl lock {cell.name}")
     build = certain_build(cell, versions, facts)
-    kind, said, given = build.kind, {build.kind.name: build.version}, cell.accelerator
+    kind, given = build.kind, cell.accelerator
     files = [wheel.filename for wheel in lock.wheels]
     claims = Claims(
         name=cell.name,
@@ -142,9 +139,7 @@ def claims_of(cell: Cell, lock: WheelLock, facts: WheelFacts | None = None) -> C
         torch=versions["torch"],
         torchvision=versions.get("torchvision"),
         torchaudio=versions.get("torchaudio"),
-        cuda=said.get("cuda"),
-        rocm=said.get("rocm"),
-        xpu=said.get("xpu"),
+        versions={kind.name: build.version} if build.version else {},
         cudnn=nvidia_version(versions, "nvidia-cudnn") if kind.own_libraries else None,
         nccl=nvidia_version(versions, "nvidia-nccl") if kind.own_libraries else None,
         glibc=None if cell.native else glibc_floor(files),
@@ -231,12 +226,13 @@ def parse_claims(value: Any, source: str) -> Claims:
         value = {_READ.get(key, key): item for key, item in value.items()}
         if value["schema"] != SCHEMA:
             raise LockError(f"{source}: schema {value['schema']!r}, not {SCHEMA}", hint="run `buildctl claims`")
-        own = [f.name for f in dataclasses.fields(Claims) if f.name != "facts"]
+        own = [key for name in _OWN for key in (_by_kind({}) if name == "versions" else (name,))]
         if wrong := sorted(({"schema", "driver_floor", *_INSIDE, *own} ^ value.keys()) - (_LATER - value.keys())):
             raise TypeError(f"missing or unknown: {', '.join(wrong)}")
         fields: dict[str, Any] = {name: _typed(name, value.get(name)) for name in (*own, *_INSIDE)}
         inside = {name: fields.pop(name) for name in _INSIDE}
-        claims = Claims(**fields, facts=_facts(inside, fields["cuda"]))
+        versions = {name: version for name in _by_kind({}) if (version := fields.pop(name)) is not None}
+        claims = Claims(**fields, versions=versions, facts=_facts(inside, versions))
         if value["driver_floor"] != claims.driver_floor:
             raise LockError(
                 f"{source}: driverFloor is {value['driver_floor']}, {claims.kind.titled(claims.built_for)} asks for "
@@ -250,11 +246,19 @@ def parse_claims(value: Any, source: str) -> Claims:
 
 _WRITTEN = {"gpu_architectures": "gpuArchitectures", "driver_floor": "driverFloor"}
 _READ = {written: name for name, written in _WRITTEN.items()}
-_INSIDE = ("wheel", "build", "gpu_architectures", "ptx", "mps", "hip", "sycl")
+_OWN = tuple(f.name for f in dataclasses.fields(Claims) if f.name != "facts")
+_RAW = {kind.raw: kind.name for kind in VERSIONED if kind.raw}
+_INSIDE = ("wheel", "build", "gpu_architectures", "ptx", "mps", *_RAW)
 # Written only where they have a value: files from before there were these kinds stay as they are.
-_LATER = frozenset({"rocm", "xpu", "hip", "sycl"})
+_LATER = frozenset({*_RAW, *_RAW.values()})
 _LISTS = frozenset({"built", "never", "gpu_architectures", "ptx"})
-_OPTIONAL = frozenset({"torchvision", "torchaudio", "cuda", "cudnn", "nccl", "glibc", "macos", *_LATER, *_INSIDE})
+_OPTIONAL = frozenset(
+    {"torchvision", "torchaudio", "cudnn", "nccl", "glibc", "macos", *(kind.name for kind in VERSIONED), *_INSIDE}
+)
+
+
+def _by_kind(versions: Mapping[str, str]) -> dict[str, str | None]:
+    return {kind.name: versions.get(kind.name) for kind in VERSIONED}
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -267,7 +271,7 @@ def _typed(name: str, value: Any) -> Any:
     raise TypeError(f"{_WRITTEN.get(name, name)}: {value!r}")
 
 
-def _facts(inside: Mapping[str, Any], cuda: str | None) -> WheelFacts | None:
+def _facts(inside: Mapping[str, Any], versions: Mapping[str, str]) -> WheelFacts | None:
     missing = [name for name in _INSIDE if inside[name] is None and name not in _LATER]
     if len(missing) == len(_INSIDE) - len(_LATER & {*_INSIDE}):
         return None
@@ -276,12 +280,11 @@ def _facts(inside: Mapping[str, Any], cuda: str | None) -> WheelFacts | None:
     return WheelFacts(
         wheel=inside["wheel"],
         torch=inside["build"],
-        cuda=cuda,
+        said={name: text for name, text in versions.items() if name not in _RAW.values()}
+        | {name: inside[raw] for raw, name in _RAW.items() if inside[raw]},
         gpu_architectures=inside["gpu_architectures"],
         ptx=inside["ptx"],
         mps=inside["mps"],
-        hip=inside["hip"],
-        sycl=inside["sycl"],
     )
 
 
@@ -296,9 +299,7 @@ def label_values(claims: Claims) -> dict[str, str]:
         "python": claims.python,
         "torchvision": claims.torchvision,
         "torchaudio": claims.torchaudio,
-        "cuda": claims.cuda,
-        "rocm": claims.rocm,
-        "xpu": claims.xpu,
+        **claims.versions,
         "driver-floor": claims.driver_floor,
         "cudnn": claims.cudnn,
         "nccl": claims.nccl,
@@ -338,11 +339,12 @@ def claims_from_labels(labels: Mapping[str, str], arch: str, *, name: str = "", 
         return None
     lists = ("gpu-architectures", "ptx", "devices.built", "devices.never")
     words = {key: tuple(said.get(key, "").split()) for key in lists}
+    versions = {kind.name: said[kind.name] for kind in VERSIONED if said.get(kind.name)}
     compiled = words["gpu-architectures"] or words["ptx"]
     facts = WheelFacts(
         wheel="",
         torch=said["torch"],
-        cuda=said.get("cuda"),
+        said=versions,
         gpu_architectures=words["gpu-architectures"],
         ptx=words["ptx"],
         mps=False,
@@ -356,9 +358,7 @@ def claims_from_labels(labels: Mapping[str, str], arch: str, *, name: str = "", 
         accelerator=said.get("accelerator", ""),
         torchvision=said.get("torchvision"),
         torchaudio=said.get("torchaudio"),
-        cuda=said.get("cuda"),
-        rocm=said.get("rocm"),
-        xpu=said.get("xpu"),
+        versions=versions,
         cudnn=said.get("cudnn"),
         nccl=said.get("nccl"),
         glibc=said.get("glibc"),

@@ -11,21 +11,17 @@ from typing import TYPE_CHECKING, Protocol
 from packaging.version import Version
 
 from buildctl.ground.errors import LockError, ResolveError
-from buildctl.matrix.accelerators import CPU, MPS, VERSIONED, AcceleratorKind, agrees, readings, short_version
+from buildctl.matrix.accelerators import CPU, MPS, VENDORS, VERSIONED, AcceleratorKind, agrees, readings, short_version
 
 if TYPE_CHECKING:
     from buildctl.matrix.cells import Accelerator, Cell
 
 
 class Inside(Protocol):
-    """torch.version.cuda, .hip and .xpu, as read from torch's wheel."""
+    """What torch.version says, by kind, as read from torch's wheel."""
 
     @property
-    def cuda(self) -> str | None: ...
-    @property
-    def hip(self) -> str | None: ...
-    @property
-    def sycl(self) -> str | None: ...
+    def said(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +85,10 @@ def _by_vendor(versions: Mapping[str, str]) -> Build | None:
 
 
 def _inside(facts: Inside) -> Build:
-    said = {"cuda": facts.cuda, "rocm": facts.hip, "xpu": facts.sycl}
     for kind in VERSIONED:
-        if text := said[kind.name]:
+        if text := facts.said.get(kind.name):
             return Build(kind=kind, version=short_version(text), seen=f"torch/version.py has {text}")
-    return Build(kind=CPU, seen="torch/version.py names no CUDA, ROCm or XPU")
+    return Build(kind=CPU, seen=f"torch/version.py names no {VENDORS}")
 
 
 def _first(kind: AcceleratorKind, versions: Mapping[str, str]) -> str | None:
@@ -117,7 +112,7 @@ def check_build(cell: Cell, versions: Mapping[str, str], build: Build | None) ->
         return
     claimed = cell.accelerator
     if build is None:
-        build = Build(kind=CPU, seen="it needs no CUDA, ROCm or XPU runtime")
+        build = Build(kind=CPU, seen=f"it needs no {VENDORS} runtime")
     if claimed.kind is not None and build.kind != claimed.kind:
         raise _refused(cell, build, versions)
     for claim in claimed.claims:
@@ -181,7 +176,8 @@ def _unknown_kind(cell: Cell) -> LockError:
     return ResolveError(
         f"{cell.name}-{cell.arch}: unknown what the locked torch is built for: its wheel has not been "
         f"read, and {cell.accelerator.place()} claims nothing",
-        hint="add `kind:` there (cpu, cuda, rocm or xpu), or run `buildctl claims` where the index is reachable",
+        hint=f"add `kind:` there ({', '.join(kind.name for kind in (CPU, *VERSIONED))}), or run `buildctl claims` "
+        "where the index is reachable",
     )
 
 

@@ -19,6 +19,7 @@ from buildctl.console.log import say
 from buildctl.ground.errors import ArtifactError, FetchError
 from buildctl.lock.claims import WheelFacts
 from buildctl.lock.wheels import LockedWheel
+from buildctl.matrix.accelerators import kind_of, versions_in
 from buildctl.matrix.cells import Cell
 
 VERSION = "torch/version.py"
@@ -54,17 +55,15 @@ def torch_facts(label: str, names: Iterable[str], read: Read, *, wheel: str = ""
     library = next((name for name in sorted(names) if PYTHON_LIBRARY.fullmatch(name)), None)
     if library is None:
         raise ArtifactError(f"{label} has no libtorch_python")
-    cuda = said.get("cuda")
-    flags = architectures(read(library), f"{label}: {library}") if cuda else ()
+    versions = versions_in(said)
+    flags = architectures(read(library), f"{label}: {library}") if kind_of(versions).architectures else ()
     return WheelFacts(
         wheel=wheel,
         torch=str(said["__version__"]),
-        cuda=cuda,
+        said=versions,
         gpu_architectures=tuple(f for f in flags if f.startswith("sm_")),
         ptx=tuple(f for f in flags if f.startswith("compute_")),
         mps=CPU_LIBRARY in names and links_to_metal(_start(read(CPU_LIBRARY))),
-        hip=said.get("hip"),
-        sycl=said.get("xpu"),
     )
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.matrix import yamlfile
-from buildctl.matrix.accelerators import KINDS, MPS, AcceleratorKind, agrees, claim_in_name
-from buildctl.matrix.cells import VERSION_KEYS, VersionClaim
+from buildctl.matrix.accelerators import KINDS, MPS, VERSION_KEYS, AcceleratorKind, agrees, claim_in_name
+from buildctl.matrix.cells import VersionClaim
 
 
 def read_kind(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +28,9 @@ class AcceleratorKind:
     built for, {major} the first part of it, {accelerator} the accelerator's own name.
 
     - `title`: what the image is built for, for people; `variant`: its part of a tag
+    - `names`: accelerator names that claim this kind; `key`: whether matrix.yaml may claim a version under its name
+    - `attribute`: of torch.version, which holds the version; `raw`: the key in a file of claims that keeps this text,
+      None if the claim itself does
     - `backend`: torch's word for what is compiled in; `never`: backends that must not be; `device`: what torch calls
       the GPUs it sees (ROCm builds call them cuda)
     - `local`: torch's local version, with the version in a group; `runtime`: the distribution whose version tells what
@@ -46,6 +48,10 @@ class AcceleratorKind:
     title: str = field(compare=False)
     variant: str = field(compare=False)
     label: str = field(compare=False)
+    names: re.Pattern[str] = field(compare=False)
+    attribute: str | None = field(default=None, compare=False)
+    raw: str | None = field(default=None, compare=False)
+    key: bool = field(default=False, compare=False)
     backend: str | None = field(default=None, compare=False)
     never: tuple[str, ...] = field(default=(), compare=False)
     device: str | None = field(default=None, compare=False)
@@ -89,13 +95,22 @@ class AcceleratorKind:
 
 
 CPU = AcceleratorKind(
-    name="cpu", title="CPU only", variant="{accelerator}", label="CPU", never=("cuda", "mps"), local=re.compile("cpu.*")
+    name="cpu",
+    title="CPU only",
+    variant="{accelerator}",
+    label="CPU",
+    names=re.compile(r"cpu(?![a-z])"),
+    never=("cuda", "mps"),
+    local=re.compile("cpu.*"),
 )
 CUDA = AcceleratorKind(
     name="cuda",
     title="CUDA {version}",
     variant="cuda{version}",
     label="CUDA",
+    names=re.compile(r"cu(?=\d)|cuda"),
+    attribute="cuda",
+    key=True,
     backend="cuda",
     never=("mps",),
     device="cuda",
@@ -123,6 +138,10 @@ ROCM = AcceleratorKind(
     title="ROCm {version}",
     variant="rocm{version}",
     label="ROCm",
+    names=re.compile(r"rocm"),
+    attribute="hip",
+    raw="hip",
+    key=True,
     backend="rocm",
     never=("mps", "xpu"),
     device="cuda",
@@ -137,6 +156,9 @@ XPU = AcceleratorKind(
     title="XPU {version} (Intel GPUs)",
     variant="xpu",
     label="XPU",
+    names=re.compile(r"xpu"),
+    attribute="xpu",
+    raw="sycl",
     backend="xpu",
     never=("cuda", "rocm", "mps"),
     device="xpu",
@@ -145,29 +167,30 @@ XPU = AcceleratorKind(
     files=DeviceFiles(maker="Intel", vendor="0x8086"),
 )
 MPS = AcceleratorKind(
-    name="mps", title="MPS", variant="mps", label="MPS", backend="mps", never=("cuda",), device="mps", native=True
+    name="mps",
+    title="MPS",
+    variant="mps",
+    label="MPS",
+    names=re.compile(r"mps"),
+    backend="mps",
+    never=("cuda",),
+    device="mps",
+    native=True,
 )
 
 # In the order of reading an image's claims: the first kind with a version is the image's.
 KINDS: Mapping[str, AcceleratorKind] = {kind.name: kind for kind in (CUDA, ROCM, XPU, MPS, CPU)}
 # Kinds with a claim of their own name that holds the version of what torch is built for.
-VERSIONED: tuple[AcceleratorKind, ...] = (CUDA, ROCM, XPU)
+VERSIONED = tuple(kind for kind in KINDS.values() if kind.attribute)
+# `CUDA, ROCm or XPU`
+VENDORS = " or ".join((", ".join(kind.label for kind in VERSIONED[:-1]), VERSIONED[-1].label))
+# Keys of an accelerator in matrix.yaml that claim a version of that kind.
+VERSION_KEYS = tuple(kind.name for kind in VERSIONED if kind.key)
 
 
-class Versions(Protocol):
-    """Whatever holds claims: an attribute for each of VERSIONED, None where torch is not built for it."""
-
-    @property
-    def cuda(self) -> str | None: ...
-    @property
-    def rocm(self) -> str | None: ...
-    @property
-    def xpu(self) -> str | None: ...
-
-
-def version_of(kind: AcceleratorKind, said: Versions) -> str | None:
-    version: str | None = getattr(said, kind.name, None)
-    return version
+def versions_in(said: Mapping[str, str | None]) -> dict[str, str]:
+    """From what torch/version.py assigns: the text by kind, of which there is at most one."""
+    return {kind.name: text for kind in VERSIONED if kind.attribute and (text := said.get(kind.attribute))}
 
 
 def public_version(version: str) -> str:
@@ -182,9 +205,9 @@ def short_version(text: str) -> str:
     return ".".join(text.split(".")[:2])
 
 
-def kind_of(said: Versions, *, native: bool = False) -> AcceleratorKind:
-    """CPU if torch is not built for a GPU."""
-    found = next((kind for kind in VERSIONED if version_of(kind, said)), None)
+def kind_of(versions: Mapping[str, str], *, native: bool = False) -> AcceleratorKind:
+    """By the kind's name in `versions`; CPU if torch is not built for a GPU."""
+    found = next((kind for kind in VERSIONED if versions.get(kind.name)), None)
     return found or (MPS if native else CPU)
 
 
@@ -199,13 +222,6 @@ def kind_in_image(env: Sequence[tuple[str, str]], labels: Mapping[str, str], pre
 
 # ------------------------------------------------------------------------------------------------ what a name claims
 
-_NAMES = (
-    (CUDA, re.compile(r"cu(?=\d)|cuda")),
-    (ROCM, re.compile(r"rocm")),
-    (XPU, re.compile(r"xpu")),
-    (MPS, re.compile(r"mps")),
-    (CPU, re.compile(r"cpu(?![a-z])")),
-)
 _VERSION = re.compile(r"-?(\d+(?:\.\d+)*)(?![0-9a-z])")
 
 
@@ -221,8 +237,8 @@ class NameClaim:
 
 def claim_in_name(name: str) -> NameClaim | None:
     """None for a name that claims nothing."""
-    for kind, pattern in _NAMES:
-        if match := pattern.match(name):
+    for kind in KINDS.values():
+        if match := kind.names.match(name):
             version = _VERSION.match(name, match.end()) if kind in VERSIONED else None
             return NameClaim(kind=kind, versions=readings(kind, version[1]) if version else ())
     return None

@@ -9,7 +9,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from buildctl.ground.errors import MatrixError
-from buildctl.matrix.accelerators import AcceleratorKind
+from buildctl.matrix.accelerators import VERSION_KEYS, AcceleratorKind
 
 
 class Flavour(StrEnum):
@@ -89,10 +89,6 @@ class Accelerator:
     def claimed_by(self) -> str:
         """What declares its kind: the first key that does, else the name."""
         return next((self.place(key) for key in (*VERSION_KEYS, "kind") if key in dict(self.places)), self.place())
-
-
-# Keys of an accelerator that claim a version of that kind.
-VERSION_KEYS = ("cuda", "rocm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from buildctl.console.table import size
 from buildctl.ground.errors import BuildctlError, LayoutError, LockError
 from buildctl.lock.claims import LABEL, Claims, label_values, read_labels
 from buildctl.lock.locked import load_locked
+from buildctl.matrix.accelerators import VERSIONED
 from buildctl.matrix.project import Project
 from buildctl.oci.image import ImageConfig
 from buildctl.oci.layout import Layout
@@ -29,9 +30,9 @@ _ENVIRONMENT = {
     "NVIDIA_REQUIRE_CUDA": "nvidia-require-cuda",
 }
 _SHOWN = (
-    "torch", "torchvision", "torchaudio", "accelerator", "cuda", "rocm", "xpu", "cudnn", "nccl", "gpu-architectures",
-    "ptx",
-    "driver-floor", "nvidia-require-cuda", "python", "glibc", "devices.built", "devices.never",
+    "torch", "torchvision", "torchaudio", "accelerator", *(kind.name for kind in VERSIONED),
+    "cudnn", "nccl", "gpu-architectures", "ptx", "driver-floor", "nvidia-require-cuda",
+    "python", "glibc", "devices.built", "devices.never",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from buildctl.console.progress import Progress
 from buildctl.ground.errors import DriftError, LayoutError
 from buildctl.lock.claims import Claims
 from buildctl.lock.locked import LockedCell
-from buildctl.matrix.accelerators import VERSIONED, public_version, version_of
+from buildctl.matrix.accelerators import public_version
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
@@ -261,10 +261,9 @@ def _local(
     cell, claims = locked.cell, locked.claims
     config = layout.config(found)
     descriptor, labels = claimed(found, config), config.labels
-    versions = {kind.name: version_of(kind, claims) for kind in VERSIONED}
-    for key, value in {"torch": claims.torch, **versions, "python": claims.python}.items():
+    for key, value in {"torch": claims.torch, **claims.versions, "python": claims.python}.items():
         said = labels.get(f"dev.buildctl.{key}")
-        if value is not None and said is not None and public_version(said) != public_version(value):
+        if said is not None and public_version(said) != public_version(value):
             raise DriftError(
                 f"{cell.id}: the image has {key} {said}, the lock has {value}", hint=f"buildctl build {cell.image}"
             )

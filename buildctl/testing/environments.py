@@ -12,7 +12,7 @@ from buildctl.console.log import say
 from buildctl.ground.clock import now, rfc3339
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.lock.claims import glibc_floor, nvidia_version
-from buildctl.matrix.accelerators import CPU, CUDA, MPS, VERSIONED, AcceleratorKind, short_version
+from buildctl.matrix.accelerators import CUDA, AcceleratorKind, kind_of, short_version, versions_in
 from buildctl.matrix.arch import SPELLINGS, arch_named
 from buildctl.runtimes.interpreter import Interpreter, find_interpreter
 from buildctl.runtimes.native import NativeRuntime
@@ -68,10 +68,8 @@ def _refuse_broken(interpreter: Interpreter) -> None:
 def expected_of_environment(interpreter: Interpreter, installed: Installed) -> Expected:
     """`unclaimed` are findings about which this torch claims nothing."""
     said, versions = installed.said, installed.distributions
-    built_for = {"cuda": said.get("cuda"), "rocm": said.get("hip"), "xpu": said.get("xpu")}
-    versions_of = {name: short_version(text) if text else None for name, text in built_for.items()}
-    found = next((kind for kind in VERSIONED if built_for[kind.name]), None)
-    kind = found or (MPS if installed.facts and installed.facts.mps else CPU)
+    built_for = {name: short_version(text) for name, text in versions_in(said).items()}
+    kind = kind_of(built_for, native=bool(installed.facts and installed.facts.mps))
     glibc = glibc_floor(installed.tags)
     return Expected(
         torch=installed.torch,
@@ -80,11 +78,9 @@ def expected_of_environment(interpreter: Interpreter, installed: Installed) -> E
         python=_python(interpreter, installed.tags),
         arch=_arch(interpreter, installed.tags),
         accelerator=kind.name,
-        cuda=versions_of["cuda"],
-        rocm=versions_of["rocm"],
-        xpu=versions_of["xpu"],
+        versions=built_for,
         built=tuple(dict.fromkeys(filter(None, (kind.device, kind.backend)))),
-        never=() if found else (CUDA.name,),
+        never=() if built_for else (CUDA.name,),
         distributions=versions,
         gpu_architectures=(*installed.facts.gpu_architectures, *installed.facts.ptx) if installed.facts else None,
         build=said["__version__"],

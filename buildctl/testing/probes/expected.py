@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 
 from buildctl.lock.claims import Claims, label_values
 from buildctl.lock.locked import LockedCell
-from buildctl.matrix.accelerators import MPS, AcceleratorKind, kind_of, version_of
+from buildctl.matrix.accelerators import MPS, AcceleratorKind, kind_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
     """`torch`, `torchvision` and `torchaudio` are versions as locked, None for what must be absent.
 
-    `python` is MAJOR.MINOR, `arch` Docker's word; `cuda`, `rocm` and `xpu` are MAJOR.MINOR or None. `built` and `never`
+    `python` is MAJOR.MINOR, `arch` Docker's word; `versions` as in Claims. `built` and `never`
     are backends that must and must not be compiled in: cuda, cudnn, rocm, mps, xpu, mkldnn, mkl, openmp, nccl, gloo.
     `distributions` maps every installed distribution's normalized name (PEP 503) to its version. `gpu_architectures`
     (sm_.., compute_..) is None if nothing is claimed, as are `build` (what torch calls itself), `cudnn`, `nccl`
@@ -32,9 +32,7 @@ class Expected:
     python: str
     arch: str
     accelerator: str
-    cuda: str | None = None
-    rocm: str | None = None
-    xpu: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
     built: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
     flavour: str = "runtime"
@@ -56,12 +54,12 @@ class Expected:
     @property
     def kind(self) -> AcceleratorKind:
         # an environment in the matrix is for macOS; somebody else's is described by its files
-        return kind_of(self, native=MPS.backend in self.built or (self.native and not self.environment))
+        return kind_of(self.versions, native=MPS.backend in self.built or (self.native and not self.environment))
 
     @property
     def built_for(self) -> str | None:
         """MAJOR.MINOR of what torch is built for."""
-        return version_of(self.kind, self)
+        return self.versions.get(self.kind.name)
 
 
 def expected_by(claims: Claims, distributions: Mapping[str, str]) -> Expected:
@@ -73,9 +71,7 @@ def expected_by(claims: Claims, distributions: Mapping[str, str]) -> Expected:
         python=claims.python,
         arch=claims.arch,
         accelerator=claims.accelerator,
-        cuda=claims.cuda,
-        rocm=claims.rocm,
-        xpu=claims.xpu,
+        versions=claims.versions,
         built=claims.built,
         distributions=distributions,
         gpu_architectures=claims.architectures,

@@ -12,7 +12,7 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from buildctl.lock.claims import runs_on
-from buildctl.matrix.accelerators import VERSIONED, short_version
+from buildctl.matrix.accelerators import VERSIONED, short_version, versions_in
 from buildctl.matrix.arch import ARCHES
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.report import Status
@@ -83,9 +83,9 @@ def same_version(wanted: str, reported: str) -> bool:
 
 
 def cuda_version(expected: Expected, value: Any) -> Verdict:
-    """Of CUDA, ROCm and XPU at once: torch is built for one of them at most."""
-    said = {"cuda": value["cuda"], "rocm": value["hip"], "xpu": value.get("xpu")}
-    found = next((kind for kind in VERSIONED if said[kind.name] is not None), None)
+    """Of all kinds at once: torch is built for one of them at most."""
+    said = versions_in(value)
+    found = next((kind for kind in VERSIONED if kind.name in said), None)
     version, wanted = said[found.name] if found else None, expected.built_for
     if found != (expected.kind if wanted else None):
         other = f"{found.build} ({version})" if found else "none (a CPU build)"

@@ -83,7 +83,7 @@ def test_two_cuda_versions_of_one_torch_live_side_by_side(server: Site, tmp_path
     second = torch_index(server, "cu128", local="cu128", needs="12.8", cuda="12.8")
     found = project(tmp_path, f"cu126: {{index: {first}}}", f"cu128: {{index: {second}}}")
     claims = lock(found)
-    assert {name: c.cuda for name, c in claims.items()} == {"cu126-2.10": "12.6", "cu128-2.10": "12.8"}
+    assert {name: c.versions["cuda"] for name, c in claims.items()} == {"cu126-2.10": "12.6", "cu128-2.10": "12.8"}
     tags = tags_of(found.matrix.cells, {cell.id: claims[cell.name] for cell in found.matrix.cells})
     assert {tag.stem for tag in tags} >= {"cu126-2.10", "cu128-2.10", "2.10-cuda12.6", "2.10-cuda12.8"}
 
@@ -93,7 +93,7 @@ def test_every_cuda_build_gets_what_cuda_needs_whatever_it_is_called(server: Sit
     index = torch_index(server, "a", local="cu126", needs="12.6", cuda="12.6")
     found = project(tmp_path, f"{name}: {{index: {index}}}")
     claims = lock(found)[f"{name}-2.10"]
-    assert (claims.kind.name, claims.cuda, claims.driver_floor) == ("cuda", "12.6", "525")
+    assert (claims.kind.name, claims.versions.get("cuda"), claims.driver_floor) == ("cuda", "12.6", "525")
     assert (claims.built, claims.never, claims.gpu_architectures) == (("cuda",), ("mps",), ("sm_80", "sm_90"))
     text = dockerfile(found, f"{name}-2.10")
     for line in (
@@ -173,7 +173,7 @@ def test_a_build_of_another_kind_is_refused_under_every_name(
 def test_a_rocm_build(server: Site, tmp_path: Path, name: str) -> None:
     found = project(tmp_path, f"{name}: {{index: {torch_index(server, 'a', **ROCM)}}}")
     claims = lock(found)[f"{name}-2.10"]
-    assert (claims.kind.name, claims.rocm, claims.cuda, claims.driver_floor) == ("rocm", "6.2", None, None)
+    assert (claims.kind.name, claims.versions, claims.driver_floor) == ("rocm", {"rocm": "6.2"}, None)
     assert (claims.built, claims.gpu_architectures) == (("rocm",), ())
     text = dockerfile(found, f"{name}-2.10")
     assert 'LABEL dev.buildctl.rocm="6.2"\n' in text
@@ -186,7 +186,7 @@ def test_a_rocm_build(server: Site, tmp_path: Path, name: str) -> None:
 def test_an_xpu_build(server: Site, tmp_path: Path, name: str) -> None:
     found = project(tmp_path, f"{name}: {{index: {torch_index(server, 'a', **XPU)}}}")
     claims = lock(found)[f"{name}-2.10"]
-    assert (claims.kind.name, claims.xpu, claims.built) == ("xpu", "2025.1", ("xpu",))
+    assert (claims.kind.name, claims.versions, claims.built) == ("xpu", {"xpu": "2025.1"}, ("xpu",))
     text = dockerfile(found, f"{name}-2.10")
     assert 'LABEL dev.buildctl.xpu="2025.1"\n' in text
     assert f"{name}-2.10: PyTorch 2.10.0, XPU 2025.1 (Intel GPUs), Python 3.13" in text

@@ -130,8 +130,8 @@ def test_as_somebodys_environment_it_is_judged_by_its_own_files(environment: Pat
     found = {finding["name"]: finding for finding in report["findings"]}
     assert (report["cell"], report["runtime"]) == (f"env:{environment}", "native")
     assert found["torch build"]["detail"] == expected.build
-    if expected.cuda:
-        assert found["cuda version"]["detail"] == f"built for CUDA {expected.cuda}"
+    if cuda := expected.versions.get("cuda"):
+        assert found["cuda version"]["detail"] == f"built for CUDA {cuda}"
         assert sorted(found["gpu architectures"]["detail"].split()) == sorted(expected.gpu_architectures or ())
         assert {found[name]["status"] for name in ("cudnn version", "nccl version")} == {"PASSED"}
     assert found["distributions"]["detail"].startswith(f"{len(expected.distributions)} distributions")

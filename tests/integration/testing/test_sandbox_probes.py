@@ -51,7 +51,7 @@ def cpu(host: Python) -> Expected:
 
 @pytest.fixture
 def cuda(cpu: Expected) -> Expected:
-    return replace(cpu, accelerator="cuda", cuda="12.4", built=("cuda",), never=("mps",))
+    return replace(cpu, accelerator="cuda", versions={"cuda": "12.4"}, built=("cuda",), never=("mps",))
 
 
 def asked(store: Store, root: Path, expected: Expected, *layers: bytes) -> Report:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -131,19 +130,26 @@ ROWS: list[tuple[ExitCode, Prepare]] = [
 ]
 
 
-def ran(root: Path, *argv: str) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "buildctl", "--project", str(root), *argv]
-    store = {"BUILDCTL_CACHE": str(root.parent / "store")}
-    environment = {**os.environ, **store, "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    return done.returncode, done.stdout, done.stderr
+def in_process(monkeypatch: pytest.MonkeyPatch, *argv: str, root: Path = ROOT) -> int:
+    monkeypatch.setattr(sys, "argv", ["buildctl", "--project", str(root), *argv])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert isinstance(end.value.code, int)
+    return end.value.code
 
 
 @pytest.mark.usefixtures("without_docker")
 @pytest.mark.parametrize(("code", "prepare"), ROWS, ids=[f"{row[0].name}-{n}" for n, row in enumerate(ROWS)])
-def test_each_code(copy: Path, code: ExitCode, prepare: Prepare) -> None:
-    status, _, stderr = ran(copy, *prepare(copy))
-    assert status == code, stderr
+def test_each_code(
+    copy: Path,
+    code: ExitCode,
+    prepare: Prepare,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("BUILDCTL_CACHE", str(copy.parent / "store"))
+    assert in_process(monkeypatch, *prepare(copy), root=copy) == code, capfd.readouterr().err
+    stderr = capfd.readouterr().err
     assert "Traceback" not in stderr
     assert ("error: " in stderr) or code in (ExitCode.OK, ExitCode.FAILED, ExitCode.NOT_RUN, ExitCode.LAYOUT)
 
@@ -164,14 +170,6 @@ def test_signals(code: ExitCode) -> None:
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == code, done.stderr
     assert json.loads(done.stdout)["error"]["exitCode"] == code
-
-
-def in_process(monkeypatch: pytest.MonkeyPatch, *argv: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["buildctl", "--project", str(ROOT), *argv])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert isinstance(end.value.code, int)
-    return end.value.code
 
 
 def test_a_bug_is_not_taken_for_a_finding(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,7 +119,7 @@ def test_which_code_runs_on_which_gpu(
     covered: bool,
 ) -> None:
     claims = subjects[-1].claims[0]
-    facts = WheelFacts(wheel="", torch="", cuda=None, gpu_architectures=architectures, ptx=ptx, mps=False)
+    facts = WheelFacts(wheel="", torch="", said={}, gpu_architectures=architectures, ptx=ptx, mps=False)
     assert covers(dataclasses.replace(claims, facts=facts), Gpu(name="x", capability=capability)) is covered
 
 

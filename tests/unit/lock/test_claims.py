@@ -79,7 +79,7 @@ def test_facts_come_from_the_wheel_without_importing_it(tmp_path: Path) -> None:
     files = {"torch/version.py": VERSION.encode(), "torch/lib/libtorch_python.so": LIBRARY}
     wheel, path = torch_wheel(tmp_path, files)
     facts = facts_from_file(wheel, path)
-    assert (facts.torch, facts.cuda, facts.mps) == ("2.6.0+cu124", "12.4", False)
+    assert (facts.torch, facts.said["cuda"], facts.mps) == ("2.6.0+cu124", "12.4", False)
     assert (facts.gpu_architectures, facts.ptx) == (("sm_50", "sm_86"), ("compute_90",))
     assert facts.wheel == str(wheel.digest)
 
@@ -177,11 +177,11 @@ def test_the_known_architectures_of_the_default_images(project: Project) -> None
     [
         ({"torch": "2.6.1+cu124"}, r"torch 2\.6\.1\+cu124 inside, the lock has 2\.6\.0"),
         (
-            {"cuda": "12.5"},
+            {"said": {"cuda": "12.5"}},
             r"built for CUDA 12\.5 \(torch/version\.py .*, the lock says built for CUDA 12\.4",
         ),
-        ({"cuda": None}, r"claims CUDA, .* which is a CPU build"),
-        ({"cuda": None, "hip": "6.2.41133-dd7f"}, r"claims CUDA, .* which is built for ROCm 6\.2 .*, not a CUDA build"),
+        ({"said": {}}, r"claims CUDA, .* which is a CPU build"),
+        ({"said": {"rocm": "6.2.41133-dd7f"}}, r"claims CUDA, .* which is built for ROCm 6\.2 .*, not a CUDA build"),
         ({"gpu_architectures": ()}, "without a list of GPU architectures"),
         ({"mps": True}, "links to Metal, the matrix has mps under never"),
     ],
@@ -261,7 +261,12 @@ def test_without_a_file_the_lock_speaks(tmp_path: Path, project: Project) -> Non
     claims_path(copy.images, cell.name, cell.arch).unlink()
     (locked,) = load_locked(copy, [cell])
     claims = locked.claims
-    assert (claims.cuda, claims.cudnn, claims.nccl, claims.gpu_architectures) == ("12.4", "9.1.0.70", "2.21.5", None)
+    assert (claims.versions["cuda"], claims.cudnn, claims.nccl, claims.gpu_architectures) == (
+        "12.4",
+        "9.1.0.70",
+        "2.21.5",
+        None,
+    )
 
 
 def test_differences_name_both_values() -> None:

@@ -123,7 +123,9 @@ def test_claims_follow_the_matrix_without_a_look_into_the_wheel(root: Path) -> N
     assert 'dev.buildctl.devices.never="cuda mps xpu"' in project.dockerfile("cpu-2.6").read_text()
 
 
-@pytest.mark.parametrize("change", [{"cuda": "12.5"}, {"python": "3.12"}, {"name": "cpu-2.7"}, {"lock": "sha256:0"}])
+@pytest.mark.parametrize(
+    "change", [{"versions": {"cuda": "12.5"}}, {"python": "3.12"}, {"name": "cpu-2.7"}, {"lock": "sha256:0"}]
+)
 def test_claims_that_somebody_edited_are_refused(root: Path, change: dict[str, str]) -> None:
     project = Project.find(root)
     path = root / "images/cuda-2.6/claims.amd64.json"

@@ -78,7 +78,9 @@ def test_two_accelerators_with_one_tag_are_refused() -> None:
 
 
 def claims(cell: Cell, cuda: str) -> Claims:
-    return Claims(torch="2.6.0", python="3.13", arch=cell.arch, accelerator=cell.accelerator.name, cuda=cuda)
+    return Claims(
+        torch="2.6.0", python="3.13", arch=cell.arch, accelerator=cell.accelerator.name, versions={"cuda": cuda}
+    )
 
 
 def test_another_python_has_tags_of_its_own() -> None:

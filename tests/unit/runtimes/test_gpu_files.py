@@ -70,8 +70,16 @@ def test_half_a_gpu_is_none(tmp_path: Path, kfd: bool, vendors: dict[str, str], 
 # check and doctor
 
 
-def subject(**claims: Any) -> Subject:
-    one = Claims(torch="2.10.0", python="3.13", arch="amd64", accelerator="a", name="a-2.10", **claims)
+def subject(platform: str = "", **versions: str) -> Subject:
+    one = Claims(
+        torch="2.10.0",
+        python="3.13",
+        arch="amd64",
+        accelerator="a",
+        name="a-2.10",
+        platform=platform,
+        versions=versions,
+    )
     return Subject(name="a-2.10", claims=(one,), built=True)
 
 
@@ -159,9 +167,9 @@ def test_nvidias_toolkit_is_not_asked_for_other_gpus(kind: AcceleratorKind) -> N
 # probes
 
 BASE = Expected(torch="2.10.0", python="3.13", arch="amd64", accelerator="a")
-FOR_ROCM = replace(BASE, rocm="6.2", built=("rocm",), never=("mps", "xpu"))
-FOR_XPU = replace(BASE, xpu="2025.1", built=("xpu",), never=("cuda", "rocm", "mps"))
-FOR_CUDA = replace(BASE, cuda="12.6", cudnn="9.1.0", nccl="2.21.5", built=("cuda",))
+FOR_ROCM = replace(BASE, versions={"rocm": "6.2"}, built=("rocm",), never=("mps", "xpu"))
+FOR_XPU = replace(BASE, versions={"xpu": "2025.1"}, built=("xpu",), never=("cuda", "rocm", "mps"))
+FOR_CUDA = replace(BASE, versions={"cuda": "12.6"}, cudnn="9.1.0", nccl="2.21.5", built=("cuda",))
 
 
 def names(expected: Expected) -> set[str]:

@@ -28,7 +28,7 @@ CUDA = Expected(
     python="3.13",
     arch="amd64",
     accelerator="cuda",
-    cuda="12.4",
+    versions={"cuda": "12.4"},
     built=("cuda",),
     never=("mps",),
     distributions={"torch": "2.6.0", "numpy": "2.1"},
@@ -36,10 +36,10 @@ CUDA = Expected(
 # as it is with NVIDIA's cuSPARSELt: the index calls the file aarch64, the WHEEL in it says sbsa
 GRACE = replace(CUDA, arch="arm64", files={"cusparselt": "cusparselt-0.8.1-py3-none-manylinux2014_aarch64.whl"})
 SBSA, SBSA_TAG = "cusparselt 0.8.1 is not supported on this platform", "py3-none-manylinux2014_sbsa"
-CPU = replace(CUDA, accelerator="cpu", cuda=None, built=(), never=("cuda", "mps"))
+CPU = replace(CUDA, accelerator="cpu", versions={}, built=(), never=("cuda", "mps"))
 
-ROCM = replace(CPU, accelerator="rocm", rocm="6.2", built=("rocm",), never=("mps", "xpu"))
-XPU = replace(CPU, accelerator="xpu", xpu="2025.0", built=("xpu",), never=("cuda", "rocm", "mps"))
+ROCM = replace(CPU, accelerator="rocm", versions={"rocm": "6.2"}, built=("rocm",), never=("mps", "xpu"))
+XPU = replace(CPU, accelerator="xpu", versions={"xpu": "2025.0"}, built=("xpu",), never=("cuda", "rocm", "mps"))
 HERE = {"available": True, "names": ["x"]}
 
 

@@ -22,14 +22,9 @@ def about_python():
 def about_torch():
     import torch
 
-    return {
-        "version": torch.__version__,
-        "cuda": torch.version.cuda,
-        "hip": getattr(torch.version, "hip", None),
-        "xpu": getattr(torch.version, "xpu", None),
-        "git": getattr(torch.version, "git_version", None),
-        "path": os.path.dirname(torch.__file__),
-    }
+    said = {name: value for name, value in vars(torch.version).items() if name[0] != "_"}
+    texts = {name: value for name, value in said.items() if value is None or isinstance(value, str)}
+    return {**texts, "version": torch.__version__, "path": os.path.dirname(torch.__file__)}
 
 
 def user_name():
