@@ -93,7 +93,7 @@ def find_python(tree: ImageTree, path: str) -> ImagePython:
                 python=version,
                 interpreter=f"{prefix}/bin/python{version}",
                 home=home,
-                purelib=_purelib(tree, prefix, version),
+                purelib=_purelib(tree, prefix, home, version),
                 commands=commands,
             )
     raise ResolveError(
@@ -114,10 +114,14 @@ def _homes(tree: ImageTree, named: str) -> Iterator[tuple[str, str]]:
     yield real, real
 
 
-def _purelib(tree: ImageTree, prefix: str, version: str) -> str:
-    """Debian's Python in /usr keeps what others install in /usr/local, in dist-packages."""
-    if prefix == "/usr" and tree.names("/usr/lib/python3/dist-packages"):
-        return f"usr/local/lib/python{version}/dist-packages"
+def _purelib(tree: ImageTree, prefix: str, home: str, version: str) -> str:
+    """Debian's Python, outside of a virtual environment, keeps what others install below local, in dist-packages: the
+    scheme `posix_local`, which it adds to sysconfig.
+    """
+    files = (f"{home}/lib/python{version}/{name}" for name in ("sysconfig/__init__.py", "sysconfig.py"))
+    text = next((tree.read(file) for file in files if tree.file(file)), b"")
+    if prefix == home and b"posix_local" in text:
+        return f"{prefix.removeprefix('/')}/local/lib/python{version}/dist-packages"
     return f"{prefix.removeprefix('/')}/lib/python{version}/site-packages"
 
 

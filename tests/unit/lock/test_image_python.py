@@ -26,8 +26,10 @@ def tree(root: Path, *files: str, **links: str) -> ImageTree:
 
 
 def test_debians_and_ubuntus_python_keeps_packages_in_usr_local(tmp_path: Path) -> None:
-    files = ("usr/bin/python3.12", "usr/lib/python3.12/os.py", "usr/lib/python3/dist-packages/x")
-    found = find_python(tree(tmp_path, *files, usr__bin__python3="python3.12", bin="usr/bin", lib="usr/lib"), USUAL)
+    files = ("usr/bin/python3.12", "usr/lib/python3.12/os.py", "usr/lib/python3.12/sysconfig.py")
+    image = tree(tmp_path, *files, usr__bin__python3="python3.12", bin="usr/bin", lib="usr/lib")
+    (tmp_path / files[2]).write_text('_INSTALL_SCHEMES["posix_local"] = {}\n')
+    found = find_python(image, USUAL)
     assert found == ImagePython(
         python="3.12",
         interpreter="/usr/bin/python3.12",
@@ -62,6 +64,7 @@ def test_one_in_opt_is_found_if_it_is_on_the_path(tmp_path: Path) -> None:
 def test_a_virtual_environment_has_its_library_elsewhere(tmp_path: Path) -> None:
     image = tree(tmp_path, "usr/bin/python3.12", "usr/lib/python3.12/os.py", venv__bin__python3="/usr/bin/python3.12")
     (tmp_path / "venv/bin/python3.12").symlink_to("python3")
+    (tmp_path / "usr/lib/python3.12/sysconfig.py").write_text("posix_local")
     (tmp_path / "venv/pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.12.3\n")
     found = find_python(image, "/venv/bin:/usr/bin")
     assert (found.interpreter, found.home, found.purelib) == (
