@@ -1,7 +1,7 @@
 # Every target does its own set-up: a fresh Debian or Ubuntu machine with git, make and Python 3.11 needs nothing else.
 BUILDCTL := .venv/bin/buildctl
 .DEFAULT_GOAL := help
-.PHONY: help venv dev tools images lock render requirements test test-all unit check format bench clean
+.PHONY: help venv dev tools images lock render requirements test test-all test-root unit check format bench clean
 
 PYTEST := .venv/bin/python -m pytest -q
 
@@ -35,6 +35,12 @@ test-all: dev tools ## the same, and what needs CUDA images or many minutes: an 
 	@$(PYTEST) tests/integration -m "not images" -n 2 --dist loadgroup
 	@$(PYTEST) tests/integration -m images
 
+# what an ordinary user may not do: those tests are skipped in `make test`, and the others need not run twice
+test-root: dev tools
+	@$(PYTEST) tests/unit/oci tests/unit/runtimes tests/unit/dockerfile -n auto
+	@$(PYTEST) tests/integration/lock/test_fetch_faults.py tests/integration/build tests/integration/base \
+	    tests/integration/testing/test_sandbox_runtime.py -m "not big" -n 2 --dist loadgroup
+
 unit: dev ## the unit tests alone, in seconds
 	@$(PYTEST) tests/unit -n auto
 
@@ -44,10 +50,10 @@ check: dev ## what CI checks before it builds: linters of every language here, d
 	@.venv/bin/mypy
 	@.venv/bin/check-jsonschema -q --schemafile buildctl/matrix/schema.json matrix.yaml
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	@.venv/bin/zizmor -q --offline .github/workflows
+	@.venv/bin/zizmor -q --offline --pedantic .github
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.compose-spec docs/examples/compose.yaml
 	@.venv/bin/pre-commit validate-config .pre-commit-config.yaml
-	@.venv/bin/shellcheck scripts/setup scripts/pipeline scripts/propose scripts/no-hosts images/common/* tests/support/engine/*.sh
+	@.venv/bin/shellcheck scripts/setup scripts/pipeline scripts/propose scripts/release scripts/runner scripts/no-hosts images/common/* tests/support/engine/*.sh
 	@.venv/bin/hadolint images/*/Dockerfile
 	@.venv/bin/python -m buildctl.cli.table --check
 	@$(BUILDCTL) lock --check
@@ -67,6 +73,6 @@ clean: ## remove what was built here; the store in ~/.cache/buildctl stays
 COMPILE := .venv/bin/uv pip compile -q --universal --python-version 3.11 pyproject.toml --generate-hashes --no-annotate \
     --custom-compile-command "make requirements"
 
-requirements: dev ## pin the Python environment again (names, versions and hashes; no host)
-	@$(COMPILE) --extra build --extra dev --upgrade -o requirements-dev.txt
+requirements: dev ## pin the Python environment again (names, versions, hashes; COOLDOWN=7: none younger than a week)
+	@$(COMPILE) --extra build --extra dev --upgrade $(if $(COOLDOWN),--exclude-newer "$(COOLDOWN) days") -o requirements-dev.txt
 	@$(COMPILE) --extra build --constraints requirements-dev.txt -o requirements.txt

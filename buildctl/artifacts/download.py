@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import requests
 
@@ -24,7 +25,7 @@ from buildctl.artifacts.transfer import (
 )
 from buildctl.console.progress import Progress, Task
 from buildctl.ground.errors import ArtifactError, FetchError
-from buildctl.ground.net import Patience, new_session, redact
+from buildctl.ground.net import UNREACHED_TRIES, Patience, new_session, redact
 from buildctl.oci.digest import Digest
 
 _MOVED = 1 << 16  # an attempt that got this far was not a failure, only too short
@@ -119,6 +120,7 @@ class _Run:
         self.stop = threading.Event()
         self.failure: BaseException | None = None
         self.local = threading.local()
+        self.answered: set[str] = set()  # hosts
 
     def run(self, connections: int) -> None:
         # daemons: a thread that hangs in a read must not keep a cancelled program alive
@@ -235,6 +237,11 @@ class _Run:
             self.left -= 1
             self.change.notify_all()
 
+    def attempts(self, url: str, error: RetryError) -> int:
+        """A source that never answered is given up soon."""
+        unreached = error.unreached and urlsplit(url).netloc not in self.answered
+        return min(UNREACHED_TRIES, self.patience.attempts) if unreached else self.patience.attempts
+
     def pause(self, seconds: float) -> None:
         if self.stop.wait(seconds):
             raise _StoppedError
@@ -267,7 +274,7 @@ class _Fetch:
                 reasons.append(f"{redact(url)}: {error}")
             except RetryError as error:
                 hint = hint or "is the network up? finished parts are kept, and the next run resumes"
-                reasons.append(f"{redact(url)}: {error}, {self.run.patience.attempts} times in a row")
+                reasons.append(f"{redact(url)}: {error}, {error.times} times in a row")
         vanished = gone == len(urls)
         if vanished:
             hint = "no source has it any longer: lock again"
@@ -291,11 +298,13 @@ class _Fetch:
                     patience=self.run.patience,
                     fresh=self.unit.turn > 0,
                 ) as body:
+                    self.run.answered.add(urlsplit(url).netloc)
                     self._receive(body)
                 return
             except RetryError as error:
                 failures = 1 if self.position - before >= _MOVED else failures + 1
-                if failures >= self.run.patience.attempts:
+                error.times = failures
+                if failures >= self.run.attempts(url, error):
                     raise
                 backoff = self.run.patience.backoff * 2 ** (failures - 1) * random.uniform(0.8, 1.2)  # noqa: S311
                 self.run.pause(error.wait if error.wait is not None else backoff)

@@ -17,7 +17,6 @@ import json
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
@@ -33,7 +32,6 @@ from buildctl.oci.layer import write_layer
 
 # Part of every recipe key: raise it when the same inputs give other layer bytes, and old layers are no longer found.
 RECIPE_VERSION = 3
-_YOUNG = 3600.0  # seconds
 
 
 def recipe_key(*parts: Any) -> str:
@@ -174,30 +172,6 @@ class Store:
                 with contextlib.suppress(OSError):
                     _remove_if_unlocked(path)
 
-    def prune(self, *, everything: bool = False) -> int:
-        """Remove what is cheap to recreate: unpacked images, and layers that no recipe refers to.
-
-        With `everything` also layers and downloads. Returns the bytes freed. Anything younger than an hour stays,
-        since a build may be about to use it.
-        """
-        before = shutil.disk_usage(self.root).free if self.root.is_dir() else 0
-        folders = ["unpacked", "unpacked-images", "pulled"]
-        folders += ["layers", "blobs", "artifacts", "partial", "python", "contents"] if everything else []
-        for name in folders:
-            _remove_tree(self.root / name)
-        known = {layer.descriptor.digest.hex for path in self._keys() if (layer := self.get(path.stem))}
-        for blob in self._files("blobs/sha256"):
-            if blob.name not in known and time.time() - blob.stat().st_mtime > _YOUNG:
-                blob.unlink(missing_ok=True)
-        self.sweep()
-        return max(0, shutil.disk_usage(self.root).free - before) if self.root.is_dir() else 0
-
-    def _keys(self) -> list[Path]:
-        return [path for path in self._files("layers") if path.suffix == ".json"]
-
-    def _files(self, folder: str) -> list[Path]:
-        return sorted((self.root / folder).iterdir()) if (self.root / folder).is_dir() else []
-
     def _key_path(self, key: str) -> Path:
         return self.root / "layers" / f"{key}.json"
 
@@ -278,7 +252,7 @@ def _remove_if_unlocked(path: Path) -> None:
         os.close(handle)
 
 
-def _remove_tree(root: Path) -> None:
+def remove_tree(root: Path) -> None:
     """Including what an image made read-only."""
 
     def writable(_: Callable[..., object], path: str, __: object) -> None:

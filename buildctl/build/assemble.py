@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from buildctl.artifacts.store import LayerStore, Store
-from buildctl.build.engine import Built
+from buildctl.build.engine import Built, LayerWork
 from buildctl.console.progress import Progress
 from buildctl.ground.clock import rfc3339
 from buildctl.ground.errors import EngineError, UsageError
@@ -50,6 +51,14 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A layer for people who wait: what and for which image; about how many bytes, 0 if nobody knows."""
+
+    label: str
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecipe:
     """An image to write: `base` are layers that exist already, in the layout `blobs`; `layers` come on top, from the
     bottom up. `config` has no diff ids.
@@ -66,11 +75,14 @@ class ImageRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A layer in the store; `fresh` if it was made now, which took `seconds` of one process."""
+    """A layer in the store; `fresh` if it was made now, which `began` (`time.monotonic`) and took `seconds` of one
+    process.
+    """
 
     layer: Layer
     fresh: bool
     seconds: float
+    began: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +116,7 @@ def _make(task: _Task) -> Made:
     layer, fresh = task.layers.put(
         recipe.key, lambda: recipe.source.entries(task.store), compression=task.compression, on_bytes=on_bytes
     )
-    return Made(layer=layer, fresh=fresh, seconds=time.monotonic() - start)
+    return Made(layer=layer, fresh=fresh, seconds=time.monotonic() - start, began=start)
 
 
 def make_layers(
@@ -116,6 +128,7 @@ def make_layers(
     jobs: int | None = None,
     progress: Progress,
     meanwhile: Callable[[], None] = lambda: None,
+    shown: Mapping[str, Shown] = MappingProxyType({}),
 ) -> dict[str, Made]:
     """Make what `layers` lack from the artifacts in `store`, the heaviest first, in `jobs` processes (one per core by
     default).
@@ -138,7 +151,7 @@ def make_layers(
             for r in sorted(missing.values(), key=lambda r: (-r.weight, r.key))
         ]
         try:
-            done |= _in_processes(tasks, min(jobs or os.cpu_count() or 1, len(tasks)), progress, meanwhile)
+            done |= _in_processes(tasks, min(jobs or os.cpu_count() or 1, len(tasks)), progress, meanwhile, shown)
         except BaseException:
             store.sweep()  # what the workers were writing when they were killed
             raise
@@ -146,12 +159,17 @@ def make_layers(
 
 
 def _in_processes(
-    tasks: Sequence[_Task], jobs: int, progress: Progress, meanwhile: Callable[[], None]
+    tasks: Sequence[_Task],
+    jobs: int,
+    progress: Progress,
+    meanwhile: Callable[[], None],
+    shown: Mapping[str, Shown],
 ) -> dict[str, Made]:
     context = get_context("spawn")  # a forked child would inherit the locks of our progress thread
     with without_interrupts():  # multiprocessing starts a process for this; it takes the mask off at the end
         queue = context.SimpleQueue()
-    bars = {task.recipe.key: progress.add(task.recipe.label, 0) for task in tasks}
+    known = {t.recipe.key: shown.get(t.recipe.key, Shown(label=t.recipe.label)) for t in tasks}
+    bars = {key: progress.add(one.label, one.size, exact=False) for key, one in known.items()}
     made: dict[str, Made] = {}
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(queue,))
     try:
@@ -217,12 +235,13 @@ def write_image(
         blob=lambda digest: below[digest].blob_path(digest) if digest in below else layers.blob(digest),
         annotations=image.annotations,
     )
-    fresh = [made[recipe.key] for recipe in image.layers if made[recipe.key].fresh]
+    fresh = {recipe: made[recipe.key] for recipe in image.layers if made[recipe.key].fresh}
     return Built(
         name=image.name,
         descriptor=descriptor,
         size=sum(layer.descriptor.size for layer in stack),
         made=len(fresh),
         reused=len(stack) - len(fresh),
-        seconds=sum(m.seconds for m in fresh) + time.perf_counter() - start,
+        seconds=sum(m.seconds for m in fresh.values()) + time.perf_counter() - start,
+        work=tuple(LayerWork(label=r.label, began=m.began, seconds=m.seconds) for r, m in fresh.items()),
     )

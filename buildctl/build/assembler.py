@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from buildctl.artifacts.debian.python import build_arch
 from buildctl.artifacts.store import LayerStore, Store
-from buildctl.build.assemble import Made, make_layers, source_date_epoch, write_image
+from buildctl.build.assemble import Made, Shown, make_layers, source_date_epoch, write_image
 from buildctl.build.engine import Built, Order
 from buildctl.build.material import fetch_materials
 from buildctl.build.planner import Planned, Planner
-from buildctl.build.recipes import base_image, refuse_conflicts
+from buildctl.build.recipes import base_image, material_size, refuse_conflicts
 from buildctl.console.progress import open_progress
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, DebianBase
@@ -19,6 +19,9 @@ from buildctl.matrix.project import Project
 from buildctl.oci.compression import ZSTD, Compression
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
+
+# Bytes in a layer for each byte of its packages: 1.8 (NVIDIA) to 4.6 (torch for CPUs); to say how long it takes.
+_UNPACKED = 3
 
 
 def assemble_images(order: Order) -> list[Built]:
@@ -71,10 +74,30 @@ def _make(
         for p in {(p.cell.name, p.cell.arch): p for p in fresh}.values():  # flavours share their wheels
             refuse_conflicts(p.recipe, store)
 
-    with open_progress("made") as progress:
+    with open_progress("made layer") as progress:
         return make_layers(
-            recipes, store=store, layers=layers, compression=compression, jobs=jobs, progress=progress, meanwhile=check
+            recipes,
+            store=store,
+            layers=layers,
+            compression=compression,
+            jobs=jobs,
+            progress=progress,
+            meanwhile=check,
+            shown=_shown(planned),
         )
+
+
+def _shown(planned: Sequence[Planned]) -> dict[str, Shown]:
+    """Each layer with its image, or with how many share it."""
+    images: dict[str, dict[str, None]] = {}
+    recipes = {r.key: r for p in planned for r in p.recipes}
+    for p in planned:
+        for recipe in p.recipes:
+            images.setdefault(recipe.key, {})[p.cell.id] = None
+    whose = {key: next(iter(names)) if len(names) == 1 else f"{len(names)} images" for key, names in images.items()}
+    return {
+        key: Shown(label=f"{r.label} ({whose[key]})", size=material_size(r) * _UNPACKED) for key, r in recipes.items()
+    }
 
 
 def _write_bases(

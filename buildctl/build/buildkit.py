@@ -26,8 +26,8 @@ from buildctl.dockerfile.bake import BakeTarget, bake_definition, bake_name, tar
 from buildctl.dockerfile.parse import Instruction, read_dockerfile
 from buildctl.ground.errors import DockerfileError, EngineError, ToolError
 from buildctl.ground.run import run, which
-from buildctl.lock.base_image import ImageLock
 from buildctl.lock.index import uv_environment
+from buildctl.lock.inside.base_image import ImageLock
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.oci.compression import ZSTD, Compression
 from buildctl.oci.image import Descriptor, MediaType

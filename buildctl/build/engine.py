@@ -39,8 +39,19 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWork:
+    """A layer that was made: `began` on `time.monotonic`'s clock, `seconds` of one process."""
+
+    label: str
+    began: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """`size` is the sum of the compressed layers in bytes, `made` and `reused` count layers."""
+    """`size` is the sum of the compressed layers in bytes, `made` and `reused` count layers. `work` are those that were
+    made for this image, where the engine knows.
+    """
 
     name: str
     descriptor: Descriptor
@@ -48,6 +59,7 @@ class Built:
     made: int
     reused: int
     seconds: float
+    work: tuple[LayerWork, ...] = ()
 
 
 class Engine(Protocol):

@@ -13,6 +13,7 @@ from buildctl.build.choose import ENGINES
 from buildctl.build.engine import Built, Order
 from buildctl.build.index import write_indexes
 from buildctl.build.origin import note_origin
+from buildctl.build.record import keep_record
 from buildctl.console.log import say
 from buildctl.console.table import size, table
 from buildctl.ground.errors import RuntimeUnavailableError
@@ -49,6 +50,7 @@ class BuildResult:
     images: tuple[Built, ...]
     loaded: tuple[Loaded, ...]
     seconds: float
+    began: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -62,6 +64,14 @@ class BuildResult:
                     "layersMade": image.made,
                     "layersReused": image.reused,
                     "seconds": round(image.seconds, 3),
+                    "made": [
+                        {
+                            "layer": work.label,
+                            "began": round(work.began - self.began, 3),
+                            "seconds": round(work.seconds, 3),
+                        }
+                        for work in image.work
+                    ],
                 }
                 for image in self.images
             ],
@@ -100,7 +110,7 @@ def build_images(project: Project, locked: Sequence[LockedCell], options: BuildO
 
     Raises BuildctlError, among them VanishedDebError.
     """
-    start = time.perf_counter()
+    start = time.monotonic()
     order = Order(
         project=project,
         locked=tuple(locked),
@@ -119,9 +129,12 @@ def build_images(project: Project, locked: Sequence[LockedCell], options: BuildO
         note_origin(project, cell, images[cell.id].digest)
     write_indexes(project, images, layout)
     loaded = load_images(cells, images, layout, wanted=options.load, context=options.context)
-    return BuildResult(
-        layout=project.shown(layout.root), images=tuple(built), loaded=loaded, seconds=time.perf_counter() - start
+    seconds = time.monotonic() - start
+    result = BuildResult(
+        layout=project.shown(layout.root), images=tuple(built), loaded=loaded, seconds=seconds, began=start
     )
+    keep_record(layout, result.to_json())
+    return result
 
 
 def load_images(

@@ -15,7 +15,7 @@ from buildctl.build.recipes import Compiling, artifacts_of
 from buildctl.console.log import say
 from buildctl.console.progress import Progress, open_progress
 from buildctl.ground.errors import FetchError, LockError
-from buildctl.lock.local_wheels import keep_local
+from buildctl.lock.inside.local_wheels import keep_local
 from buildctl.lock.locked import LOCKED, LockedCell
 from buildctl.lock.update import renew_base
 from buildctl.lock.wheels import WheelLock

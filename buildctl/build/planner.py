@@ -24,7 +24,7 @@ from buildctl.build.recipes import (
 )
 from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.ground.errors import EngineError, LockError
-from buildctl.lock.base_image import ImageLock, locate, read_image_lock
+from buildctl.lock.inside.base_image import ImageLock, locate, read_image_lock
 from buildctl.lock.locked import LockedCell, debian_bases, load_debian, load_runtime
 from buildctl.lock.wheels import WheelLock
 from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase

@@ -19,8 +19,8 @@ from buildctl.artifacts.wheels.wheel import Site
 from buildctl.build.assemble import ImageRecipe, Recipe
 from buildctl.build.plan import FilesLayer, Operation, Plan, Setting, WheelsLayer
 from buildctl.ground.errors import ArtifactError, LockError, MatrixError
-from buildctl.lock.base_image import ImageLock, locate, program_of, tree_path, unpacked
-from buildctl.lock.image_python import ImageTree
+from buildctl.lock.inside.base_image import ImageLock, locate, program_of, tree_path, unpacked
+from buildctl.lock.inside.image_python import ImageTree
 from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.accelerators import public_version
 from buildctl.matrix.account import PATH
@@ -308,6 +308,13 @@ def refuse_conflicts(image: ImageRecipe, store: Store) -> None:
     files = [WheelFile(path=path, filename=name) for path, name in found if path is not None]
     if sources:
         refuse_overlaps(files, site=sources[0].site)
+
+
+def material_size(recipe: Recipe) -> int:
+    """Bytes of what a layer is made from: its own packages, not those that it goes on top of."""
+    source = recipe.source
+    own = source.lock.packages if isinstance(source, DebianSource) else artifacts_of(recipe)
+    return sum(artifact.size for artifact in own) or recipe.weight
 
 
 def artifacts_of(recipe: Recipe) -> tuple[Artifact, ...]:

@@ -24,19 +24,26 @@ from buildctl.ground.errors import ExitCode, UsageError
 @command("Show what can be built, what is built, what cannot exist")
 @names_argument
 @arch_option
+@click.option("--explain", is_flag=True, help="Show every setting instead, and where it comes from.")
 @json_option
 @click.pass_obj
-def matrix(options: Options, names: Sequence[str], arch: str | None, as_json: bool) -> None:
+def matrix(options: Options, names: Sequence[str], arch: str | None, explain: bool, as_json: bool) -> None:
     """Show the cells, what is locked, built and tested; and why other combinations cannot exist.
 
     \b
     Examples:
       buildctl matrix
+      buildctl matrix --explain          what matrix.yaml says, and the defaults of the rest
       buildctl matrix cpu-2.15           why there is none, and what to use instead
       buildctl matrix --json             for CI to fan out over
     """
-    from buildctl.cli.overview import overview
+    from buildctl.testing.overview import explained, overview
 
+    if explain:
+        if names or arch:
+            raise UsageError("--explain is about the whole of matrix.yaml: leave out names and --arch")
+        answer(explained(options.open()), as_json=as_json)
+        return
     view = overview(options.open(), names, arch)
     answer(view, as_json=as_json)
 
@@ -148,6 +155,52 @@ def sbom(options: Options, name: str, arch: str | None) -> None:
     click.echo(found.data)
 
 
+@command("Write a folder of HTML to look at all of it")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder to write, or to replace if this command wrote it (default: page in the layout).",
+)
+@click.option("--from", "source", metavar="REGISTRY/REPO", help="Show what is published there instead of the layout.")
+@click.option("--revision", default="", help="With --from: the revision that the images were published with.")
+@click.option(
+    "--key", envvar="BUILDCTL_VERIFY_KEY", metavar="FILE", help="With --from: public key that must have signed."
+)
+@plain_http_option
+@click.pass_obj
+def page(
+    options: Options, out: Path | None, source: str | None, revision: str, key: str | None, plain_http: bool | None
+) -> None:
+    """Write a static page about all images: matrix, digests, findings, GPUs, sizes, differences, the last build.
+
+    Open index.html in a browser: no server, no network. It is made from locks, claims, reports and the layout, or with
+    --from from a registry. The same input gives the same bytes.
+
+    \b
+    Examples:
+      buildctl page
+      buildctl page --out public --from registry.example/pytorch --revision 20261122
+    """
+    from buildctl.publish.keys import PublicKey
+    from buildctl.publish.page.collect import of_layout, of_registry
+    from buildctl.publish.page.write import pages, refuse_foreign, write_pages
+    from buildctl.registry.client import open_repository
+    from buildctl.registry.reference import Reference
+
+    if revision and source is None:
+        raise UsageError("--revision is about a registry", hint="add --from REGISTRY/REPO")
+    project = options.open()
+    target = out or project.layout / "page"
+    refuse_foreign(target)
+    if source is None:
+        data = of_layout(project)
+    else:
+        repository = open_repository(Reference.parse_repository(source), plain_http=plain_http)
+        data = of_registry(project, repository, revision, PublicKey.load(key) if key else None)
+    write_pages(pages(data), target)
+    click.echo(target / "index.html")
+
+
 @command("Show what this machine lacks, and how to install it")
 @json_option
 @click.pass_obj
@@ -167,4 +220,4 @@ def doctor(options: Options, as_json: bool) -> None:
     sys.exit(found.exit_code)
 
 
-COMMANDS = (matrix, check, inspect, diff, sbom, doctor)
+COMMANDS = (matrix, check, inspect, diff, sbom, page, doctor)

@@ -20,6 +20,8 @@ from buildctl.cli.options import (
     json_option,
     locked_option,
     names_argument,
+    require_linux_to,
+    say_next,
 )
 from buildctl.ground.errors import UsageError
 from buildctl.oci.compression import COMPRESSIONS
@@ -122,6 +124,7 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
 
+    require_linux_to("fetch")
     project = options.open()
     cells = project.matrix.images_of(names, arch)
     update_locks(project, cells, locked=locked)
@@ -178,6 +181,7 @@ def build(
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
 
+    require_linux_to("build")
     project = Options(options.project, output or options.layout).open()
     wanted = BuildOptions(
         engine=engine,
@@ -193,6 +197,8 @@ def build(
     update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
     result = renewing(project, lambda: build_images(project, load_locked(project, cells), wanted), locked=locked)
     answer(result, as_json=as_json)
+    runs = [f"docker run --rm -it {image.tag}" for image in result.loaded[-1:]]
+    say_next(*runs, " ".join(["buildctl test", *names]))
 
 
 @command("Build only the bases, for docker buildx bake to build on")
@@ -215,6 +221,7 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
     from buildctl.lock.update import update_locks
     from buildctl.oci.layout import Layout
 
+    require_linux_to("bases")
     project = options.open()
     layout = Layout(project.layout)
     cells = project.matrix.images_of(names)
@@ -243,6 +250,7 @@ def rebase(options: Options, names: Sequence[str], arch: str | None, locked: boo
     """
     from buildctl.publish.rebase import rebase_images
 
+    require_linux_to("rebase")
     project = options.open()
     result = rebase_images(project, project.matrix.images_of(names, arch), locked=locked)
     answer(result, as_json=as_json)

@@ -12,16 +12,17 @@ from buildctl.ground.errors import ExitCode, UsageError, did_you_mean
 
 ENVIRONMENT = {
     "BUILDCTL_CACHE": "Folder of downloads and layers (~/.cache/buildctl)",
+    "BUILDCTL_DEBIAN_MIRROR": "Debian mirror of this machine: https://HOST/debian",
     "BUILDCTL_LAYOUT": "The same as --layout",
-    "BUILDCTL_SIGN_KEY": "The same as --sign-key; its password: COSIGN_PASSWORD",
+    "BUILDCTL_SIGN_KEY": "Same as --sign-key; its password: COSIGN_PASSWORD",
     "BUILDCTL_VERIFY_KEY": "The same as --key of verify",
-    "DOCKER_HOST": "Which Docker to use; also DOCKER_CONTEXT, DOCKER_CONFIG",
+    "DOCKER_HOST": "Which Docker; also DOCKER_CONTEXT, DOCKER_CONFIG",
     "HTTPS_PROXY": "Proxy for HTTPS; NO_PROXY: hosts to reach without it",
     "NO_COLOR": "No colours, if it is not empty",
     "REQUESTS_CA_BUNDLE": "CA bundle for HTTPS; goes before SSL_CERT_FILE",
     "SOURCE_DATE_EPOCH": "Time stamp of images, in seconds since 1970",
     "SSL_CERT_FILE": "CA bundle for HTTPS, for uv as well",
-    "UV_DEFAULT_INDEX": "Package index; other settings of uv and pip count, too",
+    "UV_DEFAULT_INDEX": "Package index; settings of uv and pip count, too",
 }
 _LEVEL = "buildctl.level"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import traceback
 from collections.abc import Sequence
 
 import click
 
+from buildctl.console.table import fitted
 from buildctl.ground.errors import BuildctlError, ExitCode
 
 
@@ -56,6 +58,8 @@ def _answer(error: BuildctlError, code: int, arguments: Sequence[str]) -> None:
 
 def _say(word: str, colour: str, text: str) -> None:
     color = False if os.environ.get("NO_COLOR") else None
+    if sys.stderr.isatty():
+        text = fitted(word + text).removeprefix(word)
     click.echo(click.style(word, fg=colour, bold=word == "error: ") + text, err=True, color=color)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from buildctl.cli.commands import command
-from buildctl.cli.options import Options, names_argument
+from buildctl.cli.options import Options, answer, json_option, names_argument
 from buildctl.ground.errors import ExitCode
 
 
@@ -37,22 +37,45 @@ def fsck(options: Options, names: Sequence[str]) -> None:
     click.echo(f"{project.shown(project.layout)}: everything matches its digest")
 
 
+@command("Show what the store takes on the disk")
+@json_option
+def disk(as_json: bool) -> None:
+    """Show what the store takes on the disk: downloads, layers, unpacked trees; what layouts share, and what is free.
+
+    \b
+    Examples:
+      buildctl disk
+    """
+    from buildctl.artifacts.store import Store
+    from buildctl.cli.disk import disk_use
+
+    answer(disk_use(Store.default()), as_json=as_json)
+
+
 @command("Free disk space in the store")
+@click.option("--unpacked", is_flag=True, help="Only unpacked trees; the next test unpacks again.")
+@click.option("--downloads", is_flag=True, help="Only wheels and Debian packages; finished layers stay.")
 @click.option(
     "--all", "everything", is_flag=True, help="Layers and downloads, too: the next build starts from nothing."
 )
-def prune(everything: bool) -> None:
-    """Free disk space in the store: unpacked images, and layers that nothing leads to any more.
+@click.option("--older-than", "older", metavar="AGE", help="Only what was not used for so long: 12h, 30d, 8w.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask before removing what costs a download.")
+def prune(unpacked: bool, downloads: bool, everything: bool, older: str | None, dry_run: bool, yes: bool) -> None:
+    """Free disk space in the store: unpacked trees, and layers that nothing leads to any more.
 
     \b
     Examples:
       buildctl prune
+      buildctl prune --downloads --older-than 30d --dry-run
+      buildctl prune --all --yes
     """
     from buildctl.artifacts.store import Store
-    from buildctl.console.table import size
+    from buildctl.cli.disk import pruned, seconds, sorts_of
 
-    store = Store.default()
-    click.echo(f"freed {size(store.prune(everything=everything))} in {store.root}")
+    sorts = sorts_of(unpacked=unpacked, downloads=downloads, everything=everything)
+    for line in pruned(Store.default(), sorts, unused=seconds(older), dry_run=dry_run, yes=yes):
+        click.echo(line)
 
 
 @command("Print shell completion")
@@ -72,4 +95,4 @@ def completion(shell: str) -> None:
     click.echo(kind(click.get_current_context().find_root().command, {}, "buildctl", "_BUILDCTL_COMPLETE").source())
 
 
-COMMANDS = (fsck, prune, completion)
+COMMANDS = (fsck, disk, prune, completion)

@@ -38,6 +38,14 @@ def answer(found: Printable, *, as_json: bool) -> None:
     click.echo(as_text(found.to_json()) if as_json else found.text())
 
 
+def say_next(*commands: str) -> None:
+    """The last lines of the story: what people do now. Not part of the answer."""
+    from buildctl.console.log import say
+
+    if commands:
+        say("next:\n" + "\n".join(f"  {command}" for command in commands))
+
+
 def as_text(value: Any) -> str:
     return json.dumps(value, indent=2)
 
@@ -49,6 +57,14 @@ def complete_names(context: click.Context, _: click.Parameter, incomplete: str) 
     except BuildctlError:
         return []
     return sorted(name for name in names if name.startswith(incomplete))
+
+
+def require_linux_to(command: str) -> None:
+    """What makes layers says so on another system, before it locks or fetches anything. Raises EngineError."""
+    from buildctl.artifacts.debian.python import NEEDED
+    from buildctl.ground.machine import require_linux
+
+    require_linux(f"`buildctl {command}`", NEEDED)
 
 
 names_argument = click.argument("names", nargs=-1, metavar="[NAMES]...", shell_complete=complete_names)

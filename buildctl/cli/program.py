@@ -9,8 +9,7 @@ from pathlib import Path
 
 import click
 
-from buildctl import __version__
-from buildctl.cli import ask, build, keep, publish, test
+from buildctl.cli import ask, build, keep, publish, start, test
 from buildctl.cli.commands import CommandGroup, usage_error
 from buildctl.cli.failure import tell, tell_bug, tell_interrupt
 from buildctl.cli.options import Options
@@ -48,8 +47,18 @@ def _run(arguments: Sequence[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
+def _version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from buildctl.ground.version import described
+
+        click.echo(described())
+        context.exit()
+
+
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="buildctl")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show what this program is."
+)
 @click.option(
     "--project",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -81,6 +90,7 @@ def cli(context: click.Context, project: Path, layout: Path | None) -> None:
 
 cli.fill(
     {
+        "Start": start.COMMANDS,
         "Build": build.COMMANDS,
         "Test": test.COMMANDS,
         "Ask": ask.COMMANDS,

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from buildctl.cli.commands import command
-from buildctl.cli.options import Options, answer, arch_option, as_text, json_option, names_argument, plain_http_option
-from buildctl.ground.errors import ExitCode, UsageError, did_you_mean
+from buildctl.cli.options import (
+    Options,
+    answer,
+    arch_option,
+    as_text,
+    json_option,
+    names_argument,
+    plain_http_option,
+    say_next,
+)
+from buildctl.ground.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from buildctl.registry.reference import Reference
@@ -27,7 +37,7 @@ def _revision(_: click.Context, option: click.Parameter, value: str) -> str:
 
 def _known_findings(_: click.Context, __: click.Parameter, names: Sequence[str]) -> Sequence[str]:
     if names:
-        from buildctl.publish.gate import known_findings
+        from buildctl.testing.probes.known import known_findings
 
         known = known_findings()
         for name in names:
@@ -36,7 +46,30 @@ def _known_findings(_: click.Context, __: click.Parameter, names: Sequence[str])
     return names
 
 
-to_option = click.option("--to", required=True, metavar="REGISTRY/REPO", help="Where to: localhost:5000/pytorch.")
+def _known_checks(_: click.Context, __: click.Parameter, names: Sequence[str]) -> Sequence[str]:
+    if names:
+        from buildctl.publish.verify import CHECKS
+
+        for name in names:
+            if name not in CHECKS:
+                raise click.BadParameter(f"no check {name!r}{did_you_mean(name, CHECKS)}")
+    return names
+
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def _repository(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Told before any work is done, and before anything is looked for in the layout."""
+    from buildctl.registry.reference import Reference
+
+    Reference.parse_repository(value)
+    return value
+
+
+to_option = click.option(
+    "--to", required=True, metavar="REGISTRY/REPO", callback=_repository, help="Where to: localhost:5000/pytorch."
+)
 revision_option = click.option(
     "--revision",
     default="",
@@ -93,6 +126,9 @@ def _signer(key: str | None, keyless: bool) -> Signer | None:
 @click.option("--mount-from", multiple=True, metavar="REPO", help="Repositories of that registry to take blobs from.")
 @click.option("--sbom/--no-sbom", default=True, help="Attach bill of materials and provenance (default).")
 @click.option("--builder-id", metavar="URI", help="Who builds, for the provenance: the URL of a workflow.")
+@click.option("--source", metavar="REPO@COMMIT", help="What is built, for the provenance: git+https://...@HASH.")
+@click.option("--invocation", metavar="URI", help="Which run builds, for the provenance.")
+@click.option("--hand-on", type=_FILE, help="Write the digests of what was pushed to FILE, for `promote --expect`.")
 @sign_key_option
 @sign_keyless_option
 @json_option
@@ -111,6 +147,9 @@ def publish(
     mount_from: Sequence[str],
     sbom: bool,
     builder_id: str | None,
+    source: str | None,
+    invocation: str | None,
+    hand_on: Path | None,
     sign_key: str | None,
     sign_keyless: bool,
     as_json: bool,
@@ -132,6 +171,8 @@ def publish(
     from buildctl.dockerfile.files import refuse_drift
     from buildctl.lock.locked import WANTED, load_locked, load_matrix_images, of_all_architectures
     from buildctl.lock.update import refuse_stale_locks
+    from buildctl.publish.pipeline.handover import handed_on
+    from buildctl.publish.provenance import Run
     from buildctl.publish.publish import PublishOptions, attached
     from buildctl.publish.publish import publish as push
     from buildctl.registry.client import open_repository
@@ -152,11 +193,17 @@ def publish(
         drop_platforms=frozenset(drop_platform),
         signer=_signer(sign_key, sign_keyless),
     )
-    documents = attached(project, sbom=sbom, **({"builder": builder_id} if builder_id else {}))
+    run = Run.parse(builder=builder_id, source=source, invocation=invocation)
+    documents = attached(project, sbom=sbom, run=run)
     pinned = load_matrix_images(project)
     with open_progress("sent") as progress:
         result = push(project, pinned, cells, repository, wanted, documents=documents, progress=progress)
+    if hand_on and not dry_run:
+        handed_on(repository, result.images).write(hand_on)
     answer(result, as_json=as_json)
+    if not dry_run:
+        set_ = [tag.name for tag in result.tags if tag.digest is not None and not tag.reason]
+        say_next(*(f"docker pull {result.repository}:{name}" for name in set_[-1:]))
     sys.exit(result.exit_code)
 
 
@@ -166,6 +213,21 @@ def publish(
 @to_option
 @click.option("--revision", required=True, callback=_revision, help="The revision that the images were published with.")
 @click.option("--dry-run", is_flag=True, help="Show where tags would point, and set none.")
+@click.option(
+    "--expect",
+    type=_FILE,
+    multiple=True,
+    help="What `publish --hand-on` wrote; refuse what differs from it in the registry. Once for each builder.",
+)
+@click.option("--report", type=_FILE, multiple=True, help="Another machine's report on one of the images; attach it.")
+@click.option(
+    "--await",
+    "awaits",
+    multiple=True,
+    metavar="NAME",
+    callback=_known_findings,
+    help="A finding that another machine still asks: tags of images where it is NOT RUN wait.",
+)
 @allow_option
 @drop_option
 @plain_http_option
@@ -180,6 +242,9 @@ def promote(
     to: str,
     revision: str,
     dry_run: bool,
+    expect: Sequence[Path],
+    report: Sequence[Path],
+    awaits: Sequence[str],
     allow_not_run: Sequence[str],
     drop_platform: Sequence[str],
     plain_http: bool | None,
@@ -190,16 +255,21 @@ def promote(
     """Point moving tags at published images by the reports attached to them: the last job of a pipeline.
 
     It needs the registry and the locks, not the images: the builders of all architectures have pushed theirs before.
+    With --expect nothing in the registry is believed that a builder did not push: a tag that points elsewhere, or a
+    document that was removed or attached since, ends it with exit code 1, before anything is signed or moved.
 
     \b
     Examples:
       buildctl promote --to registry.example/pytorch --revision 20261122
+      buildctl promote --to registry.example/pytorch --revision 20261122 --expect amd64.json --expect arm64.json
     """
     from buildctl.lock.locked import load_matrix_images
+    from buildctl.publish.pipeline.handover import read_handover
     from buildctl.publish.publish import PublishOptions
     from buildctl.publish.publish import promote as move
     from buildctl.registry.client import open_repository
     from buildctl.registry.reference import Reference
+    from buildctl.testing.kept import reports_in
 
     project = options.open()
     repository = open_repository(Reference.parse_repository(to), write=not dry_run, plain_http=plain_http)
@@ -209,6 +279,9 @@ def promote(
         allow_not_run=frozenset(allow_not_run),
         drop_platforms=frozenset(drop_platform),
         signer=_signer(sign_key, sign_keyless),
+        expect=read_handover(expect) if expect else None,
+        reports=tuple(found for path in report for found in reports_in(path)),
+        awaits=frozenset(awaits),
     )
     cells = project.matrix.images_of(names, arch)
     result = move(project, load_matrix_images(project), cells, repository, wanted)
@@ -287,22 +360,38 @@ def sign(reference: str, sign_key: str | None, sign_keyless: bool, plain_http: b
     metavar="FILE",
     help="Public key that must have signed: cosign.pub, env://NAME.",
 )
+@click.option(
+    "--require",
+    multiple=True,
+    metavar="NAME",
+    callback=_known_checks,
+    help="A check that must run: exit code 3 where it is NOT RUN. Once for each.",
+)
 @plain_http_option
 @json_option
-def verify(reference: str, arch: str | None, key: str | None, plain_http: bool | None, as_json: bool) -> None:
+def verify(
+    reference: str,
+    arch: str | None,
+    key: str | None,
+    require: Sequence[str],
+    plain_http: bool | None,
+    as_json: bool,
+) -> None:
     """Check a published image: signature, layers against digests, bill of materials against layers, labels against
     packages, provenance and report against the image.
 
-    Pulls every layer into a temporary folder. Exit code 1 when something FAILED. Without --key, signatures are NOT RUN.
+    Pulls every layer into a temporary folder. Exit code 1 when something FAILED. Without --key, signatures are NOT RUN;
+    what is NOT RUN counts with --require alone.
 
     \b
     Examples:
       buildctl verify localhost:5000/pytorch:2.6 --key cosign.pub
-      buildctl verify registry.example/pytorch:cuda-2.6 --arch amd64
+      buildctl verify registry.example/pytorch:cuda-2.6 --arch amd64 --require report
     """
     from buildctl.console.progress import open_progress
     from buildctl.matrix.matrix import parse_arch
     from buildctl.publish.keys import PublicKey
+    from buildctl.publish.verify import exit_code
     from buildctl.publish.verify import verify as check_published
     from buildctl.registry.client import open_repository
 
@@ -312,7 +401,7 @@ def verify(reference: str, arch: str | None, key: str | None, plain_http: bool |
         found = check_published(repository, arch=wanted, scratch=None, progress=progress, key=trusted)
     text = "\n\n".join(image.text() for image in found)
     click.echo(as_text([image.to_json() for image in found]) if as_json else text)
-    sys.exit(ExitCode.FAILED if any(image.failed for image in found) else ExitCode.OK)
+    sys.exit(exit_code(found, require))
 
 
 COMMANDS = (publish, promote, tags, sign, verify)

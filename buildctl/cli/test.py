@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -13,13 +14,15 @@ from buildctl.cli.options import (
     Options,
     answer,
     arch_option,
+    as_text,
     context_option,
     environment_option,
     json_option,
     names_argument,
     runtime_option,
+    say_next,
 )
-from buildctl.ground.errors import UsageError
+from buildctl.ground.errors import ExitCode, UsageError
 
 
 @command("Ask images what torch reports, and compare with the tag")
@@ -50,7 +53,8 @@ def test(
     such an image or environment does not claim is NOT RUN.
 
     A native environment that is named (mps-2.6) is asked without a container, on a Mac. A finding is PASSED, FAILED, or
-    NOT RUN with the reason; NOT RUN is never PASSED. Exit code 1: something FAILED; 3: one could not be asked anything.
+    NOT RUN with the reason; NOT RUN is never PASSED. What PASSED is only counted; -v shows it. Exit code 1: something
+    FAILED; 3: one could not be asked anything.
 
     \b
     Examples:
@@ -61,10 +65,13 @@ def test(
       buildctl test registry.example/pytorch:cuda-2.6 --attach     on a server with a GPU, before `promote`
       buildctl test env:~/miniforge3/envs/torch --json > report.json      without a container, by what it claims
     """
+    from buildctl.cli.findings import Printed
+    from buildctl.console import log
     from buildctl.matrix.matrix import parse_arch
     from buildctl.registry.target import points_elsewhere
     from buildctl.testing.environments import names_environment, test_environments
-    from buildctl.testing.images import TestResult, heard, test_images
+    from buildctl.testing.images import TestResult, test_images
+    from buildctl.testing.listener import NOBODY
 
     environments = [name for name in names if names_environment(name)]
     elsewhere = [name for name in names if name not in environments and points_elsewhere(name)]
@@ -74,20 +81,29 @@ def test(
     if attach and (ours or not elsewhere):
         raise UsageError("--attach is for references: publish attaches the reports on images of the layout")
     result = TestResult(reports=())
-    if ours or not names:
-        result = test_images(options.open(), ours, arch=arch, runtime=runtime, context=context, path=path)
-    if environments:
-        asked = test_environments(environments, on_finding=heard())
-        result = TestResult(reports=(*result.reports, *asked))
-    if elsewhere:
-        from buildctl.testing.references import test_targets
+    printed = Printed(everything=log.level() is log.Level.VERBOSE)
+    with nullcontext(NOBODY) if as_json else printed as listener:
+        if ours or not names:
+            result = test_images(
+                options.open(), ours, arch=arch, runtime=runtime, context=context, path=path, listener=listener
+            )
+        if environments:
+            asked = test_environments(environments, listener=listener)
+            result = TestResult(reports=(*result.reports, *asked))
+        if elsewhere:
+            from buildctl.testing.references import test_targets
 
-        one = parse_arch(arch) if arch else None
-        others = test_targets(elsewhere, arch=one, runtime=runtime, context=context, attach=attach)
-        result = TestResult(reports=(*result.reports, *others.reports))
+            one = parse_arch(arch) if arch else None
+            others = test_targets(
+                elsewhere, arch=one, runtime=runtime, context=context, attach=attach, listener=listener
+            )
+            result = TestResult(reports=(*result.reports, *others.reports))
     if junit is not None:
         result.write_junit(junit)
-    answer(result, as_json=as_json)
+    if as_json:
+        click.echo(as_text(result.to_json()))
+    if result.exit_code == ExitCode.OK and ours and all(report.runtime != "native" for report in result.reports):
+        say_next(f"buildctl publish {' '.join(ours)} --to REGISTRY/REPOSITORY")
     sys.exit(result.exit_code)
 
 

@@ -6,6 +6,8 @@ import functools
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from buildctl.console.table import fitted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -51,7 +53,9 @@ def level() -> Level:
 
 
 def say(text: str) -> None:
-    _console().print(text)
+    """On a terminal, lines are broken at blanks; elsewhere a line stays one."""
+    console = _console()
+    console.print(fitted(text, width=console.width) if console.is_terminal else text)
 
 
 def detail(text: str) -> None:

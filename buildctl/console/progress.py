@@ -7,15 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as RichProgress
-from rich.table import Column
+from typing import TYPE_CHECKING, Protocol
 
 from buildctl.console import log
 from buildctl.console.table import size
+
+if TYPE_CHECKING:
+    from rich.console import Console  # imported when something is shown: many commands show nothing
 
 # Without a terminal: what takes long says when it starts, what is small is only counted.
 _LONG = 64_000_000
@@ -33,8 +31,8 @@ class Task(Protocol):
 class Progress(Protocol):
     """Safe to use from several threads; worker processes report counts to the parent, which owns this."""
 
-    def add(self, label: str, total: int) -> Task:
-        """A piece of work of `total` bytes, 0 when that is not known."""
+    def add(self, label: str, total: int, *, exact: bool = True) -> Task:
+        """A piece of work of `total` bytes, 0 when that is not known; one that is not `exact` ends with `finish`."""
 
 
 @contextlib.contextmanager
@@ -44,6 +42,8 @@ def open_progress(verb: str, *, console: Console | None = None) -> Iterator[Prog
     if console.quiet:
         yield Silent()
     elif console.is_terminal and not console.is_dumb_terminal:
+        from buildctl.console.bars import Bars
+
         bars = Bars(verb, console)
         with bars.rich:
             yield bars
@@ -57,7 +57,7 @@ def open_progress(verb: str, *, console: Console | None = None) -> Iterator[Prog
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    def add(self, label: str, total: int) -> Silent:  # noqa: ARG002
+    def add(self, label: str, total: int, *, exact: bool = True) -> Silent:  # noqa: ARG002
         return self
 
     def advance(self, n: int) -> None:
@@ -67,57 +67,6 @@ class Silent:
         pass
 
 
-class Bars:
-    """One bar for each piece that is being worked on, and one for all; finished ones make room."""
-
-    def __init__(self, verb: str, console: Console) -> None:
-        self.rich = RichProgress(
-            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
-            BarColumn(bar_width=20),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            expand=True,
-            transient=True,
-        )
-        self._lock = threading.Lock()
-        self._total = 0
-        self._unknown = False
-        self._all = self.rich.add_task(f"{verb}, all", total=None)
-
-    def add(self, label: str, total: int) -> Task:
-        with self._lock:
-            self._total += total
-            self._unknown |= total == 0
-            self.rich.update(self._all, total=None if self._unknown else self._total)
-        return _Bar(
-            self.rich, self._all, self.rich.add_task(label, total=total or None, start=False, visible=False), total
-        )
-
-
-@dataclass(slots=True)
-class _Bar:
-    rich: RichProgress
-    all: TaskID
-    task: TaskID
-    total: int
-    done: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def advance(self, n: int) -> None:
-        with self.lock:
-            if self.done == 0:
-                self.rich.start_task(self.task)
-            self.done += n
-            # a piece that is reported in one go never needs a bar
-            self.rich.update(self.task, advance=n, visible=not self.total or self.done < self.total)
-            self.rich.update(self.all, advance=n)
-
-    def finish(self) -> None:
-        self.rich.update(self.task, visible=False)
-
-
 class Lines:
     """One line for each piece that is not small, when it is whole; one for the rest at the end."""
 
@@ -125,22 +74,27 @@ class Lines:
         self.verb, self.console = verb, console
         self._lock = threading.Lock()
         self._small = self._small_bytes = 0
+        self._pieces = self._whole = 0
 
-    def add(self, label: str, total: int) -> Task:
-        return _Line(lines=self, label=label, total=total)
+    def add(self, label: str, total: int, *, exact: bool = True) -> Task:
+        with self._lock:
+            self._pieces += 1
+        return _Line(lines=self, label=label, total=total, exact=exact)
 
-    def started(self, label: str, total: int) -> None:
-        self.console.print(f"  {label}: {size(total)} ...")
+    def started(self, label: str, total: int, *, exact: bool) -> None:
+        self.console.print(f"  {label}: {'' if exact else 'about '}{size(total)} ...")
 
     def whole(self, label: str, count: int, timed: int, seconds: float) -> None:
         """`timed` of the `count` bytes came within `seconds`: what was there before the first report took no time."""
-        if count < _SMALL:
-            with self._lock:
+        with self._lock:
+            self._whole += 1
+            which = f", {self._whole} of {self._pieces}" if self._pieces > 1 else ""
+            if count < _SMALL:
                 self._small += 1
                 self._small_bytes += count
-            return
+                return
         rate = f", {size(timed / seconds)}/s" if seconds > 0.01 else ""
-        self.console.print(f"  {self.verb} {label}: {size(count)} in {seconds:.1f} s{rate}")
+        self.console.print(f"  {self.verb} {label}: {size(count)} in {seconds:.1f} s{rate}{which}")
 
     def close(self) -> None:
         with self._lock:
@@ -155,6 +109,7 @@ class _Line:
     lines: Lines
     label: str
     total: int
+    exact: bool
     done: int = 0
     began: float | None = None
     first: int = 0
@@ -166,9 +121,9 @@ class _Line:
             if self.began is None:
                 self.began, self.first = time.monotonic(), n
                 if n < self.total and self.total >= _LONG:
-                    self.lines.started(self.label, self.total)
+                    self.lines.started(self.label, self.total, exact=self.exact)
             self.done += n
-            whole = 0 < self.total <= self.done
+            whole = self.exact and 0 < self.total <= self.done
         if whole:
             self.finish()
 

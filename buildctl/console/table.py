@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
+import unicodedata
 from collections.abc import Sequence
 
-from rich.cells import cell_len
+
+def cell_len(text: str) -> int:
+    """Columns on a terminal: wide characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
@@ -20,6 +28,42 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozen
         return "  ".join(cells).rstrip()
 
     return "\n".join(text(line) for line in lines)
+
+
+def folded(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(), width: int = 0
+) -> str:
+    """As `table`, with the last column broken at blanks where lines would be wider than `width` (that of the terminal,
+    80 without one). A word is never broken.
+    """
+    width = width or shutil.get_terminal_size((80, 24)).columns
+    start = sum(max(cell_len(line[i]) for line in (header, *rows)) + 2 for i in range(len(header) - 1))
+    blank = [""] * (len(header) - 1)
+    broken: list[Sequence[str]] = []
+    for row in rows:
+        room = max(width - start, 24)
+        first, *more = wrapped("", row[-1], width=room)
+        broken += [(*row[:-1], first), *((*blank, text) for text in more)]
+    return table(header, broken, right=right)
+
+
+def wrapped(start: str, text: str, *, width: int = 0) -> list[str]:
+    """`start` and `text` on lines of at most `width` (that of the terminal, 80 without one), broken at blanks, with
+    later lines indented as far as `start`. A word is never broken.
+    """
+    width = width or shutil.get_terminal_size((80, 24)).columns
+    room = max(width - cell_len(start), 24)
+    first, *more = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
+    return [f"{start}{first}".rstrip(), *(" " * cell_len(start) + line for line in more)]
+
+
+def fitted(text: str, *, width: int = 0) -> str:
+    """Every line of `text` broken at blanks to fit the terminal; what follows keeps the indentation of its line."""
+    lines = []
+    for line in text.splitlines():
+        blanks = " " * (len(line) - len(line.lstrip()))
+        lines += wrapped(blanks, line.strip(), width=width)
+    return "\n".join(lines)
 
 
 def size(count: float) -> str:

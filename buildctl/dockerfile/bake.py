@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from buildctl.lock.base_image import ImageLock, image_of
+from buildctl.lock.inside.base_image import ImageLock, image_of
 from buildctl.matrix.cells import Cell, DebianBase, ImageBase
 from buildctl.oci.entry import EPOCH
 from buildctl.registry.bases import mirrored

@@ -16,7 +16,7 @@ from buildctl.dockerfile.constraints import render_constraints
 from buildctl.dockerfile.guide import GUIDE, guide
 from buildctl.dockerfile.render import drift, render_image
 from buildctl.ground.errors import DriftError, LockError
-from buildctl.lock.base_image import ImageLock, load_image_lock
+from buildctl.lock.inside.base_image import ImageLock, load_image_lock
 from buildctl.lock.locked import LOCKED, LockedCell
 from buildctl.matrix.cells import Cell, Flavour
 from buildctl.matrix.project import Project

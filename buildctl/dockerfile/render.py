@@ -16,8 +16,8 @@ import jinja2
 from buildctl.dockerfile.constraints import constraints_environment
 from buildctl.dockerfile.parse import Instruction, parse_dockerfile
 from buildctl.ground.errors import DockerfileError, LockError
-from buildctl.lock.base_image import ImageLock
 from buildctl.lock.claims import Claims, claim_labels
+from buildctl.lock.inside.base_image import ImageLock
 from buildctl.lock.locked import LockedCell
 from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.accelerators import public_version
@@ -27,6 +27,8 @@ from buildctl.matrix.cells import Cell
 
 # A wheel of at least this many bytes is an install step, and so a layer, of its own; the others share one.
 HEAVY = 20_000_000
+# The default template; it comes with the package.
+TEMPLATES = Path(__file__).parent / "templates"
 # No distribution can have this name: PEP 503 names have no underscore.
 SMALL_STAGE = "small_wheels"
 
@@ -145,7 +147,8 @@ def _is(claims: Claims) -> str:
 def _environment(templates: Path) -> jinja2.Environment:
     """Keeps what it has compiled; a template that changed is read again."""
     environment = jinja2.Environment(  # noqa: S701 - not HTML: every value passes a filter of ours
-        loader=jinja2.FileSystemLoader(templates),
+        # the project's own first; a project needs none
+        loader=jinja2.FileSystemLoader([templates, TEMPLATES]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

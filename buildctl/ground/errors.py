@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
     OK = 0, "done; what was asked for is so"
     FAILED = 1, "a finding FAILED, a tag was refused, or a check said no"
     USAGE = 2, "the command line is wrong, say an unknown command, option or name"
-    NOT_RUN = 3, "nothing FAILED, but an image or environment could not be asked anything"
+    NOT_RUN = 3, "nothing FAILED, but an image or environment could not be asked anything, or not what was required"
     STALE = 4, "a lock, file of claims, rendered file or built image is missing, malformed or out of date"
     DOCKERFILE = 5, "a Dockerfile cannot be parsed, or has an instruction that the assemble engine refuses"
     ARTIFACT = 6, "a wheel or Debian package is malformed, or not what the lock pins"

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import configparser
 import email.utils
+import errno
 import os
 import re
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import requests
-import urllib3
+from typing import TYPE_CHECKING
 
 from buildctl.console import log
+from buildctl.ground import machine
 from buildctl.ground.clock import now
 from buildctl.ground.errors import SettingsError
+
+if TYPE_CHECKING:
+    import requests  # a third of the start-up time of commands that need no network
 
 
 def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
@@ -51,7 +55,7 @@ def _pip_files(environ: Mapping[str, str]) -> list[Path]:
     files = [Path(folder) / "pip" / "pip.conf" for folder in xdg_folders(environ)]
     files += [Path("/etc/pip.conf"), home / ".pip" / "pip.conf"]
     support = home / "Library" / "Application Support" / "pip"
-    if sys.platform == "darwin" and support.is_dir():
+    if machine.system() == "macos" and support.is_dir():
         files.append(support / "pip.conf")
     else:
         files.append(Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / "pip.conf")
@@ -60,7 +64,7 @@ def _pip_files(environ: Mapping[str, str]) -> list[Path]:
 
 
 def xdg_folders(environ: Mapping[str, str]) -> list[str]:
-    if sys.platform == "darwin":
+    if machine.system() == "macos":
         return ["/Library/Application Support"]
     return [folder for folder in (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":") if folder]
 
@@ -89,6 +93,8 @@ def _told(response: requests.Response, *_: object, **__: object) -> None:
 
 def new_session() -> requests.Session:
     """Proxies, netrc and REQUESTS_CA_BUNDLE as requests does; else the CA bundle that uv or pip is told to use."""
+    import requests
+
     session = requests.Session()
     session.hooks["response"].append(_told)
     session.headers["Accept-Encoding"] = "identity"
@@ -96,6 +102,27 @@ def new_session() -> requests.Session:
     if bundle:
         session.verify = bundle
     return session
+
+
+# How often a server is tried that never answered, and for how many seconds at most. One that did answer may be starting
+# again, and gets a whole `Patience`.
+UNREACHED_TRIES = 3
+UNREACHED_SECONDS = 4.0
+_NO_WAY = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN}
+
+
+def never_connected(error: BaseException) -> bool:
+    """Whether no connection came about: the name is unknown, or nobody listens there."""
+    import urllib3
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, socket.gaierror | urllib3.exceptions.NameResolutionError):
+            return True
+        if isinstance(seen, OSError) and seen.errno in _NO_WAY:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def retry_after(value: str | None) -> float | None:
@@ -113,6 +140,9 @@ def retry_after(value: str | None) -> float | None:
 
 def brief(error: BaseException) -> str:
     """The innermost cause below what requests and urllib3 wrap around it, in one line."""
+    import requests
+    import urllib3
+
     text = redact(str(error)).strip() or type(error).__name__
     if isinstance(error, requests.exceptions.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
         return "timed out waiting for data"

@@ -11,21 +11,23 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from buildctl.artifacts.debian.python import NEEDED
 from buildctl.artifacts.store import Store
 from buildctl.console.table import size
 from buildctl.ground.errors import BuildctlError, ExitCode, RuntimeUnavailableError, ToolError
+from buildctl.ground.machine import IN_LINUX
 from buildctl.ground.run import run, which
 from buildctl.host.facts import Host, this_host
+from buildctl.lock.apt import KEYRING
 from buildctl.matrix.accelerators import VERSIONED
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.project import Project
-from buildctl.runtimes.devices import device_files
+from buildctl.runtimes.devices import device_files, read_some
 
 # Measured: the whole default matrix is 14 GB of artifacts and 16 GB of layers; one cuda image 3 and 3. Tests without
 # Docker unpack what they test, once: as much again.
 COMFORTABLE = 30 * 10**9
 TIGHT = 8 * 10**9
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 class State(StrEnum):
@@ -104,17 +106,34 @@ def _build(open_project: Callable[[], Project], host: Host) -> Iterator[Symptom]
     elif host.translated:
         yield _bad("build", "system", f"this Python runs under {host.translated}", f"use a Python for {host.arch}")
     else:
-        yield _bad(
-            "build", "system", "bytecode needs a Python on Linux", "build on Linux, or in a Linux virtual machine"
-        )
+        yield _bad("build", "system", NEEDED, IN_LINUX)
     try:
         project = open_project()
         yield _good("build", "project", str(project.root))
     except BuildctlError as error:
         yield _bad("build", "project", error.message, error.hint or "")
+    if other := _other_buildctl():
+        yield other
     store = Store.default().root
     yield _room(store)
     yield _writable(store)
+
+
+def _other_buildctl(path: str | None = None) -> Symptom | None:
+    """BuildKit's client has our name. What a shell finds first is one of the two, and the other is `torch-buildctl`."""
+    folders = (os.environ.get("PATH", "") if path is None else path).split(os.pathsep)
+    found = [p for folder in folders if folder and os.access(p := Path(folder, "buildctl"), os.X_OK) and p.is_file()]
+    others = [p for p in dict.fromkeys(found) if not _is_ours(p)]
+    if not others:
+        return None
+    first = "comes first on the PATH" if found[0] in others else "comes later on the PATH"
+    detail = f"{', '.join(map(str, others))} is another program of that name (BuildKit's client?) and {first}"
+    return _bad("build", "buildctl", detail, "torch-buildctl always calls this one", state=State.WORTH)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it is the script that an installer made of our entry point; a binary has no such line."""
+    return b"buildctl.cli" in read_some(path, 4096).encode("utf-8", "replace")
 
 
 def _room(store: Path) -> Symptom:
@@ -146,11 +165,7 @@ def _lock(host: Host) -> Iterator[Symptom]:
         yield _bad("lock", "apt-get", "bases are resolved with apt", "lock on Debian or Ubuntu", state=State.WORTH)
     else:
         yield _good("lock", "apt-get", str(which("apt-get")))
-        if Path(KEYRING).exists():
-            yield _good("lock", "Debian's keys", KEYRING)
-        else:
-            mend = "sudo apt-get install debian-archive-keyring"
-            yield _bad("lock", "Debian's keys", "needed to verify Debian releases", mend)
+        yield _good("lock", "Debian's keys", str(KEYRING) if KEYRING.exists() else "those that ship with buildctl")
     try:
         import uv  # noqa: PLC0415 - this checks whether it is installed
 

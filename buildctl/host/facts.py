@@ -7,12 +7,12 @@ import dataclasses
 import json
 import platform
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from buildctl.ground import machine
 from buildctl.ground.errors import BuildctlError, ToolError
 from buildctl.ground.run import run, which
 from buildctl.matrix.accelerators import VERSIONED
@@ -25,7 +25,7 @@ _CDI = (Path("/etc/cdi"), Path("/var/run/cdi"))
 # where it is when PATH lacks it: in WSL2, and where a cluster mounts the driver
 _SMI = (Path("/usr/lib/wsl/lib/nvidia-smi"), Path("/usr/local/nvidia/bin/nvidia-smi"))
 # nvidia-smi's driver 610 adds a remark: "610.47 [Deprecated; ...]"
-_DRIVER = re.compile(r"(\d+(?:\.\d+)*)(?:\s.*)?")
+DRIVER = re.compile(r"(\d+(?:\.\d+)*)(?:\s.*)?")
 _CAPABILITY = re.compile(r"\d+\.\d+")
 _VERSION = re.compile(r"\d+(\.\d+)*")
 # what nvidia-smi prints for a GPU that no longer answers
@@ -57,8 +57,8 @@ class ContainerEngine:
     cdi: bool = False
 
 
-_WRITTEN = {"gpu_problem": "gpuProblem", "engine_problem": "engineProblem"}
-_READ = {written: name for name, written in _WRITTEN.items()}
+WRITTEN = {"gpu_problem": "gpuProblem", "engine_problem": "engineProblem"}
+_READ = {written: name for name, written in WRITTEN.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ class Host:
         return self.engine is not None and (self.engine.desktop or self.system == "macos")
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **{_WRITTEN.get(key, key): item for key, item in dataclasses.asdict(self).items()}}
+        return {"schema": SCHEMA, **{WRITTEN.get(key, key): item for key, item in dataclasses.asdict(self).items()}}
 
     @classmethod
     def from_json(cls, value: Any, source: str) -> Self:
@@ -204,9 +204,9 @@ def read_host(path: Path) -> Host:
 
 def this_host() -> Host:
     """Query this machine: kernel files, and nvidia-smi and docker where present. Never raises."""
-    system = {"linux": "linux", "darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
-    machine = arch_named(platform.machine().lower()) or "unknown"
-    return _mac(machine) if system == "macos" else _linux(machine, system)
+    system = machine.system()
+    arch = arch_named(machine.machine().lower()) or "unknown"
+    return _mac(arch) if system == "macos" else _linux(arch, system)
 
 
 def _linux(machine: str, system: str) -> Host:
@@ -295,7 +295,7 @@ def parse_gpus(text: str) -> tuple[str | None, tuple[Gpu, ...], str]:
 
 def driver_version(text: str) -> str | None:
     """None for anything but a version: nvidia-smi also answers N/A (Jetson), [N/A], [Not Supported]."""
-    found = _DRIVER.fullmatch(text.strip())
+    found = DRIVER.fullmatch(text.strip())
     return found[1] if found else None
 
 

@@ -217,7 +217,7 @@ def _nvidia(subject: Subject, claims: Claims, host: Host, others: Sequence[Subje
     if reason := toolkit_refusal(host):
         return on_cpu(reason, toolkit_step(host))
     rest = [gpu for gpu in host.gpus if gpu not in covered]
-    names = ", ".join(dict.fromkeys(f"{gpu.name} ({_capability(gpu)})" for gpu in covered))
+    names = ", ".join(dict.fromkeys(f"{gpu.name} ({capability_word(gpu)})" for gpu in covered))
     but = f"; but {_uncovered(claims, rest)}" if rest else ""
     but += f"; but {host.gpu_problem}" if host.gpu_problem else ""
     step = _run(subject, gpu_option(host))
@@ -286,11 +286,11 @@ def covers(claims: Claims, gpu: Gpu) -> bool:
 
 
 def _uncovered(claims: Claims, gpus: Iterable[Gpu]) -> str:
-    names = ", ".join(dict.fromkeys(f"{gpu.name} ({_capability(gpu)})" for gpu in gpus))
+    names = ", ".join(dict.fromkeys(f"{gpu.name} ({capability_word(gpu)})" for gpu in gpus))
     return f"torch has no code for {names}, only for {' '.join(claims.architectures or ())}"
 
 
-def _capability(gpu: Gpu) -> str:
+def capability_word(gpu: Gpu) -> str:
     return f"sm_{gpu.capability.replace('.', '')}" if gpu.capability else "capability unknown"
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from buildctl.artifacts.debian.base import pythons
 from buildctl.artifacts.debian.package import BaseLock
 from buildctl.ground.errors import LockError, ProblemsError, ResolveError
-from buildctl.lock.base_image import ImageLock, read_image_lock
-from buildctl.lock.base_image import is_stale as image_is_stale
 from buildctl.lock.claims import glibc_floor
 from buildctl.lock.debian import is_stale, read_base_lock
+from buildctl.lock.inside.base_image import ImageLock, read_image_lock
+from buildctl.lock.inside.base_image import is_stale as image_is_stale
 from buildctl.lock.wheels import LockedWheel
 from buildctl.matrix import yamlfile
 from buildctl.matrix.arch import ARCHES

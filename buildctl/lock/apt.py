@@ -10,14 +10,18 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
+from buildctl.console.log import say
 from buildctl.ground import run
 from buildctl.ground.errors import ResolveError, ResolverError, SourceError, ToolError
 from buildctl.lock.apt_sources import ARCHIVES
-from buildctl.lock.debian import NAME, inputs_of
+from buildctl.lock.debian import NAME, inputs_of, shipped_base
 from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.oci.digest import Digest
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+# The archive's keys of Debian 12 and 13, from Debian's package of them; tests/unit/lock/test_debian.py has their
+# fingerprints. A machine that is not Debian has none, or those of years ago.
+SHIPPED = Path(__file__).with_name("debian-archive-keys.gpg")
 
 
 # Of the machine's apt configuration only how to reach servers and how to judge their clocks; never what to trust.
@@ -33,15 +37,13 @@ DEADLINE = 300.0  # seconds for one run of apt
 
 
 def resolve_base(
-    base: DebianBase, arch: str, *, mirrors: Mapping[str, Sequence[str]], keyring: Path = KEYRING
+    base: DebianBase, arch: str, *, mirrors: Mapping[str, Sequence[str]], keyring: Path | None = None
 ) -> dict[Flavour, BaseLock]:
     """Resolve the flavours of `base` for `arch` against the current archive, all from one state of it.
 
     Includes every essential package of the suite: others depend on them implicitly. Raises LockError: apt or
     the keyring is missing, the archive cannot be reached or is not signed by Debian, packages do not exist or conflict.
     """
-    if not keyring.is_file():
-        raise ResolverError(f"no keys to verify Debian's signature: {keyring} does not exist", hint=KEYRING_HINT)
     with tempfile.TemporaryDirectory(prefix="buildctl-apt-") as folder:
         root = Path(folder)
         sources = private_root(root, base.suite, arch, mirrors, keyring)
@@ -55,6 +57,22 @@ def resolve_base(
                 raise ResolveError(f"{base.name}: the devel packages would remove {', '.join(sorted(lost))}")
             locks[Flavour.DEVEL] = _lock(base, Flavour.DEVEL, arch, [p for p in everything if p.name not in known])
     return locks
+
+
+def apt_problem(keyring: Path = KEYRING) -> str | None:
+    """Why nothing can be resolved on this machine; None if it can be tried."""
+    if run.which("apt-get") is None:
+        return "bases are resolved with Debian's apt-get, which is not here"
+    return None if keyring.is_file() else f"there are no keys to verify Debian's signature: {keyring} does not exist"
+
+
+def instead_of_apt(base: DebianBase, arch: str, *, keyring: Path = KEYRING) -> dict[Flavour, BaseLock]:
+    """What comes with buildctl, where this machine cannot ask apt; nothing where it can, or for another base."""
+    problem = apt_problem(keyring)
+    found = shipped_base(base, arch) if problem else ()
+    if found:
+        say(f"{base.name} for {arch}: as it comes with buildctl, because {problem}")
+    return {Flavour(lock.flavour): lock for lock in found}
 
 
 KEYRING_HINT = "install or upgrade the keyring: sudo apt-get install debian-archive-keyring"
@@ -72,23 +90,36 @@ def _lock(base: DebianBase, flavour: Flavour, arch: str, packages: Sequence[DebP
 
 
 def private_root(
-    root: Path, suite: str, arch: str, mirrors: Mapping[str, Sequence[str]], keyring: Path
+    root: Path, suite: str, arch: str, mirrors: Mapping[str, Sequence[str]], keyring: Path | None
 ) -> dict[str, str]:
-    """Folders and configuration of an apt below `root`; returns base URL -> archive."""
+    """Folders and configuration of an apt below `root`; returns base URL -> archive. Without a `keyring` it trusts this
+    machine's keys of Debian's archive and the shipped ones. Raises ResolverError for a keyring that does not exist.
+    """
+    keys = _trusted(root, keyring)
     for name in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "etc/apt/trusted.gpg.d", "var/lib/apt/lists/partial"):
         (root / name).mkdir(parents=True)
     (root / "var/cache/apt/archives/partial").mkdir(parents=True)
     (root / "status").touch()
     urls = {archive: mirrors[archive][0] for archive in ARCHIVES}
     lines = [
-        f"deb [signed-by={keyring}] {urls['debian']} {suite} main",
-        f"deb [signed-by={keyring}] {urls['debian']} {suite}-updates main",
-        f"deb [signed-by={keyring}] {urls['debian-security']} {suite}-security main",
+        f"deb [signed-by={keys}] {urls['debian']} {suite} main",
+        f"deb [signed-by={keys}] {urls['debian']} {suite}-updates main",
+        f"deb [signed-by={keys}] {urls['debian-security']} {suite}-security main",
     ]
     (root / "etc/apt/sources.list").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     settings = [*_inherited(), *_settings(root, arch)]
     (root / "apt.conf").write_text("".join(f'{key} "{value}";\n' for key, value in settings), encoding="utf-8")
     return {url: archive for archive, url in urls.items()}
+
+
+def _trusted(root: Path, keyring: Path | None) -> Path:
+    if keyring is not None:
+        if not keyring.is_file():
+            raise ResolverError(f"no keys to verify Debian's signature: {keyring} does not exist", hint=KEYRING_HINT)
+        return keyring
+    both = root / "debian-archive-keys.gpg"  # keyrings in a row are a keyring (RFC 9580, "transferable public keys")
+    both.write_bytes(b"".join(path.read_bytes() for path in (KEYRING, SHIPPED) if path.is_file()))
+    return both
 
 
 def _settings(root: Path, arch: str) -> list[tuple[str, str]]:

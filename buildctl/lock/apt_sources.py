@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,11 @@ PACKAGED_DEFAULTS = (
     "usr/share/python-apt/templates/Debian.info",
 )
 DEFAULT = re.compile(r"https?://[\w.:-]+(?:/[\w.~-]+)*?/debian(-security)?/?(?=['\"\s]|$)", re.MULTILINE)
-HINT = "set `mirror: {debian: URL}` in matrix.yaml, or install mmdebstrap or debootstrap, which know Debian's mirror"
+MIRROR = "BUILDCTL_DEBIAN_MIRROR"
+HINT = (
+    f"set ${MIRROR}, or `mirror: {{debian: URL}}` in matrix.yaml, or install mmdebstrap or debootstrap, which know "
+    "Debian's mirror"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +40,12 @@ class AptSource:
 def apt_mirrors(mirror: str | None = None, *, root: Path = Path("/")) -> Mapping[str, tuple[str, ...]]:
     """Base URLs of both archives, best first, no trailing slash: Filename in a lock is relative to them.
 
-    A `mirror` setting wins; then apt's sources on Debian; then the packaged defaults of debootstrap and mmdebstrap.
-    Raises LockError if nothing on this machine names Debian's archive.
+    The variable BUILDCTL_DEBIAN_MIRROR wins, as a machine knows its own mirror; then a `mirror` setting; then apt's
+    sources on Debian; then the packaged defaults of debootstrap and mmdebstrap. Raises LockError if nothing on this
+    machine names Debian's archive.
     """
     found: dict[str, list[str]] = {archive: [] for archive in ARCHIVES}
+    mirror = _from_environment() or mirror
     if mirror:
         found["debian"].append(mirror.rstrip("/"))
     else:
@@ -58,6 +65,14 @@ def apt_mirrors(mirror: str | None = None, *, root: Path = Path("/")) -> Mapping
             f"cannot derive the mirror's security archive: {found['debian'][0]} does not end in /debian"
         )
     return {archive: tuple(dict.fromkeys(urls)) for archive, urls in found.items()}
+
+
+def _from_environment() -> str:
+    """Raises SettingsError for anything but a URL."""
+    mirror = os.environ.get(MIRROR, "")
+    if mirror and not re.fullmatch(r"https?://[^\s/]+(/[^\s?#]*)?", mirror):
+        raise SettingsError(f"{MIRROR}={mirror} is not a URL", hint="http://HOST/debian or https://HOST/debian")
+    return mirror
 
 
 def read_sources(root: Path = Path("/")) -> list[AptSource]:

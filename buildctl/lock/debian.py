@@ -7,6 +7,7 @@ host, signatures of the archive checked. A lock names no host; `apt_sources` fin
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from buildctl.artifacts.debian.deb822 import parse_stanzas
@@ -61,6 +62,20 @@ def changes(old: BaseLock, new: BaseLock) -> list[str]:
         elif before[name] != after[name]:
             lines.append(f"{name} {before[name]} -> {after[name]}")
     return lines
+
+
+# The locks of the default bases as they come with the package; in a checkout they are those of the project.
+PACKAGE = Path(__file__).parents[1]
+SHIPPED = (PACKAGE / "lock" / "bases", PACKAGE.parent / "images" / "bases")
+
+
+def shipped_base(base: DebianBase, arch: str, folders: Sequence[Path] = SHIPPED) -> tuple[BaseLock, ...]:
+    """The locks of all flavours of `base` that come with buildctl; none if those are of other packages."""
+    folder = next((f / base.name for f in folders if (f / base.name).is_dir()), None)
+    flavours = (Flavour.RUNTIME, *([Flavour.DEVEL] if base.devel else []))
+    paths = [folder / f"{flavour}.{arch}.packages" for flavour in flavours] if folder else []
+    found = tuple(read_base_lock(path) for path in paths if path.is_file())
+    return found if len(found) == len(flavours) and not any(is_stale(base, lock) for lock in found) else ()
 
 
 # ---------------------------------------------------------------------------------------------------- the lock file

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from buildctl.artifacts.debian.deb import Control
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
-from buildctl.ground.errors import ResolveError, ResolverError, ToolError
-from buildctl.lock.apt import KEYRING, KEYRING_HINT, apt, parse_uri, private_root, update
+from buildctl.ground.errors import ResolveError, ToolError
+from buildctl.lock.apt import apt, parse_uri, private_root, update
 from buildctl.lock.debian import FORMAT
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.oci.digest import Digest
@@ -64,7 +64,7 @@ def resolve_added(
     *,
     mirrors: Mapping[str, Sequence[str]],
     control: Callable[[DebPackage], Control],
-    keyring: Path = KEYRING,
+    keyring: Path | None = None,
 ) -> list[BaseLock]:
     """The locks of cells on one suite and architecture, in their order, from one state of the archive.
 
@@ -73,8 +73,6 @@ def resolve_added(
     """
     base, arch = wanted[0].cell.base, wanted[0].cell.arch
     assert isinstance(base, DebianBase)  # noqa: S101 - matrix.yaml's reader refuses the others
-    if not keyring.is_file():
-        raise ResolverError(f"no keys to verify Debian's signature: {keyring} does not exist", hint=KEYRING_HINT)
     known: dict[tuple[tuple[str, ...], tuple[BaseLock, ...]], tuple[DebPackage, ...]] = {}
     with tempfile.TemporaryDirectory(prefix="buildctl-apt-") as folder:
         root = Path(folder)

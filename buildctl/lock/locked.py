@@ -12,9 +12,9 @@ from buildctl.artifacts.debian.package import BaseLock
 from buildctl.console.log import say
 from buildctl.ground.errors import LockError
 from buildctl.lock.agreement import refuse_other_python
-from buildctl.lock.base_image import ImageLock, load_image_lock
 from buildctl.lock.claims import Claims, claims_of, claims_path, lock_digest, read_claims
 from buildctl.lock.debian import read_base_lock
+from buildctl.lock.inside.base_image import ImageLock, load_image_lock
 from buildctl.lock.wheels import WheelLock, read_wheel_lock
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.project import Project

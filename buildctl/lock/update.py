@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,15 @@ from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.store import Store
 from buildctl.console.log import say
 from buildctl.ground.errors import ArtifactError, FetchError, LockError, ResolveError
-from buildctl.lock import base_image, debian, debian_added
+from buildctl.lock import debian, debian_added
 from buildctl.lock.agreement import refuse_newer_glibc, refuse_other_python, refuse_python_of
-from buildctl.lock.apt import resolve_base
+from buildctl.lock.apt import instead_of_apt, resolve_base
 from buildctl.lock.apt_sources import apt_mirrors
-from buildctl.lock.assembly import Debs, refuse_unbuildable
-from buildctl.lock.base_image import lock_image
 from buildctl.lock.claim_files import derive, stale_claims, write_claims
-from buildctl.lock.local_wheels import local_problem, offered, refuse_others
+from buildctl.lock.inside import base_image
+from buildctl.lock.inside.assembly import Debs, refuse_unbuildable
+from buildctl.lock.inside.base_image import lock_image
+from buildctl.lock.inside.local_wheels import local_problem, offered, refuse_others
 from buildctl.lock.locked import LOCKED, debian_bases
 from buildctl.lock.uv import NoSolutionError
 from buildctl.lock.wheels import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
@@ -275,28 +276,32 @@ def _lock_bases(project: Project, keys: Sequence[BaseKey], *, upgrade: bool) -> 
         if not upgrade and not any(_base_problem(project, key) for key in group):
             yield from (f"{project.shown(key.path(project))} is up to date" for key in group)
         elif isinstance(base, DebianBase):
-            yield from renew_base(project, base, group[0].arch)
+            yield from renew_base(project, base, group[0].arch, shipped=not upgrade)
         else:
             yield from lock_image(project, base, [key.flavour for key in group], group[0].arch)
             refuse_other_python(project, [c for c in project.matrix.cells if not c.native and c.base == base])
 
 
-def renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
+def renew_base(project: Project, base: DebianBase, arch: str, *, shipped: bool = False) -> Iterator[str]:
     """Resolve a base again for one architecture and rewrite its locks, and those of images that have Debian packages
-    of their own on it; yields which packages moved from what to what.
+    of their own on it; yields which packages moved from what to what. With `shipped`, a machine that cannot resolve
+    takes what comes with buildctl.
     """
-    yield from _renew_base(project, base, arch)
+    yield from _renew_base(project, base, arch, instead_of_apt(base, arch) if shipped else {})
     cells = [c for c in project.matrix.cells if c.apt and c.base == base and c.arch == arch]
     yield from _resolve_groups(project, cells, moving=False)
 
 
-def _renew_base(project: Project, base: DebianBase, arch: str) -> Iterator[str]:
-    say(f"resolving {base.name} ({base.suite}) for {arch}")
-    mirrors = dict(apt_mirrors(project.matrix.debian_mirror))
-    found = resolve_base(base, arch, mirrors=mirrors)
+def _renew_base(project: Project, base: DebianBase, arch: str, found: Mapping[Flavour, BaseLock]) -> Iterator[str]:
+    mirrors: Mapping[str, Sequence[str]] = {}
+    if not found:
+        say(f"resolving {base.name} ({base.suite}) for {arch}")
+        mirrors = dict(apt_mirrors(project.matrix.debian_mirror))
+        found = resolve_base(base, arch, mirrors=mirrors)
     refuse_python_of(project, found[Flavour.RUNTIME])
-    flavours = [lock for flavour, lock in found.items() if flavour in {Flavour.RUNTIME, *project.matrix.flavours}]
-    refuse_unbuildable(base, flavours, Debs(store=Store.default(), mirrors=mirrors))
+    if mirrors:  # what comes with buildctl has been built
+        flavours = [lock for flavour, lock in found.items() if flavour in {Flavour.RUNTIME, *project.matrix.flavours}]
+        refuse_unbuildable(base, flavours, Debs(store=Store.default(), mirrors=mirrors))
     for flavour, new in found.items():
         yield from _write(project, project.base_lock(base, flavour, arch), new)
 

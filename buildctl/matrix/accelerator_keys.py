@@ -37,6 +37,11 @@ def read_kind(
     return kind, claims
 
 
+def declared_kind(name: str, value: Mapping[str, Any]) -> AcceleratorKind | None:
+    """What the keys say, else the name; contradictions are for `read_kind` to find."""
+    return next((kind for _, kind in _kinds(name, value)), None)
+
+
 def _kinds(name: str, value: Mapping[str, Any]) -> Iterator[tuple[str, AcceleratorKind]]:
     """(key that declares it, or nothing for the name, kind), in order of declaration."""
     yield from ((key, KINDS[key]) for key in VERSION_KEYS if key in value)

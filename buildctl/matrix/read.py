@@ -34,6 +34,7 @@ from buildctl.matrix.cells import (
     Os,
     PackageRule,
 )
+from buildctl.matrix.defaults import fill
 from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.own_files import read_files, read_labels, read_wheels
 from buildctl.matrix.policy import read_policy
@@ -52,20 +53,38 @@ PythonsOf = Callable[[Base], Collection[str] | None]
 
 def load_matrix(path: Path, pythons_of: PythonsOf = lambda _: None) -> Matrix:
     """Read and check matrix.yaml. Raises ProblemsError with every problem, each with line and key path."""
+    return _matrix(parse_document(_text(path), path), path, pythons_of)
+
+
+def read_document(path: Path) -> yamlfile.YamlDocument:
+    """matrix.yaml as `parse_document` has it. Raises as `load_matrix`."""
+    return parse_document(_text(path), path)
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text("utf-8")
+        return path.read_text("utf-8")
     except FileNotFoundError as error:
         raise MatrixError(f"{path} does not exist", hint="run buildctl in the folder that holds matrix.yaml") from error
     except (OSError, UnicodeDecodeError) as error:
         raise MatrixError(f"cannot read {path}: {error}") from error
-    return parse_matrix(text, path, pythons_of)
 
 
 def parse_matrix(text: str, path: Path, pythons_of: PythonsOf = lambda _: None) -> Matrix:
     """As `load_matrix`, from text; `path` names it in messages."""
+    return _matrix(parse_document(text, path), path, pythons_of)
+
+
+def parse_document(text: str, path: Path) -> yamlfile.YamlDocument:
+    """What satisfies the schema, with its defaults filled in: those have no line. Raises ProblemsError."""
     document = yamlfile.parse(text, str(path))
     yamlfile.validate(document, schema())
     document.check()
+    fill(document)
+    return document
+
+
+def _matrix(document: yamlfile.YamlDocument, path: Path, pythons_of: PythonsOf) -> Matrix:
     builder = _Builder(document, pythons_of)
     matrix = builder.matrix(path)
     document.check()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from buildctl.artifacts.store import Store
 from buildctl.console.table import size
 from buildctl.ground.errors import LayoutError
 from buildctl.matrix.project import Project
-from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, Manifest
 from buildctl.oci.layout import Layout, parse_object
 from buildctl.registry.client import Repository, open_repository
@@ -119,22 +118,22 @@ def difference(a: Side, b: Side) -> Difference:
         a=a,
         b=b,
         packages=_packages(a.packages, b.packages) if a.packages is not None and b.packages is not None else None,
-        configuration=_values(_settings(a.config), _settings(b.config)),
+        configuration=_values(settings(a.config), settings(b.config)),
         layers=_layers(a, b),
     )
 
 
 def package_changes(a: Sequence[Package], b: Sequence[Package]) -> tuple[Change, ...]:
     """Sorted by kind and name."""
-    before, after = ({_label(p): p.version for p in side} for side in (a, b))
-    return _values(before, after)
+    return _values(versions(a), versions(b))
 
 
 _packages = package_changes
 
 
-def _label(package: Package) -> str:
-    return f"{package.kind} {package.name}" + (f" (in {package.within})" if package.within else "")
+def versions(packages: Sequence[Package]) -> dict[str, str]:
+    """By kind and name: `pypi torch`."""
+    return {f"{p.kind} {p.name}" + (f" (in {p.within})" if p.within else ""): p.version for p in packages}
 
 
 def _values(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
@@ -145,7 +144,8 @@ def _values(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change
     )
 
 
-def _settings(config: ImageConfig) -> dict[str, str]:
+def settings(config: ImageConfig) -> dict[str, str]:
+    """What a configuration sets, by name; empty if it does not."""
     plain = {
         "platform": str(config.platform),
         "created": config.created,
@@ -164,17 +164,16 @@ def _settings(config: ImageConfig) -> dict[str, str]:
 def _layers(a: Side, b: Side) -> tuple[Change, ...]:
     """Layers that only one side has; the same step on both sides is one change."""
     mine, theirs = ({layer.digest for layer in side.layers} for side in (a, b))
-    before, after = _steps(a, theirs), _steps(b, mine)
+    before = {step: shown(layer) for step, layer in steps(a).items() if layer.digest not in theirs}
+    after = {step: shown(layer) for step, layer in steps(b).items() if layer.digest not in mine}
     return tuple(Change(what=key, before=before.get(key, ""), after=after.get(key, "")) for key in {**before, **after})
 
 
-def _steps(side: Side, others: Collection[Digest]) -> dict[str, str]:
-    """The layers that are not among `others`, by the step that made them, cut to a line; each has its own."""
+def steps(side: Side) -> dict[str, Descriptor]:
+    """The layers by the step that made them, cut to a line; each has its own."""
     filled = [step.created_by for step in side.config.history if not step.empty_layer]
-    out: dict[str, str] = {}
+    out: dict[str, Descriptor] = {}
     for number, layer in enumerate(side.layers):
-        if layer.digest in others:
-            continue
         text = filled[number] if number < len(filled) else f"layer {number}"
         text = " ".join(word for word in text.split() if not word.startswith("--"))
         text = text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."
@@ -182,8 +181,12 @@ def _steps(side: Side, others: Collection[Digest]) -> dict[str, str]:
         while key in out:
             count += 1
             key = f"{text} ({count})"
-        out[key] = f"sha256:{layer.digest.short} ({size(layer.size)})"
+        out[key] = layer
     return out
+
+
+def shown(layer: Descriptor) -> str:
+    return f"sha256:{layer.digest.short} ({size(layer.size)})"
 
 
 def compare(project: Project, a: str, b: str, *, arch: str, plain_http: bool | None = None) -> Difference:

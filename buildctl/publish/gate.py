@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 
 from buildctl.oci.digest import Digest
-from buildctl.testing.merge import LABELS
 from buildctl.testing.report import Report, Status
 
 
@@ -32,12 +31,3 @@ def objection(
 
 def not_run(report: Report | None) -> tuple[str, ...]:
     return tuple(f.name for f in report.findings if f.status is Status.NOT_RUN) if report else ()
-
-
-def known_findings() -> tuple[str, ...]:
-    """The names of all findings that a report on a cell can have, from the probes themselves."""
-    from buildctl.testing.probes import checks, native_checks  # noqa: PLC0415 - only where matrix.yaml names findings
-    from buildctl.testing.probes.commands import COMMANDS  # noqa: PLC0415
-
-    asked = (*checks.CHECKS, *native_checks.CHECKS)
-    return (*dict.fromkeys(check.name for check in asked), *(name for name, _ in COMMANDS), LABELS)

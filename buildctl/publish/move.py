@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from buildctl.build.index import claimed, index_of
@@ -81,18 +82,21 @@ def move_tags(
     candidates: Mapping[str, Descriptor],
     *,
     objections: Mapping[str, str],
+    waits: Mapping[str, str] = MappingProxyType({}),
     revision: str = "",
     drop_platforms: frozenset[str] = frozenset(),
     dry_run: bool = False,
     signer: Signer | None = None,
+    keep: bool = True,
 ) -> tuple[TagState, ...]:
     """Point `tags`, in order, at the candidates (by cell id, as `index.claimed` gives them). Manifests of single
     cells must be in the repository.
 
     An architecture of a tag without a candidate keeps what the tag has for it; if it has nothing, the tag waits.
-    A `signer` signs every index before a tag names it, and keeps only what it has signed.
+    A `signer` signs every index before a tag names it, and keeps only what it has signed. Without `keep`, such a tag
+    is refused: nothing counts but the candidates. `waits` is what another machine still asks of a cell.
     """
-    decide = _Decide(repository, candidates, objections, revision, drop_platforms, dry_run=dry_run, signer=signer)
+    decide = _Decide(repository, candidates, objections, waits, revision, drop_platforms, dry_run, signer, keep)
     with ThreadPoolExecutor(WORKERS) as pool:
         moves = list(pool.map(decide.move, tags))
     if not dry_run:
@@ -126,16 +130,20 @@ class _Decide:
     repository: Repository
     candidates: Mapping[str, Descriptor]
     objections: Mapping[str, str]
+    waits: Mapping[str, str]
     revision: str
     drop_platforms: frozenset[str]
     dry_run: bool = False
     signer: Signer | None = None
+    keep: bool = True
 
     def move(self, tag: Tag) -> _Move:
         if tag.kind is not TagKind.IMMUTABLE:
             said = [f"{c.id}: {self.objections[c.id]}" for c in tag.cells if c.id in self.objections]
             if said:
                 return self._no(tag, tag.stem, TagOutcome.REFUSED, "; ".join(said))
+            if later := [self.waits[c.id] for c in tag.cells if c.id in self.waits]:
+                return self._no(tag, tag.stem, TagOutcome.WAITING, f"for what another machine asks: {'; '.join(later)}")
         if tag.single:
             return self._single(tag)
         return self._index(tag)
@@ -212,6 +220,8 @@ class _Decide:
 
     def _unfit(self, cell: Cell, member: Descriptor) -> str:
         """Why a tag does not keep what it has for a platform: anyone who may push could have put it there."""
+        if not self.keep:
+            return "no build job handed on what the tag has for it"
         if not same_platform(member.platform or Platform(architecture=""), Platform(architecture=cell.arch)):
             return f"the tag's image for it is configured for {member.platform}"
         if self.signer and self.signer.covered(self.repository, member.digest) is None:

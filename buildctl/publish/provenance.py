@@ -1,16 +1,18 @@
 """Where an image comes from: an in-toto statement with a SLSA v1 predicate, made from locks and rendered files alone.
 
-Every input is named by its hash, none by a host. Same image, same bytes.
+Every input is named by its hash, none by a host. Same image and same run, same bytes.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from buildctl import __version__
-from buildctl.ground.errors import LockError
+from buildctl.ground.errors import LockError, UsageError
 from buildctl.lock.locked import LockedCell
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
@@ -26,19 +28,40 @@ BUILD_TYPE = "urn:x-buildctl:image:1"
 LOCAL = "urn:x-buildctl:builder:unnamed"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Who ran the build, and of what. `builder` is a URI, such as a workflow's; `source` the repository with its
+    `commit`; `invocation` names this one run. Empty is not known.
+    """
+
+    builder: str = LOCAL
+    source: str = ""
+    commit: str = ""
+    invocation: str = ""
+
+    @classmethod
+    def parse(cls, *, builder: str | None, source: str | None, invocation: str | None) -> Run:
+        """`source` is REPOSITORY@COMMIT. Raises UsageError."""
+        repository, _, commit = (source or "").rpartition("@")
+        if source and not (repository and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", commit)):
+            raise UsageError(f"{source} is not REPOSITORY@COMMIT", hint="COMMIT is the whole hash, in hexadecimal")
+        return cls(builder=builder or LOCAL, source=repository, commit=commit, invocation=invocation or "")
+
+
 def provenance_document(
-    project: Project, locked: LockedCell, descriptor: Descriptor, *, builder: str = LOCAL
+    project: Project, locked: LockedCell, descriptor: Descriptor, *, run: Run | None = None
 ) -> Document:
-    """`builder` is a URI for who ran the build, such as a workflow. Raises LockError."""
+    """Raises LockError."""
     return Document(
         kind=PROVENANCE_KIND,
-        data=canonical_json(statement(project, locked, descriptor, builder=builder)),
+        data=canonical_json(statement(project, locked, descriptor, run=run or Run())),
         annotations={"in-toto.io/predicate-type": PREDICATE},
     )
 
 
-def statement(project: Project, locked: LockedCell, descriptor: Descriptor, *, builder: str) -> dict[str, Any]:
+def statement(project: Project, locked: LockedCell, descriptor: Descriptor, *, run: Run) -> dict[str, Any]:
     cell = locked.cell
+    source = [{"uri": run.source, "digest": {"gitCommit": run.commit}}] if run.source else []
     inputs = [_file(project, path) for path in _files(project, cell)]
     artifacts = [
         {"uri": f"pkg:{'deb/debian' if kind == 'deb' else kind}/{quote(name)}@{quote(version, safe='~:')}"}
@@ -59,9 +82,12 @@ def statement(project: Project, locked: LockedCell, descriptor: Descriptor, *, b
                     "python": cell.python,
                 },
                 "internalParameters": {},
-                "resolvedDependencies": [*inputs, *artifacts],
+                "resolvedDependencies": [*source, *inputs, *artifacts],
             },
-            "runDetails": {"builder": {"id": builder, "version": {"buildctl": __version__}}},
+            "runDetails": {
+                "builder": {"id": run.builder, "version": {"buildctl": __version__}},
+                **({"metadata": {"invocationId": run.invocation}} if run.invocation else {}),
+            },
         },
     }
 

@@ -23,9 +23,10 @@ from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.publish.gate import known_findings, objection
+from buildctl.publish.gate import objection
 from buildctl.publish.move import TagState, move_tags, published
-from buildctl.publish.provenance import LOCAL, provenance_document
+from buildctl.publish.pipeline.handover import Handover, UnexpectedError, refuse_unexpected
+from buildctl.publish.provenance import Run, provenance_document
 from buildctl.publish.push import ImagePush, parallel
 from buildctl.publish.result import Candidate, Published, Pushed
 from buildctl.publish.sbom import sbom_document
@@ -33,8 +34,9 @@ from buildctl.publish.tags import Tag, TagKind, tags_of
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError
 from buildctl.registry.referrers import Document, Signer
-from buildctl.testing.attached import attached_reports
+from buildctl.testing.attached import attach_report, attached_reports
 from buildctl.testing.merge import REPORT_KIND, completed, merged, read_report, report_bytes
+from buildctl.testing.probes.known import known_findings
 from buildctl.testing.report import Report
 
 
@@ -42,6 +44,9 @@ from buildctl.testing.report import Report
 class PublishOptions:
     """`revision` ends immutable tags; empty means the digest itself. `tags` is which to set: `all`,
     `immutable` (of single images, for a later `promote`), or `none`: push by digest only.
+
+    `promote` alone reads `expect`, what the builders handed on (None: it believes the registry), `reports` of other
+    machines, which it attaches, and `awaits`, findings that another machine still asks.
     """
 
     dry_run: bool = False
@@ -50,6 +55,9 @@ class PublishOptions:
     allow_not_run: frozenset[str] = frozenset()
     drop_platforms: frozenset[str] = frozenset()
     signer: Signer | None = None
+    expect: Handover | None = None
+    reports: tuple[Report, ...] = ()
+    awaits: frozenset[str] = frozenset()
 
 
 def publish(
@@ -72,8 +80,8 @@ def publish(
     wanted = documents if not options.dry_run else _no_documents
     images = {cell.id: _image(layout, cell) for cell in cells}
     _refuse_outdated(project, cells, images)
+    repository.ping()  # before bills of materials are read out of layers
     candidates = [_local(project, layout, pinned[c.id], images[c.id], options, wanted) for c in cells]
-    repository.ping()
     candidates = parallel(lambda c: _with_attached(project, repository, c, options), candidates)
     push = ImagePush(
         layout=layout, repository=repository, progress=progress, dry_run=options.dry_run, signer=options.signer
@@ -113,16 +121,16 @@ def _published(
 
 
 def attached(
-    project: Project, *, sbom: bool, builder: str = LOCAL
+    project: Project, *, sbom: bool, run: Run | None = None
 ) -> Callable[[LockedCell, Descriptor], Sequence[Document]]:
-    """What `publish` attaches besides the report: bill of materials and provenance. `builder` is a URI."""
+    """What `publish` attaches besides the report: bill of materials and provenance."""
     store, layout = Store.default(), Layout(project.layout)
 
     def documents(locked: LockedCell, descriptor: Descriptor) -> Sequence[Document]:
         if not sbom:
             return ()
         bill = sbom_document(layout, locked, descriptor, store=store)
-        return bill, provenance_document(project, locked, descriptor, builder=builder)
+        return bill, provenance_document(project, locked, descriptor, run=run)
 
     return documents
 
@@ -198,21 +206,61 @@ def promote(
     options: PublishOptions,
 ) -> Published:
     """Point moving tags at what is in the registry under the immutable tags of `revision`, by the reports attached
-    there: the job that runs after the builders of every architecture. Raises BuildctlError.
+    there: the job that runs after the builders of every architecture. Raises BuildctlError; UnexpectedError, before
+    anything is attached, signed or moved, where the registry differs from `options.expect`.
     """
     check_policy(project)
     singles = {t.cells[0].id: t for t in tags_of(project.matrix.cells, _claims(pinned)) if t.single}
     names = {cell.id: singles[cell.id].name(options.revision) for cell in cells}
-    found = parallel(lambda cell: _remote(project, repository, cell, names[cell.id], options), cells)
+    reports = {cell.id: [r for r in options.reports if r.cell == cell.id] for cell in cells}
+    if options.expect is not None:
+        _refuse_strangers(cells, options)
+        refuse_unexpected(repository, options.expect, names, reports)
+    images = dict(
+        zip(names, parallel(lambda cell: _remote(repository, cell, names[cell.id], options.expect), cells), strict=True)
+    )
+    brought = {id_: _attach(repository, images[id_], reports[id_], options) for id_ in images}
+    expect = options.expect.with_documents(brought) if options.expect is not None else None
+    options = replace(options, expect=expect)
+    found = parallel(lambda cell: _reported(project, repository, cell, images[cell.id], options), cells)
     if options.signer and not options.dry_run:
-        parallel(lambda candidate: _vouch(options.signer, repository, candidate.descriptor), found)
+        parallel(lambda candidate: _vouch(repository, candidate, options), found)
     return _published(repository, _tag(project, pinned, repository, found, options), options, found)
 
 
-def _vouch(signer: Signer | None, repository: Repository, image: Descriptor) -> None:
-    """Signs what was published unsigned, with all that is attached: the report was trusted, too."""
-    if signer and signer.covered(repository, image.digest) is None:
-        signer.sign(repository, image)
+def _refuse_strangers(cells: Sequence[Cell], options: PublishOptions) -> None:
+    """A report must be about an image that is promoted, at the digest that its builder pushed."""
+    assert options.expect is not None  # noqa: S101 - the caller's
+    known = {cell.id: options.expect.of(cell.id).digest for cell in cells}
+    for report in options.reports:
+        if report.cell not in known:
+            raise UnexpectedError(f"a report is about {report.cell}, which is not promoted here")
+        if report.digest != known[report.cell]:
+            raise UnexpectedError(
+                f"{report.cell}: a report is about {report.digest}, the build job pushed {known[report.cell]}",
+                hint="it was made from other locks, or not by a build of these",
+            )
+
+
+def _attach(
+    repository: Repository, image: Descriptor, reports: Sequence[Report], options: PublishOptions
+) -> dict[Digest, str]:
+    if options.dry_run:
+        return {}
+    return {attach_report(repository, image, r).referrer.descriptor.digest: REPORT_KIND for r in reports}
+
+
+def _vouch(repository: Repository, candidate: Candidate, options: PublishOptions) -> None:
+    """Signs what is not signed yet, with what is handed on, or else with all that is attached: the report was
+    trusted, too.
+    """
+    if (signer := options.signer) is None:
+        return
+    image = candidate.descriptor
+    documents = options.expect.of(candidate.cell.id).documents if options.expect is not None else None
+    covered = signer.covered(repository, image.digest)
+    if covered is None or (documents is not None and not covered >= documents.keys()):
+        signer.sign(repository, image, documents)
 
 
 def _claims(pinned: Mapping[str, LockedCell]) -> dict[str, Claims]:
@@ -236,10 +284,12 @@ def _tag(
         [tag for tag in tags if tag.single] if options.tags == "immutable" else tags,
         {c.cell.id: c.descriptor for c in candidates},
         objections={c.cell.id: c.objection for c in candidates if c.objection},
+        waits={c.cell.id: f"{c.cell.id}: {c.waits}" for c in candidates if c.waits},
         revision=options.revision,
         drop_platforms=options.drop_platforms,
         dry_run=options.dry_run,
         signer=options.signer,
+        keep=options.expect is None,
     )
 
 
@@ -279,7 +329,11 @@ def _judged(project: Project, candidate: Candidate, report: Report | None, optio
     allow = policy.allowed(candidate.cell) | options.allow_not_run
     said = objection(report, digest, allow, policy.required(candidate.cell))
     about = report is not None and report.digest == digest
-    return replace(candidate, report=report if about else None, objection=said)
+    found = replace(candidate, report=report if about else None, objection=said)
+    later = options.awaits & set(found.not_run)
+    if later and objection(report, digest, allow | later, policy.required(candidate.cell) - later) is None:
+        return replace(found, objection=None, waits=", ".join(sorted(later)))
+    return found
 
 
 def _with_attached(
@@ -295,12 +349,23 @@ def _with_attached(
     return _judged(project, candidate, both, options)
 
 
-def _remote(project: Project, repository: Repository, cell: Cell, name: str, options: PublishOptions) -> Candidate:
+def _remote(repository: Repository, cell: Cell, name: str, expect: Handover | None) -> Descriptor:
+    if expect is not None:  # the tag was compared with it, and may have moved since
+        return published(repository, str(expect.of(cell.id).digest))
     found = repository.head(name)
     if found is None:
         raise AbsentError(
             f"{repository.reference.name}:{name} does not exist, so {cell.id} cannot be promoted",
             hint="publish it with this --revision first",
         )
-    candidate = Candidate(cell=cell, descriptor=published(repository, str(found.digest)))
-    return _judged(project, candidate, merged(attached_reports(repository, found.digest, options.signer)), options)
+    return published(repository, str(found.digest))
+
+
+def _reported(
+    project: Project, repository: Repository, cell: Cell, image: Descriptor, options: PublishOptions
+) -> Candidate:
+    only = options.expect.of(cell.id).documents if options.expect is not None else None
+    attached = attached_reports(repository, image.digest, options.signer, only=only)
+    more = options.reports if options.dry_run else ()  # they are attached otherwise
+    report = merged([*attached, *(r for r in more if r.digest == image.digest)])
+    return _judged(project, Candidate(cell=cell, descriptor=image), report, options)

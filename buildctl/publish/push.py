@@ -14,7 +14,7 @@ from buildctl.oci.layout import Layout
 from buildctl.publish.result import Candidate, Pushed
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError, RefusedError
-from buildctl.registry.referrers import Signer, attach
+from buildctl.registry.referrers import Attached, Signer, attach
 from buildctl.registry.upload import Blob, Moved, Upload
 
 WORKERS = 4
@@ -55,10 +55,11 @@ class ImagePush:
             out.append(
                 Pushed(
                     candidate=candidate,
-                    sent=sum(count for _, count in how) + extra[candidate.cell.id],
+                    sent=sum(count for _, count in how) + sum(a.sent for a in extra[candidate.cell.id]),
                     new=kinds.count(Moved.SENT),
                     mounted=kinds.count(Moved.MOUNTED),
                     there=len(needed[candidate.cell.id]) - kinds.count(Moved.SENT) - kinds.count(Moved.MOUNTED),
+                    attached=tuple(a.referrer for a in extra[candidate.cell.id]),
                 )
             )
         return out
@@ -93,14 +94,14 @@ class ImagePush:
                 self.blob(blob)
             self.repository.put_manifest(data, descriptor.media_type, str(descriptor.digest))
 
-    def attach(self, candidate: Candidate) -> int:
-        """Bytes sent."""
+    def attach(self, candidate: Candidate) -> list[Attached]:
+        """The image's documents, and its signature over them."""
         if self.dry_run:
-            return 0
+            return []
         done = [attach(self.repository, candidate.descriptor, d) for d in candidate.documents]
         if self.signer:
             self.signer.sign(self.repository, candidate.descriptor, [a.referrer.descriptor.digest for a in done])
-        return sum(a.sent for a in done)
+        return done
 
     def _blobs(self, candidate: Candidate) -> tuple[Descriptor, ...]:
         manifest: Manifest = self.layout.manifest(candidate.descriptor)

@@ -12,19 +12,22 @@ from buildctl.matrix.cells import Cell
 from buildctl.oci.image import Descriptor
 from buildctl.publish.gate import not_run
 from buildctl.publish.move import TagOutcome, TagState
-from buildctl.registry.referrers import Document
+from buildctl.registry.referrers import Document, Referrer
 from buildctl.testing.report import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An image that tags may point at, with what is known about this exact digest. `not_run` are findings' names."""
+    """An image that tags may point at, with what is known about this exact digest. `not_run` are findings' names; those
+    in `waits` are what another machine still asks, and nothing else stands against it.
+    """
 
     cell: Cell
     descriptor: Descriptor
     documents: tuple[Document, ...] = ()
     report: Report | None = None
     objection: str | None = None
+    waits: str = ""
 
     @property
     def not_run(self) -> tuple[str, ...]:
@@ -33,13 +36,16 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """`sent` in bytes of blobs that this image was the first to need; `new` and `there` count blobs."""
+    """`sent` in bytes of blobs that this image was the first to need; `new` and `there` count blobs. `attached` is what
+    this run attached, or found attached already.
+    """
 
     candidate: Candidate
     sent: int
     new: int
     there: int
     mounted: int = 0
+    attached: tuple[Referrer, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -112,6 +118,6 @@ def tags_text(tags: Sequence[TagState]) -> str:
 
 def _not_run_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
     """For images that passed anyway; the others give their own reason."""
-    waived = [c for c in candidates if c.objection is None]
+    waived = [c for c in candidates if c.objection is None and not c.waits]
     for name in dict.fromkeys(name for c in waived for name in c.not_run):
         yield f"  {name}: {', '.join(c.cell.id for c in waived if name in c.not_run)}"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from typing import Any
 from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.artifacts.contents import Package, packages_of
 from buildctl.console.progress import Progress
-from buildctl.ground.errors import BuildctlError, LayoutError
+from buildctl.ground.errors import BuildctlError, ExitCode, LayoutError
 from buildctl.lock.claims import LABEL
 from buildctl.matrix.accelerators import VERSIONED, kind_in_image, public_version
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, Platform
 from buildctl.oci.layout import Layout
 from buildctl.publish.keys import PublicKey
+from buildctl.publish.pipeline.attestation import Origin, attested
 from buildctl.publish.provenance import PREDICATE, PROVENANCE_KIND
 from buildctl.publish.signatures import MissingError, Signed, WrongError
 from buildctl.registry.client import Fetched, Repository
@@ -34,6 +36,7 @@ from buildctl.testing.merge import REPORT_KIND, merged, parse_report
 from buildctl.testing.report import Finding, Status
 
 _SHOWN = 5
+CHECKS = ("signature", "platform", "layers", "bill of materials", "labels", "provenance", "report")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,14 @@ def verify(
         there = ", ".join(dict.fromkeys(str(c.platform) for c in wanted)) or "nothing"
         out.append(_nothing(repository, top, signature, f"no Linux image; it has: {there}"))
     return out
+
+
+def exit_code(found: Sequence[Verified], require: Collection[str] = ()) -> ExitCode:
+    """What was `require`d and did not run on an image is NOT RUN, which is not PASSED."""
+    if any(image.failed for image in found):
+        return ExitCode.FAILED
+    ran = [{f.name for f in image.findings if f.status is Status.PASSED} for image in found]
+    return ExitCode.OK if all(set(require) <= names for names in ran) else ExitCode.NOT_RUN
 
 
 def _nothing(repository: Repository, top: Fetched, signature: Finding, why: str) -> Verified:
@@ -262,6 +273,7 @@ class _Verification:
         return ", ".join(checked)
 
     def provenance(self) -> str:
+        said = set[Origin]()
         for value in self._json(PROVENANCE_KIND):
             if value["predicateType"] != PREDICATE:
                 raise WrongError(f"predicate {value['predicateType']}")
@@ -269,9 +281,24 @@ class _Verification:
             if subject["digest"]["sha256"] != self.image.digest.hex:
                 raise WrongError(f"it is about sha256:{subject['digest']['sha256'][:12]}")
             inputs = value["predicate"]["buildDefinition"]["resolvedDependencies"]
-            builder = value["predicate"]["runDetails"]["builder"]["id"]
-        said = "signed" if self.signed.covered else "unsigned, so only a claim"
-        return f"{len(inputs)} inputs by hash, built by {builder} ({said})"
+            said.add(Origin.of(value["predicate"]))
+        builder = max(said).builder
+        signed = "signed" if self.signed.covered else "unsigned, so only a claim"
+        return f"{len(inputs)} inputs by hash, built by {builder} ({signed}{self._attested(said)})"
+
+    def _attested(self, said: AbstractSet[Origin]) -> str:
+        """What the CI service says of the same. Only what names a commit was built by one."""
+        there = attested(self.signed.bundles[self.digest], self.digest)
+        ours = {origin for origin in said if origin.commit}
+        if not there or not ours:
+            return ""
+        if not there & ours:
+            one, other = min(ours), min(there)
+            raise WrongError(
+                f"it says {one.builder} built it of commit {one.commit[:12]}, "
+                f"what is attested is {other.builder} of commit {other.commit[:12]}"
+            )
+        return "; attested, which `gh attestation verify` checks"
 
     def report(self) -> str:
         reports = [parse_report(data, "report") for data in self._documents(REPORT_KIND)]

@@ -36,8 +36,11 @@ class UnavailableError(RegistryError):
 
 
 class AgainError(Exception):
-    """One attempt failed, the next may succeed. `wait` is what the registry asked for, in seconds."""
+    """One attempt failed, the next may succeed. `wait` is what the registry asked for, in seconds; `unreached` says
+    that nothing has ever answered there.
+    """
 
-    def __init__(self, reason: str, *, wait: float | None = None) -> None:
+    def __init__(self, reason: str, *, wait: float | None = None, unreached: bool = False) -> None:
         super().__init__(reason)
         self.wait = wait
+        self.unreached = unreached

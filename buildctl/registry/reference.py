@@ -46,6 +46,11 @@ class Reference:
     def parse_repository(cls, text: str) -> Self:
         """As `parse`, without tag and digest: a place to publish to."""
         found = cls.parse(text.rstrip("/"))
+        if "/" not in text.rstrip("/"):
+            raise UsageError(
+                f"{text!r} names no registry: where should the images go?",
+                hint=f"localhost:5000/{text}, ghcr.io/OWNER/{text}, or docker.io/USER/{text} for Docker Hub",
+            )
         if found.tag or found.digest:
             raise UsageError(f"{text!r} has a tag", hint="give REGISTRY/REPOSITORY; buildctl derives the tags")
         return found

@@ -16,7 +16,7 @@ from requests.auth import AuthBase
 
 from buildctl import __version__
 from buildctl.console.log import say
-from buildctl.ground.net import Patience, retry_after
+from buildctl.ground.net import UNREACHED_SECONDS, UNREACHED_TRIES, Patience, never_connected, retry_after
 from buildctl.oci.layout import JSON_LIMIT
 from buildctl.registry.auth import Credentials, docker_credentials, parse_challenge
 from buildctl.registry.bounded import EndlessError, keep_body, read_body
@@ -64,9 +64,12 @@ class Tries:
     patience: Patience
     what: str
     used: int = 0
+    began: float = field(default_factory=time.monotonic)
 
     def failed(self, reason: AgainError) -> None:
         self.used += 1
+        if reason.unreached and self._enough():
+            raise UnavailableError(f"{self.what}: {reason}", hint="is the address right, and the network up?")
         wait = self.patience.backoff * 2 ** (self.used - 1) if reason.wait is None else reason.wait
         if reason.wait is not None and reason.wait > self.patience.longest_wait:
             raise UnavailableError(f"{self.what}: {reason}; it asks us to wait {wait:.0f} s", hint="try again later")
@@ -78,6 +81,9 @@ class Tries:
         if self.used == _NOTICED:
             say(f"{self.what}: {reason}; trying again")
         time.sleep(min(wait, self.patience.longest_wait))
+
+    def _enough(self) -> bool:
+        return self.used >= UNREACHED_TRIES or time.monotonic() - self.began > UNREACHED_SECONDS
 
     def progressed(self) -> None:
         self.used = 0
@@ -93,17 +99,19 @@ class _Given(AuthBase):
 @dataclass(slots=True)
 class Transport:
     """Safe to use from several threads. `plain_http` None means: only if the registry is on this machine and has no
-    TLS.
+    TLS. `largest` is the most bytes that one piece of an upload may have, once the registry has said so; else 0.
     """
 
     registry: str
     plain_http: bool | None = None
     patience: Patience = PATIENCE
     credentials: Callable[[str], Credentials | None] = docker_credentials
+    largest: int = 0
     _session: requests.Session = field(init=False)
     _authorisations: dict[tuple[str, ...], str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _known: list[Credentials | None] = field(default_factory=list)
+    _answered: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._session = open_session(self.registry)
@@ -180,7 +188,7 @@ class Transport:
         if known is not None and urlsplit(url).netloc == urlsplit(self.root).netloc:
             sent["Authorization"] = known
         try:
-            return self._session.request(
+            answer = self._session.request(
                 method,
                 url,
                 params=asked.get("params"),
@@ -190,6 +198,8 @@ class Transport:
                 stream=True,
                 auth=_Given(),
             )
+            self._answered.add(urlsplit(url).netloc)
+            return answer
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise RefusedError(f"{self.registry}: {brief(error)}") from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
@@ -208,7 +218,8 @@ class Transport:
         """No answer came. A connection may hold next time; a bad certificate stays bad."""
         match distrust(error):
             case None:
-                return AgainError(brief(error), wait=0 if self._moved_to_tls(url) else None)
+                unreached = urlsplit(url).netloc not in self._answered and never_connected(error)
+                return AgainError(brief(error), wait=0 if self._moved_to_tls(url) else None, unreached=unreached)
             case Distrust.NO_TLS:
                 return RefusedError(f"{self.registry} does not use TLS", hint="if that is intended, use --plain-http")
             case Distrust.OURS:

@@ -24,6 +24,10 @@ from buildctl.registry.problems import AbsentError, AgainError, RefusedError
 from buildctl.registry.transport import Tries
 
 _READ = 1 << 20
+# GHCR, with 416 for a PATCH: "the request body is too large and exceeds the maximum permissible limit of 4.00MiB"
+_LIMIT = re.compile(r"(?:limit|maximum)\D{0,20}([0-9]+(?:\.[0-9]+)?) ?([KM]i?B|bytes)\b", re.IGNORECASE)
+_UNITS = {"bytes": 1, "kib": 1 << 10, "mib": 1 << 20, "kb": 1000, "mb": 1000**2}
+_LEAST = 1 << 16  # a piece; less is not worth a request
 _RESTART = frozenset({"DIGEST_INVALID", "SIZE_INVALID", "BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN", "RANGE_INVALID"})
 
 
@@ -111,7 +115,8 @@ class Upload:
     _whole: bool = False  # the registry wants no chunks
 
     def __post_init__(self) -> None:
-        self.chunk = self.chunk or self.repository.chunk
+        largest = self.repository.transport.largest
+        self.chunk = min(self.chunk or self.repository.chunk, largest or self.repository.chunk)
 
     def run(self) -> Moved:
         """Runs until the repository has the blob. Raises RegistryError, or LayoutError if the file is not the blob."""
@@ -137,7 +142,8 @@ class Upload:
                 self._start_over()
                 tries.failed(AgainError(f"the upload session is lost ({error.message})"))
             except RefusedError as error:
-                self._refused(error, tries)
+                if not self._in_smaller_pieces(error):
+                    self._refused(error, tries)
 
     @property
     def _what(self) -> str:
@@ -233,6 +239,18 @@ class Upload:
     def _start_over(self) -> None:
         self.task.advance(-self._offset)
         self._url, self._offset = "", 0
+
+    def _in_smaller_pieces(self, error: RefusedError) -> bool:
+        """Whether the registry named the size that it takes, and it is less than what was sent. All later uploads to
+        it keep to that.
+        """
+        found = _LIMIT.search(error.message) if "416" in error.message or "413" in error.message else None
+        limit = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
+        if not _LEAST <= limit < self.chunk:
+            return False
+        self.chunk = self.repository.transport.largest = limit
+        self._start_over()
+        return True
 
     def _refused(self, error: RefusedError, tries: Tries) -> None:
         """Retry if bytes changed in transit or the session rejects chunks; anything else is final."""

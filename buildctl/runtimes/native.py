@@ -18,6 +18,7 @@ from pathlib import Path
 
 from buildctl.console import log
 from buildctl.ground.errors import RuntimeUnavailableError, ToolError
+from buildctl.ground.machine import system
 from buildctl.ground.reaper import reaped
 from buildctl.ground.run import kill_group, shown
 from buildctl.runtimes.api import Outcome
@@ -129,7 +130,7 @@ class NativeSession:
             "TMPDIR": scratch,
             "USER": user,
             "LOGNAME": user,
-            "LANG": "en_US.UTF-8" if os.uname().sysname == "Darwin" else "C.UTF-8",
+            "LANG": "en_US.UTF-8" if system() == "macos" else "C.UTF-8",
             SHELL: json.dumps(shell),
         }
 

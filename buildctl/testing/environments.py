@@ -6,7 +6,7 @@ Expects what its torch claims, read from its files; what it does not claim is NO
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from buildctl.console.log import say
 from buildctl.ground.clock import now, rfc3339
@@ -17,9 +17,10 @@ from buildctl.matrix.arch import SPELLINGS, arch_named
 from buildctl.runtimes.interpreter import Interpreter, find_interpreter
 from buildctl.runtimes.native import NativeRuntime
 from buildctl.testing.installed import Installed, read_installed
+from buildctl.testing.listener import NOBODY, Listener
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.probes.findings import test_environment
-from buildctl.testing.report import Finding, Report, following
+from buildctl.testing.report import Report, following
 
 PREFIX = "env:"
 _IMPORT = 300.0  # seconds; a cold network file system is slow
@@ -31,9 +32,7 @@ def names_environment(text: str) -> bool:
     return text.startswith(PREFIX)
 
 
-def test_environments(
-    texts: Sequence[str], *, on_finding: Callable[[Finding], None] | None = None
-) -> tuple[Report, ...]:
+def test_environments(texts: Sequence[str], *, listener: Listener = NOBODY) -> tuple[Report, ...]:
     """Ask each environment (env:PATH). Reports are not kept: they are not about cells of the matrix.
 
     Raises RuntimeUnavailableError, before any test, for a path that does not exist, is not a Python, or is a Python
@@ -46,9 +45,11 @@ def test_environments(
     reports = []
     for text, interpreter, installed in known:
         say(f"testing {text}")
+        listener.began(text)
         expected = expected_of_environment(interpreter, installed)
-        report = test_environment(interpreter, expected, name=text, digest=installed.digest, on_finding=on_finding)
+        report = test_environment(interpreter, expected, name=text, digest=installed.digest, on_finding=listener.found)
         reports.append(following(report, None, rfc3339(now())))
+        listener.ended(reports[-1])
     return tuple(reports)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from buildctl.build.origin import outdated
-from buildctl.console.log import console, say
+from buildctl.console.log import say
 from buildctl.dockerfile.files import refuse_drift
 from buildctl.ground.clock import now, rfc3339
 from buildctl.ground.errors import BuildctlError, ExitCode, LayoutError
@@ -22,12 +22,13 @@ from buildctl.oci.layout import Layout
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.choose import runtimes
 from buildctl.testing.kept import keep
+from buildctl.testing.listener import NOBODY, Listener
 from buildctl.testing.merge import LABELS
 from buildctl.testing.native import native_names, native_report
 from buildctl.testing.probes.expected import Expected, expected_of
 from buildctl.testing.probes.findings import not_run, test_image
 from buildctl.testing.probes.judging import labels
-from buildctl.testing.report import Finding, Report, Status, junit_xml, table_lines
+from buildctl.testing.report import Finding, Report, Status, junit_xml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,21 +46,10 @@ class TestResult:
     def to_json(self) -> dict[str, Any]:
         return {"reports": [report.to_json() for report in self.reports]}
 
-    def text(self) -> str:
-        return "\n\n".join("\n".join(_lines(report)) for report in self.reports)
-
     def write_junit(self, path: Path) -> None:
         with translated(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, junit_xml(self.reports))
-
-
-def _lines(report: Report) -> list[str]:
-    """If nothing could run, for one reason, says it once."""
-    lines, reasons = table_lines(report), {f.detail for f in report.findings}
-    if report.verdict is not Status.NOT_RUN or len(reasons) != 1:
-        return lines
-    return [lines[0], f"  NOT RUN  all {len(report.findings)} findings: {reasons.pop()}"]
 
 
 def test_images(
@@ -70,6 +60,7 @@ def test_images(
     runtime: str,
     context: str | None = None,
     path: Path | None = None,
+    listener: Listener = NOBODY,
 ) -> TestResult:
     """Test every selected image that is built; naming one that is not is an error. Reports are kept in the layout.
 
@@ -87,14 +78,16 @@ def test_images(
     for locked in load_locked(project, cells):
         cell = locked.cell
         say(f"testing {cell.id}")
+        listener.began(cell.id)
         if cell.native:
-            report = native_report(project, locked, path, on_finding=heard())
+            report = native_report(project, locked, path, on_finding=listener.found)
         else:
             image, expected = image_ref(layout, cell), expected_of(locked)
             if why := outdated(project, cell, image.descriptor.digest):
                 say(f"{cell.id} is out of date: {why}; run `buildctl build {cell.image}`")
-            report = with_labels(ask_image(image, expected, candidates), image, expected)
+            report = with_labels(ask_image(image, expected, candidates, listener), image, expected)
         reports.append(keep(project, cell, report, at=rfc3339(now())))
+        listener.ended(reports[-1])
     return TestResult(reports=tuple(reports))
 
 
@@ -144,20 +137,14 @@ def _built(project: Project, layout: Layout, names: Sequence[str], arch: str | N
     return [cell for cell in cells if cell.id in there]
 
 
-def ask_image(image: ImageRef, expected: Expected, candidates: Sequence[Runtime]) -> Report:
+def ask_image(
+    image: ImageRef, expected: Expected, candidates: Sequence[Runtime], listener: Listener = NOBODY
+) -> Report:
     """In the first runtime that can run it."""
     report: Report | None = None
     for runtime in candidates:
-        report = test_image(image, expected, runtime, on_finding=heard())
+        report = test_image(image, expected, runtime, on_finding=listener.found)
         if report.verdict is not Status.NOT_RUN:
             return report
     assert report is not None  # noqa: S101 - there is always a candidate
     return report
-
-
-def heard() -> Callable[[Finding], None] | None:
-    return _story if console.is_terminal else None
-
-
-def _story(finding: Finding) -> None:
-    console.print(f"  {finding.status} {finding.name}", style="red" if finding.status is Status.FAILED else None)

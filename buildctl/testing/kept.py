@@ -73,7 +73,7 @@ def _write(project: Project, cell: Cell, report: Report) -> None:
 def _reports(source: str) -> list[Report]:
     path = Path(source)
     if path.is_file():
-        return _in_file(path)
+        return reports_in(path)
     if "/" not in source.removeprefix("docker://") or source.startswith(("/", "./", "../")):
         raise BuildctlError(f"{source} does not exist", hint="a report file, or a reference: REGISTRY/REPOSITORY:TAG")
     from buildctl.registry.client import open_repository  # noqa: PLC0415
@@ -86,7 +86,8 @@ def _reports(source: str) -> list[Report]:
     return found
 
 
-def _in_file(path: Path) -> list[Report]:
+def reports_in(path: Path) -> list[Report]:
+    """What `buildctl test` wrote, for one image or for several. Raises BuildctlError."""
     try:
         value: Any = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

@@ -26,6 +26,7 @@ from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.choose import runtimes
 from buildctl.testing.attached import attach_report
 from buildctl.testing.images import TestResult, ask_image
+from buildctl.testing.listener import NOBODY, Listener
 from buildctl.testing.merge import LABELS
 from buildctl.testing.probes.expected import Expected, expected_by
 from buildctl.testing.probes.findings import not_run
@@ -44,7 +45,13 @@ _CLAIMED = ("torchvision", "torchaudio", "gpu architectures", "cudnn version", "
 
 
 def test_targets(
-    texts: Sequence[str], *, arch: str | None, runtime: str, context: str | None = None, attach: bool = False
+    texts: Sequence[str],
+    *,
+    arch: str | None,
+    runtime: str,
+    context: str | None = None,
+    attach: bool = False,
+    listener: Listener = NOBODY,
 ) -> TestResult:
     """Test every image that these references and paths lead to, for all architectures or one. With `attach`, add the
     report to a published image, for `promote` to read. Raises LayoutError, RegistryError.
@@ -56,19 +63,21 @@ def test_targets(
         assert target is not None  # noqa: S101 - the caller asked `points_elsewhere`
         for image in target.of(arch):
             say(f"testing {image.name} for {image.arch}")
-            report = _test(target, image, candidates)
+            report = _test(target, image, candidates, listener)
+            listener.ended(report)
             reports.append(report)
             if attach and target.repository is not None:
                 _attach(target.repository, image.descriptor, report)
     return TestResult(reports=tuple(reports))
 
 
-def _test(target: Target, image: Image, candidates: Sequence[Runtime]) -> Report:
+def _test(target: Target, image: Image, candidates: Sequence[Runtime], listener: Listener) -> Report:
     layout = target.layout or _pulled(target, image)
     expected = expected_of_image(image, _distributions(target, image))
     name = f"{image.title}-{image.arch}" if image.title else f"{image.name} linux/{image.arch}"
     ref = ImageRef(layout=layout.root, descriptor=image.descriptor, name=name, arch=image.arch, config=image.config)
-    report = ask_image(ref, expected, candidates)
+    listener.began(name)
+    report = ask_image(ref, expected, candidates, listener)
     if report.verdict is not Status.NOT_RUN:
         report = replace(report, findings=(*report.findings, not_run(LABELS, "no reviewed claims to compare with")))
     return following(report, None, rfc3339(now()))
@@ -105,7 +114,7 @@ def _attach(repository: Repository, image: Descriptor, report: Report) -> None:
     if report.verdict is Status.NOT_RUN:
         say("nothing ran, so there is nothing to attach")
         return
-    fresh = attach_report(replace(repository, write=True), image, report)
+    fresh = attach_report(replace(repository, write=True), image, report).fresh
     say("the report is attached" if fresh else "this report was already attached")
 
 

@@ -234,19 +234,6 @@ def _xml_text(text: str) -> str:
     )
 
 
-def table_lines(report: Report) -> list[str]:
-    """Lines for a terminal: one per finding, aligned, further lines of a detail indented below, then the counts."""
-    where = f"{report.runtime}, {report.emulated}" if report.emulated else report.runtime
-    lines = [f"{report.cell}  sha256:{report.digest.short}  ({where})"]
-    width = max((len(f.name) for f in report.findings), default=0)
-    for finding in report.findings:
-        first, *rest = finding.detail.splitlines() or [""]
-        lines.append(f"  {finding.status:<7}  {finding.name:<{width}}  {first}".rstrip())
-        lines += [f"{'':{width + 13}}{line}".rstrip() for line in rest]
-    lines.append("  " + counts_line(report))
-    return lines
-
-
 def counts_line(report: Report) -> str:
     """`12 passed, 1 not run, 4.2 s`"""
     parts = [

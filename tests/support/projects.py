@@ -13,10 +13,10 @@ from pathlib import Path
 
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.dockerfile.files import render_images
-from buildctl.lock.base_image import ImageLock
 from buildctl.lock.claims import claims_of, claims_path, format_claims
 from buildctl.lock.debian import inputs_of as debian_inputs
 from buildctl.lock.debian import write_base_lock
+from buildctl.lock.inside.base_image import ImageLock
 from buildctl.lock.locked import LockedCell, load_locked, load_matrix_images
 from buildctl.lock.wheels import LockedWheel, WheelLock, inputs_of, write_wheel_lock
 from buildctl.matrix.arch import ARCHES

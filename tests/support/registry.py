@@ -178,6 +178,7 @@ class Proxy(Closing):
         self.users: dict[str, str] = {}
         self.basic = False
         self.readonly = False
+        self.largest = 0  # bytes that a PATCH may have, as at GHCR
         self.forbidding = False  # 403 for manifests that are not there
         self.rewrite: Callable[[str], str] | None = None  # the path that is read in place of another
         self.tokens: dict[str, str] = {}
@@ -235,6 +236,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
             return
         body = self.rfile.read(length)
+        if 0 < proxy.largest < length and self.command == "PATCH":
+            limit = f"{proxy.largest / 2**20:.2f}MiB"
+            said = f"the request body is too large and exceeds the maximum permissible limit of {limit}"
+            self._answer(416, {"Content-Type": "application/json"}, _error("REQUESTED_RANGE_NOT_SATISFIABLE", said))
+            self._note(length, 416)
+            return
         if fault is not None and fault.endless and self.command != "HEAD":
             self._note(len(body), fault.status or 200)
             self._endless(fault.status or 200)

@@ -7,10 +7,8 @@ through its own dynamic loader with its own libraries.
 from __future__ import annotations
 
 import os
-import platform
 import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +18,12 @@ from buildctl.artifacts.debian.base import merged, python_version
 from buildctl.artifacts.debian.deb import open_deb
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.store import Store, recipe_key
+from buildctl.ground import machine
 from buildctl.ground.errors import ArtifactError, EngineError, LockError
 from buildctl.matrix.arch import ARCHES, Arch, arch_named
 from buildctl.oci.entry import Entry, Kind
+
+NEEDED = "the base's own Python makes the bytecode, and Debian has that for Linux"
 
 
 def build_arch() -> str:
@@ -68,13 +69,10 @@ def _place(lock: BaseLock, store: Store) -> Path:
 
 
 def _machine() -> Arch:
-    machine = platform.machine()
-    arch = ARCHES.get(arch_named(machine))
-    if sys.platform != "linux" or arch is None:
-        raise EngineError(
-            f"a Debian base's Python cannot run here ({sys.platform}, {machine}), but compiling bytecode needs it",
-            hint="build on Linux (amd64 or arm64), or use the docker engine: buildctl build --engine docker",
-        )
+    machine.require_linux("making layers", NEEDED)
+    arch = ARCHES.get(arch_named(machine.machine()))
+    if arch is None:
+        raise EngineError(f"this is {machine.machine()}, and {NEEDED}", hint=f"build on Linux on {' or '.join(ARCHES)}")
     return arch
 
 

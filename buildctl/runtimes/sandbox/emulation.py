@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl.ground.errors import RuntimeUnavailableError
+from buildctl.ground.machine import machine
 from buildctl.ground.run import run, which
 from buildctl.matrix.arch import ARCHES, arch_named
 from buildctl.runtimes.api import EMULATION_ENV
@@ -30,10 +30,10 @@ class Emulator:
 
 def native_arch() -> str:
     """Docker's word for this machine; raises RuntimeUnavailableError if there are no images for it."""
-    machine = platform.machine()
-    if (arch := arch_named(machine)) in ARCHES:
+    here = machine()
+    if (arch := arch_named(here)) in ARCHES:
         return arch
-    raise RuntimeUnavailableError(f"no images for {machine}", hint="use Linux on amd64 or arm64")
+    raise RuntimeUnavailableError(f"no images for {here}", hint="use Linux on amd64 or arm64")
 
 
 def find_emulators(arch: str) -> tuple[Emulator, ...]:

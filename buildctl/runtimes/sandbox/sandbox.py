@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import RuntimeUnavailableError, ToolError
+from buildctl.ground.machine import require_linux
 from buildctl.matrix.account import PATH
 from buildctl.oci.image import ImageConfig
 from buildctl.runtimes.api import ImageRef, Outcome
@@ -27,6 +27,9 @@ SET_UP = 30.0  # seconds for a sandbox that only sets itself up
 HOSTS = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n"
 
 
+NAMESPACES = "it is made of namespaces, mounts and a seccomp filter"
+
+
 class SandboxRuntime:
     """Keeps unpacked layers in the store, `unpacked/DIFF-ID`, so that images share them; root's have a folder in there,
     since their files belong to other ids.
@@ -40,8 +43,7 @@ class SandboxRuntime:
     @contextmanager
     def start(self, image: ImageRef) -> Iterator[SandboxSession]:
         """Unpack what is missing and start an empty sandbox; raises RuntimeUnavailableError with reason and hint."""
-        if sys.platform != "linux":
-            raise RuntimeUnavailableError(f"a sandbox needs Linux, not {sys.platform}", hint="start Docker")
+        require_linux("a sandbox", NAMESPACES, hint="start Docker", error=RuntimeUnavailableError)
         emulators = emulators_for(image.arch)
         stage, ids = self.store.root / "mnt", find_ids()
         owner, whose = (ids.owner, f"ids-{ids.first}") if ids else (None, "")

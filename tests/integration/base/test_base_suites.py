@@ -12,7 +12,7 @@ from buildctl.artifacts.store import Store
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.lock.apt import resolve_base
 from buildctl.lock.apt_sources import apt_mirrors
-from buildctl.lock.assembly import Debs, refuse_unbuildable
+from buildctl.lock.inside.assembly import Debs, refuse_unbuildable
 from buildctl.matrix.account import PATH
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import DebianBase, Flavour

@@ -55,7 +55,7 @@ class Count:
     def __init__(self) -> None:
         self.total = self.done = 0
 
-    def add(self, label: str, total: int) -> Task:
+    def add(self, label: str, total: int, *, exact: bool = True) -> Task:
         self.total += total
         return self
 

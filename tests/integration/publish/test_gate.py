@@ -124,8 +124,10 @@ def test_a_report_that_a_gpu_server_attached_counts_for_publish_and_promote(
     assert outcomes(push(project, to, cell.id, "cuda-2.6-amd64"))["cuda-2.6"] == "REFUSED"
     image = project.layout.resolve(cell.id)
     ran = replace(here, findings=tuple(replace(f, status=Status.PASSED) for f in here.findings))
-    assert attach_report(to, image, ran)
-    assert not attach_report(to, image, replace(ran, made="2026-11-22T10:00:00Z")), "a time makes no other document"
+    assert attach_report(to, image, ran).fresh
+    assert not attach_report(to, image, replace(ran, made="2026-11-22T10:00:00Z")).fresh, (
+        "a time makes no other document"
+    )
     result = push(project, to, cell.id, "cuda-2.6-amd64")
     assert outcomes(result)["cuda-2.6"] == "CREATED"
     elsewhere = small(tmp_path / "elsewhere", cuda_on_arm=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -101,8 +103,10 @@ def test_the_jobs_of_one_image_end_in_promoted_tags(
     folder = checkout(tmp_path / "clone")
     with_report(folder, "cpu-2.6-arm64", built / "reports" / "cpu-2.6-arm64.json", asked.junit)
     repository = f"{registry}/team/one"
-    env = {**built_store, **signing, "REGISTRY": repository, "REVISION": REVISION}
-    for words in (["image", "arm64", "cpu-2.6"], ["promote", "cpu-2.6"], ["verify", "cpu-2.6"]):
+    place = repository.replace("team", "Team")  # an owner on GitHub may be written so, a repository may not
+    env = {**built_store, **signing, "REGISTRY": place, "REVISION": REVISION}
+    arm = ["arm64", "cpu-2.6"]
+    for words in (["image", *arm], ["push", *arm], ["promote", "cpu-2.6"], ["verify", "cpu-2.6"]):
         done = call(folder, "scripts/pipeline", *words, env=env)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     to = open_repository(Reference.parse_repository(repository))
@@ -110,6 +114,9 @@ def test_the_jobs_of_one_image_end_in_promoted_tags(
     assert pointed_at(to, "cpu-2.6") == {"linux/arm64": cpu}
     assert re.findall(r"^ +(PASSED|FAILED|NOT RUN) +signature ", done.stdout, flags=re.MULTILINE) == ["PASSED"]
     assert {path.name for path in (folder / "dist" / "junit").iterdir()} == {"cpu-2.6-arm64.xml"}
+    assert json.loads((folder / "dist" / "handed" / "cpu-2.6-arm64.json").read_text())["images"].keys() == {
+        "cpu-2.6-arm64"
+    }
     assert git(folder, "status", "--porcelain").replace("?? .venv", "") == ""
 
 
@@ -142,33 +149,181 @@ def pointed_at(to: Repository, tag: str) -> dict[str, str]:
     return {str(m.platform): str(m.digest) for m in Index.from_json(to.manifest(tag).json()).manifests}
 
 
-@pytest.mark.parametrize("broken", ["check", "build", "fsck", "test", "publish", "promote", "verify"])
-def test_a_step_that_fails_stops_all_that_comes_after(broken: str, tmp_path: Path) -> None:
-    """The real script and job list; `make` and buildctl are stand-ins that note what they are asked."""
-    names, asked = ["matrix", "build", "fsck", "test", "publish", "promote", "verify"], tmp_path / "asked"
+CELLS = [{"name": n, "image": n, "arch": a, "native": False} for n, a in (("cuda-2.6", "amd64"), ("cpu-2.6", "arm64"))]
+ORDER = ["matrix", "build", "fsck", "test", "publish", "promote", "verify"]
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path) -> Path:
+    """The real scripts; `make` and buildctl note what they are asked, and fail at the word in `broken`."""
     for folder in ("scripts", ".venv/bin", "bin"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("pipeline", "ci-jobs"):
         (tmp_path / "scripts" / name).write_bytes((ROOT / "scripts" / name).read_bytes())
         (tmp_path / "scripts" / name).chmod(0o755)
-    (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
-    cells = [
-        {"name": n, "image": n, "arch": a, "native": False} for n, a in (("cuda-2.6", "amd64"), ("cpu-2.6", "arm64"))
-    ]
+    (tmp_path / ".venv/bin/python").write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} "$@"\n')
+    (tmp_path / ".venv/bin/python").chmod(0o755)
+    (tmp_path / "broken").touch()
     stand_in = (
-        f'#!/bin/sh\ncase $1 in -s) exit 0 ;; esac\necho "$1" >>{asked}\n'
-        f"[ $1 != matrix ] || echo '{json.dumps({'cells': cells})}'\n[ $1 != {broken} ] || exit 7\n"
+        f'#!/bin/sh\ncase $1 in -s) exit 0 ;; esac\necho "$*" >>{tmp_path}/asked\n'
+        f"[ $1 != matrix ] || echo '{json.dumps({'cells': CELLS})}'\n"
+        f'[ $1 != "$(cat {tmp_path}/broken)" ] || exit 7\n'
     )
     for path in (tmp_path / ".venv/bin/buildctl", tmp_path / "bin/make"):
         path.write_text(stand_in)
         path.chmod(0o755)
-    env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "REGISTRY": "registry.invalid/x", "REVISION": "r"}
-    done = call(tmp_path, "scripts/pipeline", "all", env=env)
+    return tmp_path
+
+
+def asked_of(folder: Path) -> list[str]:
+    return (folder / "asked").read_text().splitlines()
+
+
+def pipeline(folder: Path, *words: str, shell: Sequence[str] = (), **env: str) -> subprocess.CompletedProcess[str]:
+    base = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "REGISTRY": "registry.invalid/x", "REVISION": "r"}
+    return call(folder, *shell, "scripts/pipeline", *words, env={**base, **env})
+
+
+@pytest.mark.parametrize("broken", ["check", *ORDER[1:]])
+def test_a_step_that_fails_stops_all_that_comes_after(broken: str, stand_ins: Path) -> None:
+    (stand_ins / "broken").write_text(broken)
+    done = pipeline(stand_ins, "all")
     assert done.returncode == 7, done.stderr
-    seen = asked.read_text().split()
+    seen = [line.split()[0] for line in asked_of(stand_ins)]
     assert seen[-1] == broken
     assert seen.count(broken) == 1
-    assert set(names[names.index(broken) + 1 :] if broken in names else names) & set(seen) <= {"matrix"}
+    later = ORDER[ORDER.index(broken) + 1 :] if broken in ORDER else ORDER
+    assert set(later) & set(seen) <= {"matrix"}
+
+
+def test_nothing_is_pushed_before_it_is_tested_and_by_another_word(stand_ins: Path) -> None:
+    """`image` runs other people's code and never asks a registry, so its job needs no token."""
+    done = pipeline(stand_ins, "image", "amd64", "cuda-2.6")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in asked_of(stand_ins)] == ["build", "fsck", "test"]
+    assert "registry.invalid" not in (stand_ins / "asked").read_text()
+    done = pipeline(
+        stand_ins, "push", "amd64", "cuda-2.6", SOURCE="git+https://x@1", INVOCATION="urn:1", BUILDER_ID="u"
+    )
+    assert asked_of(stand_ins)[3] == (
+        "publish cuda-2.6 --arch amd64 --to registry.invalid/x --tags immutable --revision r "
+        "--hand-on dist/handed/cuda-2.6-amd64.json --builder-id u --source git+https://x@1 --invocation urn:1"
+    )
+
+
+def test_what_builders_handed_on_is_what_promote_believes(stand_ins: Path) -> None:
+    handed = stand_ins / "dist" / "handed"
+    handed.mkdir(parents=True)
+    for n, cell in enumerate(("a", "b"), 1):
+        value = {"digest": f"sha256:{str(n) * 64}", "documents": {}, "there": []}
+        (handed / f"{cell}.json").write_text(json.dumps({"images": {cell: value}}))
+    both = pipeline(stand_ins, "collect", "dist/handed/a.json", "dist/handed/b.json")
+    assert both.stdout.count("\n") == 1
+    assert json.loads(both.stdout)["images"].keys() == {"a", "b"}
+    (handed / "c.json").write_text((handed / "a.json").read_text().replace("11", "33"))
+    assert "handed on before" in pipeline(stand_ins, "collect", "dist/handed/a.json", "dist/handed/c.json").stderr
+    (handed / "c.json").unlink()
+    assert pipeline(stand_ins, "collect", "no-such.json").returncode != 0
+    reports = stand_ins / "gpu"
+    reports.mkdir()
+    (reports / "cuda.json").touch()
+    pipeline(stand_ins, "promote")
+    pipeline(stand_ins, "promote", EXPECT="all.json", GPU_REPORTS="gpu", SIGN_KEYLESS="1", AWAIT="works on the gpu")
+    to = "--to registry.invalid/x --revision r"
+    assert asked_of(stand_ins) == [
+        f"promote --expect dist/handed/a.json --expect dist/handed/b.json {to}",
+        f"promote --expect all.json --report gpu/cuda.json {to} --await works on the gpu --sign-keyless",
+    ]
+
+
+@pytest.mark.parametrize("place", ["ghcr.io/Some-Owner/pytorch", "GHCR.io/x/y"])
+def test_an_owner_in_capitals_is_put_in_lower_case(place: str, stand_ins: Path) -> None:
+    assert pipeline(stand_ins, "jobs", REGISTRY=place).returncode == 0
+    pipeline(stand_ins, "promote", REGISTRY=place)
+    assert f"--to {place.lower()} " in asked_of(stand_ins)[-1]
+
+
+@pytest.mark.parametrize("place", ["ghcr.io/some_-owner/x", "ghcr.io/x/y:tag", "ghcr.io//y"])
+def test_a_place_that_no_registry_takes_ends_the_first_job(place: str, stand_ins: Path) -> None:
+    done = pipeline(stand_ins, "jobs", REGISTRY=place)
+    assert done.returncode == 1
+    assert done.stderr.startswith("REGISTRY: ")
+    assert not (stand_ins / "asked").exists(), "nothing was built"
+
+
+def test_the_page_of_a_run_shows_what_was_found(stand_ins: Path) -> None:
+    page = stand_ins / "page.md"
+    (stand_ins / "broken").write_text("promote")
+    done = pipeline(stand_ins, "promote", GITHUB_STEP_SUMMARY=str(page))
+    assert done.returncode == 7, "what is shown does not hide that it failed"
+    assert page.read_text() == "### tags of registry.invalid/x\n\n```\n```\n"
+
+
+def test_the_signature_of_every_tag_is_asked_for(stand_ins: Path) -> None:
+    """And one image of each architecture is pulled and compared, unless images are named."""
+    for program, text in {
+        "bin/cosign": f'#!/bin/sh\necho "$*" >>{stand_ins}/cosign\n',
+        ".venv/bin/buildctl": (
+            f'#!/bin/sh\necho "$*" >>{stand_ins}/asked\n'
+            f"[ $1 != matrix ] || echo '{json.dumps({'cells': CELLS})}'\n"
+            """[ $1 != tags ] || echo '[{"tag": "cuda-2.6", "kind": "moving"}, {"tag": "2.6", "kind": "universal"},"""
+            """ {"tag": "2.6.0-r", "kind": "immutable"}]'\n"""
+        ),
+    }.items():
+        (stand_ins / program).write_text(text)
+        (stand_ins / program).chmod(0o755)
+    done = pipeline(stand_ins, "verify", IDENTITY="https://x/publish.yml@refs/heads/main", ISSUER="https://issuer")
+    assert done.returncode == 0, done.stderr
+    who = "--certificate-identity https://x/publish.yml@refs/heads/main --certificate-oidc-issuer https://issuer"
+    assert (stand_ins / "cosign").read_text().splitlines() == [
+        f"verify {who} registry.invalid/x:cuda-2.6",
+        f"verify {who} registry.invalid/x:2.6",
+    ]
+    verified = [line for line in asked_of(stand_ins) if line.startswith("verify")]
+    assert [line.split()[1:4] for line in verified] == [
+        ["registry.invalid/x:cuda-2.6", "--arch", "amd64"],
+        ["registry.invalid/x:cpu-2.6", "--arch", "arm64"],
+    ]
+    assert "--require report" in verified[0]
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Path:
+    """A clone whose origin/main has three commits: one that publishes, one of documentation, one that publishes."""
+    origin, clone = tmp_path / "origin", tmp_path / "clone"
+    (origin / "scripts").mkdir(parents=True)
+    (origin / "scripts" / "pipeline").write_bytes((ROOT / "scripts" / "pipeline").read_bytes())
+    (origin / "scripts" / "pipeline").chmod(0o755)
+    git(origin, "init", "-q", "-b", "main")
+    for name in ("matrix.yaml", "README.md", "images/x"):
+        (origin / name).parent.mkdir(exist_ok=True)
+        (origin / name).write_text(name)
+        git(origin, "add", "-A")
+        git(origin, "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-q", "-m", name)
+    git(tmp_path, "clone", "-q", str(origin), str(clone))
+    return clone
+
+
+def test_an_old_run_that_is_started_again_does_not_move_tags_back(history: Path) -> None:
+    answers = []
+    for commit in ("main", "main~1", "main~2"):
+        git(history, "checkout", "-q", commit)
+        answers.append(call(history, "scripts/pipeline", "newest", env={}))
+    assert [done.returncode for done in answers] == [0, 1, 1]
+    assert "main has newer commits that publish" in answers[1].stderr
+    assert "images/x" in answers[1].stderr
+
+
+def test_documentation_alone_does_not_hold_a_run_up(history: Path) -> None:
+    git(history, "update-ref", "refs/remotes/origin/main", "origin/main~1")
+    git(history, "checkout", "-q", "origin/main~1")
+    assert call(history, "scripts/pipeline", "newest", env={}).returncode == 0
+
+
+def test_a_commit_that_is_not_on_main_publishes_nothing(history: Path) -> None:
+    git(history, "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-q", "--allow-empty", "-m", "x")
+    done = call(history, "scripts/pipeline", "newest", env={})
+    assert (done.returncode, done.stderr) == (1, "this commit is not on main\n")
 
 
 def test_one_job_for_each_name_and_architecture() -> None:
@@ -191,7 +346,8 @@ def proposing(tmp_path: Path) -> tuple[Path, dict[str, str], Path]:
     (folder / "scripts").mkdir(parents=True)
     (folder / "scripts" / "propose").write_bytes((ROOT / "scripts" / "propose").read_bytes())
     (folder / "scripts" / "propose").chmod(0o755)
-    (folder / "lock").write_text("torch==1\n")
+    (folder / "images").mkdir()
+    (folder / "images" / "lock").write_text("torch==1\n")
     git(tmp_path, "init", "-q", "--bare", str(remote))
     for command in (["init", "-q", "-b", "main"], ["remote", "add", "origin", str(remote)], ["add", "-A"]):
         git(folder, *command)
@@ -210,32 +366,39 @@ def proposing(tmp_path: Path) -> tuple[Path, dict[str, str], Path]:
 
 
 def propose(folder: Path, env: Mapping[str, str], script: str) -> subprocess.CompletedProcess[str]:
-    return call(folder, "scripts/propose", "update/locks", "Newest versions", "sh", "-c", script, env=env)
+    """Both steps, as the two jobs of update.yml."""
+    patch = folder.parent / "patch"
+    shutil.rmtree(patch, ignore_errors=True)
+    done = call(folder, "scripts/propose", "patch", str(patch), "sh", "-c", script, env=env)
+    if done.returncode or not patch.exists():
+        return done
+    assert git(folder, "status", "--porcelain") == ""
+    return call(folder, "scripts/propose", "open", str(patch), "update/locks", "Newest versions", env=env)
 
 
 def test_what_a_command_changes_becomes_a_pull_request(proposing: tuple[Path, dict[str, str], Path]) -> None:
     folder, env, notes = proposing
-    done = propose(folder, env, "echo torch==2 >lock; echo '  torch 1 -> 2'")
+    done = propose(folder, env, "echo torch==2 >images/lock; echo '  torch 1 -> 2'")
     assert done.returncode == 0, done.stderr
     assert "pr create --head update/locks --title Newest versions" in (notes / "asked").read_text()
     assert "  torch 1 -> 2" in (notes / "body").read_text()
     assert git(folder, "rev-parse", "--abbrev-ref", "HEAD") == "main"
-    assert git(folder, "show", "update/locks:lock") == "torch==2"
+    assert git(folder, "show", "update/locks:images/lock") == "torch==2"
     assert git(folder, "ls-remote", "origin", "update/locks").split()[0] == git(folder, "rev-parse", "update/locks")
     assert "torch 1 -> 2" in git(folder, "log", "-1", "--format=%B", "update/locks")
 
 
 def test_a_pull_request_that_is_open_is_renewed(proposing: tuple[Path, dict[str, str], Path]) -> None:
     folder, env, notes = proposing
-    propose(folder, env, "echo torch==2 >lock")
+    propose(folder, env, "echo torch==2 >images/lock")
     (notes / "open").write_text("7\n")
     (notes / "asked").unlink()
-    done = propose(folder, env, "echo torch==3 >lock")
+    done = propose(folder, env, "echo torch==3 >images/lock")
     assert done.returncode == 0, done.stderr
     asked = (notes / "asked").read_text()
     assert "pr edit update/locks" in asked
     assert "pr create" not in asked
-    assert git(folder, "show", "origin/update/locks:lock") == "torch==3"
+    assert git(folder, "show", "origin/update/locks:images/lock") == "torch==3"
 
 
 def test_nothing_changed_proposes_nothing(proposing: tuple[Path, dict[str, str], Path]) -> None:
@@ -247,6 +410,54 @@ def test_nothing_changed_proposes_nothing(proposing: tuple[Path, dict[str, str],
 
 def test_a_command_that_fails_proposes_nothing(proposing: tuple[Path, dict[str, str], Path]) -> None:
     folder, env, notes = proposing
-    assert propose(folder, env, "echo torch==2 >lock; exit 5").returncode == 5
+    assert propose(folder, env, "echo torch==2 >images/lock; exit 5").returncode == 5
     assert not (notes / "asked").exists()
     assert git(folder, "branch", "--list", "update/locks") == ""
+
+
+WIDER = {
+    "a workflow": "mkdir -p .github/workflows; echo x >.github/workflows/x.yml",
+    "a script": "echo x >scripts/more",
+    "a link": "ln -s /etc/passwd images/link",
+    "a moved file": "git mv scripts/propose images/propose",
+    "a mode": "chmod +x images/lock",
+}
+
+
+@pytest.mark.parametrize("script", WIDER.values(), ids=WIDER)
+def test_a_patch_that_reaches_further_than_an_update_is_refused(
+    script: str, proposing: tuple[Path, dict[str, str], Path]
+) -> None:
+    """Resolvers and project code run without a token; what they leave behind is applied to named paths alone."""
+    folder, env, notes = proposing
+    done = propose(folder, env, f"{script}; echo torch==2 >>images/lock")
+    assert done.returncode == 1
+    assert "the patch touches what an update must not change" in done.stderr
+    assert not (notes / "asked").exists()
+    assert git(folder, "branch", "--list", "update/locks") == ""
+
+
+def test_a_release_built_twice_has_the_same_bytes(tmp_path: Path) -> None:
+    """At two paths, in two locales, time zones and umasks; and the tag is the version."""
+    folder = checkout(tmp_path / "clone")
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "make").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "make").chmod(0o755)
+    version = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)[0]
+    done = call(folder, "scripts/release", "build", f"v{version}", env=env)
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (folder / "release").iterdir()}
+    assert names == {f"buildctl-{version}-py3-none-any.whl", f"buildctl-{version}.tar.gz"}
+    with zipfile.ZipFile(folder / "release" / f"buildctl-{version}-py3-none-any.whl") as wheel:
+        assert {"buildctl/matrix/schema.json", "buildctl/lock/debian-archive-keys.gpg"} <= set(wheel.namelist())
+        wheel.extractall(tmp_path / "installed")
+    ran = call(tmp_path, str(ROOT / ".venv/bin/python"), "-m", "buildctl", "--help", env={"PYTHONPATH": "installed"})
+    assert ran.returncode == 0, ran.stderr
+    other = call(folder, "scripts/release", "build", "v99", env=env)
+    assert (other.returncode, other.stderr) == (1, f"release: the tag is v99, pyproject.toml has version {version}\n")
+    (folder / "CHANGELOG.md").write_text(
+        f"# C\n\n## Unreleased\n\n- no\n\n## {version} (today)\n\n- yes\n\n## 0.0.1\n- no\n"
+    )
+    assert call(folder, "scripts/release", "notes", f"v{version}", env=env).stdout.strip() == "- yes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -319,6 +320,26 @@ def test_one_fault_is_survived(
             to, tag, arch=project.cell(cell).arch, layout=Layout(tmp_path / "back"), name=cell, progress=Silent()
         )
         assert fetched.digest == wanted.digest
+
+
+def test_a_registry_that_takes_small_pieces_only_gets_small_pieces(
+    project: Small, front: Proxy, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """GHCR refuses a PATCH above 4 MiB and says so; here above 0.25 MiB. One request learns it for all that follow."""
+    front.largest = 1 << 18
+    content = os.urandom(1_200_000)
+    wanted = project.build("cuda-2.6-amd64", content)
+    project.report("cuda-2.6-amd64")
+    to = repository(front, request, chunk=1 << 20)
+    push(project, to, "cuda-2.6-amd64")
+    pieces = [e for e in front.seen if e.method == "PATCH"]
+    refused = [e for e in pieces if e.status == 416]
+    assert len(refused) == 1
+    assert {e.sent for e in pieces if e.status != 416} == {1 << 18}
+    assert max(e.sent for e in front.seen if e.method == "PUT") <= 1 << 18, "and the rest is not one request"
+    layout = Layout(tmp_path / "back")
+    fetched = pull(to, "cuda-2.6", arch="amd64", layout=layout, name="x", progress=Silent())
+    assert fetched.digest == wanted.digest
 
 
 PERMANENT = {

@@ -263,24 +263,3 @@ def test_a_key_depends_on_every_value() -> None:
 def test_what_cannot_be_told_apart_everywhere_is_no_part_of_a_key(value: object) -> None:
     with pytest.raises(TypeError, match="not part of a recipe"):
         recipe_key(value)
-
-
-def test_prune_removes_what_can_be_made_again_and_keeps_what_recipes_lead_to(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
-    layer, _ = store.put("a" * 64, lambda: [file_entry("a", b"1")], compression=ZSTD)
-    lost, _ = store.put("b" * 64, lambda: [file_entry("b", b"2")], compression=ZSTD)
-    (store.root / "layers" / f"{'b' * 64}.json").unlink()
-    closed = store.root / "unpacked" / "x" / "closed"
-    closed.mkdir(parents=True)
-    (closed / "file").write_text("")
-    closed.chmod(0o500)
-    store.prune()
-    assert store.blob(lost.descriptor.digest).exists(), "too young: a build may be about to name it"
-    os.utime(store.blob(lost.descriptor.digest), (0, 0))
-    os.utime(store.blob(layer.descriptor.digest), (0, 0))
-    store.prune()
-    assert not store.blob(lost.descriptor.digest).exists()
-    assert store.get("a" * 64) == layer
-    assert not (store.root / "unpacked").exists()
-    store.prune(everything=True)
-    assert store.get("a" * 64) is None

@@ -156,7 +156,7 @@ def test_each_code(
 
 INTERRUPTED = """
 import os, sys
-import buildctl.cli.overview as overview
+import buildctl.testing.overview as overview
 from buildctl.cli import main
 overview.overview = lambda *_: os.kill(os.getpid(), {number})
 sys.argv = ["buildctl", "matrix", "--json"]
@@ -176,7 +176,7 @@ def test_a_bug_is_not_taken_for_a_finding(monkeypatch: pytest.MonkeyPatch, capsy
     def broken(*_: object, **__: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr("buildctl.cli.overview.overview", broken)
+    monkeypatch.setattr("buildctl.testing.overview.overview", broken)
     assert in_process(monkeypatch, "matrix", "--json") == ExitCode.BUG
     told = capsys.readouterr()
     assert json.loads(told.out)["error"]["exitCode"] == ExitCode.BUG

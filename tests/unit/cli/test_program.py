@@ -12,7 +12,6 @@ from typing import cast
 
 import pytest
 
-from buildctl.cli.overview import overview
 from buildctl.cli.program import main
 from buildctl.console.progress import Silent
 from buildctl.ground.errors import BuildctlError, ExitCode, LayoutError, ProblemsError
@@ -30,6 +29,7 @@ from buildctl.registry.reference import Reference
 from buildctl.registry.transport import Tries
 from buildctl.testing.images import image_ref, with_labels
 from buildctl.testing.kept import keep
+from buildctl.testing.overview import overview
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.report import Finding, Report, Status
 from tests.conftest import ROOT
@@ -57,6 +57,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
         (["tags", "cpu-2.6", "--revision", "a b"], "'a b' cannot end a tag"),
         (["publish", "--to", "127.0.0.1:1/x", "--revision", "a/b"], "'a/b' cannot end a tag"),
         (["promote", "--to", "127.0.0.1:1/x", "--revision", ""], "'' cannot end a tag"),
+        (["verify", "127.0.0.1:1/x:y", "--require", "reports"], "no check 'reports' (did you mean 'report'?)"),
         (["tags", "--allow-not-run", "torch.compil"], "no finding 'torch.compil' (did you mean 'torch.compile'?)"),
         (["lock", "--check", "--upgrade"], "--check changes nothing"),
         (["lock", "--check", "--upgrade-bases"], "--check changes nothing"),
@@ -90,7 +91,7 @@ def test_an_error_of_a_file_that_nobody_foresaw_names_it(
     def broken(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "/some/file")
 
-    monkeypatch.setattr("buildctl.cli.overview.overview", broken)
+    monkeypatch.setattr("buildctl.testing.overview.overview", broken)
     assert run(monkeypatch, "matrix") == ExitCode.FILE
     assert capsys.readouterr().err == "error: /some/file: Permission denied\n"
 

@@ -7,7 +7,8 @@ import threading
 import pytest
 from rich.console import Console
 
-from buildctl.console.progress import Bars, Lines, Silent, open_progress
+from buildctl.console.bars import Bars
+from buildctl.console.progress import Lines, Silent, open_progress
 
 
 def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
@@ -86,7 +87,7 @@ def test_on_a_terminal_there_are_bars_and_nothing_of_them_stays() -> None:
         shown = out.getvalue()
         assert "a [bracket].whl" in shown
         assert "2.0/5.0 MB" in shown
-        assert "fetched, all" in shown
+        assert "fetched 0 of 1" in shown
         task.advance(3_000_000)
         assert [t.visible for t in progress.rich.tasks] == [True, False]
         assert progress.rich.tasks[0].completed == progress.rich.tasks[0].total == 5_000_000
@@ -109,6 +110,31 @@ def test_bars_that_do_not_know_the_total_say_no_percentage() -> None:
         task.finish()
         assert progress.rich.tasks[0].completed == 7
         assert not progress.rich.tasks[1].visible
+
+
+def test_what_is_only_about_known_has_a_total_and_ends_when_it_says_so() -> None:
+    wide, _ = console(terminal=True)
+    with open_progress("made layer", console=wide) as progress:
+        assert isinstance(progress, Bars)
+        one, two = (progress.add(name, 10, exact=False) for name in ("one", "two"))
+        one.advance(15)
+        assert progress.rich.tasks[1].visible
+        assert (progress.rich.tasks[0].description, progress.rich.tasks[0].total) == ("made layer 0 of 2", 20)
+        one.finish()
+        one.finish()
+        assert (progress.rich.tasks[0].description, progress.rich.tasks[0].total) == ("made layer 1 of 2", 25)
+        two.advance(4)
+        two.finish()
+        assert progress.rich.tasks[0].completed == progress.rich.tasks[0].total == 19
+    plain, out = console(terminal=False)
+    with open_progress("made layer", console=plain) as progress:
+        tasks = [progress.add(name, 100_000_000, exact=False) for name in ("one", "two")]
+        for task in tasks:
+            task.advance(60_000_000)
+            task.advance(60_000_000)
+            task.finish()
+    assert "  one: about 100 MB ...\n  made layer one: 120 MB in" in out.getvalue()
+    assert ", 2 of 2\n" in out.getvalue()
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from buildctl.console.table import size, table
+from buildctl.console.table import fitted, folded, size, table
 
 
 def test_columns_are_as_wide_as_their_widest_cell_and_nothing_is_cut() -> None:
@@ -34,3 +34,16 @@ def test_a_wide_character_takes_two_columns() -> None:
 )
 def test_bytes_are_decimal_with_three_digits(count: int, shown: str) -> None:
     assert size(count) == shown
+
+
+def test_lines_are_broken_at_blanks_and_keep_their_indentation() -> None:
+    assert (
+        fitted("  one two three four five six seven\nshort", width=26)
+        == "  one two three four five\n  six seven\nshort"
+    )
+    assert fitted("x" * 40, width=30) == "x" * 40
+
+
+def test_only_the_last_column_is_broken() -> None:
+    text = folded(("KEY", "VALUE"), [("a", "one two three four five six")], width=29)
+    assert text.splitlines() == ["KEY  VALUE", "a    one two three four five", "     six"]

@@ -9,8 +9,8 @@ import pytest
 from buildctl.dockerfile.parse import assignments, parse_dockerfile
 from buildctl.dockerfile.render import drift, install_steps, render_image
 from buildctl.ground.errors import DockerfileError, LockError
-from buildctl.lock.base_image import ImageLock
 from buildctl.lock.claims import claims_of
+from buildctl.lock.inside.base_image import ImageLock
 from buildctl.lock.locked import LockedCell
 from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.cells import Cell

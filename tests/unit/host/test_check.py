@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from buildctl.ground.errors import LayoutError, MatrixError
-from buildctl.host.check import check_images
-from buildctl.host.verdict import Verdict, VerdictKind
+from buildctl.host.check import CheckResult, check_images
+from buildctl.host.facts import read_host
+from buildctl.host.verdict import Verdict, VerdictKind, catalogue, decide
 from buildctl.lock.claims import claim_labels, claims_from_labels, label_values, read_claims
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT
@@ -145,3 +146,41 @@ finally:
     done = python("-c", code, *CHECK)
     assert "runs with GPU" in done.stdout, done.stderr
     assert done.stdout.splitlines()[-2:] == ["[]", "['click', 'packaging']"]
+
+
+@pytest.mark.parametrize(
+    ("host", "take"),
+    [
+        ("h200", "cuda-2.15"),
+        ("m3-docker-desktop", "mps-2.15"),
+        ("no-gpu", "cuda-2.15"),
+        ("arm64-server", "cpu-2.10"),
+        ("driver-550", "cuda-2.10"),
+    ],
+)
+def test_the_answer_comes_first_the_newest_that_runs_best(host: str, take: str) -> None:
+    found = check_images(ROOT, None, (), host_file=HOSTS / f"{host}.json", save=None)
+    assert found.take is not None
+    assert (found.take.name, found.to_json()["take"]) == (take, take)
+    assert found.text().splitlines()[2].startswith(f"Take {take}, which runs ")
+    assert found.take.next_step in found.text()
+
+
+def test_one_image_that_was_asked_about_is_answered_without_advice() -> None:
+    found = check_images(ROOT, None, ["cuda-2.6"], host_file=HOSTS / "h200.json", save=None)
+    assert (found.take, found.text().count("cuda-2.15")) == (None, 0)
+
+
+def test_a_common_reason_is_told_once() -> None:
+    found = check_images(ROOT, None, (), host_file=HOSTS / "no-gpu.json", save=None)
+    text = " ".join(found.text().split())
+    assert text.count("no NVIDIA GPU here") == 2, "in the answer, and for all of them"
+    assert "cuda-2.6, cuda-2.10, cuda-2.15 runs on CPU: no NVIDIA GPU here" in text
+    assert "buildctl build NAME, then docker run -it --rm pytorch:NAME" in text
+
+
+def test_where_nothing_runs_it_says_so_first() -> None:
+    host = dataclasses.replace(read_host(HOSTS / "no-gpu.json"), engine=None, engine_problem="no daemon")
+    found = CheckResult(host=host, verdicts=tuple(decide(s, host) for s in catalogue(ROOT, None) if not s.native))
+    assert found.text().splitlines()[2] == "None of them runs here."
+    assert " ".join(found.text().split()).count("no container engine responds (no daemon)") == 1

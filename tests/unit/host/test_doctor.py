@@ -78,3 +78,18 @@ def test_a_machine_without_an_engine_says_what_docker_said() -> None:
     host = Host(system="linux", arch="amd64", kernel="6.1", engine_problem="Cannot connect")
     found = examine(lambda: Project.find(ROOT), host)
     assert next(s.detail for s in found.symptoms if s.what == "container engine") == "Cannot connect"
+
+
+def test_another_program_of_that_name_on_the_path_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder, text in ((ours, "#!/usr/bin/python3\nfrom buildctl.cli import main\n"), (theirs, "\x7fELF")):
+        folder.mkdir()
+        (folder / "buildctl").write_text(text)
+        (folder / "buildctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ours}:{tmp_path}")
+    assert "buildctl" not in mends(seen("no-gpu"))
+    monkeypatch.setenv("PATH", f"{theirs}:{ours}")
+    (symptom,) = [s for s in seen("no-gpu").symptoms if s.what == "buildctl"]
+    assert f"{theirs}/buildctl is another program of that name" in symptom.detail
+    assert "comes first" in symptom.detail
+    assert "torch-buildctl" in symptom.mend

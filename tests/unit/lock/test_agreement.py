@@ -11,8 +11,8 @@ from buildctl.build.planner import Planner
 from buildctl.cli.program import cli
 from buildctl.ground.errors import BuildctlError, ExitCode, LockError, ProblemsError
 from buildctl.lock.agreement import refuse_newer_glibc, refuse_other_python
-from buildctl.lock.base_image import write_image_lock
 from buildctl.lock.debian import read_base_lock, write_base_lock
+from buildctl.lock.inside.base_image import write_image_lock
 from buildctl.lock.update import check_locks, lock_cells, update_locks
 from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.arch import ARCHES

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.ground.errors import LockError
+from buildctl.ground.errors import LockError, SettingsError
 from buildctl.lock.apt_sources import apt_mirrors, read_sources
 
 DEBIAN = 'ID=debian\nVERSION_CODENAME="bookworm"\n'
@@ -98,6 +98,22 @@ def test_the_mirror_setting_wins(tmp_path: Path) -> None:
     }
     with pytest.raises(LockError, match="cannot derive the mirror's security archive"):
         apt_mirrors("https://own.example.invalid/pub", root=tmp_path)
+
+
+def test_the_variable_wins_over_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hosted runner is Ubuntu, and matrix.yaml names no host."""
+    monkeypatch.setenv("BUILDCTL_DEBIAN_MIRROR", "https://mirror.example.invalid/debian/")
+    for setting in (None, "http://other.example.invalid/debian"):
+        found = apt_mirrors(setting, root=tmp_path)
+        assert found["debian"] == ("https://mirror.example.invalid/debian",)
+        assert found["debian-security"] == ("https://mirror.example.invalid/debian-security",)
+
+
+@pytest.mark.parametrize("value", ["mirror.example.invalid", "ftp://x/debian", "http://", "http://x/a b"])
+def test_a_variable_that_is_no_url_is_refused(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUILDCTL_DEBIAN_MIRROR", value)
+    with pytest.raises(SettingsError, match=r"BUILDCTL_DEBIAN_MIRROR=.* is not a URL"):
+        apt_mirrors(root=tmp_path)
 
 
 def test_where_nothing_knows_debian(tmp_path: Path) -> None:

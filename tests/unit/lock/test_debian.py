@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,20 @@ import pytest
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.ground.errors import LockError, ToolError
 from buildctl.lock import apt as lock_apt
-from buildctl.lock.apt import resolve_base
-from buildctl.lock.debian import changes, format_base_lock, inputs_of, is_stale, read_base_lock, write_base_lock
+from buildctl.lock.apt import instead_of_apt, resolve_base
+from buildctl.lock.debian import (
+    changes,
+    format_base_lock,
+    inputs_of,
+    is_stale,
+    read_base_lock,
+    shipped_base,
+    write_base_lock,
+)
 from buildctl.matrix.cells import DebianBase, Flavour
+from buildctl.matrix.read import load_matrix
 from buildctl.oci.digest import Digest
+from tests.conftest import ROOT
 
 BASE = DebianBase(name="debian13", suite="trixie", packages=("apt", "tini"), devel=("gcc",))
 MIRRORS = {
@@ -202,6 +213,50 @@ def test_without_debians_keys_nothing_is_resolved(tmp_path: Path) -> None:
     assert "apt-get install debian-archive-keyring" in str(caught.value.hint)
 
 
+KEYS = {  # as Debian announces them: archive, security and release key of each
+    "B8B80B5B623EAB6AD8775C45B7C5D7D6350947F8": "12, archive",
+    "05AB90340C0C5E797F44A8C8254CF3B5AEC0A8F0": "12, security",
+    "4D64FEC119C2029067D6E791F8D2585B8783D481": "12, release",
+    "04B54C3CDCA79751B16BC6B5225629DF75B188BD": "13, archive",
+    "5E04A1E3223A19A20706E20F9904613D4CCE68C6": "13, security",
+    "41587F7DB8C774BCCF131416762F67A0B2C39DE4": "13, release",
+}
+
+
+def fingerprints(data: bytes) -> list[str]:
+    """Of the primary keys in a keyring (RFC 9580, "key IDs and fingerprints", version 4)."""
+    found = []
+    while data:
+        old, head = not data[0] & 0x40, data[0]
+        if old:
+            octets = 1 << (head & 3)
+            kind, size, start = (head >> 2) & 15, int.from_bytes(data[1 : 1 + octets]), 1 + octets
+        else:
+            kind, first = head & 63, data[1]
+            two, five = first >= 192, first == 255
+            size = int.from_bytes(data[2:6]) if five else ((first - 192) << 8) + data[2] + 192 if two else first
+            start = 6 if five else 3 if two else 2
+        body, data = data[start : start + size], data[start + size :]
+        if kind == 6:
+            found.append(hashlib.sha1(b"\x99" + len(body).to_bytes(2) + body).hexdigest().upper())
+    return found
+
+
+def test_the_shipped_keys_are_debians_and_no_others() -> None:
+    assert fingerprints(lock_apt.SHIPPED.read_bytes()) == list(KEYS)
+
+
+def test_a_machine_without_debians_keys_trusts_the_shipped_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_apt, "KEYRING", tmp_path / "none.gpg")
+    monkeypatch.setattr(lock_apt, "apt", lambda argv, root: "")
+    lock_apt.private_root(tmp_path, "trixie", "amd64", MIRRORS, None)
+    lines = (tmp_path / "etc/apt/sources.list").read_text().splitlines()
+    (keys,) = {line.split("=")[1].split("]")[0] for line in lines}
+    assert Path(keys).read_bytes() == lock_apt.SHIPPED.read_bytes()
+
+
 def test_without_apt_the_error_says_where_to_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     keyring = tmp_path / "keys.gpg"
     keyring.touch()
@@ -216,3 +271,23 @@ def test_names_that_apt_would_take_for_something_else(name: str, tmp_path: Path)
     """`apt-` for one is "remove apt", whatever stands before it."""
     with pytest.raises(LockError, match="not Debian package names"):
         lock_apt._packages(tmp_path, SOURCES, BASE, [name])
+
+
+def test_the_locks_of_the_default_base_come_with_buildctl_if_they_are_of_it() -> None:
+    base = next(b for b in load_matrix(ROOT / "matrix.yaml").bases if isinstance(b, DebianBase))
+    found = shipped_base(base, "arm64")
+    assert [(lock.flavour, lock.arch) for lock in found] == [("runtime", "arm64"), ("devel", "arm64")]
+    assert found[0] == read_base_lock(ROOT / "images/bases" / base.name / "runtime.arm64.packages")
+    assert shipped_base(replace(base, packages=(*base.packages, "git")), "arm64") == ()
+    assert shipped_base(replace(base, name="other"), "arm64") == ()
+
+
+def test_they_are_taken_only_where_apt_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = next(b for b in load_matrix(ROOT / "matrix.yaml").bases if isinstance(b, DebianBase))
+    keyring = tmp_path / "keyring.gpg"
+    assert set(instead_of_apt(base, "amd64", keyring=keyring)) == set(Flavour)
+    keyring.touch()
+    (tmp_path / "apt-get").write_text("")
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert instead_of_apt(base, "amd64", keyring=keyring) == {}

@@ -21,7 +21,7 @@ from buildctl.lock.update import check_locks, stale_locks
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.project import Project
 from buildctl.oci.compression import ZSTD
-from buildctl.publish.provenance import statement
+from buildctl.publish.provenance import Run, statement
 from buildctl.publish.sbom import locked_hashes
 from tests.conftest import ROOT
 from tests.support.debs import deb, package
@@ -133,7 +133,7 @@ def test_bill_and_provenance_know_them(project: Project) -> None:
     with_it, without = load_locked(project, [cell(project, "cuda-2.6-amd64"), cell(project, "cuda-2.15-amd64")])
     assert locked_hashes(with_it)["deb", "less", "1.0"] == LESS.digest
     assert ("deb", "less", "1.0") not in locked_hashes(without)
-    value = statement(project, with_it, IMAGE, builder=BUILDER)
+    value = statement(project, with_it, IMAGE, run=Run(builder=BUILDER))
     assert "images/cuda-2.6/runtime.amd64.packages" in str(value)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.ground.errors import ResolveError
-from buildctl.lock.image_python import ImagePython, ImageTree, find_glibc, find_python, find_user
+from buildctl.lock.inside.image_python import ImagePython, ImageTree, find_glibc, find_python, find_user
 
 USUAL = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -7,7 +7,7 @@ import pytest
 
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import LockError, ResolveError
-from buildctl.lock.local_wheels import keep_local, local_problem, offered, refuse_others
+from buildctl.lock.inside.local_wheels import keep_local, local_problem, offered, refuse_others
 from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project

@@ -269,7 +269,6 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         .replace("base: debian13,", "base: debian13, evn: {},")
     )
     assert problems(text) == (
-        "line 2: the key 'flavours' is missing",
         "line 7: flavors: unknown key (did you mean 'flavours'?)",
         "line 11: accelerators.cuda.evn: unknown key (did you mean 'env'?)",
         "line 12: accelerators.mps.arch[0]: 'arm46' is not one of amd64, arm64 (did you mean 'arm64'?)",

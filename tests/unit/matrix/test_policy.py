@@ -9,7 +9,7 @@ import pytest
 from buildctl.ground.errors import ProblemsError
 from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.read import load_matrix, parse_matrix
-from buildctl.publish.gate import known_findings
+from buildctl.testing.probes.known import known_findings
 from tests.conftest import ROOT
 
 MATRIX = """\

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from buildctl.oci.digest import Digest
-from buildctl.publish.gate import known_findings, objection
+from buildctl.publish.gate import objection
 from buildctl.testing.merge import merged
+from buildctl.testing.probes.known import known_findings
 from buildctl.testing.report import Finding, Report, Status
 
 IMAGE, OTHER = Digest("a" * 64), Digest("b" * 64)

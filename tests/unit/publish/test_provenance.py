@@ -11,6 +11,7 @@ from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenan
 from in_toto_attestation.v1 import statement_pb2  # type: ignore[import-untyped]
 from in_toto_attestation.v1.statement import Statement  # type: ignore[import-untyped]
 
+from buildctl.ground.errors import UsageError
 from buildctl.lock.debian import read_base_lock
 from buildctl.lock.locked import load_locked
 from buildctl.lock.wheels import read_wheel_lock
@@ -18,7 +19,7 @@ from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType
-from buildctl.publish.provenance import PREDICATE, provenance_document, statement
+from buildctl.publish.provenance import PREDICATE, Run, provenance_document, statement
 from tests.conftest import ROOT
 
 IMAGE = Descriptor(media_type=MediaType.MANIFEST, digest=Digest("a" * 64), size=1)
@@ -37,7 +38,7 @@ def cell_of(project: Project, cell_id: str) -> Cell:
 
 def made(project: Project, cell_id: str) -> dict[str, Any]:
     (locked,) = load_locked(project, [cell_of(project, cell_id)])
-    return statement(project, locked, IMAGE, builder=BUILDER)
+    return statement(project, locked, IMAGE, run=Run(builder=BUILDER))
 
 
 @pytest.mark.parametrize("cell_id", CELLS)
@@ -85,6 +86,22 @@ def test_it_names_the_image_by_digest_and_no_host(project: Project) -> None:
 
 def test_the_same_inputs_give_the_same_bytes(project: Project) -> None:
     (locked,) = load_locked(project, [cell_of(project, CELLS[0])])
-    first, second = (provenance_document(project, locked, IMAGE, builder=BUILDER) for _ in range(2))
+    first, second = (provenance_document(project, locked, IMAGE, run=Run(builder=BUILDER)) for _ in range(2))
     assert first == second
     assert first.annotations == {"in-toto.io/predicate-type": PREDICATE}
+
+
+def test_a_run_of_a_workflow_is_named_with_repository_and_commit(project: Project) -> None:
+    run = Run.parse(builder=BUILDER, source=f"git+https://git.example.invalid/a/b@{'1' * 40}", invocation="urn:run:7")
+    (locked,) = load_locked(project, [cell_of(project, CELLS[0])])
+    value = statement(project, locked, IMAGE, run=run)["predicate"]
+    ParseDict(value, Provenance())
+    source = value["buildDefinition"]["resolvedDependencies"][0]
+    assert source == {"uri": "git+https://git.example.invalid/a/b", "digest": {"gitCommit": "1" * 40}}
+    assert value["runDetails"]["metadata"] == {"invocationId": "urn:run:7"}
+
+
+@pytest.mark.parametrize("source", ["main", "git+https://x/y", "git+https://x/y@main", "@" + "1" * 40, "x@123"])
+def test_a_source_without_a_whole_commit_is_refused(source: str) -> None:
+    with pytest.raises(UsageError, match="is not REPOSITORY@COMMIT"):
+        Run.parse(builder=None, source=source, invocation=None)

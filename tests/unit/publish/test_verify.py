@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
-from buildctl.ground.errors import LayoutError
+from buildctl.ground.errors import ExitCode, LayoutError
 from buildctl.publish.signatures import MissingError, WrongError
-from buildctl.publish.verify import Verified, _finding
+from buildctl.publish.verify import CHECKS, Verified, _finding, _Verification, exit_code
 from buildctl.registry.problems import AbsentError, UnavailableError
 from buildctl.testing.report import Finding, Status
 
@@ -50,6 +52,20 @@ def test_one_failure_fails_and_what_was_not_run_does_not() -> None:
     bad, missing = finding(WrongError("x")), finding(MissingError("y"))
     assert Verified(name="n", digest="d", findings=(missing, bad)).failed
     assert not Verified(name="n", digest="d", findings=(missing,)).failed
+
+
+def test_what_is_required_and_not_run_is_not_exit_0() -> None:
+    ran = Finding(name="report", status=Status.PASSED, detail="")
+    one = Verified(name="n", digest="d", findings=(ran, finding(MissingError("none attached"))))
+    other = Verified(name="m", digest="e", findings=(ran,))
+    assert exit_code([one, other]) == exit_code([one, other], ["report"]) == ExitCode.OK
+    assert exit_code([one], ["bill"]) == exit_code([other], ["bill"]) == ExitCode.NOT_RUN
+    assert exit_code([Verified(name="n", digest="d", findings=(finding(WrongError("x")),))], ["x"]) == ExitCode.FAILED
+
+
+def test_the_checks_that_can_be_required_are_those_that_there_are() -> None:
+    source = inspect.getsource(_Verification.findings)
+    assert [name for name in CHECKS if f'"{name}"' not in source] == []
 
 
 def test_findings_are_aligned() -> None:

@@ -58,3 +58,9 @@ def test_drivers_are_those_that_check_knows() -> None:
         for driver, version in zip(drivers.split(", "), cuda.split(", "), strict=True):
             assert CUDA_OF_DRIVER[int(driver)] == version
     assert int(rows[-1][0]) == max(CUDA_OF_DRIVER)
+
+
+def test_the_readme_promises_the_same_images() -> None:
+    both = [tables((ROOT / name).read_text())[0] for name in ("README.md", "README.zh.md")]
+    assert [[literal(cell) for cell in row] for row in both[0]] == [[literal(cell) for cell in row] for row in both[1]]
+    assert len(both[0]) == 4

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.cli.overview import overview
 from buildctl.ground.errors import BuildctlError
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.testing.debt import debt_text, debts
 from buildctl.testing.kept import bring, built_digest, keep
 from buildctl.testing.merge import read_report
+from buildctl.testing.overview import overview
 from buildctl.testing.report import Finding, Report, Status
 from tests.support.projects import Small, small
 

@@ -9,11 +9,11 @@ from typing import Any
 from buildctl.lock.claims import claim_labels, read_claims
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, Manifest, MediaType, Platform
-from buildctl.publish.gate import known_findings
 from buildctl.registry.target import Image
 from buildctl.runtimes.api import Outcome
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.probes.findings import findings_of
+from buildctl.testing.probes.known import known_findings
 from buildctl.testing.references import PROMISES, expected_of_image
 from buildctl.testing.report import Status
 from tests.conftest import ROOT

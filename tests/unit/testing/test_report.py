@@ -7,7 +7,7 @@ import pytest
 
 from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
-from buildctl.testing.report import Finding, Report, Status, counts_line, junit_xml, table_lines
+from buildctl.testing.report import Finding, Report, Status, counts_line, junit_xml
 
 PASSED = Finding(name="torch", status=Status.PASSED, detail="torch 2.6.0+cu124", seconds=1.25)
 FAILED = Finding(
@@ -88,18 +88,6 @@ def test_junit_survives_what_programs_print() -> None:
     failure = root.find("testsuite/testcase/failure")
     assert failure is not None
     assert failure.text == "?[31m<b>&??]]>? ä"
-
-
-def test_the_table_is_aligned_and_indents_what_follows() -> None:
-    lines = table_lines(report(PASSED, FAILED, NOT_RUN))
-    assert lines == [
-        "cuda-2.6-amd64  sha256:abababababab  (sandbox)",
-        "  PASSED   torch   torch 2.6.0+cu124",
-        "  FAILED   python  expected Python 3.13, image reports 3.9",
-        "                   second",
-        "  NOT RUN  gpu     no NVIDIA device on this host",
-        "  1 failed, 1 passed, 1 not run, 3.2 s",
-    ]
 
 
 def test_an_empty_report_says_so() -> None:

@@ -10,18 +10,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from buildctl.console.table import table
+from buildctl.console.table import folded, table
 from buildctl.ground.clock import now
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.lock.locked import load_locked
 from buildctl.lock.update import stale_locks
 from buildctl.matrix.cells import Cell, Combination, ImageBase
+from buildctl.matrix.explain import Setting, settings
 from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
-from buildctl.publish.gate import known_findings
 from buildctl.testing.debt import Debt, debt_text, debts
 from buildctl.testing.kept import built_digest
 from buildctl.testing.merge import read_report
+from buildctl.testing.probes.known import known_findings
 from buildctl.testing.report import Status
 
 
@@ -107,6 +108,23 @@ class Overview:
             for (platform, reason, instead), names in grouped.items()
         ]
         return "\n\nCannot exist:\n" + "\n".join(lines) if lines else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    settings: tuple[Setting, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"settings": [setting.to_json() for setting in self.settings]}
+
+    def text(self) -> str:
+        rows = [(setting.key, setting.source, setting.shown()) for setting in self.settings]
+        return folded(("KEY", "FROM", "VALUE"), rows)
+
+
+def explained(project: Project) -> Explained:
+    _ = project.matrix  # every problem of it, not only what a schema can find
+    return Explained(settings=settings(project.matrix.path))
 
 
 def overview(project: Project, names: Sequence[str], arch: str | None) -> Overview:

@@ -16,7 +16,7 @@ from buildctl.artifacts.store import Store
 from buildctl.console.log import say
 from buildctl.console.progress import open_progress
 from buildctl.ground.errors import LayoutError, LockError, MatrixError, ResolveError
-from buildctl.lock.image_python import ImageTree, find_glibc, find_python, find_user
+from buildctl.lock.inside.image_python import ImageTree, find_glibc, find_python, find_user
 from buildctl.matrix.account import PATH
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, Flavour, ImageBase

@@ -1,0 +1,130 @@
+"""`buildctl init`: a first matrix.yaml and what goes with it, as text, and where it may be written."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from buildctl.ground.errors import UsageError
+from buildctl.matrix.defaults import BASE, defaults
+
+# The newest release of each minor that PyPI has, where it is not .0; other releases are given whole.
+PATCHED = {"2.4": "2.4.1", "2.5": "2.5.1", "2.7": "2.7.1", "2.9": "2.9.1", "2.14": "2.14.1"}
+USUAL = "2.10"
+ACCELERATORS: Mapping[str, str] = {
+    "cuda": "NVIDIA: linux/amd64, and linux/arm64 from torch 2.11 on",
+    "cpu": "linux/arm64; for amd64, too: {index: https://download.pytorch.org/whl/cpu}",
+    "mps": "Apple GPU: a native environment on macOS, since no container sees one",
+}
+CI = ("github", "gitlab")
+_PLACES = {"github": ".github/workflows/images.yml", "gitlab": ".gitlab-ci.yml"}
+_IGNORED = ("/dist/", "/.venv-*/")
+
+
+def default_python() -> str:
+    return str(defaults()["python"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """`accelerators` in the order of the file, `versions` as `2.10` or `2.10.0`; `source` is what installs buildctl."""
+
+    accelerators: tuple[str, ...]
+    versions: tuple[str, ...] = (USUAL,)
+    python: str = field(default_factory=default_python)
+    ci: str | None = None
+    source: str = "buildctl"
+
+
+def releases(versions: Sequence[str]) -> dict[str, str]:
+    """Image version -> torch release, in the order of the versions. Raises UsageError."""
+    found: dict[str, str] = {}
+    for text in versions:
+        if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?", text):
+            raise UsageError(f"{text!r} is not a version of torch", hint="for example --cuda 2.6,2.10 or --cuda 2.7.1")
+        key = ".".join(text.split(".")[:2])
+        release = text if text.count(".") == 2 else PATCHED.get(key, f"{key}.0")
+        if found.setdefault(key, release) != release:
+            raise UsageError(f"torch {key} is asked for as {found[key]} and as {release}", hint="name one of them")
+    return dict(sorted(found.items(), key=lambda item: [int(part) for part in item[0].split(".")]))
+
+
+def matrix_text(wish: Wish) -> str:
+    """matrix.yaml with what was asked for, and what may be added as comments."""
+    _refuse_python(wish.python)
+    versions = "".join(f'  "{key}": {release}\n' for key, release in releases(wish.versions).items())
+    accelerators = "".join(f"  {name}: {{}}  # {ACCELERATORS[name]}\n" for name in wish.accelerators)
+    return f"""\
+# What is built: accelerator x PyTorch version x architecture. `buildctl matrix` shows it and says what cannot exist;
+# `buildctl matrix --explain` shows every setting with its default.
+python: "{wish.python}"
+
+# image name -> torch release; quote the key, or YAML reads 2.10 as 2.1
+versions:
+{versions}
+accelerators:
+{accelerators}
+# packages: [torchvision, numpy, pip]        # next to torch, in all of them
+# flavours: [runtime, devel]                 # devel: gcc and g++, for torch.compile
+# images: {{"*": {{packages: [], apt: [git]}}}}  # what some get on top
+{_POLICY if wish.ci else ""}"""
+
+
+_POLICY = """
+# what a machine may lack: a finding that did not run does not keep a tag from moving
+publish:
+  allow-not-run:
+    "*": [torch.compile, works on the gpu, without a gpu]
+"""
+
+
+def _refuse_python(python: str) -> None:
+    packages = defaults()["bases"][BASE]["packages"]
+    if not re.fullmatch(r"3\.[0-9]{1,2}", python):
+        raise UsageError(f"{python!r} is not a Python minor version", hint="for example --python 3.13")
+    if f"python{python}" not in packages:
+        raise UsageError(
+            f"the default base {BASE} has Python {default_python()}, not {python}",
+            hint=f"leave out --python, and choose a base with Python {python} under `bases`",
+        )
+
+
+def files(wish: Wish) -> dict[str, str]:
+    """Path in the folder -> text."""
+    texts = {"matrix.yaml": matrix_text(wish), ".gitignore": "".join(f"{line}\n" for line in _IGNORED)}
+    if wish.ci is not None:
+        text = importlib.resources.files("buildctl.matrix").joinpath(f"{wish.ci}.yml").read_text("utf-8")
+        texts[_PLACES[wish.ci]] = text.replace("@BUILDCTL@", wish.source)
+    return texts
+
+
+def write_project(folder: Path, wish: Wish) -> tuple[str, ...]:
+    """Write what is not there; one line for each file. Raises UsageError if `folder` has a matrix.yaml already."""
+    texts = files(wish)
+    if (folder / "matrix.yaml").exists():
+        raise UsageError(
+            f"{folder / 'matrix.yaml'} exists, and init never overwrites it", hint="edit it, or use an empty folder"
+        )
+    return tuple(_written(folder, name, text) for name, text in texts.items())
+
+
+def _written(folder: Path, name: str, text: str) -> str:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        return _kept(path, name)
+    return f"{name} written"
+
+
+def _kept(path: Path, name: str) -> str:
+    if path.name != ".gitignore":
+        return f"{name} is there and stays as it is"
+    there = path.read_text("utf-8", "replace").splitlines()
+    missing = [line for line in _IGNORED if line not in there and line.strip("/") not in there]
+    return f"{name} is there and stays as it is" + (f"; it lacks {' and '.join(missing)}" if missing else "")

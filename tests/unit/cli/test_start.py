@@ -1,0 +1,102 @@
+"""`buildctl init` and `buildctl plan` as commands: what they ask, refuse and promise."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from buildctl.cli.forecast import Forecast
+from buildctl.cli.program import cli
+from buildctl.cli.start import init
+from buildctl.ground.errors import EngineError, UsageError
+from buildctl.matrix.read import load_matrix
+
+
+def asked(folder: Path, *args: str, answers: str | None = None) -> str:
+    done = CliRunner().invoke(init, [str(folder), *args], input=answers)
+    if done.exception:
+        raise done.exception
+    return done.output
+
+
+def test_options_are_enough_for_scripts(tmp_path: Path) -> None:
+    out = asked(tmp_path / "new", "--cuda", "2.6,2.10", "--cpu", "--mps", "--python", "3.13", "--ci", "gitlab")
+    matrix = load_matrix(tmp_path / "new" / "matrix.yaml")
+    assert [a.name for a in matrix.accelerators] == ["cuda", "cpu", "mps"]
+    assert [key for key, _ in matrix.versions] == ["2.6", "2.10"]
+    assert (tmp_path / "new" / ".gitlab-ci.yml").is_file()
+    assert f"cd {tmp_path / 'new'}\n  buildctl plan cuda-2.6\n  buildctl build cuda-2.6\n" in out
+
+
+def test_an_option_without_versions_does_not_eat_the_next_one(tmp_path: Path) -> None:
+    asked(tmp_path, "--cpu", "--torch", "2.10")
+    assert [key for key, _ in load_matrix(tmp_path / "matrix.yaml").versions] == ["2.10"]
+
+
+def test_different_versions_are_refused_with_the_way_to_say_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="same versions") as caught:
+        asked(tmp_path / "new", "--cuda", "2.6", "--cpu", "2.10")
+    assert str(caught.value.hint).startswith("--torch 2.6,2.10")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_person_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("buildctl.cli.start.on_terminal", lambda: True)
+    out = asked(tmp_path, answers="cpu,mps\n2.6, 2.10\ngithub\n")
+    assert "Apple GPU" in out
+    matrix = load_matrix(tmp_path / "matrix.yaml")
+    assert [a.name for a in matrix.accelerators] == ["cpu", "mps"]
+    assert (tmp_path / ".github/workflows/images.yml").is_file()
+    with pytest.raises(UsageError, match="unknown accelerator 'tpu'"):
+        asked(tmp_path / "other", answers="tpu\n")
+
+
+def test_a_script_is_not_asked(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="what for"):
+        asked(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["plan", "build", "fetch", "bases", "rebase"])
+def test_what_makes_layers_says_on_a_mac_at_once_that_it_needs_linux(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    asked(tmp_path, "--cpu")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    done = CliRunner().invoke(cli, ["--project", str(tmp_path), command])
+    assert isinstance(done.exception, EngineError)
+    assert f"`buildctl {command}` needs Linux, and this is macOS" in done.exception.message
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".gitignore", "matrix.yaml"]
+
+
+@pytest.mark.parametrize("command", [["matrix"], ["matrix", "--explain"], ["matrix", "cpu-2.10", "--json"]])
+def test_what_does_not_need_linux_works_on_a_mac(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    asked(tmp_path, "--cpu")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    done = CliRunner().invoke(cli, ["--project", str(tmp_path), *command])
+    assert done.exit_code == 0, done.exception
+    assert "cpu" in done.output
+
+
+def test_a_plan_adds_up_and_says_whether_it_fits() -> None:
+    found = Forecast(
+        resolve=(("images/cpu-2.6/requirements.arm64.txt", "does not exist"),),
+        images=(("cpu-2.6-arm64", 213_000_000),),
+        downloads=115,
+        download_size=200_000_000,
+        make=(("torch 2.6.0", 96_000_000), ("14 small wheels", 60_000_000)),
+        reuse=1,
+        reuse_size=57_000_000,
+        docker="no Docker daemon responds",
+        docker_answers=False,
+        free=300_000_000,
+    )
+    text = found.text()
+    assert "needs about 356 MB of disk, 300 MB are free: NOT enough" in text
+    assert "115 files" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert found.to_json()["download"] == {"artifacts": 115, "size": 200_000_000}

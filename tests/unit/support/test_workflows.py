@@ -1,0 +1,283 @@
+"""Every workflow, read as an attacker would: what a job may do, what runs before it may, where code comes from."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+FOLDER = ROOT / ".github" / "workflows"
+PATHS = sorted(FOLDER.glob("*.yml"))
+READ = {"contents": "read"}
+PROMOTE = {"contents": "read", "packages": "write", "id-token": "write"}
+
+# what each job may do; a job that is not here is a failure, and so is one that may more
+MAY: dict[str, dict[str, dict[str, str]]] = {
+    "alert": {"issue": {"issues": "write"}},
+    "build": {
+        "jobs": READ,
+        "image": READ,
+        "push": {"contents": "read", "packages": "write"},
+        "collect": READ,
+        "attest": {"contents": "read", "packages": "write", "id-token": "write", "attestations": "write"},
+    },
+    "ci": {"check": READ, "image": READ, "native": READ, "test": READ},
+    "nightly": {"test-all": READ, "audit": READ, "alert": {"issues": "write"}},
+    "publish": {
+        "ci": READ,
+        "build": {"contents": "read", "packages": "write", "id-token": "write", "attestations": "write"},
+        "gpu": READ,
+        "promote": PROMOTE,
+        "promote-gpu": PROMOTE,
+        "verify": {"contents": "read", "packages": "read"},
+        "page": {"contents": "read", "packages": "read"},
+        "pages": {"pages": "write", "id-token": "write"},
+    },
+    "release": {
+        "build": READ,
+        "attest": {"id-token": "write", "attestations": "write"},
+        "pypi": {"id-token": "write"},
+        "page": {"contents": "write"},
+    },
+    "retention": {"delete": {"contents": "read", "packages": "write"}, "alert": {"issues": "write"}},
+    "update": {
+        "patch": READ,
+        "propose": {"contents": "write", "pull-requests": "write"},
+        "alert": {"issues": "write"},
+    },
+}
+TRIGGERS = {
+    "alert": {"workflow_call"},
+    "build": {"workflow_call"},
+    "ci": {"pull_request", "push", "workflow_call"},
+    "nightly": {"schedule", "workflow_dispatch"},
+    "publish": {"push", "workflow_dispatch"},
+    "release": {"push"},
+    "retention": {"schedule", "workflow_dispatch"},
+    "update": {"schedule", "workflow_dispatch"},
+}
+RUNNERS = {"ubuntu-24.04", "ubuntu-24.04-arm", "macos-15"}
+ACTIONS = {
+    "actions/attest",
+    "actions/cache/restore",
+    "actions/cache/save",
+    "actions/checkout",
+    "actions/deploy-pages",
+    "actions/download-artifact",
+    "actions/upload-artifact",
+    "actions/upload-pages-artifact",
+    "astral-sh/setup-uv",
+    "sigstore/cosign-installer",
+}
+# words that run other people's code: linters and tests, builds, resolvers, images
+FOREIGN = re.compile(
+    r"\bmake\b|\.venv|\buv\b(?! publish)|\bpip\b|scripts/pipeline (?:check|jobs|image|natives?|all)\b"
+    r"|scripts/propose patch|scripts/release|buildctl (?:build|test|lock|native)"
+)
+# the words that a job with a token may call; they need no more than buildctl, its locked wheels, git, gh and cosign
+WITH_TOKEN = re.compile(
+    r"docker login|scripts/(?:pipeline (?:push|collect|newest|promote|verify|page|retention)|propose open|runner room)"
+    r"|\bgh (?:auth|issue|release create)|\.venv/bin/zizmor|make -s dev|uv publish|GITHUB_OUTPUT"
+)
+
+
+def workflow(path: Path) -> dict[str, Any]:
+    value = yaml.safe_load(path.read_text())
+    value["on"] = value.pop(True)  # YAML 1.1 reads `on` so
+    return dict(value)
+
+
+WORKFLOWS = {path.stem: workflow(path) for path in PATHS}
+JOBS = [(name, job, value) for name, flow in WORKFLOWS.items() for job, value in flow["jobs"].items()]
+each_job = pytest.mark.parametrize(("name", "job", "value"), JOBS, ids=[f"{n}-{j}" for n, j, _ in JOBS])
+each_workflow = pytest.mark.parametrize("name", WORKFLOWS)
+
+
+def steps(value: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(value.get("steps", ()))
+
+
+def used(value: dict[str, Any]) -> Iterator[str]:
+    if "uses" in value:
+        yield value["uses"]
+    yield from (step["uses"] for step in steps(value) if "uses" in step)
+
+
+def test_every_job_is_known_with_all_that_it_may() -> None:
+    assert {n: {j: v.get("permissions") for j, v in f["jobs"].items()} for n, f in WORKFLOWS.items()} == MAY
+
+
+@each_workflow
+def test_nothing_is_allowed_that_a_job_does_not_ask_for(name: str) -> None:
+    assert WORKFLOWS[name]["permissions"] == {}
+
+
+@each_workflow
+def test_the_triggers_are_those_that_were_reviewed(name: str) -> None:
+    """No pull_request_target, no workflow_run, no issue_comment: they run with this repository's rights."""
+    assert set(WORKFLOWS[name]["on"]) == TRIGGERS[name]
+
+
+@each_workflow
+def test_only_pull_requests_are_cancelled(name: str) -> None:
+    concurrency = WORKFLOWS[name]["concurrency"]
+    assert concurrency["group"]
+    cancels = concurrency["cancel-in-progress"]
+    assert cancels is False or cancels == "${{ github.event_name == 'pull_request' }}"
+    if name == "ci":  # in one group a run of main that waits would be dropped for a newer one
+        assert "github.run_id" in concurrency["group"]
+
+
+@each_job
+def test_a_job_ends_in_time_on_a_machine_that_is_pinned(name: str, job: str, value: dict[str, Any]) -> None:
+    if "uses" in value:
+        return
+    assert 0 < value["timeout-minutes"] <= 150
+    runner = value["runs-on"]
+    if (name, job) == ("publish", "gpu"):
+        assert runner == {"group": "${{ vars.GPU_RUNNER_GROUP || 'Default' }}", "labels": "${{ vars.GPU_RUNNER }}"}
+    else:
+        assert set(re.findall(r"(?:ubuntu|macos|windows)[\w.-]*", runner)) <= RUNNERS, runner
+
+
+@each_job
+def test_other_peoples_actions_are_pinned_by_commit(name: str, job: str, value: dict[str, Any]) -> None:
+    text = (FOLDER / f"{name}.yml").read_text()
+    for action in used(value):
+        if action.startswith("./"):
+            assert (ROOT / action).is_file()
+            continue
+        where, _, commit = action.partition("@")
+        assert where in ACTIONS, f"{where}: a new action is other people's code: add it here"
+        assert re.fullmatch("[0-9a-f]{40}", commit), action
+        assert re.search(rf"uses: {re.escape(action)} # v\d+\.\d+\.\d+\n", text), f"{action}: which version?"
+
+
+@each_job
+def test_a_checkout_leaves_no_token_behind(name: str, job: str, value: dict[str, Any]) -> None:
+    for step in steps(value):
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False
+
+
+@each_job
+def test_no_value_of_an_event_reaches_a_shell(name: str, job: str, value: dict[str, Any]) -> None:
+    assert not [step for step in steps(value) if "${{" in step.get("run", "")]
+
+
+def writes(value: dict[str, Any]) -> bool:
+    return "write" in (value.get("permissions") or {}).values()
+
+
+@each_job
+def test_no_secret_where_other_peoples_code_has_run(name: str, job: str, value: dict[str, Any]) -> None:
+    """A secret is in the environment of one step, not of a job, and nothing ran before it in that job. (The audit has a
+    token that may read a public repository, in a job that may no more.)
+    """
+    assert "secrets." not in str(value.get("env", "")) or (name, job) == ("alert", "issue")
+    assert "secrets." not in str(WORKFLOWS[name].get("env", ""))
+    assert "secrets" not in value, f"{job}: secrets are not inherited"
+    if (name, job) == ("nightly", "audit"):
+        assert value["permissions"] == READ
+        return
+    before: list[str] = []
+    for step in steps(value):
+        if "secrets." in str(step):
+            assert not [line for line in before if FOREIGN.search(line)]
+        before.append(step.get("run", ""))
+
+
+@each_job
+def test_what_may_write_runs_no_foreign_code(name: str, job: str, value: dict[str, Any]) -> None:
+    if not writes(value):
+        return
+    for step in steps(value):
+        run = step.get("run", "")
+        assert not FOREIGN.search(run), run
+        assert not run or WITH_TOKEN.search(run), f"{job}: {run}: a new word of a job with a token: add it here"
+        assert "cache" not in step.get("uses", ""), "a cache is what another run left"
+
+
+@pytest.mark.parametrize("name", ["build", "publish", "release", "update"])
+def test_what_is_published_is_not_restored_from_a_cache(name: str) -> None:
+    assert not [a for v in WORKFLOWS[name]["jobs"].values() for a in used(v) if "actions/cache" in a]
+    assert "enable-cache: true" not in (FOLDER / f"{name}.yml").read_text()
+
+
+def test_only_main_saves_the_cache() -> None:
+    (save,) = (s for s in steps(WORKFLOWS["ci"]["jobs"]["image"]) if "cache/save" in s.get("uses", ""))
+    assert save["if"].startswith("github.ref == 'refs/heads/main' &&")
+
+
+def test_the_gpu_has_no_token_and_holds_nothing_up() -> None:
+    jobs = WORKFLOWS["publish"]["jobs"]
+    assert "secrets." not in str(jobs["gpu"])
+    assert [job for job, value in jobs.items() if "gpu" in value.get("needs", ())] == ["promote-gpu"]
+    assert "gpu" not in jobs["promote"]["needs"]
+    assert "!cancelled()" in jobs["promote-gpu"]["if"]
+    (build,) = (step for step in steps(jobs["gpu"]) if "image" in step.get("run", ""))
+    assert all("${{ runner.temp }}/" in value for value in build["env"].values())
+
+
+def test_tags_move_on_main_alone_after_ci_by_what_the_builders_handed_on() -> None:
+    jobs = WORKFLOWS["publish"]["jobs"]
+    assert jobs["ci"]["if"] == "github.ref == 'refs/heads/main'"
+    assert (jobs["build"]["needs"], jobs["promote"]["needs"]) == ("ci", "build")
+    for job in ("promote", "promote-gpu"):
+        assert jobs[job]["environment"] == "publish"
+        assert jobs[job]["env"]["EXPECTED"] == "${{ needs.build.outputs.expect }}"
+        words = [step.get("run", "") for step in steps(jobs[job])]
+        assert words.index("scripts/pipeline newest") < next(n for n, run in enumerate(words) if "promote" in run)
+    assert "EXPECT" in str(steps(jobs["promote"])[-1]["env"])
+
+
+def test_ci_and_publish_share_out_the_commits_of_main() -> None:
+    """What publish is triggered by ci leaves to it, and an old run is recognized by the same paths."""
+    paths = WORKFLOWS["publish"]["on"]["push"]["paths"]
+    assert WORKFLOWS["ci"]["on"]["push"]["paths-ignore"] == paths
+    script = (ROOT / "scripts" / "pipeline").read_text()
+    listed = set(script.partition("\npublishing='")[2].partition("'")[0].split())
+    assert listed == {path.removesuffix("/**") for path in paths}
+    assert all((ROOT / path).exists() for path in listed)
+
+
+def test_a_scheduled_run_that_fails_is_reported() -> None:
+    for name, flow in WORKFLOWS.items():
+        if "schedule" in flow["on"]:
+            alert = flow["jobs"]["alert"]
+            assert alert["uses"] == "./.github/workflows/alert.yml"
+            assert alert["if"] == "failure()"
+            needs = [alert["needs"]] if isinstance(alert["needs"], str) else alert["needs"]
+            assert set(needs) == set(flow["jobs"]) - {"alert"}, name
+
+
+def test_the_documentation_lists_every_job_with_all_that_it_may() -> None:
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| `([\w-]+)` \| ([^|]*) \|", (ROOT / "docs/ci-setup.md").read_text(), re.MULTILINE
+    )
+    said = {(name, job): may for name, job, may in rows}
+    assert len(said) == len(rows)
+    assert said == {
+        (name, job): ", ".join(f"{what} {how}" for what, how in value["permissions"].items())
+        for name, job, value in JOBS
+    }
+
+
+@each_job
+def test_shellcheck_has_no_question_about_a_step(name: str, job: str, value: dict[str, Any]) -> None:
+    program = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("NOT RUN: shellcheck is not in this environment")
+    for step in steps(value):
+        if run := step.get("run"):
+            done = subprocess.run([program, "-s", "bash", "-"], input=run, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout
