@@ -26,7 +26,7 @@ class Sort(StrEnum):
 # What a build or test makes again by itself, without a download.
 CHEAP = (Sort.UNPACKED, Sort.ORPHANS)
 FOLDERS: Mapping[Sort, tuple[str, ...]] = {
-    Sort.UNPACKED: ("unpacked", "unpacked-images", "pulled"),
+    Sort.UNPACKED: ("unpacked", "unpacked-images", "pulled", "trees"),
     Sort.OTHER: ("python", "contents", "bases"),
 }
 
