@@ -1,7 +1,7 @@
 # Every target does its own set-up: a fresh Debian or Ubuntu machine with git, make and Python 3.11 needs nothing else.
 BUILDCTL := .venv/bin/buildctl
 .DEFAULT_GOAL := help
-.PHONY: help venv dev tools images lock render requirements test test-all test-root unit check format bench clean
+.PHONY: help venv dev tools images lock render requirements test test-all test-root chaos unit check format bench clean
 
 PYTEST := .venv/bin/python -m pytest -q
 
@@ -35,6 +35,9 @@ test-all: dev tools ## the same, and what needs CUDA images or many minutes: an 
 	@$(PYTEST) tests/integration -m "not images" -n 2 --dist loadgroup
 	@$(PYTEST) tests/integration -m images
 
+chaos: dev tools ## kills, errors and rot on small images: CHAOS="--kills 50", ATTACKS="rot crowd" (docs/faults.md)
+	@.venv/bin/python -m tests.chaos $(CHAOS) $(ATTACKS)
+
 # what an ordinary user may not do: those tests are skipped in `make test`, and the others need not run twice
 test-root: dev tools
 	@$(PYTEST) tests/unit/oci tests/unit/runtimes tests/unit/dockerfile -n auto
@@ -45,12 +48,12 @@ unit: dev ## the unit tests alone, in seconds
 	@$(PYTEST) tests/unit -n auto
 
 check: dev ## what CI checks before it builds: linters of every language here, drift of locks and Dockerfiles
-	@.venv/bin/ruff check buildctl tests benchmarks
-	@.venv/bin/ruff format --check buildctl tests benchmarks
+	@.venv/bin/ruff check buildctl tests benchmarks hatch_build.py
+	@.venv/bin/ruff format --check buildctl tests benchmarks hatch_build.py
 	@.venv/bin/mypy
 	@.venv/bin/check-jsonschema -q --schemafile buildctl/matrix/schema.json matrix.yaml
-	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	@.venv/bin/zizmor -q --offline --pedantic .github
+	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml buildctl/matrix/github.yml
+	@.venv/bin/zizmor -q --offline --pedantic .github buildctl/matrix/github.yml
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.compose-spec docs/examples/compose.yaml
 	@.venv/bin/pre-commit validate-config .pre-commit-config.yaml
 	@.venv/bin/shellcheck scripts/setup scripts/pipeline scripts/propose scripts/release scripts/runner scripts/no-hosts images/common/* tests/support/engine/*.sh

@@ -5,7 +5,6 @@ The result depends on a layer's bytes alone, so it is kept in the store under th
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,12 +12,14 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
+from buildctl.artifacts.sealed import sealed, unsealed
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole
-from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
+from buildctl.oci.receipts import doubt
 from buildctl.oci.tarread import LayerReader
 
 FORMAT = 2
@@ -28,6 +29,7 @@ _METADATA = re.compile(r"(?:\./)?(?:.*/)?(?:site|dist)-packages/(?P<inside>.+/)?
 _OF_DEBIAN = re.compile(r"(?:\./)?usr/lib/python3/dist-packages/")
 _COPYRIGHT = re.compile(r"(?:\./)?usr/share/doc/([^/]+)/copyright")
 _DOC = re.compile(r"(?:\./)?usr/share/doc/([^/]+)")
+DAMAGED = "`buildctl fsck` finds what else is damaged; then build again"
 _LIMIT = 16 << 20  # bytes of one file that is read
 
 
@@ -99,16 +101,13 @@ def layer_contents(layout: Layout, layer: Descriptor, *, store: Store | None = N
     """Raises LayoutError for an unreadable layer."""
     path = _kept(store, layer.digest) if store else None
     if path is not None and path.is_file():
-        try:
-            value = json.loads(path.read_bytes())
-            if value["format"] == FORMAT:
-                return LayerContents.from_json(value)
-        except (ValueError, KeyError, TypeError):
-            pass  # written by another version: read the layer again
+        value = unsealed(layer.digest.hex, path.read_bytes())
+        if value is not None and value.get("format") == FORMAT:  # else another version's, or damaged: read the layer
+            return LayerContents.from_json(value)
     found = _read(layout, layer)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, canonical_json(found.to_json()))
+        write_whole(path, sealed(layer.digest.hex, found.to_json()))
     return found
 
 
@@ -122,7 +121,7 @@ def _read(layout: Layout, layer: Descriptor) -> LayerContents:
     licences: dict[str, tuple[str, ...]] = {}
     links: dict[str, str] = {}
     with layout.open_blob(layer.digest) as file:
-        reader = LayerReader(file, layer.media_type, f"layer sha256:{layer.digest.short}", hash_blob=False)
+        reader = LayerReader(file, layer.media_type, f"layer sha256:{layer.digest.short}")
         for info in reader:
             name = info.name
             if info.issym() and (match := _DOC.fullmatch(name)):
@@ -136,8 +135,10 @@ def _read(layout: Layout, layer: Descriptor) -> LayerContents:
                 python.append(replace(found, within=(match["inside"] or "").partition("/")[0]))
             elif match := _COPYRIGHT.fullmatch(name):
                 licences[match[1]] = _debian_licences(_text(reader, info.size, name))
-        if reader.diff_id is None:
-            raise LayoutError(f"layer {layer.digest} is empty")
+        reader.finish_blob()
+        if reader.digest != layer.digest:
+            doubt(layout.blob_path(layer.digest))
+            raise LayoutError(f"{layout.blob_path(layer.digest)} does not match its digest", hint=DAMAGED)
     for name, target in links.items():
         licences.setdefault(name, licences.get(target.rstrip("/").rpartition("/")[2], ()))
     return LayerContents(

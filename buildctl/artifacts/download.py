@@ -59,7 +59,8 @@ def download(
         return
     prepare(store, sum(item.size for item in missing.values()))
     files = [
-        _DownloadFile(item=i, partial=Partial(store, i.digest, i.size), progress=progress) for i in missing.values()
+        _DownloadFile(item=i, partial=Partial(store, i.digest, i.size), task=progress.add(i.label, i.size))
+        for i in missing.values()
     ]
     _Run(files, store, patience or Patience()).run(min(connections, sum(file.partial.count for file in files)))
 
@@ -70,8 +71,8 @@ class _DownloadFile:
 
     item: Download
     partial: Partial
-    progress: Progress
-    task: Task | None = None
+    task: Task
+    opened: bool = False
     mutex: threading.Lock = field(default_factory=threading.Lock)
     turn: int = 0
     active: int = 0
@@ -81,7 +82,7 @@ class _DownloadFile:
     def count(self, n: int) -> None:
         with self.mutex:
             self.counted += n
-        if self.task is not None and n:
+        if n:
             self.task.advance(n)
 
     def rewind(self) -> None:
@@ -163,7 +164,7 @@ class _Run:
 
     def _do(self, unit: _Unit, session: requests.Session) -> None:
         file = unit.file
-        if file.task is None and not self._open(file):
+        if not file.opened and not self._open(file):
             return
         with file.mutex:
             if unit.turn != file.turn or file.wrong:
@@ -191,13 +192,14 @@ class _Run:
     def _open(self, file: _DownloadFile) -> bool:
         """False if there is nothing to do now: another process has downloaded it, or is about to."""
         if self.store.artifact(file.item.digest) is not None:
+            file.task.finish()
             self._finished()
             return False
         if not file.partial.open():
             self.stop.wait(0.2)
             self._queue([_Unit(file=file)], first=False)
             return False
-        file.task = file.progress.add(file.item.label, file.item.size)
+        file.opened = True
         file.count(file.partial.received)
         return True
 

@@ -8,7 +8,6 @@ processes out; the hash at the end is what decides, so the journal needs no fsyn
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -19,9 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from buildctl.artifacts.store import Store
+from buildctl.artifacts.store import NO_WRITING, Store
 from buildctl.ground.errors import EngineError
 from buildctl.oci.digest import Digest
+from buildctl.oci.files import FULL, make_room, out_of_inodes
 
 PART = 16 << 20
 _ABANDONED = 30 * 24 * 3600.0
@@ -147,6 +147,7 @@ class Partial:
                 self.path.chmod(0o644)
                 self.path.replace(target)
                 _sync(target.parent)
+                self.store.receipts.note(self.digest, os.fstat(self.file.fileno()))
                 self.journal.unlink(missing_ok=True)
             self.close()
         return digest
@@ -204,14 +205,12 @@ def disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in FULL:
             raise EngineError(
-                f"no space left for downloads: {path}",
-                hint="free some space, or set BUILDCTL_CACHE to a folder on a larger disk; the next run resumes",
+                f"no {'inode' if out_of_inodes(path) else 'space'} left for downloads: {path}",
+                hint=f"{make_room(path)}, or set BUILDCTL_CACHE to a folder on a larger disk; the next run resumes",
             ) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
-            raise EngineError(
-                f"cannot write {error.filename or path}: {error.strerror}",
-                hint="set BUILDCTL_CACHE to a writable folder",
-            ) from error
-        raise
+        raise EngineError(
+            f"cannot write {error.filename or path}: {error.strerror or error}",
+            hint="set BUILDCTL_CACHE to a writable folder" if error.errno in NO_WRITING else None,
+        ) from error

@@ -2,9 +2,13 @@
 
 artifacts/<2 hex>/<hex>   wheels and Debian packages under their SHA-256; only complete files
 blobs/sha256/<hex>        finished layers
-layers/<key>.json         recipe key -> layer
+layers/<key>.json         recipe key -> layer, sealed
+receipts/<hex>            what an artifact or blob was when it was hashed last
 locks/<key>               held (flock) while the layer of a key is made
 tmp/                      what is being written; whoever writes holds an flock, so leftovers of dead processes show
+
+Nothing in here is believed: artifacts and blobs are what their names say, by a receipt or else by hashing them. What
+is not is removed, with a message, and fetched or made again.
 """
 
 from __future__ import annotations
@@ -13,7 +17,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -23,15 +26,22 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from buildctl.artifacts.sealed import sealed, unsealed
+from buildctl.console.log import say
 from buildctl.ground.errors import EngineError, LayoutError
 from buildctl.oci.compression import Compression
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
+from buildctl.oci.files import FULL, make_room, out_of_inodes
 from buildctl.oci.image import Descriptor, Layer, canonical_json
 from buildctl.oci.layer import write_layer
+from buildctl.oci.receipts import Receipts
+from buildctl.oci.trees import remove_tree
 
 # Part of every recipe key: raise it when the same inputs give other layer bytes, and old layers are no longer found.
 RECIPE_VERSION = 3
+NO_WRITING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
+KEPT = "finished files are kept"
 
 
 def recipe_key(*parts: Any) -> str:
@@ -104,20 +114,52 @@ class Store:
         return path
 
     def artifact(self, digest: Digest) -> Path | None:
+        """The artifact, if it is there and what its name says; a damaged one is taken away."""
         path = self.root / "artifacts" / digest.hex[:2] / digest.hex
-        return path if path.is_file() else None
+        return path if self._is_genuine(path, digest, "it is fetched again when it is needed") else None
 
     def blob(self, digest: Digest) -> Path:
         return self.root / "blobs" / "sha256" / digest.hex
 
+    @property
+    def receipts(self) -> Receipts:
+        return Receipts(self.root / "receipts")
+
     def get(self, key: str) -> Layer | None:
-        """The layer made for `key`, if its blob is there with the right size."""
-        try:
-            layer = _layer_from_json(json.loads(self._key_path(key).read_bytes()))
-            size = self.blob(layer.descriptor.digest).stat().st_size
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, LayoutError):
+        """The layer made for `key`, if its blob is there and what its digest says; what is damaged is taken away."""
+        layer = self._named(key)
+        if layer is None:
             return None
-        return layer if size == layer.descriptor.size else None
+        blob = self.blob(layer.descriptor.digest)
+        return layer if self._is_genuine(blob, layer.descriptor.digest, "the layer is made again") else None
+
+    def _named(self, key: str) -> Layer | None:
+        """What layers/ says about a key."""
+        path = self._key_path(key)
+        try:
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:  # a folder, or a disk that does not give it back
+            data = b""
+        layer = layer_of(key, data)
+        if layer is None:
+            self._discard(path, "it does not say which layer it is about; the layer is made again")
+        return layer
+
+    def _is_genuine(self, path: Path, digest: Digest, then: str) -> bool:
+        with self._disk("reading"):
+            if self.receipts.genuine(path, digest):
+                return True
+            self._discard(path, f"it does not match its SHA-256; {then}")
+            return False
+
+    def _discard(self, path: Path, why: str) -> None:
+        """Take it away and say so, if it is there and was not replaced by another process meanwhile."""
+        if os.path.lexists(path):
+            with self._disk("removing what is damaged"):
+                remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            say(f"{path} was damaged: {why}")
 
     def put(
         self,
@@ -142,9 +184,9 @@ class Store:
                     layer = write_layer(entries(), file, compression=compression, on_bytes=on_bytes)
                     file.flush()
                     os.fsync(file.fileno())
-                self._put(path, self.blob(layer.descriptor.digest))
+                self._put_blob(path, layer.descriptor.digest)
             with self.temporary() as path:
-                _write_synced(path, canonical_json(_layer_to_json(layer)))
+                _write_synced(path, sealed(key, _layer_to_json(layer)))
                 self._put(path, self._key_path(key))
         return layer, True
 
@@ -166,11 +208,12 @@ class Store:
             os.close(lock)
 
     def sweep(self) -> None:
-        """Remove temporary files that no living process holds."""
-        with contextlib.suppress(FileNotFoundError):
-            for path in sorted((self.root / "tmp").iterdir()):
-                with contextlib.suppress(OSError):
-                    _remove_if_unlocked(path)
+        """Remove temporary files and locks that no living process holds."""
+        for name in ("tmp", "locks"):
+            with contextlib.suppress(FileNotFoundError):
+                for path in sorted((self.root / name).iterdir()):
+                    with contextlib.suppress(OSError):
+                        _remove_if_unlocked(path)
 
     def _key_path(self, key: str) -> Path:
         return self.root / "layers" / f"{key}.json"
@@ -178,6 +221,15 @@ class Store:
     def _folder(self, path: Path) -> None:
         with self._disk("creating a folder"):
             path.mkdir(parents=True, exist_ok=True)
+
+    def _put_blob(self, source: Path, digest: Digest) -> None:
+        """What is there already, for another key, stays: layouts share its bytes."""
+        target = self.blob(digest)
+        if not self.receipts.genuine(target, digest):
+            if target.is_dir():
+                remove_tree(target)
+            self._put(source, target)
+            self.receipts.note(digest, target.stat())
 
     def _put(self, source: Path, target: Path) -> None:
         """Rename into place, and make the rename itself durable."""
@@ -194,12 +246,11 @@ class Store:
     def _lock(self, key: str) -> Iterator[None]:
         path = self.root / "locks" / key
         self._folder(path.parent)
-        # never removed: a lock file that comes and goes lets two holders in, and an empty file costs nothing
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = _open_locked(path)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
+            path.unlink(missing_ok=True)  # while it is locked: whoever waits for it finds that it is gone
             os.close(handle)
 
     @contextlib.contextmanager
@@ -208,17 +259,16 @@ class Store:
         try:
             yield
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno in FULL:
+                lacks, free = "inode" if out_of_inodes(self.root) else "space", _free(self.root)
+                hint = f"{make_room(self.root)}, or set BUILDCTL_CACHE to a folder on a larger disk; "
                 raise EngineError(
-                    f"no space left in the store while {doing}: {self.root}{_free(self.root)}",
-                    hint="free some space, or set BUILDCTL_CACHE to a folder on a larger disk; finished files are kept",
+                    f"no {lacks} left in the store while {doing}: {self.root}{free}", hint=hint + KEPT
                 ) from error
-            if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
-                raise EngineError(
-                    f"cannot use the store ({error.strerror}) while {doing}: {error.filename or self.root}",
-                    hint="set BUILDCTL_CACHE to a writable folder",
-                ) from error
-            raise
+            raise EngineError(
+                f"cannot use the store ({error.strerror or error}) while {doing}: {error.filename or self.root}",
+                hint="set BUILDCTL_CACHE to a writable folder" if error.errno in NO_WRITING else None,
+            ) from error
 
 
 def _free(path: Path) -> str:
@@ -231,13 +281,28 @@ def _free(path: Path) -> str:
 def _create_locked(folder: Path) -> tuple[Path, int]:
     while True:
         path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             if path.exists():  # else it was swept between the two calls
                 return path, handle
         except OSError:
             path.unlink(missing_ok=True)
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _open_locked(path: Path) -> int:
+    """An flock on the file that has this name. Its last holder removes it, so the name may be another's by then."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), path.stat()):
+                    return handle
+        except BaseException:
             os.close(handle)
             raise
         os.close(handle)
@@ -250,18 +315,6 @@ def _remove_if_unlocked(path: Path) -> None:
         path.unlink()
     finally:
         os.close(handle)
-
-
-def remove_tree(root: Path) -> None:
-    """Including what an image made read-only."""
-
-    def writable(_: Callable[..., object], path: str, __: object) -> None:
-        with contextlib.suppress(OSError):
-            Path(path).parent.chmod(0o700)
-            Path(path).chmod(0o700)
-            shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
-
-    shutil.rmtree(root, onerror=writable)
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -277,6 +330,15 @@ def _layer_to_json(layer: Layer) -> dict[str, Any]:
         "diffId": str(layer.diff_id),
         "uncompressedSize": layer.uncompressed_size,
     }
+
+
+def layer_of(key: str, data: bytes) -> Layer | None:
+    """What the file of a key says; None if it was changed, or is another key's."""
+    value = unsealed(key, data)
+    try:
+        return None if value is None else _layer_from_json(value)
+    except (LayoutError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _layer_from_json(value: Mapping[str, Any]) -> Layer:

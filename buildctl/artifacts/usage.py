@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from buildctl.artifacts.store import Store, remove_tree
+from buildctl.artifacts.store import Store, layer_of
+from buildctl.oci.trees import remove_tree
 
 _YOUNG = 3600.0  # seconds; a build may be about to name such a layer
 _BLOCK = 512  # what st_blocks counts, on every system
@@ -27,7 +28,7 @@ class Sort(StrEnum):
 CHEAP = (Sort.UNPACKED, Sort.ORPHANS)
 FOLDERS: Mapping[Sort, tuple[str, ...]] = {
     Sort.UNPACKED: ("unpacked", "unpacked-images", "pulled", "trees"),
-    Sort.OTHER: ("python", "contents", "bases"),
+    Sort.OTHER: ("python", "contents", "bases", "libraries"),
 }
 
 
@@ -59,7 +60,7 @@ def _layers(store: Store) -> Iterator[Item]:
     """A layer goes with the keys that lead to it."""
     keys: dict[str, list[Path]] = {}
     for path in _files(store.root / "layers", "*.json"):
-        layer = store.get(path.stem)
+        layer = layer_of(path.stem, path.read_bytes())
         keys.setdefault(layer.descriptor.digest.hex if layer else "", []).append(path)
     for blob in _files(store.root / "blobs/sha256", "*"):
         yield from _item(Sort.LAYERS if blob.name in keys else Sort.ORPHANS, blob, *keys.get(blob.name, ()))
@@ -103,7 +104,8 @@ def _stats(path: Path) -> Iterator[os.stat_result]:
     if path.is_dir() and not path.is_symlink():
         todo = [path]
         while todo:
-            with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(todo.pop()) as entries:
+            # gone meanwhile, not ours, or too deep for a path: what cannot be seen is not counted
+            with contextlib.suppress(OSError), os.scandir(todo.pop()) as entries:
                 for entry in entries:
                     yield entry.stat(follow_symlinks=False)
                     if entry.is_dir(follow_symlinks=False):
@@ -129,6 +131,7 @@ def remove(store: Store, gone: Sequence[Item]) -> int:
                 remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
+            (store.root / "receipts" / path.name).unlink(missing_ok=True)
         freed += item.size if there and not os.path.lexists(item.paths[0]) else 0
     store.sweep()
     return freed

@@ -6,25 +6,21 @@ It makes layers in parallel processes and writes images from them: blobs, config
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from multiprocessing import get_context
-from multiprocessing.context import SpawnProcess
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 from buildctl.artifacts.store import LayerStore, Store
 from buildctl.build.engine import Built, LayerWork
+from buildctl.build.workers import Workers
 from buildctl.console.progress import Progress
 from buildctl.ground.clock import rfc3339
-from buildctl.ground.errors import EngineError, UsageError
-from buildctl.ground.interrupts import without_interrupts
-from buildctl.ground.parent import end_with_parent
+from buildctl.ground.errors import UsageError
 from buildctl.oci.compression import Compression
 from buildctl.oci.entry import EPOCH, Entry
 from buildctl.oci.image import History, ImageConfig, Layer
@@ -93,24 +89,15 @@ class _Task:
     compression: Compression
 
 
-_queue: Any = None
-
-
-def _start_worker(queue: Any) -> None:
-    global _queue  # noqa: PLW0603 - a worker process has one queue to its parent
-    _queue = queue
-    end_with_parent()
-
-
-def _make(task: _Task) -> Made:
+def _make(task: _Task, told: Callable[[int], None]) -> Made:
     recipe, pending, start = task.recipe, 0, time.monotonic()
     last = start
 
     def on_bytes(count: int) -> None:
         nonlocal pending, last
         pending += count
-        if _queue is not None and (now := time.monotonic()) - last > 0.1:
-            _queue.put((recipe.key, pending))
+        if (now := time.monotonic()) - last > 0.1:
+            told(pending)
             pending, last = 0, now
 
     layer, fresh = task.layers.put(
@@ -165,45 +152,16 @@ def _in_processes(
     meanwhile: Callable[[], None],
     shown: Mapping[str, Shown],
 ) -> dict[str, Made]:
-    context = get_context("spawn")  # a forked child would inherit the locks of our progress thread
-    with without_interrupts():  # multiprocessing starts a process for this; it takes the mask off at the end
-        queue = context.SimpleQueue()
     known = {t.recipe.key: shown.get(t.recipe.key, Shown(label=t.recipe.label)) for t in tasks}
     bars = {key: progress.add(one.label, one.size, exact=False) for key, one in known.items()}
     made: dict[str, Made] = {}
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(queue,))
-    try:
-        with without_interrupts():
-            futures: dict[Future[Made], Recipe] = {pool.submit(_make, t): t.recipe for t in tasks}
-        meanwhile()
-        waiting = set(futures)
-        while waiting:
-            finished, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
-            while not queue.empty():
-                key, count = queue.get()
-                bars[key].advance(count)
-            for future in finished:
-                key = futures[future].key
-                made[key] = future.result()
-                bars[key].finish()
-    except BrokenProcessPool as error:
-        raise EngineError(
-            "a worker process died while making a layer (killed, or out of memory)",
-            hint="run the command again: finished layers are kept; --jobs 1 needs the least memory",
-        ) from error
-    except BaseException:
-        _stop(pool)
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    workers = Workers[_Task, Made](work=_make, count=jobs)
+    results = workers.run(tasks, told=lambda task, count: bars[task.recipe.key].advance(count), meanwhile=meanwhile)
+    with contextlib.closing(results):
+        for task, result in results:
+            made[task.recipe.key] = result
+            bars[task.recipe.key].finish()
     return made
-
-
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """Kill the workers now: an unfinished layer is a temporary file that nobody reads."""
-    workers: Mapping[int, SpawnProcess] = getattr(pool, "_processes", None) or {}
-    for process in list(workers.values()):
-        process.kill()
 
 
 def source_date_epoch() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 from buildctl.artifacts.debian.python import build_arch
@@ -12,7 +13,8 @@ from buildctl.build.engine import Built, Order
 from buildctl.build.material import fetch_materials
 from buildctl.build.planner import Planned, Planner
 from buildctl.build.recipes import base_image, material_size, refuse_conflicts
-from buildctl.console.progress import open_progress
+from buildctl.console.log import say
+from buildctl.console.progress import Silent, open_progress
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.matrix.project import Project
@@ -68,13 +70,15 @@ def _make(
     planned: Sequence[Planned], store: Store, layers: LayerStore, compression: Compression, jobs: int | None
 ) -> dict[str, Made]:
     recipes = list({r.key: r for p in planned for r in p.recipes}.values())
-    fresh = [p for p in planned if any(layers.get(r.key) is None for r in p.recipe.layers)]
+    missing = {r.key for r in recipes if layers.get(r.key) is None}
+    fresh = [p for p in planned if any(r.key in missing for r in p.recipe.layers)]
 
     def check() -> None:
-        for p in {(p.cell.name, p.cell.arch): p for p in fresh}.values():  # flavours share their wheels
-            refuse_conflicts(p.recipe, store)
+        distinct = {(p.cell.name, p.cell.arch): p for p in fresh}.values()  # flavours share their wheels
+        for note in dict.fromkeys(note for p in distinct for note in refuse_conflicts(p.recipe, store)):
+            say(f"note: {note}")
 
-    with open_progress("made layer") as progress:
+    with open_progress("made layer") if missing else nullcontext(Silent()) as progress:
         return make_layers(
             recipes,
             store=store,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from buildctl.dockerfile.bake import BakeTarget, bake_definition, bake_name, tar
 from buildctl.dockerfile.parse import Instruction, read_dockerfile
 from buildctl.ground.errors import DockerfileError, EngineError, ToolError
 from buildctl.ground.run import run, which
+from buildctl.ground.scratch import scratch
 from buildctl.lock.index import uv_environment
 from buildctl.lock.inside.base_image import ImageLock
 from buildctl.matrix.cells import Cell, DebianBase
@@ -71,7 +71,7 @@ def docker_images(order: Order) -> list[Built]:
         some = [cell for cell in cells if cell.accelerator.index == index]
         start = time.perf_counter()
         say(f"building {', '.join(cell.id for cell in some)} with docker buildx bake")
-        with tempfile.TemporaryDirectory(prefix="buildctl-") as secrets:
+        with scratch("secrets") as secrets:
             options = DockerOptions(
                 epoch=order.epoch,
                 compression=order.compression,
@@ -142,7 +142,7 @@ def _export(targets: Sequence[BakeTarget], places: Mapping[str, Path], options: 
             del entry["attest"]
         if options.network:
             entry["network"] = options.network
-    with tempfile.TemporaryDirectory(dir=next(iter(places.values())).parent) as folder:
+    with scratch("bake", under=next(iter(places.values())).parent) as folder:
         file = Path(folder) / "docker-bake.json"
         file.write_text(json.dumps(definition))
         _bake(file, options)

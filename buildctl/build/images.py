@@ -122,12 +122,14 @@ def build_images(project: Project, locked: Sequence[LockedCell], options: BuildO
         builder=options.builder,
         context=options.context,
     )
-    built = ENGINES[options.engine](order)
     cells, layout = order.cells, order.layout
+    built = ENGINES[options.engine](order)
     images = {cell.id: image.descriptor for cell, image in zip(cells, built, strict=True)}
     for cell in cells:
         note_origin(project, cell, images[cell.id].digest)
     write_indexes(project, images, layout)
+    for line in dict.fromkeys(layout.mended):
+        say(line)
     loaded = load_images(cells, images, layout, wanted=options.load, context=options.context)
     seconds = time.monotonic() - start
     result = BuildResult(

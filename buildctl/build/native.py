@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from buildctl.ground.errors import (
     ToolError,
 )
 from buildctl.ground.run import run
+from buildctl.ground.scratch import scratch
 from buildctl.host.facts import Host, this_host
 from buildctl.host.verdict import VerdictKind, catalogue, decide
 from buildctl.lock.claims import check_facts
@@ -174,11 +174,11 @@ def _check_hashes(cell: Cell, lock: WheelLock, shown: str) -> None:
 def _dry_run(project: Project, locked: LockedCell) -> None:
     cell = locked.cell
     lock = project.wheel_lock(cell.name, cell.arch)
-    with tempfile.TemporaryDirectory(prefix="buildctl-native-") as folder:
+    with scratch("native") as folder:
         argv = [
             uv.find_uv_bin(), "pip", "install", "--dry-run", "--no-deps", "--require-hashes", "--only-binary", ":all:",
             "--python-platform", f"{ARCHES[cell.arch].machine}-apple-darwin", "--python-version", cell.python,
-            "--target", folder,
+            "--target", str(folder),
             "--requirements", str(lock),
         ]  # fmt: skip
         if cell.accelerator.index:

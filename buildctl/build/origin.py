@@ -15,6 +15,7 @@ from buildctl.matrix.cells import Cell, ImageBase
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import translated, write_whole
+from buildctl.oci.trees import remove_tree
 
 ORIGINS = "origins"  # the folder in the layout
 
@@ -68,6 +69,8 @@ def _write(project: Project, cell: Cell, image: Digest, inputs: Mapping[str, str
     path = _path(project, cell)
     with translated(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():  # damaged, as anything else that cannot be read
+            remove_tree(path)
         write_whole(path, json.dumps({"image": str(image), "inputs": dict(inputs)}, indent=1).encode() + b"\n")
 
 

@@ -301,13 +301,14 @@ def _locked(operation: WheelsLayer, lock: WheelLock) -> tuple[LockedWheel, ...]:
     return tuple(found)
 
 
-def refuse_conflicts(image: ImageRecipe, store: Store) -> None:
-    """Raise ArtifactError if wheels of different layers would install different files at the same path."""
+def refuse_conflicts(image: ImageRecipe, store: Store) -> tuple[str, ...]:
+    """What is odd about the image's wheels and harmless, for people. Raises ArtifactError if wheels of different layers
+    would install files at the same path that differ so that it matters.
+    """
     sources = [recipe.source for recipe in image.layers if isinstance(recipe.source, WheelsSource)]
     found = [(store.artifact(wheel.digest), wheel.filename) for source in sources for wheel in source.wheels]
     files = [WheelFile(path=path, filename=name) for path, name in found if path is not None]
-    if sources:
-        refuse_overlaps(files, site=sources[0].site)
+    return refuse_overlaps(files, site=sources[0].site) if sources else ()
 
 
 def material_size(recipe: Recipe) -> int:

@@ -2,6 +2,7 @@
 
     program      the program, its global options, the one place that catches errors: start here
     build, test, ask, publish, keep    the commands, by what they are for
+    signed       signatures, for `publish`: sign and verify
     commands     what every command has: -v, -q, a line in the help; unknown names in our words
     options      options that several commands share, and how an answer is printed
     failure      how an error is told, to people and as JSON

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -13,6 +14,16 @@ import click
 
 from buildctl.console.table import fitted
 from buildctl.ground.errors import BuildctlError, ExitCode
+
+_LONGEST = 300  # letters of a path; one of 3,000 folders helps nobody
+_ADVICE = {
+    errno.ENOSPC: "the disk, or what stdout leads to, is full",
+    errno.EDQUOT: "the quota of this user is used up",
+    errno.EMFILE: "this process may open more files with `ulimit -n 4096`",
+    errno.ENFILE: "the system has too many open files",
+    errno.EIO: "the disk or network file system has a fault; `dmesg` may name it",
+    errno.ENOMEM: "there is too little memory",
+}
 
 
 def tell(error: BuildctlError, arguments: Sequence[str], *, code: int | None = None) -> int:
@@ -27,9 +38,21 @@ def tell(error: BuildctlError, arguments: Sequence[str], *, code: int | None = N
     return code
 
 
+def tell_system(error: OSError, arguments: Sequence[str]) -> int:
+    """What the operating system refused, with or without the name of a file: a full stdout has none."""
+    where = "" if error.filename is None else f"{_cut(os.fsdecode(error.filename))}: "
+    hint = None if where else _ADVICE.get(error.errno or 0)
+    return tell(BuildctlError(f"{where}{error.strerror or error}", hint=hint), arguments)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
+
+
 def tell_interrupt(code: int, arguments: Sequence[str]) -> int:
     message = "interrupted; what was whole is kept, run the command again to continue"
-    click.echo(message, err=True)
+    with contextlib.suppress(OSError):
+        click.echo(message, err=True)
     _answer(BuildctlError(message), code, arguments)
     return code
 
@@ -52,15 +75,16 @@ def _answer(error: BuildctlError, code: int, arguments: Sequence[str]) -> None:
     if not wants_json(arguments):
         return
     value = {"error": {"message": error.message, "hint": error.hint, "exitCode": code}}
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):  # nobody reads it, or it is what is full
         click.echo(json.dumps(value, indent=2))
 
 
 def _say(word: str, colour: str, text: str) -> None:
     color = False if os.environ.get("NO_COLOR") else None
-    if sys.stderr.isatty():
-        text = fitted(word + text).removeprefix(word)
-    click.echo(click.style(word, fg=colour, bold=word == "error: ") + text, err=True, color=color)
+    with contextlib.suppress(OSError):  # a full or closed stderr: the exit code tells it all the same
+        if sys.stderr.isatty():
+            text = fitted(word + text).removeprefix(word)
+        click.echo(click.style(word, fg=colour, bold=word == "error: ") + text, err=True, color=color)
 
 
 def _verbose() -> bool:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from buildctl.artifacts.debian.python import python_packages
 from buildctl.artifacts.store import Store
 from buildctl.build.planner import Planned, Planner
-from buildctl.build.recipes import artifacts_of, material_size
+from buildctl.build.recipes import Compiling, artifacts_of, material_size
 from buildctl.cli.options import require_linux_to
 from buildctl.console.log import say
 from buildctl.console.table import folded, size, table
 from buildctl.dockerfile.files import update_rendered
 from buildctl.ground.errors import RuntimeUnavailableError
+from buildctl.ground.scratch import scratch as scratch_folder
 from buildctl.lock.locked import load_locked, of_all_architectures
 from buildctl.lock.update import stale_locks, update_locks
 from buildctl.matrix.cells import Cell
@@ -99,6 +100,9 @@ def _forecast(planned: Sequence[Planned], store: Store, resolve: tuple[tuple[str
     missing = {key: recipe for key, recipe in recipes.items() if key not in there}
     sizes = there | {key: material_size(recipe) for key, recipe in missing.items()}
     wanted: dict[Digest, int] = {a.digest: a.size for r in missing.values() for a in artifacts_of(r)}
+    if missing:  # and the Python that makes the bytecode here
+        pythons = [p.compiling for p in planned if isinstance(p.compiling, Compiling)]
+        wanted |= {d.digest: d.size for compiling in pythons for d in python_packages(compiling.lock)}
     fetched = {digest: count for digest, count in wanted.items() if store.artifact(digest) is None}
     answers, docker = _docker()
     return Forecast(
@@ -117,14 +121,14 @@ def _forecast(planned: Sequence[Planned], store: Store, resolve: tuple[tuple[str
 
 def _image_size(planned: Planned, sizes: dict[str, int]) -> int:
     below = planned.base.layers if not planned.base.recipes else ()
-    return sum(sizes[r.key] for r in planned.recipes) + sum(layer.descriptor.size for layer in below)
+    return sum(sizes[key] for key in {r.key for r in planned.recipes}) + sum(layer.descriptor.size for layer in below)
 
 
 @contextmanager
 def _resolved(project: Project, cells: Sequence[Cell]) -> Iterator[tuple[Project, tuple[tuple[str, str], ...]]]:
     """The project with everything locked and rendered: a copy in a temporary folder, without its output."""
     stale = tuple((project.shown(path), reason) for path, reason in stale_locks(project, cells))
-    with tempfile.TemporaryDirectory(prefix="buildctl-plan-") as folder:
+    with scratch_folder("plan") as folder:
         root = Path(folder)
         for entry in project.root.iterdir():
             if entry.name == "images":

@@ -9,20 +9,30 @@ import click
 
 from buildctl.cli.commands import command
 from buildctl.cli.options import Options, answer, json_option, names_argument
-from buildctl.ground.errors import ExitCode
+from buildctl.ground.errors import ExitCode, UsageError
 
 
 @command("Check every digest of the built images")
 @names_argument
+@click.option("--store", "of_store", is_flag=True, help="Check the store of downloads and layers instead.")
+@click.option("--repair", is_flag=True, help="With --store: remove what is damaged; the next build replaces it.")
 @click.pass_obj
-def fsck(options: Options, names: Sequence[str]) -> None:
+def fsck(options: Options, names: Sequence[str], of_store: bool, repair: bool) -> None:
     """Re-compute every digest, size and diff id of the built images, and look for names that escape and setuid files.
+
+    With --store, do the same for everything in the store: wheels, packages, layers, and what is unpacked from them.
 
     \b
     Examples:
       buildctl fsck
       buildctl fsck cuda-2.6
+      buildctl fsck --store --repair
     """
+    if of_store:
+        _fsck_store(names, repair=repair)
+        return
+    if repair:
+        raise UsageError("--repair needs --store", hint="`buildctl build` replaces what is damaged in the layout")
     from buildctl.oci.check import check_layout
     from buildctl.oci.layout import Layout
 
@@ -35,6 +45,22 @@ def fsck(options: Options, names: Sequence[str]) -> None:
     if problems:
         sys.exit(ExitCode.LAYOUT)
     click.echo(f"{project.shown(project.layout)}: everything matches its digest")
+
+
+def _fsck_store(names: Sequence[str], *, repair: bool) -> None:
+    from buildctl.artifacts.check import check_store
+    from buildctl.artifacts.store import Store
+
+    if names:
+        raise UsageError("--store checks the whole store: no names", hint="buildctl fsck --store")
+    store = Store.default()
+    problems = check_store(store, repair=repair)
+    for problem in problems:
+        click.echo(problem)
+    if problems and not repair:
+        sys.exit(ExitCode.LAYOUT)
+    said = "what is left matches its digest" if problems else "everything matches its digest"
+    click.echo(f"{store.root}: {said}")
 
 
 @command("Show what the store takes on the disk")

@@ -11,7 +11,7 @@ import click
 
 from buildctl.cli import ask, build, keep, publish, start, test
 from buildctl.cli.commands import CommandGroup, usage_error
-from buildctl.cli.failure import tell, tell_bug, tell_interrupt
+from buildctl.cli.failure import tell, tell_bug, tell_interrupt, tell_system
 from buildctl.cli.options import Options
 from buildctl.ground import interrupts
 from buildctl.ground.errors import BuildctlError
@@ -38,10 +38,8 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # `buildctl matrix | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a file or folder that is not there, or may not be read or written
-        if error.filename is None:
-            return tell_bug(error, arguments)
-        return tell(BuildctlError(f"{os.fsdecode(error.filename)}: {error.strerror}"), arguments)
+    except OSError as error:  # a file or folder that is not there, or that the system does not read or write
+        return tell_bug(error, arguments) if error.errno is None else tell_system(error, arguments)
     except Exception as error:  # noqa: BLE001 - the last net: a bug has an exit code of its own, not that of FAILED
         return tell_bug(error, arguments)
     return status if isinstance(status, int) else 0

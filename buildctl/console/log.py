@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +56,18 @@ def level() -> Level:
 
 def say(text: str) -> None:
     """On a terminal, lines are broken at blanks; elsewhere a line stays one."""
-    console = _console()
-    console.print(fitted(text, width=console.width) if console.is_terminal else text)
+    if _level is Level.QUIET:
+        return
+    text = fitted(text) if sys.stderr.isatty() else text
+    with contextlib.suppress(OSError):  # a full disk behind stderr is no reason to stop working
+        if _console.cache_info().currsize:  # something may move on the terminal below what is said
+            _console().print(text)
+        else:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201 - rich takes a tenth of a second to import
 
 
 def detail(text: str) -> None:
     """What only `--verbose` shows. The caller has taken out secrets (`net.redact`)."""
     if _level is Level.VERBOSE:
-        _console().print(f"  {text}", style="dim")
+        with contextlib.suppress(OSError):
+            _console().print(f"  {text}", style="dim")

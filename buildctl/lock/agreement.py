@@ -65,21 +65,29 @@ def _refuse_python(project: Project, base: str, found: Sequence[str], wanted: st
 
 def refuse_newer_glibc(cell: Cell, wheels: Iterable[LockedWheel], base: BaseLock | ImageLock) -> None:
     """Raises LockError if a wheel needs a newer C library than the base's locked one."""
-    if isinstance(base, ImageLock):
-        libc: str | None = base.glibc
-    else:
-        libc = next((p.version for p in base.packages if p.name == "libc6"), None)
-    match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", libc or "")
-    if match is None:
+    has = glibc_of(base)
+    if has is None:
         return
     for wheel in wheels:
         floor = glibc_floor([wheel.filename])
-        if floor and tuple(map(int, floor.split("."))) > (int(match[1]), int(match[2])):
+        if floor and tuple(map(int, floor.split("."))) > has:
             raise ResolveError(
-                f"{cell.id}: {wheel.filename} needs glibc {floor}, but bases.{base.base} has {libc}",
+                f"{cell.id}: {wheel.filename} needs glibc {floor}, but bases.{base.base} has {_libc(base)}",
                 hint=f"use a base with a newer Debian release for {cell.accelerator.name}, "
                 f"or an older version of {wheel.name} under packages",
             )
+
+
+def glibc_of(base: BaseLock | ImageLock) -> tuple[int, int] | None:
+    """Of the locked libc6, or of the image; None if the base has none."""
+    match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", _libc(base) or "")
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _libc(base: BaseLock | ImageLock) -> str | None:
+    if isinstance(base, ImageLock):
+        return base.glibc
+    return next((package.version for package in base.packages if package.name == "libc6"), None)
 
 
 def _without(wanted: str, found: Sequence[str], *, single: bool) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -13,6 +12,7 @@ from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.console.log import say
 from buildctl.ground import run
 from buildctl.ground.errors import ResolveError, ResolverError, SourceError, ToolError
+from buildctl.ground.scratch import scratch
 from buildctl.lock.apt_sources import ARCHIVES
 from buildctl.lock.debian import NAME, inputs_of, shipped_base
 from buildctl.matrix.cells import DebianBase, Flavour
@@ -44,7 +44,7 @@ def resolve_base(
     Includes every essential package of the suite: others depend on them implicitly. Raises LockError: apt or
     the keyring is missing, the archive cannot be reached or is not signed by Debian, packages do not exist or conflict.
     """
-    with tempfile.TemporaryDirectory(prefix="buildctl-apt-") as folder:
+    with scratch("apt") as folder:
         root = Path(folder)
         sources = private_root(root, base.suite, arch, mirrors, keyring)
         update(root, base.suite)

@@ -6,6 +6,7 @@ host, signatures of the archive checked. A lock names no host; `apt_sources` fin
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,6 +112,12 @@ def read_base_lock(path: Path) -> BaseLock:
         raise LockError(f"{path}: no such lock", hint="run `buildctl lock`") from None
     except UnicodeDecodeError as error:
         raise LockError(f"{path}: not UTF-8: {error}", hint="run `buildctl lock`") from None
+    return _parsed(path, text)
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(path: Path, text: str) -> BaseLock:
+    """A command reads the same few locks again and again."""
     head = _read_head(path, text)
     try:
         packages = tuple(_read_package(path, line, fields) for line, fields in parse_stanzas(text, str(path)))

@@ -6,7 +6,6 @@ images/NAME/FLAVOUR.ARCH.packages, and its inputs include the base: a changed ba
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from buildctl.artifacts.debian.deb import Control
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.ground.errors import ResolveError, ToolError
+from buildctl.ground.scratch import scratch
 from buildctl.lock.apt import apt, parse_uri, private_root, update
 from buildctl.lock.debian import FORMAT
 from buildctl.matrix.cells import Cell, DebianBase
@@ -74,7 +74,7 @@ def resolve_added(
     base, arch = wanted[0].cell.base, wanted[0].cell.arch
     assert isinstance(base, DebianBase)  # noqa: S101 - matrix.yaml's reader refuses the others
     known: dict[tuple[tuple[str, ...], tuple[BaseLock, ...]], tuple[DebPackage, ...]] = {}
-    with tempfile.TemporaryDirectory(prefix="buildctl-apt-") as folder:
+    with scratch("apt") as folder:
         root = Path(folder)
         sources = private_root(root, base.suite, arch, mirrors, keyring)
         update(root, base.suite)

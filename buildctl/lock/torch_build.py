@@ -4,6 +4,7 @@ build under a CUDA name", its reverse, and every other claim that a name or a ke
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -44,11 +45,10 @@ def build_of(cell: Cell, versions: Mapping[str, str], facts: Inside | None = Non
     if cell.native:
         return Build(kind=MPS, seen="a native environment")
     told = _by_version(versions)
-    needs = _by_runtime(versions)
     if facts is None:
-        return told or needs or _by_vendor(versions)
+        return told or _by_runtime(versions) or _by_vendor(versions)
     inside = _inside(facts)
-    for locked in (told, needs if needs and needs.kind == inside.kind else None):
+    for locked in (told, _other_runtime(inside, versions)):
         if locked is not None and (locked.kind, locked.version or inside.version) != (inside.kind, inside.version):
             raise ResolveError(
                 f"{cell.name}-{cell.arch}: torch's wheel is {inside} ({inside.seen}), the lock says {locked} "
@@ -56,6 +56,11 @@ def build_of(cell: Cell, versions: Mapping[str, str], facts: Inside | None = Non
                 hint=f"the wheels contradict each other; {_another_index(cell)}",
             )
     return inside
+
+
+def declared_build(cell: Cell, versions: Mapping[str, str]) -> Build | None:
+    """What torch's own version says it is; None if that says nothing. The CUDA of other packages is not torch's."""
+    return None if cell.native else _by_version(versions)
 
 
 def _by_version(versions: Mapping[str, str]) -> Build | None:
@@ -74,6 +79,17 @@ def _by_runtime(versions: Mapping[str, str]) -> Build | None:
         if version := _runtime(kind, versions):
             return Build(kind=kind, version=version, seen=f"it needs {_first(kind, versions)} {version}")
     return None
+
+
+def _other_runtime(inside: Build, versions: Mapping[str, str]) -> Build | None:
+    """A runtime of torch's kind that is not of its version, if there is none that is: other packages may bring more."""
+    pattern = inside.kind.runtime
+    names = [name for name in sorted(versions) if pattern is not None and pattern.fullmatch(name)]
+    found = [(name, short_version(versions[name])) for name in names]
+    if not found or any(version == inside.version for _, version in found):
+        return None
+    name, version = found[0]
+    return Build(kind=inside.kind, version=version, seen=f"it needs {name} {version}")
 
 
 def _by_vendor(versions: Mapping[str, str]) -> Build | None:
@@ -149,8 +165,8 @@ def _another_index(cell: Cell) -> str:
     return f"set `index` under {accelerator.place()} to one{wanted}"
 
 
-def _of(vendor: str, versions: Mapping[str, str]) -> list[str]:
-    return sorted(name for name in versions if name.startswith(vendor))
+def _of(vendor: re.Pattern[str], versions: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in versions if vendor.fullmatch(name))
 
 
 def certain_build(cell: Cell, versions: Mapping[str, str], facts: Inside | None = None) -> Build:

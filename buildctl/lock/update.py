@@ -13,15 +13,17 @@ from buildctl.artifacts.store import Store
 from buildctl.console.log import say
 from buildctl.ground.errors import ArtifactError, FetchError, LockError, ResolveError
 from buildctl.lock import debian, debian_added
-from buildctl.lock.agreement import refuse_newer_glibc, refuse_other_python, refuse_python_of
+from buildctl.lock.agreement import glibc_of, refuse_newer_glibc, refuse_other_python, refuse_python_of
 from buildctl.lock.apt import instead_of_apt, resolve_base
 from buildctl.lock.apt_sources import apt_mirrors
 from buildctl.lock.claim_files import derive, stale_claims, write_claims
 from buildctl.lock.inside import base_image
 from buildctl.lock.inside.assembly import Debs, refuse_unbuildable
-from buildctl.lock.inside.base_image import lock_image
+from buildctl.lock.inside.base_image import ImageLock, lock_image
 from buildctl.lock.inside.local_wheels import local_problem, offered, refuse_others
 from buildctl.lock.locked import LOCKED, debian_bases
+from buildctl.lock.refusal.linking import refuse_unlinkable
+from buildctl.lock.refusal.unsolvable import explained
 from buildctl.lock.uv import NoSolutionError
 from buildctl.lock.wheels import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.matrix.additions import keys_of
@@ -217,43 +219,33 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
         yield f"{project.shown(path)} is up to date"
         return
     say(f"resolving {cell.name} for {cell.platform}")
+    runtime = _runtime_below(project, cell)
+    glibc = glibc_of(runtime) if runtime else None
     try:
         with offered(project, cell) as links:
-            new = resolve_wheels(cell, keep=None if upgrade else old, links=links)
+            new = resolve_wheels(cell, keep=None if upgrade else old, glibc=glibc, links=links)
         refuse_others(project, cell, new)
     except NoSolutionError as error:
-        keys = keys_of(project.matrix.additions, cell.name, "packages", "extras")
-        keys += (cell.accelerator.place("index"),) if cell.accelerator.index else ()
-        asked = f", {', '.join(keys)}" if keys else ""
-        raise ResolveError(
-            f"{cell.name} on {cell.platform}: what {project.matrix.path.name} asks for "
-            f"(versions, packages{asked}) cannot be satisfied: {error.message}",
-            hint=_exclusion(cell) if cell.suffix else error.hint,
-        ) from error
+        raise explained(cell, project.matrix.additions, error, glibc=glibc) from error
     _refuse_newer_glibc(project, cell, new)
     # a torch that contradicts the cell: write nothing
-    derive(project, cell, Store.default(), again=False, lock=new)
+    derived = derive(project, cell, Store.default(), again=False, lock=new)
+    refuse_unlinkable(cell, new, derived.claims.versions, Store.default())
     write_wheel_lock(path, new)
     yield f"{project.shown(path)}: {len(new.wheels)} wheels"
     yield from (f"  {line}" for line in changes(old, new) if old is not None)
 
 
-def _exclusion(cell: Cell) -> str:
-    """The way out where torch may have no wheel for a Python."""
-    return (
-        f"if torch {cell.torch} has no wheel for Python {cell.python}, add to exclude in matrix.yaml: "
-        f'{{python: "=={cell.python}.*", versions: "=={cell.torch}", reason: ..., instead: ...}}'
-    )
-
-
 def _refuse_newer_glibc(project: Project, cell: Cell, lock: WheelLock) -> None:
-    if cell.native:
-        return
-    if isinstance(cell.base, DebianBase):
-        runtime = debian.read_base_lock(project.base_lock(cell.base, Flavour.RUNTIME, cell.arch))
+    if runtime := _runtime_below(project, cell):
         refuse_newer_glibc(cell, lock.wheels, runtime)
-    elif (image := base_image.load_image_lock(project, cell)) is not None:
-        refuse_newer_glibc(cell, lock.wheels, image)
+
+
+def _runtime_below(project: Project, cell: Cell) -> BaseLock | ImageLock | None:
+    """The lock of a cell's base, which is made before its wheels are resolved."""
+    if cell.native or not isinstance(cell.base, DebianBase):
+        return base_image.load_image_lock(project, cell)
+    return debian.read_base_lock(project.base_lock(cell.base, Flavour.RUNTIME, cell.arch))
 
 
 def _base_problem(project: Project, key: BaseKey) -> str | None:

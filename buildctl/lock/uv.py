@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-import tempfile
 import threading
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -23,6 +23,7 @@ from packaging.version import Version
 from buildctl.ground.errors import LockError, ResolveError, ResolverError, SettingsError, SourceError, ToolError
 from buildctl.ground.net import redact
 from buildctl.ground.run import Completed, run
+from buildctl.ground.scratch import scratch
 from buildctl.lock.index import several_indexes, uv_environment
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Accelerator
@@ -31,9 +32,9 @@ from buildctl.oci.digest import Digest
 # These come from one index, always the same for all of them.
 FAMILY = ("torch", "torchvision", "torchaudio")
 
-# glibc of Debian 13 is 2.41; 2.40 is the newest that uv knows. NVIDIA's wheels carry odd tags (manylinux_2_18, 2_27),
-# so the whole range below counts. macOS: MPS needs 14, and so do torch's wheels from 2.12 on.
-_GLIBC = 40
+# Minor versions of glibc 2 that uv has a platform for. NVIDIA's wheels carry odd tags (manylinux_2_18, 2_27), so
+# everything below the platform's counts. macOS: MPS needs 14, and so do torch's wheels from 2.12 on.
+_GLIBCS: tuple[int, ...] = (17, 28, *range(31, 41))
 _MACOS = (14, 0)
 _TIMEOUT = 300.0
 _UV_LOCK = threading.Lock()
@@ -41,7 +42,7 @@ _UV_LOCK = threading.Lock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A wheel that uv chose. `size` in bytes and `digest` are None if the index does not tell."""
+    """A wheel that uv chose. `size` in bytes, `digest` and when it was uploaded are None if the index does not tell."""
 
     name: str
     version: str
@@ -49,6 +50,7 @@ class Found:
     url: str
     size: int | None
     digest: Digest | None
+    uploaded: datetime | None = None
 
 
 class NoSolutionError(ResolveError):
@@ -89,21 +91,25 @@ def resolve(
     platform: str,
     index: str | None = None,
     keep: Iterable[tuple[str, str]] = (),
+    glibc: tuple[int, int] | None = None,
+    alone: bool = False,
     links: Path | None = None,
 ) -> tuple[Found, ...]:
     """Wheels for `requirements` on `platform` (linux/amd64 ...), one per package, sorted by name.
 
-    `index` serves FAMILY and nothing else. `keep` are (name, version) pairs to keep if possible, `links` a folder of
-    further wheels. Raises NoSolutionError, or LockError if uv or the index fails, or if FAMILY comes from more than one
-    index.
+    `index` serves FAMILY and nothing else. `keep` are (name, version) pairs to keep if possible. `glibc` is what the
+    wheels run on, the newest that uv knows if None; `alone` leaves out dependencies and pre-releases; `links` is a
+    folder of further wheels. Raises NoSolutionError, or LockError if uv or the index fails, or if FAMILY comes from
+    more than one index.
     """
-    options = ["--python-platform", _uv_platform(platform)]
+    options = ["--python-platform", _uv_platform(platform, glibc)]
+    options += ["--no-deps", "--prerelease", "disallow"] if alone else []
     env = {"MACOSX_DEPLOYMENT_TARGET": ".".join(map(str, _MACOS))} if platform.startswith("darwin/") else {}
     if links is not None:
         env["UV_FIND_LINKS"] = str(links)
     packages = _compile(requirements, options, env, python=python, index=index, keep=keep)
-    chosen = [best(wheels, python=python, platform=platform) for wheels in packages]
-    if index is None and several_indexes():
+    chosen = [best(wheels, python=python, platform=platform, glibc=glibc) for wheels in packages]
+    if index is None and not alone and several_indexes():
         _check_one_index(chosen, [*options, "--python-version", python], env)
     return tuple(sorted(chosen, key=lambda found: found.name))
 
@@ -111,7 +117,7 @@ def resolve(
 def _check_one_index(chosen: Sequence[Found], options: Sequence[str], env: Mapping[str, str]) -> None:
     """pylock.toml does not say which index a wheel is from, an annotated requirements.txt does."""
     pins = [f"{found.name}=={found.version}" for found in chosen if found.name in FAMILY]
-    with tempfile.TemporaryDirectory(prefix="buildctl-lock-") as folder:
+    with scratch("lock") as folder:
         root = Path(folder)
         (root / "pyproject.toml").write_text("[tool.uv]\n", "utf-8")
         (root / "pins.txt").write_text("\n".join(pins) + "\n", "utf-8")
@@ -147,7 +153,7 @@ def _compile(
     keep: Iterable[tuple[str, str]] = (),
 ) -> list[list[Found]]:
     """What uv writes into its pylock.toml (PEP 751): the wheels of each package."""
-    with tempfile.TemporaryDirectory(prefix="buildctl-lock-") as folder:
+    with scratch("lock") as folder:
         root = Path(folder)
         # a [tool.uv] table of our own ends uv's search for a project's configuration in the folders above
         (root / "pyproject.toml").write_text(_pyproject(requirements, python, index), "utf-8")
@@ -242,52 +248,61 @@ def _wheel(name: str, version: str, wheel: Mapping[str, Any], root: Path) -> Fou
         url=url,
         size=wheel.get("size"),
         digest=Digest(sha256) if sha256 else None,
+        uploaded=uploaded if isinstance(uploaded := wheel.get("upload-time"), datetime) else None,
     )
 
 
-def best(candidates: Sequence[Found], *, python: str, platform: str) -> Found:
-    """The one that pip there would choose: the most specific tag. Raises LockError if none fits."""
+def best(candidates: Sequence[Found], *, python: str, platform: str, glibc: tuple[int, int] | None = None) -> Found:
+    """The one that pip and uv there would choose: the most specific tag, then the highest build tag (PEP 427).
+
+    Raises LockError if none fits.
+    """
     what = f"{candidates[0].name}=={candidates[0].version}"
-    ranks = {tag: rank for rank, tag in enumerate(supported_tags(python, platform))}
-    ranked: list[tuple[int, Found]] = []
+    ranks = {tag: rank for rank, tag in enumerate(supported_tags(python, platform, glibc))}
+    ranked: list[tuple[int, tuple[int, str], Found]] = []
     for found in candidates:
         try:
-            name, version, _, wheel_tags = parse_wheel_filename(found.filename)
+            name, version, build, wheel_tags = parse_wheel_filename(found.filename)
         except InvalidWheelFilename as error:
             raise ResolveError(f"{what}: the index lists a file that is not a wheel: {found.filename}") from error
         if name != found.name or version != Version(found.version):
             raise ResolveError(f"{what}: the index lists a file of another package or version: {found.filename}")
         if fitting := [ranks[tag] for tag in wheel_tags if tag in ranks]:
-            ranked.append((min(fitting), found))
+            ranked.append((-min(fitting), build or (-1, ""), found))
     if not ranked:
         names = ", ".join(found.filename for found in candidates) or "no wheels"
         raise ResolveError(f"{what}: no wheel for Python {python} on {platform} ({names})")
-    return min(ranked, key=lambda pair: (pair[0], pair[1].filename))[1]
+    return max(ranked, key=lambda found: found[:2])[2]
 
 
-def _uv_platform(platform: str) -> str:
+def _uv_platform(platform: str, glibc: tuple[int, int] | None) -> str:
     """Uv's word for SYSTEM/ARCH."""
     system, _, arch = platform.partition("/")
-    return f"{ARCHES[arch].machine}-{'apple-darwin' if system == 'darwin' else f'manylinux_2_{_GLIBC}'}"
+    return f"{ARCHES[arch].machine}-{'apple-darwin' if system == 'darwin' else f'manylinux_2_{_minor(glibc)}'}"
 
 
-def supported_tags(python: str, platform: str) -> tuple[tags.Tag, ...]:
+def _minor(glibc: tuple[int, int] | None) -> int:
+    """The newest glibc 2 that uv knows and that wheels for it run on."""
+    return max([known for known in _GLIBCS if glibc is None or (2, known) <= glibc] or _GLIBCS[:1])
+
+
+def supported_tags(python: str, platform: str, glibc: tuple[int, int] | None = None) -> tuple[tags.Tag, ...]:
     """What CPython there accepts, most specific first."""
     major, minor = (int(part) for part in python.split("."))
-    platforms = list(_platform_tags(platform))
+    platforms = list(_platform_tags(platform, _minor(glibc)))
     version, interpreter = (major, minor), f"cp{major}{minor}"
     cpython = tags.cpython_tags(version, abis=[interpreter], platforms=platforms)
     return (*cpython, *tags.compatible_tags(version, interpreter=interpreter, platforms=platforms))
 
 
-def _platform_tags(platform: str) -> Iterable[str]:
+def _platform_tags(platform: str, glibc: int) -> Iterable[str]:
     if platform.startswith("darwin/"):
         return tags.mac_platforms(_MACOS, platform.removeprefix("darwin/"))
     machine = ARCHES[platform.removeprefix("linux/")].machine
     old = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
     lowest = 5 if machine == "x86_64" else 17
     out: list[str] = []
-    for minor in range(_GLIBC, lowest - 1, -1):
+    for minor in range(glibc, lowest - 1, -1):
         out.append(f"manylinux_2_{minor}_{machine}")
         if minor in old:
             out.append(f"{old[minor]}_{machine}")

@@ -14,10 +14,13 @@ from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from buildctl.console.log import say
+from buildctl.ground.clock import now
 from buildctl.ground.errors import LockError, ResolveError, SourceError
 from buildctl.ground.net import new_session, redact
 from buildctl.lock.index import with_credentials
-from buildctl.lock.torch_build import build_of, check_build
+from buildctl.lock.refusal.outdated import refuse_outdated
+from buildctl.lock.torch_build import check_build, declared_build
 from buildctl.lock.uv import Found, index_of, resolve
 from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
@@ -90,21 +93,27 @@ def is_stale(cell: Cell, lock: WheelLock) -> str | None:
     return None
 
 
-def resolve_wheels(cell: Cell, *, keep: WheelLock | None = None, links: Path | None = None) -> WheelLock:
-    """Resolve with uv for the cell's own platform, keeping the versions in `keep` if possible; `links` is a folder
-    of further wheels.
+def resolve_wheels(
+    cell: Cell, *, keep: WheelLock | None = None, glibc: tuple[int, int] | None = None, links: Path | None = None
+) -> WheelLock:
+    """Resolve with uv for the cell's own platform, keeping the versions in `keep` if possible. `glibc` is the base's,
+    None if unknown; `links` a folder of further wheels.
 
     Raises LockError: no solution, an index that fails or has no SHA-256, or wheels that contradict the name.
     """
+    kept = [(wheel.name, wheel.version) for wheel in keep.wheels] if keep else []
     with index_of(cell.accelerator) as index:
         found = resolve(
             cell.requirements,
             python=cell.python,
             platform=cell.platform,
             index=index,
-            keep=[(wheel.name, wheel.version) for wheel in keep.wheels] if keep else (),
+            keep=kept,
+            glibc=glibc,
             links=links,
         )
+    for note in refuse_outdated(cell, found, now=now(), kept=kept, glibc=glibc):
+        say(f"note: {note}")
     wheels = tuple(_locked(wheel, cell.accelerator.index) for wheel in found)
     refuse_another_build(cell, wheels)
     return WheelLock(name=cell.name, platform=cell.platform, python=cell.python, inputs=inputs_of(cell), wheels=wheels)
@@ -132,11 +141,14 @@ def size_at(url: str, what: str, index: str | None) -> int:
 
 
 def refuse_another_build(cell: Cell, wheels: Iterable[LockedWheel]) -> None:
-    """Compares the lock alone with the accelerator's claims. Raises LockError."""
+    """Compares torch's own version with the accelerator's claims; what is inside its wheel is compared later.
+
+    Raises LockError.
+    """
     versions = {wheel.name: wheel.version for wheel in wheels}
     if "torch" not in versions:
         raise ResolveError(f"{cell.name}-{cell.arch}: no torch among the resolved wheels")
-    if (build := build_of(cell, versions)) is not None:
+    if (build := declared_build(cell, versions)) is not None:
         check_build(cell, versions, build)
 
 

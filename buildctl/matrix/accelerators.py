@@ -34,7 +34,7 @@ class AcceleratorKind:
     - `backend`: torch's word for what is compiled in; `never`: backends that must not be; `device`: what torch calls
       the GPUs it sees (ROCm builds call them cuda)
     - `local`: torch's local version, with the version in a group; `runtime`: the distribution whose version tells what
-      torch is built for; `vendor`: prefixes of distributions that only such images hold
+      torch is built for; `vendor`: distributions of its libraries, which only such images hold
     - `environment`: variables of the images; `marks`: variables by which foreign images are recognised
     - `files`: device files that a runtime passes; None where the vendor's container toolkit does that, or nothing
     - `driver_floors`: lowest driver by major version; None if unknown
@@ -57,7 +57,7 @@ class AcceleratorKind:
     device: str | None = field(default=None, compare=False)
     local: re.Pattern[str] | None = field(default=None, compare=False)
     runtime: re.Pattern[str] | None = field(default=None, compare=False)
-    vendor: str | None = field(default=None, compare=False)
+    vendor: re.Pattern[str] | None = field(default=None, compare=False)
     environment: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     marks: tuple[str, ...] = field(default=(), compare=False)
     files: DeviceFiles | None = field(default=None, compare=False)
@@ -117,7 +117,11 @@ CUDA = AcceleratorKind(
     local=re.compile(r"cu(\d{2,3})(?!\d).*"),
     # up to CUDA 12 the distribution has the major in its name
     runtime=re.compile(r"nvidia-cuda-runtime(-cu\d+)?"),
-    vendor="nvidia-",
+    # not nvidia-ml-py, which asks the driver
+    vendor=re.compile(
+        r"nvidia-.+-cu\d+|nvidia-(cu(da|blas|dnn|fft|file|rand|solver|sparse|sparselt)|nccl|np|nvjitlink|nvjpeg|nvshmem|nvtx|nvvm)"
+        r"(-.+)?"
+    ),
     environment=(
         ("NVIDIA_VISIBLE_DEVICES", "all"),
         ("NVIDIA_DRIVER_CAPABILITIES", "compute,utility"),

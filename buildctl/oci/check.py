@@ -19,6 +19,7 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.files import TEMPORARY
 from buildctl.oci.image import REF_NAME, Descriptor, ImageConfig, Index, Manifest, Platform
 from buildctl.oci.layout import CONFIG_TYPES, INDEX_TYPES, MANIFEST_TYPES, Layout, parse_object
+from buildctl.oci.receipts import doubt
 from buildctl.oci.scan import DEBIAN_SETUID, LayerScan, scan_layer
 
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
@@ -125,6 +126,7 @@ class _ImageCheck:
         if scan.size != layer.size:
             yield f"{where}: blob {layer.digest} has {scan.size} bytes, not {layer.size} as in its descriptor"
         if scan.digest != layer.digest:
+            doubt(self.layout.blob_path(layer.digest))
             yield f"{where}: blob {layer.digest} does not match its digest: computed {scan.digest}"
         if scan.whole and diff_id is not None and scan.diff_id != diff_id:
             yield f"{where}: blob {layer.digest} has the diff id {scan.diff_id}, not {diff_id} as in the configuration"
@@ -187,6 +189,7 @@ class _ImageCheck:
             yield f"{where}: cannot read blob {blob.digest}: {error.strerror}"
             return
         if (digest, size) != (blob.digest, blob.size):
+            doubt(path)
             yield f"{where}: blob {blob.digest} does not match its descriptor: it has {size} bytes and is {digest}"
 
     def object(self, descriptor: Descriptor) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from buildctl.ground.errors import LayoutError
 
@@ -38,7 +38,15 @@ class Digest:
     @classmethod
     def of_file(cls, path: Path) -> Self:
         with path.open("rb") as file:
-            return cls(hashlib.file_digest(file, "sha256").hexdigest())
+            return cls.of_stream(file)
+
+    @classmethod
+    def of_stream(cls, file: BinaryIO) -> Self:
+        """Of what is left of it."""
+        seen = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            seen.update(chunk)
+        return cls(seen.hexdigest())
 
     @property
     def short(self) -> str:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from buildctl.ground.errors import BuildctlError, EngineError, LayoutError, WriteError
 from buildctl.oci.digest import Digest
+from buildctl.oci.trees import remove_tree
 
 TEMPORARY = ".tmp-"  # prefix of the names of files that are still being written
 CHUNK = 1 << 20
@@ -35,8 +36,8 @@ def write_whole(target: Path, data: bytes) -> None:
 def bring(source: Path, target: Path, digest: Digest, size: int) -> None:
     """Put the content of `source` at `target`: as a hard link, else a copy that shares its data, else a hashed copy.
 
-    Only a real copy is hashed; the caller vouches for what can be linked. The name is on disk only after a
-    `sync_directory`. Raises LayoutError if size or digest is wrong.
+    Only a real copy is hashed; the caller vouches for what can be linked. A copy has the time of `source`. The name is
+    on disk only after a `sync_directory`. Raises LayoutError if size or digest is wrong.
     """
     try:
         actual = source.stat().st_size
@@ -44,14 +45,16 @@ def bring(source: Path, target: Path, digest: Digest, size: int) -> None:
         raise LayoutError(f"cannot read blob {digest}: {source}: {error.strerror}") from error
     if actual != size:
         raise LayoutError(f"{source} has {actual} bytes, but blob {digest} must have {size}")
-    target.unlink(missing_ok=True)
-    if _link(source, target):
-        return
     with _temporary(target) as temporary:
-        copied = _copy(source, temporary)
-        if copied is not None and copied != digest:
-            raise LayoutError(f"{source} is {copied}, but must be blob {digest}")
-        temporary.replace(target)
+        if not _link(source, temporary):
+            copied = _copy(source, temporary)
+            if copied is not None and copied != digest:
+                raise LayoutError(f"{source} is {copied}, but must be blob {digest}")
+            state = source.stat()
+            os.utime(temporary, ns=(state.st_atime_ns, state.st_mtime_ns))
+        if target.is_dir():
+            remove_tree(target)
+        temporary.replace(target)  # nothing, if both are the same file already
 
 
 def sync_directory(path: Path) -> None:
@@ -72,11 +75,60 @@ def translated(path: Path, size: int = 0) -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             need = f" ({size / 1e6:.1f} MB)" if size else ""
+            lacks = "the file system has no inode left" if out_of_inodes(path) else "the disk is full"
             raise EngineError(
-                f"the disk is full: cannot write {path}{need}",
-                hint="free some space and run the command again; it resumes from finished files",
+                f"{lacks}: cannot write {path}{need}",
+                hint=f"{make_room(path)} and run the command again; it resumes from finished files",
             ) from error
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def out_of_inodes(path: Path) -> bool:
+    """Whether the file system of `path` has space for bytes, but not for one more file."""
+    for place in (path, *path.parents):
+        with suppress(OSError):
+            state = os.statvfs(place)
+            return state.f_files > 0 and state.f_favail == 0 and state.f_bavail > 0
+    return False
+
+
+def make_room(path: Path) -> str:
+    """The beginning of a hint after a write failed with one of FULL."""
+    return "remove some files there, however small," if out_of_inodes(path) else "free some space"
+
+
+def has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def is_the_same(source: Path, target: Path) -> bool:
+    """Whether `target` is `source`, or a copy that `bring` made of it."""
+    try:
+        here, there = target.stat(), source.stat()
+    except OSError:
+        return False
+    return (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
+
+
+def holds(path: Path, digest: Digest) -> bool:
+    """Whether the content of the file is what the digest says; hashes it."""
+    try:
+        return Digest.of_file(path) == digest
+    except OSError:
+        return False
+
+
+def make_directory(path: Path, *, again: bool = False) -> None:
+    """Make a directory that other users can read, whatever the umask; `again` after a possibly killed attempt."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        if not again:
+            return
+    path.chmod(0o755)
 
 
 @contextmanager
@@ -97,8 +149,6 @@ def _link(source: Path, target: Path) -> bool:
                 os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         os.link(source, target)
-    except FileExistsError:
-        return True  # another writer was faster
     except OSError as error:
         if error.errno in _NO_LINK:
             return False

@@ -36,6 +36,8 @@ def _texts(value: Any) -> tuple[str, ...]:
     """A JSON list of strings, or null; refuses a plain string, which would split into letters."""
     if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         raise TypeError(f"not a list of strings: {value!r}")
+    if any("\0" in item for item in value or ()):
+        raise ValueError("a NUL byte, which no program can be given")
     return tuple(value or ())
 
 
@@ -212,11 +214,11 @@ class ImageConfig:
                 diff_ids=tuple(Digest.parse(d) for d in value["rootfs"]["diff_ids"]),
                 history=tuple(History.from_json(h) for h in value.get("history") or ()),
                 created=str(value.get("created") or ""),
-                user=str(config.get("User") or ""),
+                user=_texts([str(config.get("User") or "")])[0],
                 env=tuple((k, v) for k, _, v in (e.partition("=") for e in _texts(config.get("Env")))),
                 entrypoint=_texts(config.get("Entrypoint")),
                 cmd=_texts(config.get("Cmd")),
-                working_dir=str(config.get("WorkingDir") or ""),
+                working_dir=_texts([str(config.get("WorkingDir") or "")])[0],
                 labels=_texts_by_key(config.get("Labels")),
                 exposed_ports=_keys(config.get("ExposedPorts")),
                 volumes=_keys(config.get("Volumes")),

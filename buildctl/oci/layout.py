@@ -20,7 +20,17 @@ from typing import Any, BinaryIO
 
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
-from buildctl.oci.files import TEMPORARY, bring, sync_directory, translated, write_whole
+from buildctl.oci.files import (
+    TEMPORARY,
+    bring,
+    has_size,
+    holds,
+    is_the_same,
+    make_directory,
+    sync_directory,
+    translated,
+    write_whole,
+)
 from buildctl.oci.image import (
     REF_NAME,
     Descriptor,
@@ -32,6 +42,7 @@ from buildctl.oci.image import (
     Platform,
     canonical_json,
 )
+from buildctl.oci.trees import remove_tree
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 INDEX_TYPES = frozenset({MediaType.INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"})
@@ -47,6 +58,7 @@ class Layout:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.blobs = root / "blobs" / "sha256"
+        self.mended: list[str] = []  # what was found damaged and put right, for whoever tells the user
 
     def __repr__(self) -> str:
         return f"Layout({str(self.root)!r})"
@@ -61,12 +73,16 @@ class Layout:
     # writing
 
     def create(self) -> None:
-        """Create what an empty layout lacks; `oci-layout` comes last, so if it exists, the layout is complete."""
+        """Create what an empty layout lacks; `oci-layout` comes last, so if it exists, the layout is complete.
+
+        Both files of a layout are made again if they are damaged; the old index is kept as `index.json.damaged`.
+        """
         with translated(self.root):
             marker = self.root / "oci-layout"
-            _make_directory(self.root)
+            self._mend(marker)
+            make_directory(self.root)
             for folder in (self.blobs.parent, self.blobs):
-                _make_directory(folder, again=not marker.exists())
+                make_directory(folder, again=not marker.exists())
             self._sweep()
             if not self.index_path.exists():
                 with self._locked(".index.lock", fcntl.LOCK_EX):
@@ -75,16 +91,36 @@ class Layout:
             if not marker.exists():
                 self._replace(marker, LAYOUT_FILE)
 
+    def _mend(self, marker: Path) -> None:
+        if not marker.is_file() and not self.blobs.is_dir():
+            return  # whatever is here, it is not a layout yet
+        if marker.is_dir() or (marker.is_file() and marker.read_bytes() != LAYOUT_FILE and _is_damaged_marker(marker)):
+            remove_tree(marker)
+            self.mended.append(f"{marker} was damaged: written again")
+        with suppress(FileNotFoundError), self._locked(".index.lock", fcntl.LOCK_EX):
+            try:
+                self.read_index()
+            except (IsADirectoryError, LayoutError) as error:
+                if not self.index_path.exists():
+                    return
+                kept = self.index_path.with_name("index.json.damaged")
+                remove_tree(kept)
+                self.index_path.rename(kept)
+                self.mended.append(f"{self.index_path} was damaged: begun again; build the other images, too ({error})")
+
     def add_blob(self, source: Path, digest: Digest, size: int) -> None:
         """Add the file `source` under its digest: a hard link, else a shared copy, else a copy that is hashed.
 
-        The caller vouches for the digest of a file that can be linked. Raises LayoutError if the size, or what was
-        copied, does not match; EngineError if the disk is full.
+        What is there already stays if it is that file, a copy of it made here (it has its time), or hashes to the
+        digest. The caller vouches for the digest of `source`. Raises LayoutError if the size, or what was copied, does
+        not match; EngineError if the disk is full.
         """
         target = self.blob_path(digest)
-        if _has_size(target, size):
+        if is_the_same(source, target):
             return
         with self._locked(".writers.lock", fcntl.LOCK_SH), translated(target, size):
+            if os.path.lexists(target) and not holds(target, digest):
+                self.mended.append(f"{target} was damaged: put back")
             bring(source, target, digest, size)
 
     def write_bytes(self, media_type: str, data: bytes) -> Descriptor:
@@ -94,7 +130,9 @@ class Layout:
         if len(data) > JSON_LIMIT:
             raise LayoutError(f"{media_type} of {len(data)} bytes exceeds what registries accept ({JSON_LIMIT})")
         with self._locked(".writers.lock", fcntl.LOCK_SH), translated(target, len(data)):
-            if not _has_size(target, len(data)) or target.read_bytes() != data:
+            if not holds(target, digest):
+                if os.path.lexists(target):
+                    self.mended.append(f"{target} was damaged: written again")
                 self._replace(target, data)
         return Descriptor(media_type=media_type, digest=digest, size=len(data))
 
@@ -157,7 +195,7 @@ class Layout:
         self.create()
         with self._locked(".writers.lock", fcntl.LOCK_SH):
             for manifest in manifests:
-                if not _has_size(self.blob_path(manifest.digest), manifest.size):
+                if not has_size(self.blob_path(manifest.digest), manifest.size):
                     raise LayoutError(f"{name}: manifest {manifest.digest} is not in {self.root}")
             ordered = tuple(sorted(manifests, key=lambda m: str(m.platform)))
             index = Index(manifests=ordered, annotations=annotations or {})
@@ -284,6 +322,8 @@ class Layout:
 
     def _replace(self, target: Path, data: bytes) -> None:
         with self._locked(".writers.lock", fcntl.LOCK_SH):  # so that the temporary file is not swept
+            if target.is_dir():
+                remove_tree(target)
             write_whole(target, data)
 
     @contextmanager
@@ -332,18 +372,8 @@ def _other_algorithm(manifest: Mapping[str, Any]) -> bool:
     return bool(colon and encoded) and algorithm != "sha256" and _ALGORITHM.fullmatch(algorithm) is not None
 
 
-def _has_size(path: Path, size: int) -> bool:
+def _is_damaged_marker(marker: Path) -> bool:
     try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
-
-
-def _make_directory(path: Path, *, again: bool = False) -> None:
-    """Make a directory that other users can read, whatever the umask; `again` after a possibly killed attempt."""
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        if not again:
-            return
-    path.chmod(0o755)
+        return "imageLayoutVersion" not in parse_object(marker.read_bytes(), str(marker))
+    except LayoutError:
+        return True

@@ -175,6 +175,21 @@ class LayerReader:
         self.finish_blob()
 
 
+def layer_hashes(blob: BinaryIO, media_type: str, where: str) -> tuple[Digest, Digest]:
+    """Digest and diff id of a layer, whatever its tar holds. `blob` must be seekable and at its start.
+
+    Raises LayoutError for data that cannot be decompressed.
+    """
+    if compression(media_type) == "zstd":
+        _require_whole_zstd(blob, where)
+    packed = _Hashed(blob, where)
+    tar = _Hashed(_decompressed(packed, media_type), where)
+    for stream in (tar, packed):
+        while stream.read(CHUNK):
+            pass
+    return packed.digest, tar.digest
+
+
 class _Hashed(io.RawIOBase):
     """Passes bytes on, hashing and counting them; what a broken source raises becomes a LayoutError."""
 

@@ -26,6 +26,7 @@ from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.oci.scan import clean_path
 from buildctl.oci.tarread import LayerReader
+from buildctl.oci.trees import discard_changed, keep_tree, remove_tree, rename_tree
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
@@ -46,18 +47,20 @@ def unpack_layer(
     *,
     diff_id: Digest | None = None,
     stack: bool = False,
+    kept: bool = False,
     owner: Owner | None = as_given,
 ) -> bool:
     """Unpack one layer into the new directory `target`; False if it exists already and so is complete.
 
-    With `stack` the directory is meant to lie in an overlay on those of lower layers, so whiteouts raise LayoutError,
-    as does anything else that cannot be unpacked: names that escape, device nodes, a broken blob, another `diff_id`.
-    Modes are exact whatever the umask. As root, users and groups of files are what `owner` makes of the image's; for
-    others, and with None, files belong to the caller and lose setuid and setgid. Extended attributes are left out.
+    With `kept` it gets a receipt (`trees`). With `stack` the directory is meant to lie in an overlay on those of lower
+    layers, so whiteouts raise LayoutError, as does anything else that cannot be unpacked: names that escape, device
+    nodes, a broken blob, another `diff_id`. Modes are exact whatever the umask. As root, users and groups of files are
+    what `owner` makes of the image's; for others, and with None, files belong to the caller and lose setuid and setgid.
+    Extended attributes are left out.
     """
     if target.exists():
         return False
-    with _appearing(target) as folder:
+    with _appearing(target, keep_tree if kept else rename_tree) as folder:
         tree = _Tree(folder, stack=stack, owner=owner)
         with blob.open("rb", buffering=0) as file:
             _apply(tree, file, media_type, f"layer {blob.name[:12]}", diff_id)
@@ -73,7 +76,7 @@ def unpack_image(layout: Layout, descriptor: Descriptor, target: Path, *, owner:
     if target.exists() and any(target.iterdir()):
         raise LayoutError(f"cannot unpack into {target}: it is not empty")
     pairs = _layers(layout, descriptor)
-    with _appearing(target) as folder:
+    with _appearing(target, rename_tree) as folder:
         tree = _Tree(folder, stack=False, owner=owner)
         for layer, diff_id in pairs:
             with layout.blob_path(layer.digest).open("rb", buffering=0) as file:
@@ -82,18 +85,27 @@ def unpack_image(layout: Layout, descriptor: Descriptor, target: Path, *, owner:
 
 
 def unpack_layers(
-    layout: Layout, descriptor: Descriptor, cache: Path, *, owner: Owner | None = as_given
+    layout: Layout,
+    descriptor: Descriptor,
+    cache: Path,
+    *,
+    owner: Owner | None = as_given,
+    on_changed: Callable[[Path], None] = lambda _path: None,
 ) -> tuple[Path, ...]:
     """Unpack each layer of an image into its own directory in `cache`, named by diff id; lowest layer first.
 
-    Existing directories are reused. Raises LayoutError if the layers cannot be stacked.
+    Existing directories are reused; one that was changed is unpacked again, and `on_changed` told. Raises LayoutError
+    if the layers cannot be stacked.
     """
 
     def one(pair: tuple[Descriptor, Digest]) -> Path:
         layer, diff_id = pair
         target = cache / diff_id.hex
+        with translated(target):
+            if discard_changed(target):
+                on_changed(target)
         blob = layout.blob_path(layer.digest)
-        unpack_layer(blob, layer.media_type, target, diff_id=diff_id, stack=True, owner=owner)
+        unpack_layer(blob, layer.media_type, target, diff_id=diff_id, stack=True, kept=True, owner=owner)
         return target
 
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
@@ -295,20 +307,20 @@ class _Tree:
 
 
 @contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
-    """A directory next to `target` that takes its name at the end; leftovers of killed processes are swept."""
+def _appearing(target: Path, place: Callable[[Path, Path], object]) -> Iterator[Path]:
+    """A directory next to `target` that `place` names so at the end; leftovers of killed processes are swept."""
     with translated(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{target.name}.unpack-"
         for stale in target.parent.glob(f"{prefix}*"):
             with suppress(OSError), _held(stale):
-                _remove(stale)
+                remove_tree(stale)
         with _workplace(target.parent, prefix) as folder:
             try:
                 yield folder
-                _rename(folder, target)
+                place(folder, target)
             finally:
-                _remove(folder)
+                remove_tree(folder)
 
 
 @contextmanager
@@ -324,14 +336,6 @@ def _workplace(parent: Path, prefix: str) -> Iterator[Path]:
         yield folder
 
 
-def _rename(folder: Path, target: Path) -> None:
-    try:
-        folder.rename(target)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process was faster: as good as ours
-            raise
-
-
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Lock a directory while in use; BlockingIOError if it is locked."""
@@ -341,14 +345,6 @@ def _held(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a tree of ours, directories without write permission included."""
-    for parent, _, _ in os.walk(folder, onerror=None):
-        with suppress(OSError):
-            Path(parent).chmod(0o700)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_directory(full: Path) -> bool:

@@ -37,11 +37,15 @@ class ImagePush:
     dry_run: bool
     signer: Signer | None = None
     moved: dict[Digest, tuple[Moved, int]] = field(default_factory=dict)
+    diff_ids: dict[Digest, Digest] = field(default_factory=dict)
 
     def images(self, candidates: Sequence[Candidate]) -> list[Pushed]:
         known = parallel(lambda c: self.repository.head(str(c.descriptor.digest)), candidates)
         missing = [c for c, there in zip(candidates, known, strict=True) if there is None]
         needed = {c.cell.id: self._blobs(c) for c in candidates}
+        for candidate in missing:
+            layers, config = self.layout.manifest(candidate.descriptor).layers, self.layout.config(candidate.descriptor)
+            self.diff_ids.update(zip((d.digest for d in layers), config.diff_ids, strict=False))
         self.blobs(b for c in missing for b in needed[c.cell.id])
         if not self.dry_run:
             parallel(self.manifest, missing)
@@ -75,7 +79,8 @@ class ImagePush:
             self.moved[descriptor.digest] = (Moved.THERE, 0) if there else (Moved.SENT, descriptor.size)
             return
         task = self.progress.add(f"sha256:{descriptor.digest.short}", descriptor.size)
-        blob = Blob(descriptor=descriptor, path=self.layout.blob_path(descriptor.digest))
+        path = self.layout.blob_path(descriptor.digest)
+        blob = Blob(descriptor=descriptor, path=path, diff_id=self.diff_ids.get(descriptor.digest))
         upload = Upload(self.repository, blob, task)
         how = upload.run()
         task.finish()

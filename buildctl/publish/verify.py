@@ -6,7 +6,6 @@ Needs neither project nor locks. What cannot be checked is NOT RUN, with the rea
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -18,6 +17,7 @@ from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.artifacts.contents import Package, packages_of
 from buildctl.console.progress import Progress
 from buildctl.ground.errors import BuildctlError, ExitCode, LayoutError
+from buildctl.ground.scratch import scratch as scratch_folder
 from buildctl.lock.claims import LABEL
 from buildctl.matrix.accelerators import VERSIONED, kind_in_image, public_version
 from buildctl.oci.check import check_image
@@ -89,7 +89,7 @@ def verify(
     same = Counter(str(candidate.platform) for candidate in wanted)
     out = []
     for candidate in wanted:
-        with tempfile.TemporaryDirectory(prefix="buildctl-verify-", dir=scratch) as folder:
+        with scratch_folder("verify", under=scratch) as folder:
             check = _Verification(
                 repository, Layout(Path(folder)), candidate, signed, same[str(candidate.platform)], progress
             )
@@ -265,7 +265,7 @@ class _Verification:
             checked.append(f"{name} {said}")
         said_kind = kind_in_image((), self.config.labels, LABEL)
         for kind in VERSIONED:
-            foreign = sorted(n for n in there if kind != said_kind and kind.vendor and n.startswith(kind.vendor))
+            foreign = sorted(n for n in there if kind != said_kind and kind.vendor and kind.vendor.fullmatch(n))
             if checked and foreign:
                 raise WrongError(f"the labels claim {said_kind.label}, the layers hold {foreign[0]}")
         if not checked:

@@ -10,8 +10,6 @@ from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.registry.client import open_repository
-from buildctl.registry.pull import pull
 from buildctl.registry.reference import Reference
 
 
@@ -24,6 +22,8 @@ def mirrored(image: str, mirrors: Iterable[tuple[str, str]]) -> str:
 
 def top_digest(image: str) -> Digest:
     """What a tag leads to now: the digest of an index or an image. Raises RegistryError."""
+    from buildctl.registry.client import open_repository  # noqa: PLC0415 - as below
+
     reference = Reference.parse(image)
     return open_repository(reference).manifest(reference.wanted).descriptor.digest
 
@@ -40,6 +40,9 @@ def base_from_registry(image: str, *, arch: str, root: Path, progress: Progress)
     layout.create()
     if name in layout.names():
         return layout, layout.resolve(name, arch)
+    from buildctl.registry.client import open_repository  # noqa: PLC0415 - every build names bases, few fetch one
+    from buildctl.registry.pull import pull  # noqa: PLC0415
+
     repository = open_repository(reference)
     found = pull(repository, str(reference.digest), arch=arch, layout=layout, name=name, progress=progress)
     return layout, layout.resolve(str(found.digest), arch)

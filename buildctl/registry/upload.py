@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -19,11 +18,12 @@ from buildctl.console.progress import Task
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
+from buildctl.oci.receipts import doubt
+from buildctl.oci.tarread import layer_hashes
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError, AgainError, RefusedError
 from buildctl.registry.transport import Tries
 
-_READ = 1 << 20
 # GHCR, with 416 for a PATCH: "the request body is too large and exceeds the maximum permissible limit of 4.00MiB"
 _LIMIT = re.compile(r"(?:limit|maximum)\D{0,20}([0-9]+(?:\.[0-9]+)?) ?([KM]i?B|bytes)\b", re.IGNORECASE)
 _UNITS = {"bytes": 1, "kib": 1 << 10, "mib": 1 << 20, "kb": 1000, "mb": 1000**2}
@@ -41,11 +41,12 @@ class Moved(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """A blob as a file, or a small one in memory."""
+    """A blob as a file, or a small one in memory. `diff_id` of a layer: what its tar must hash to."""
 
     descriptor: Descriptor
     path: Path | None = None
     data: bytes = b""
+    diff_id: Digest | None = None
 
     @classmethod
     def of(cls, data: bytes, media_type: str) -> Self:
@@ -65,12 +66,26 @@ class Blob:
         return file
 
     def is_true(self) -> bool:
-        """Whether the content matches the digest."""
+        """Whether the content matches the digest, and what it unpacks to the diff id."""
         with self.open() as file:
-            seen = hashlib.sha256()
-            while chunk := file.read(_READ):
-                seen.update(chunk)
-        return Digest(seen.hexdigest()) == self.descriptor.digest
+            if self.diff_id is None:
+                return Digest.of_stream(file) == self.descriptor.digest
+            where = f"layer {self.descriptor.digest}"
+            found = layer_hashes(file, self.descriptor.media_type, where)
+        return found == (self.descriptor.digest, self.diff_id)
+
+    def refuse_damage(self) -> None:
+        """Raises LayoutError for content that is not what the descriptor says: no registry gets to see it."""
+        try:
+            if self.is_true():
+                return
+            why = "its content does not match"
+        except LayoutError as error:
+            why = error.message
+        if self.path is not None:
+            doubt(self.path)
+        where = self.path or self.descriptor.media_type
+        raise LayoutError(f"{where} is not the blob {self.descriptor.digest}: {why}", hint="build again")
 
 
 class _Slice:
@@ -124,6 +139,7 @@ class Upload:
         if self.repository.blob_size(descriptor.digest) == descriptor.size:
             self.task.advance(descriptor.size)
             return Moved.THERE
+        self.blob.refuse_damage()
         tries = Tries(self.repository.transport.patience, f"{self.repository.reference.name}: {self._what}")
         while True:
             before = self._offset
@@ -255,11 +271,8 @@ class Upload:
     def _refused(self, error: RefusedError, tries: Tries) -> None:
         """Retry if bytes changed in transit or the session rejects chunks; anything else is final."""
         descriptor = self.blob.descriptor
-        if "DIGEST_INVALID" in error.codes and not self.blob.is_true():
-            raise LayoutError(
-                f"{self.blob.path or descriptor.media_type} does not match its digest",
-                hint="run `buildctl fsck`, then build again",
-            ) from error
+        if "DIGEST_INVALID" in error.codes:
+            self.blob.refuse_damage()
         if not _RESTART & set(error.codes) and (self._whole or self._offset + self.chunk >= descriptor.size):
             raise error
         self._whole |= not {"DIGEST_INVALID", "BLOB_UPLOAD_UNKNOWN"} & set(error.codes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from buildctl.build.native import default_folder, refusal
 from buildctl.console.log import say
 from buildctl.console.table import size
 from buildctl.ground.errors import LayoutError, RuntimeUnavailableError, ToolError, UsageError
+from buildctl.ground.scratch import scratch
 from buildctl.host.facts import this_host
 from buildctl.matrix.cells import Cell, Flavour
 from buildctl.matrix.project import Project
@@ -54,7 +54,7 @@ def check_portability(
     cells = _chosen(project, names, arch)
     with ExitStack() as stack:
         members, unasked = _members(project, cells, lambda: runtimes(runtime, context=context), path, stack)
-        folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="buildctl-portability-")))
+        folder = output or stack.enter_context(scratch("portability"))
         formats = formats_of(cells)
         exports = {id_: exported(member, formats, folder / id_) for id_, member in members.items()}
         moves: list[Move] = []

@@ -91,7 +91,7 @@ def _pulled(target: Target, image: Image) -> Layout:
     layout.create()
     for layer in image.manifest.layers:
         made = store.blob(layer.digest)
-        if made.is_file() and made.stat().st_size == layer.size:
+        if store.receipts.genuine(made, layer.digest):
             layout.add_blob(made, layer.digest, layer.size)
     digest = image.descriptor.digest
     with open_progress("fetched") as progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,3 +110,17 @@ def image(
     layout, blobs = Layout(root / "dist"), Blobs(root / "blobs")
     layers = [blobs.add(data, media_type) for data in tars]
     return layout, put(layout, blobs, layers, name=f"a-{arch}", arch=arch)
+
+
+def nested(root: Path, depth: int) -> Path:
+    """A folder with folders in it, `depth` deep, and a file in the last: too deep for any path."""
+    root.mkdir(parents=True)
+    handle = os.open(root, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=handle)
+        below = os.open("d", os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        handle = below
+    os.close(os.open("file", os.O_CREAT, dir_fd=handle))
+    os.close(handle)
+    return root

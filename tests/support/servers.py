@@ -214,26 +214,33 @@ def serving(server: Server) -> Iterator[Server]:
 
 
 def wheel(
-    filename: str, *, requires: Sequence[str] = (), content: str = "", more: Mapping[str, str] | None = None
+    filename: str,
+    *,
+    requires: Sequence[str] = (),
+    content: str = "",
+    more: Mapping[str, str] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> bytes:
-    """A tiny valid wheel; `content` makes two of the same name differ, `more` are files besides its one module."""
+    """A tiny valid wheel; `content` makes two of the same name differ, `more` and `files` are added to its module."""
     name, version, _, tags = parse_wheel_filename(filename)
     module, info = name.replace("-", "_"), "-".join(filename.split("-")[:2]) + ".dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     metadata += "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
-    files = {
+    members: dict[str, str | bytes] = {
         f"{module}/__init__.py": f"# {content}\n",
         **(more or {}),
+        **(files or {}),
         f"{info}/METADATA": metadata,
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n"
         + "".join(f"Tag: {tag}\n" for tag in sorted(map(str, tags))),
     }
-    record = "".join(f"{path},sha256={_hash(text)},{len(text.encode())}\n" for path, text in files.items())
-    files[f"{info}/RECORD"] = record + f"{info}/RECORD,,\n"
+    data = {path: text.encode() if isinstance(text, str) else text for path, text in members.items()}
+    record = "".join(f"{path},sha256={_hash(part)},{len(part)}\n" for path, part in data.items())
+    data[f"{info}/RECORD"] = (record + f"{info}/RECORD,,\n").encode()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, text in files.items():
-            archive.writestr(zipfile.ZipInfo(path), text)
+        for path, part in data.items():
+            archive.writestr(zipfile.ZipInfo(path), part)
     return buffer.getvalue()
 
 
@@ -244,6 +251,7 @@ def torch_wheel(
     cuda: str | None = None,
     hip: str | None = None,
     xpu: str | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> bytes:
     """A torch that is nothing but what is read from its wheel: what it is built for, and GPU architectures if CUDA."""
     version = parse_wheel_filename(filename)[1]
@@ -251,8 +259,8 @@ def torch_wheel(
     lines = [f"__version__ = '{version}'", *(f"{name}: Optional[str] = {text!r}" for name, text in said.items())]
     library = "\x7fELF\0sm_80 sm_90 compute_90\0" if cuda else "\x7fELF\0"
     more = {"torch/version.py": "\n".join(lines) + "\n", "torch/lib/libtorch_python.so": library}
-    return wheel(filename, requires=requires, more=more)
+    return wheel(filename, requires=requires, more=more, files=files)
 
 
-def _hash(text: str) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+def _hash(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

@@ -18,10 +18,13 @@ from buildctl.artifacts.debian.base import merged, python_version
 from buildctl.artifacts.debian.deb import open_deb
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.store import Store, recipe_key
+from buildctl.console.log import say
 from buildctl.ground import machine
 from buildctl.ground.errors import ArtifactError, EngineError, LockError
 from buildctl.matrix.arch import ARCHES, Arch, arch_named
 from buildctl.oci.entry import Entry, Kind
+from buildctl.oci.files import translated
+from buildctl.oci.trees import discard_changed, keep_tree
 
 NEEDED = "the base's own Python makes the bytecode, and Debian has that for Linux"
 
@@ -58,8 +61,13 @@ def build_python(lock: BaseLock, *, store: Store) -> BuildPython:
 
 
 def prepare_python(lock: BaseLock, *, store: Store) -> None:
-    """Unpack it, once per set of packages, atomically. `python_packages(lock)` must be in the store."""
+    """Unpack it, once per set of packages, atomically; again if it was changed since, because it makes what goes into
+    images. `python_packages(lock)` must be in the store.
+    """
     target = _place(lock, store)
+    with translated(target):
+        if discard_changed(target):
+            say(f"{target} is not as it was unpacked; unpacking it again")
     if not target.is_dir():
         _make(target, python_packages(lock), store)
 
@@ -92,7 +100,7 @@ def _make(target: Path, packages: Sequence[DebPackage], store: Store) -> None:
                     )
                 for entry in open_deb(path, scratch, digest=package.digest).entries:
                     _unpack(folder, entry)
-        folder.rename(target)
+        keep_tree(folder, target)
     except OSError as error:
         if not target.is_dir():  # else another process was first
             raise EngineError(f"cannot unpack the base's Python: {error}", hint="make room in the store") from error

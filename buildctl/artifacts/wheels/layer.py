@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from buildctl.artifacts.bytecode import Compilation, Compiler, pyc_path
+from buildctl.artifacts.wheels.shared import asked_by, harmless, notes_of, refused
 from buildctl.artifacts.wheels.wheel import Placed, Site, Wheel, read_wheel, record_digest
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Body, Bytes, DeflatedBody, Entry, directory_entry, file_entry
@@ -37,12 +38,12 @@ def group_entries(wheels: Sequence[WheelFile], *, site: Site, bytecode: Compiler
     """The entries of the layer that holds `wheels`, the same whatever order they come in.
 
     Directories are first, then Python sources, which the compiler works on while the other files pass, then these, and
-    last the bytecode and what an installer adds. A file that several wheels bring is kept once if they agree on it.
+    last the bytecode and what an installer adds. Of a file that several wheels bring, the first wheel's is kept.
     Bodies can be read for as long as the wheels are there. Raises ArtifactError naming wheel and member.
     """
     parsed = [read_wheel(w.path, filename=w.filename, site=site) for w in wheels]
     parsed.sort(key=lambda w: (w.name, w.label))
-    files = _merged(parsed)
+    files, _ = _merged(parsed, site)
     folders = _folders(files)
     yield from (directory_entry(path) for path in sorted(folders))
     compiled: dict[str, str] = {}
@@ -76,28 +77,33 @@ def estimated_work(wheels: Iterable[tuple[str, int]]) -> int:
     return sum(size * (50 if name.endswith("-none-any.whl") else 1) for name, size in wheels)
 
 
-def refuse_overlaps(wheels: Iterable[WheelFile], *, site: Site) -> None:
-    """Raise ArtifactError if two of `wheels` would install different files at the same path."""
-    _merged([read_wheel(w.path, filename=w.filename, site=site) for w in wheels])
+def refuse_overlaps(wheels: Iterable[WheelFile], *, site: Site) -> tuple[str, ...]:
+    """What is odd about `wheels` and harmless, for people. Raises ArtifactError if two of them would install files at
+    the same path that differ so that it matters.
+    """
+    parsed = [read_wheel(w.path, filename=w.filename, site=site) for w in wheels]
+    _, notes = _merged(parsed, site)
+    return (*(note for wheel in parsed for note in wheel.notes), *notes)
 
 
-def _merged(wheels: Iterable[Wheel]) -> dict[str, Placed]:
-    """The files of all wheels by path, sorted."""
+def _merged(wheels: Sequence[Wheel], site: Site) -> tuple[dict[str, Placed], list[str]]:
+    """The files of all wheels by path, sorted, the first wheel's where several have one, and what to say of those."""
     merged: dict[str, Placed] = {}
+    shared: list[tuple[Placed, Placed]] = []
     for wheel in wheels:
         for file in wheel.files:
             other = merged.setdefault(file.path, file)
             if other is not file and not _same(file, other):
-                raise ArtifactError(
-                    f"{_both(file, other)} would install different files at /{file.path}",
-                    hint="two distributions own this file; lock versions that fit together",
-                )
+                if file.label == other.label or not harmless(other, file, site):
+                    raise refused(file, other, wheels)
+                shared.append((other, file))
     for folder in sorted(_folders(merged) & merged.keys()):
         below = next(file for path, file in merged.items() if path.startswith(f"{folder}/"))
         raise ArtifactError(
-            f"{_both(merged[folder], below)}: /{folder} would be both a file and the folder of /{below.path}"
+            f"{_both(merged[folder], below)}: /{folder} would be both a file and the folder of /{below.path}",
+            hint="; ".join(asked_by(w, wheels) for w in wheels if w.label in {merged[folder].label, below.label}),
         )
-    return dict(sorted(merged.items()))
+    return dict(sorted(merged.items())), notes_of(shared, site)
 
 
 def _both(a: Placed, b: Placed) -> str:
@@ -170,7 +176,7 @@ def _installed(wheel: Wheel, site: Site, compiled: Mapping[str, str], dropped: A
     added = [file_entry(f"{wheel.dist_info}/INSTALLER", INSTALLER), file_entry(f"{wheel.dist_info}/REQUESTED", b"")]
     yield from added
     rows = [(e.path, record_digest(b"".join(e.body.chunks())), str(e.size)) for e in added if e.body is not None]
-    rows += [(f.path, f.digest, str(f.size)) for f in wheel.files if f.path not in dropped]
+    rows += [(f.path, f.digest, str(f.size) if f.sized else "") for f in wheel.files if f.path not in dropped]
     # like pip: bytecode is listed, so that it is removed with its source, and has no hash
     rows += [(compiled[f.path], "", "") for f in wheel.files if f.path in compiled]
     rows.append((f"{wheel.dist_info}/RECORD", "", ""))

@@ -1,26 +1,29 @@
 """One wheel, read and checked: which file goes where (PEP 427), and what its RECORD lists.
 
-What the zip, RECORD, METADATA, WHEEL and the file name say must agree, or the wheel is refused by name.
+What the zip, METADATA, WHEEL and the file name say must agree, or the wheel is refused by name. RECORD may be careless,
+as pip and uv install it: the lock pins the whole archive. It may not lie about contents.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import re
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from configparser import Error as ConfigError
 from dataclasses import dataclass
 from pathlib import Path
 
 from installer.records import InvalidRecordEntry, RecordEntry, parse_record_file
 from installer.utils import parse_entrypoints, parse_metadata_file
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
 from buildctl.artifacts.wheels.zip import read_zip
-from buildctl.artifacts.wheels.zip_member import ZipMember
+from buildctl.artifacts.wheels.zip_member import ZipMember, broken
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Body, Bytes, Entry
 
@@ -62,7 +65,9 @@ class Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """A file of a wheel and where it goes. `digest` is RECORD's form of what `body` holds: `sha256=...`."""
+    """A file of a wheel and where it goes. `digest` is RECORD's form of what `body` holds: `sha256=...`, empty where
+    the wheel's RECORD has none; `sized` is whether it has the size.
+    """
 
     path: str
     label: str
@@ -70,6 +75,7 @@ class Placed:
     body: Body
     digest: str
     executable: bool
+    sized: bool = True
 
     def entry(self) -> Entry:
         return Entry(path=self.path, mode=0o755 if self.executable else 0o644, size=self.size, body=self.body)
@@ -77,13 +83,18 @@ class Placed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wheel:
-    """`label` is its file name, `dist_info` a path inside the image; `files` leave out what an installer writes."""
+    """`label` is its file name, `dist_info` a path inside the image; `files` leave out what an installer writes.
+
+    `requires` are the names of its requirements, whatever their conditions; `notes` is what is odd and harmless.
+    """
 
     label: str
     name: str
     version: Version
     dist_info: str
     files: tuple[Placed, ...]
+    requires: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 def read_wheel(path: Path, *, filename: str, site: Site) -> Wheel:
@@ -95,15 +106,21 @@ def read_wheel(path: Path, *, filename: str, site: Site) -> Wheel:
     members = {m.name: m for m in read_zip(path, label=filename)}
     stem = _stem(members, filename, name, version)
     info = f"{stem}.dist-info/"
-    _check_metadata(members, filename, info, name, version)
-    record = _record(_text(members, filename, f"{info}RECORD"), filename)
-    _check_record(members, record, filename, info)
+    requires = _check_metadata(members, filename, info, name, version)
+    record, notes = _record(_text(members, filename, f"{info}RECORD"), filename)
+    notes += _complete_record(members, record, info)
     written = {f"{info}{name}" for name in _WRITTEN}
     files = [_place(m, record[m.name], stem, name, site) for m in members.values() if m.name not in written]
     if f"{info}entry_points.txt" in members:
         files += _entry_points(_text(members, filename, f"{info}entry_points.txt"), filename, site)
     return Wheel(
-        label=filename, name=name, version=version, dist_info=f"{site.purelib}/{info[:-1]}", files=tuple(files)
+        label=filename,
+        name=name,
+        version=version,
+        dist_info=f"{site.purelib}/{info[:-1]}",
+        files=tuple(files),
+        requires=requires,
+        notes=tuple(f"{filename}: {note}" for note in notes),
     )
 
 
@@ -111,11 +128,11 @@ def _stem(members: Mapping[str, ZipMember], label: str, name: str, version: Vers
     """`NAME-VERSION` in the wheel's own spelling."""
     found = sorted({top for top in (m.partition("/")[0] for m in members) if top.endswith(".dist-info")})
     if len(found) != 1:
-        raise ArtifactError(f"{label}: has {len(found)} .dist-info folders, not one: {', '.join(found)}")
+        raise broken(label, f"has {len(found)} .dist-info folders, not one: {', '.join(found)}")
     stem = found[0].removesuffix(".dist-info")
     own_name, _, own_version = stem.partition("-")
     if canonicalize_name(own_name) != name or not _is_version(own_version, version):
-        raise ArtifactError(f"{label}: {found[0]!r} does not match the file name")
+        raise broken(label, f"{found[0]!r} does not match the file name")
     return stem
 
 
@@ -128,14 +145,17 @@ def _is_version(text: str, version: Version) -> bool:
 
 def _text(members: Mapping[str, ZipMember], label: str, name: str) -> str:
     if name not in members:
-        raise ArtifactError(f"{label}: {name!r} is missing")
+        raise broken(label, f"{name!r} is missing")
     try:
         return members[name].read(_MAX_METADATA).decode()
     except UnicodeDecodeError as error:
         raise members[name].error("is not UTF-8") from error
 
 
-def _check_metadata(members: Mapping[str, ZipMember], label: str, info: str, name: str, version: Version) -> None:
+def _check_metadata(
+    members: Mapping[str, ZipMember], label: str, info: str, name: str, version: Version
+) -> frozenset[str]:
+    """The names of what it requires."""
     wheel = parse_metadata_file(_text(members, label, f"{info}WHEEL"))
     if str(wheel["Wheel-Version"] or "").strip().partition(".")[0] != "1":
         raise members[f"{info}WHEEL"].error(f"has an unsupported Wheel-Version: {wheel['Wheel-Version']!r}")
@@ -143,36 +163,71 @@ def _check_metadata(members: Mapping[str, ZipMember], label: str, info: str, nam
     own_name, own_version = str(metadata["Name"] or ""), str(metadata["Version"] or "")
     if canonicalize_name(own_name) != name or not _is_version(own_version, version):
         raise members[f"{info}METADATA"].error(f"has {own_name} {own_version}, the file name {name} {version}")
+    return frozenset(_required(metadata.get_all("Requires-Dist") or ()))
 
 
-def _record(text: str, label: str) -> dict[str, RecordEntry]:
+def _required(texts: Iterable[object]) -> Iterator[str]:
+    for text in texts:
+        with contextlib.suppress(InvalidRequirement):
+            yield canonicalize_name(Requirement(str(text)).name)
+
+
+def _record(text: str, label: str) -> tuple[dict[str, RecordEntry], list[str]]:
+    """Its rows by path, and what is odd about them. Of two rows for a path, the one that tells more counts."""
     entries: dict[str, RecordEntry] = {}
+    twice: list[str] = []
     try:
         for row in parse_record_file(text.splitlines()):
             entry = RecordEntry.from_elements(*row)
-            if entry.path in entries:
-                raise ArtifactError(f"{label}: RECORD lists {entry.path!r} twice")
-            entries[entry.path] = entry
+            known = entries.get(entry.path)
+            if known is not None:
+                if known.hash_ and entry.hash_ and known.hash_ != entry.hash_:
+                    raise broken(label, f"RECORD lists {entry.path!r} twice, with different hashes")
+                twice.append(entry.path)
+            if known is None or known.hash_ is None:
+                entries[entry.path] = entry
     except (InvalidRecordEntry, ValueError, csv.Error) as error:
-        raise ArtifactError(f"{label}: malformed RECORD: {error}") from error
-    return entries
+        raise broken(label, f"malformed RECORD: {error}") from error
+    return entries, _noted("RECORD lists twice", twice)
 
 
-def _check_record(members: Mapping[str, ZipMember], record: dict[str, RecordEntry], label: str, info: str) -> None:
-    """Every file is listed with a good hash and its size, and nothing more is listed."""
-    for name, entry in record.items():
-        if name not in members:
-            raise ArtifactError(f"{label}: RECORD lists {name!r}, which does not exist")
-        if entry.size is not None and entry.size != members[name].size:
-            raise members[name].error(f"is {members[name].size} bytes large, RECORD has {entry.size}")
+def _complete_record(members: Mapping[str, ZipMember], record: dict[str, RecordEntry], info: str) -> list[str]:
+    """Give every member a row of `record`, and nothing else; returns what was odd.
+
+    Raises ArtifactError where a row contradicts its member, and for a file that RECORD does not list and that Python
+    would run at every start.
+    """
+    gone = [name for name in record if name not in members and not name.startswith(f"{info}RECORD")]
+    unlisted, bare = list[str](), list[str]()
     for name, member in members.items():
         if name.startswith(info) and name.removeprefix(info) in _UNLISTED:
             continue
-        if name not in record:
-            raise member.error("is not in RECORD")
-        hash_ = record[name].hash_
-        if hash_ is None or hash_.name not in _HASHES:
-            raise member.error("has no SHA-256 in RECORD")
+        entry = record.get(name)
+        if entry is None and _runs_at_start(name):
+            raise member.error("is not in RECORD, and Python would run it at every start")
+        if entry is not None and entry.size is not None and entry.size != member.size:
+            raise member.error(f"is {member.size} bytes large, RECORD has {entry.size}")
+        if entry is None or entry.hash_ is None or entry.hash_.name not in _HASHES:
+            (unlisted if entry is None else bare).append(name)
+        record.setdefault(name, RecordEntry(name, None, member.size))  # as uv writes it
+    for name in gone:
+        del record[name]
+    return [
+        *_noted("RECORD does not list", unlisted),
+        *_noted("RECORD has no SHA-256 of", bare),
+        *_noted("RECORD lists what is not there", gone),
+    ]
+
+
+def _noted(what: str, names: Sequence[str]) -> list[str]:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [f"{what}: {names[0]}{more}"] if names else []
+
+
+def _runs_at_start(name: str) -> bool:
+    """Python's `site` runs these in a folder of packages, wherever in the wheel they come from."""
+    base = name.rpartition("/")[2]
+    return base.endswith(".pth") or base in {"sitecustomize.py", "usercustomize.py"}
 
 
 def _place(member: ZipMember, record: RecordEntry, stem: str, name: str, site: Site) -> Placed:
@@ -180,11 +235,19 @@ def _place(member: ZipMember, record: RecordEntry, stem: str, name: str, site: S
     body: Body = _DeflatedFile(member, record) if member.is_deflated else _File(member, record)
     if member.size > _MAX_HASHED and member.is_deflated:
         body = member
-    size, digest = member.size, str(record.hash_)
+    size, digest = member.size, str(record.hash_ or "")
     if scripts and (script := _script(member, body, site)):
         body, size, digest = Bytes(script), len(script), record_digest(script)
     executable = scripts or bool(member.mode & 0o111)
-    return Placed(path=path, label=member.label, size=size, body=body, digest=digest, executable=executable)
+    return Placed(
+        path=path,
+        label=member.label,
+        size=size,
+        body=body,
+        digest=digest,
+        executable=executable,
+        sized=bool(digest) or record.size is not None,
+    )
 
 
 def _destination(member: ZipMember, stem: str, name: str, site: Site) -> tuple[str, bool]:
@@ -225,10 +288,10 @@ def _entry_points(text: str, label: str, site: Site) -> Iterator[Placed]:
     try:
         points = sorted(parse_entrypoints(text))
     except (ConfigError, AssertionError, ValueError) as error:  # installer uses assert to validate
-        raise ArtifactError(f"{label}: malformed entry_points.txt: {error}") from error
+        raise broken(label, f"malformed entry_points.txt: {error}") from error
     for name, module, attribute, _ in points:
         if not _SCRIPT_NAME.fullmatch(name) or name in {".", ".."}:
-            raise ArtifactError(f"{label}: entry_points.txt names a script {name!r}, which is not a file name")
+            raise broken(label, f"entry_points.txt names a script {name!r}, which is not a file name")
         data = _SCRIPT.format(
             interpreter=site.interpreter, module=module, start=attribute.partition(".")[0], attribute=attribute
         ).encode()
@@ -252,7 +315,7 @@ def _encoded(digest: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A member as a body: its hash is compared with RECORD while it passes."""
+    """A member as a body: its hash is compared with RECORD while it passes, if that has a good one."""
 
     member: ZipMember
     record: RecordEntry
@@ -287,11 +350,15 @@ class _DeflatedFile(_File):
 
 class _Hash:
     def __init__(self, member: ZipMember, record: RecordEntry) -> None:
-        assert record.hash_ is not None  # noqa: S101 - _check_record saw to it
-        self._member, self._expected = member, record.hash_.value.rstrip("=")
-        self._hash = hashlib.new(record.hash_.name)
-        self.update = self._hash.update
+        self._member, self._hash = member, None
+        if record.hash_ is not None and record.hash_.name in _HASHES:
+            self._expected = record.hash_.value.rstrip("=")
+            self._hash = hashlib.new(record.hash_.name)
+
+    def update(self, piece: bytes) -> None:
+        if self._hash is not None:
+            self._hash.update(piece)
 
     def done(self) -> None:
-        if _encoded(self._hash.digest()) != self._expected:
+        if self._hash is not None and _encoded(self._hash.digest()) != self._expected:
             raise self._member.error("does not match RECORD (wrong hash)")

@@ -15,8 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from buildctl.artifacts.wheels.zip_member import DEFLATED, FULL_32, STORED, ZIP64, ZipMember, extra_fields
-from buildctl.ground.errors import ArtifactError
+from buildctl.artifacts.wheels.zip_member import DEFLATED, FULL_32, STORED, ZIP64, ZipMember, broken, extra_fields
 
 _EOCD = struct.Struct("<4s4H2LH")
 _EOCD64_LOCATOR = struct.Struct("<4sLQL")
@@ -45,11 +44,11 @@ def read_zip(path: Path, *, label: str) -> tuple[ZipMember, ...]:
         start, directory, count = _directory(file, label)
     found = sorted(_entries(directory, path, label), key=lambda m: m.offset)
     if len(found) != count:
-        raise ArtifactError(f"{label}: the central directory holds {len(found)} entries, its end record says {count}")
+        raise broken(label, f"the central directory holds {len(found)} entries, its end record says {count}")
     if found and found[0].offset != 0:
-        raise ArtifactError(f"{label}: {found[0].offset} bytes before the first member {found[0].name!r}")
+        raise broken(label, f"{found[0].offset} bytes before the first member {found[0].name!r}")
     if not found:
-        raise ArtifactError(f"{label}: an empty zip")
+        raise broken(label, "an empty zip")
     members = []
     for member, end in zip(found, [*(m.offset for m in found[1:]), start], strict=True):
         if end <= member.offset:
@@ -68,25 +67,25 @@ def _directory(file: BinaryIO, label: str) -> tuple[int, bytes, int]:
     """Where the central directory starts, its bytes, and how many entries it should hold."""
     total = file.seek(0, 2)
     if total < _EOCD.size:
-        raise ArtifactError(f"{label}: not a zip file")
+        raise broken(label, "not a zip file")
     file.seek(end := total - _EOCD.size)
     magic, disk, start_disk, here, count, size, start, comment = _EOCD.unpack(file.read(_EOCD.size))
     if magic != b"PK\x05\x06":
-        raise ArtifactError(f"{label}: has no zip end record: truncated, not a zip, or with trailing data")
+        raise broken(label, "has no zip end record: truncated, not a zip, or with trailing data")
     if disk or start_disk or here != count or comment:
-        raise ArtifactError(f"{label}: is split into parts or has a comment")
+        raise broken(label, "is split into parts or has a comment")
     file.seek(max(0, end - _EOCD64_LOCATOR.size))
     locator = file.read(_EOCD64_LOCATOR.size)
     if end >= _EOCD64_LOCATOR.size and locator[:4] == b"PK\x06\x07":
         end, wide = _end64(file, label, end - _EOCD64_LOCATOR.size, locator)
         for narrow, full, value in zip((count, size, start), (_FULL_16, FULL_32, FULL_32), wide, strict=True):
             if narrow not in {full, value}:
-                raise ArtifactError(f"{label}: the two end records disagree")
+                raise broken(label, "the two end records disagree")
         count, size, start = wide
     elif FULL_32 in {size, start} or count == _FULL_16:
-        raise ArtifactError(f"{label}: the zip64 end record is missing")
+        raise broken(label, "the zip64 end record is missing")
     if start + size != end or size > _MAX_DIRECTORY:
-        raise ArtifactError(f"{label}: the central directory is not where its end record says")
+        raise broken(label, "the central directory is not where its end record says")
     file.seek(start)
     directory = b""
     while len(directory) < size and (piece := file.read(size - len(directory))):
@@ -98,11 +97,11 @@ def _end64(file: BinaryIO, label: str, end: int, locator: bytes) -> tuple[int, t
     """Where the zip64 end record starts, and (count, size, start) of the directory."""
     _, disk, at, disks = _EOCD64_LOCATOR.unpack(locator)
     if disk or disks > 1 or at + _EOCD64.size != end:
-        raise ArtifactError(f"{label}: the zip64 end record is not where its locator says")
+        raise broken(label, "the zip64 end record is not where its locator says")
     file.seek(at)
     magic, length, _, _, number, start_disk, here, count, size, start = _EOCD64.unpack(file.read(_EOCD64.size))
     if magic != b"PK\x06\x06" or length != _EOCD64.size - 12 or number or start_disk or here != count:
-        raise ArtifactError(f"{label}: malformed zip64 end record")
+        raise broken(label, "malformed zip64 end record")
     return at, (count, size, start)
 
 
@@ -111,13 +110,13 @@ def _entries(directory: bytes, path: Path, label: str) -> Iterator[ZipMember]:
     while at < len(directory):
         fixed = directory[at : at + _CENTRAL.size]
         if len(fixed) < _CENTRAL.size or fixed[:4] != b"PK\x01\x02":
-            raise ArtifactError(f"{label}: malformed central directory")
+            raise broken(label, "malformed central directory")
         (_, made_by, _, flags, method, _, _, crc32, compressed, size, n_name, n_extra, n_comment, disk, _, attributes,
          offset) = _CENTRAL.unpack(fixed)  # fmt: skip
         extra_at = at + _CENTRAL.size + n_name
         end = extra_at + n_extra + n_comment
         if end > len(directory):
-            raise ArtifactError(f"{label}: malformed central directory")
+            raise broken(label, "malformed central directory")
         raw = directory[at + _CENTRAL.size : extra_at]
         mode = attributes >> 16 if made_by >> 8 == _UNIX else 0
         member = ZipMember(
@@ -138,7 +137,7 @@ def _name(raw: bytes, flags: int, label: str) -> str:
     try:
         name = raw.decode("utf-8" if flags & _UTF8 else "ascii")
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{label}: a member name in an unknown encoding: {raw!r}") from error
+        raise broken(label, f"a member name in an unknown encoding: {raw!r}") from error
     parts = name.removesuffix("/").split("/")
     bad = (
         "an empty name" if not name
@@ -151,7 +150,7 @@ def _name(raw: bytes, flags: int, label: str) -> str:
         else ""
     )  # fmt: skip
     if bad:
-        raise ArtifactError(f"{label}: {name!r} has {bad}")
+        raise broken(label, f"{name!r} has {bad}")
     return name
 
 
@@ -188,7 +187,7 @@ def _refuse_bombs(members: list[ZipMember], archive_size: int, label: str) -> No
             raise member.error(f"declares {member.size} bytes in {member.compressed} compressed: a decompression bomb")
     total = sum(m.size for m in members)
     if total > _BOMB_SIZE and total > _BOMB_RATIO * archive_size:
-        raise ArtifactError(f"{label}: declares {total} bytes in an archive of {archive_size}: a decompression bomb")
+        raise broken(label, f"declares {total} bytes in an archive of {archive_size}: a decompression bomb")
 
 
 def _refuse_conflicts(files: list[ZipMember], folders: list[ZipMember]) -> None:

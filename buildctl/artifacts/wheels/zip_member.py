@@ -81,7 +81,7 @@ class ZipMember:
         return b"".join(self.chunks())
 
     def error(self, what: str) -> ArtifactError:
-        return ArtifactError(f"{self.label}: {self.name!r} {what}")
+        return broken(self.label, f"{self.name!r} {what}")
 
     def _raw(self, file: BinaryIO) -> Iterator[bytes]:
         """The bytes as stored, after the local header has been compared with the central directory."""
@@ -130,6 +130,15 @@ class ZipMember:
             if struct.calcsize(form) == len(body):
                 return bool(struct.unpack(form, body) == (self.crc32, self.compressed, self.size))
         return False
+
+
+def broken(label: str, what: str) -> ArtifactError:
+    """An error about the wheel `label` (its file name), with what a person who wants to build can do."""
+    name = label.partition("-")[0]
+    return ArtifactError(
+        f"{label}: {what}",
+        hint=f"ask for another version of {name} under packages in matrix.yaml, or tell its authors what is wrong",
+    )
 
 
 class _ContentCheck:

@@ -13,6 +13,7 @@ from buildctl.artifacts.store import Store
 from buildctl.build.images import REPOSITORY
 from buildctl.build.origin import outdated
 from buildctl.build.record import read_record
+from buildctl.console.log import say
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.host.verdict import Subject, catalogue
 from buildctl.lock.locked import LockedCell, load_locked, load_matrix_images
@@ -70,6 +71,7 @@ def of_layout(project: Project) -> PageData:
         report = report if report is not None and report.digest == digest else None
         if cell.id not in names:
             return _Found(report=report)
+        say(f"reading {cell.id}")  # for the first time its layers, which takes seconds
         side = from_layout(layout, cell.id, cell.arch)
         return _Found(
             side=side,

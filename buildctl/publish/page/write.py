@@ -76,6 +76,7 @@ def refuse_foreign(target: Path) -> None:
 def write_pages(found: Mapping[str, bytes], target: Path) -> None:
     """Writes `target`, or replaces it as a whole. Raises UsageError as `refuse_foreign` does."""
     refuse_foreign(target)
+    target = target.resolve()  # "." has no name to put others next to
     with translated(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (target.with_name(f".tmp-{target.name}-{secrets.token_hex(4)}{end}") for end in ("", "-old"))

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from buildctl.console.log import say
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.layout import Layout
 from buildctl.oci.unpack import Owner, unpack_image, unpack_layers
@@ -37,10 +38,14 @@ class Tree:
 def stacked(image: ImageRef, folder: Path, *, owner: Owner | None) -> Tree | None:
     """The image's layers, each unpacked to `folder`/DIFF-ID unless it exists; None if they cannot be stacked."""
     try:
-        layers = unpack_layers(Layout(image.layout), image.descriptor, folder, owner=owner)
+        layers = unpack_layers(Layout(image.layout), image.descriptor, folder, owner=owner, on_changed=_say_changed)
     except LayoutError:  # a layer that deletes from others; what else may be wrong, `merged` finds as well
         return None
     return Tree(layers=tuple(reversed(layers)))
+
+
+def _say_changed(path: Path) -> None:
+    say(f"{path} is not as it was unpacked; unpacking that layer again")
 
 
 def merged(image: ImageRef, folder: Path, *, owner: Owner | None) -> Tree:

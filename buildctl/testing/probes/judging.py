@@ -12,7 +12,7 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from buildctl.lock.claims import runs_on
-from buildctl.matrix.accelerators import VERSIONED, short_version, versions_in
+from buildctl.matrix.accelerators import CUDA, VERSIONED, short_version, versions_in
 from buildctl.matrix.arch import ARCHES
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.report import Status
@@ -329,14 +329,14 @@ def bytecode(_: Expected, value: Any) -> Verdict:
 def no_cuda(_: Expected, value: Any) -> Verdict:
     """`value` holds the answers to nvidia and distributions."""
     found, count = value["nvidia"]["libraries"], value["nvidia"]["library_count"]
-    packages = [name for name, *_rest in value["distributions"] if name.startswith("nvidia-")]
+    packages = [name for name, *_rest in value["distributions"] if CUDA.vendor and CUDA.vendor.fullmatch(name)]
     if packages:
-        return failed(f"expected no nvidia-* distribution, image has {', '.join(packages)}")
+        return failed(f"expected no distribution of CUDA libraries, image has {', '.join(packages)}")
     if count:
         return failed(f"expected no CUDA library, image has {count}: {', '.join(found[:3])}")
     if value["nvidia"]["variables"]:
         return failed(f"expected no NVIDIA environment, image sets {', '.join(value['nvidia']['variables'])}")
-    return passed("no nvidia-* distribution, no CUDA library, no NVIDIA environment")
+    return passed("no distribution of CUDA libraries, no CUDA library, no NVIDIA environment")
 
 
 def nvidia_environment(_: Expected, value: Any) -> Verdict:

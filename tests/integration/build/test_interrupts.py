@@ -152,3 +152,17 @@ def test_a_closed_terminal_is_no_error_of_its_own(tmp_path: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
     assert left(pids) == []
     assert temporary(tmp_path) == []
+
+
+@pytest.mark.parametrize("options", ["ro,size=64k", None])
+def test_a_build_needs_no_shared_memory(tmp_path: Path, options: str | None) -> None:
+    """A read-only /dev/shm, or none at all; and nothing is left there that a kill would leave for good."""
+    hide = f"mount -t tmpfs -o {options} none /dev/shm" if options else "mount -t tmpfs none /dev"
+    if subprocess.run(["unshare", "-m", "sh", "-c", hide], capture_output=True, check=False).returncode:
+        pytest.skip("NOT RUN: mounting in a namespace of our own needs root")
+    process = started(tmp_path, BUILD, wrapper=["unshare", "-m", "sh", "-c", f'{hide} && exec "$@"', "sh"])
+    pids = wait_for_pids(tmp_path, 4)
+    process.send_signal(TERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert left(pids) == []

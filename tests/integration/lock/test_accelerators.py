@@ -17,6 +17,7 @@ from buildctl.lock.update import lock_cells
 from buildctl.matrix.project import Project
 from buildctl.publish.tags import tags_of
 from tests.conftest import ROOT
+from tests.support.elf import library
 from tests.support.servers import Site, site, torch_wheel, wheel
 
 MATRIX = """\
@@ -55,7 +56,8 @@ def torch_index(server: Site, name: str, *, local: str = "", needs: str = "", **
     """An index that serves nothing but a torch; `needs` is a version of CUDA whose runtime it requires."""
     filename = f"torch-2.10.0{f'+{local}' if local else ''}-cp313-cp313-manylinux_2_28_x86_64.whl"
     requires = ["==".join(RUNTIME[needs].replace("_", "-").rsplit("-", 1))] if needs else []
-    return server.publish(name, {filename: torch_wheel(filename, requires=requires, **inside)})
+    cuda, hip, xpu = (inside.get(key) for key in ("cuda", "hip", "xpu"))
+    return server.publish(name, {filename: torch_wheel(filename, requires=requires, cuda=cuda, hip=hip, xpu=xpu)})
 
 
 def project(root: Path, *accelerators: str) -> Project:
@@ -219,3 +221,28 @@ def test_an_index_without_torch_is_among_what_was_asked(server: Site, tmp_path: 
     found = project(tmp_path, f"cu126: {{index: {server.publish('empty', {})}}}")
     with pytest.raises(LockError, match=r"\(versions, packages, accelerators\.cu126\.index \(matrix\.yaml line 7\)\)"):
         lock(found)
+
+
+def test_an_extension_built_for_another_torch_is_not_locked(
+    server: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch, ext = (f"{stem}-cp313-cp313-manylinux_2_28_x86_64.whl" for stem in ("torch-2.10.0", "ext-1.0"))
+    c10 = library(exports=["_ZN3c103oldEv"], soname="libc10.so", needed=["libc.so.6"])
+    served = {torch: torch_wheel(torch, files={"torch/lib/libc10.so": c10})}
+
+    def planted(symbol: str) -> Project:
+        module = library(exports=["PyInit__C"], wants=[symbol], needed=["libc10.so"])
+        files = {"ext/_C.cpython-313-x86_64-linux-gnu.so": module}
+        monkeypatch.setenv("UV_DEFAULT_INDEX", server.publish(symbol, served | {ext: wheel(ext, files=files)}))
+        (tmp_path / symbol).mkdir()
+        made = project(tmp_path / symbol, "plain: {kind: cpu}")
+        matrix = tmp_path / symbol / "matrix.yaml"
+        matrix.write_text(matrix.read_text().replace("packages: []", "packages: [ext]"))
+        return Project.find(made.root)
+
+    with pytest.raises(LockError) as caught:
+        lock(planted("_ZN3c106newestEv"))
+    assert f"{ext}: ext/_C.cpython-313-x86_64-linux-gnu.so would not load" in caught.value.message
+    assert "undefined symbol: _ZN3c106newestEv. torch 2.10.0 does not have it" in caught.value.message
+    assert not list((tmp_path / "_ZN3c106newestEv" / "images").rglob("requirements*"))
+    assert lock(planted("_ZN3c103oldEv"))["plain-2.10"].torch == "2.10.0"

@@ -203,6 +203,12 @@ def test_nobody_listening_is_an_error_and_not_vanished(store: Store) -> None:
     assert not caught.value.vanished
 
 
+def test_where_nobody_has_ever_answered_is_given_up_before_all_attempts(store: Store) -> None:
+    wanted = Download(label="x", urls=("http://127.0.0.1:9/x",), size=1, digest=Digest.of(b"x"))
+    with pytest.raises(FetchError, match="3 times in a row"):
+        get(store, wanted, patience=Patience(attempts=6, backoff=0.01))
+
+
 def test_wrong_bytes_once_are_fetched_again_past_caches(server: Site, store: Store) -> None:
     server.faults["/small"] = [Fault(body=content(1000, "evil"))]
     count = get(store, item(server, "/small", SMALL))

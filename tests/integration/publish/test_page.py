@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -303,3 +306,15 @@ def test_the_command_writes_the_same_bytes_twice(project: Small) -> None:
     assert done.stdout.strip() == str(place / "index.html")
     written = {path.name: path.read_bytes() for path in place.iterdir() if not path.name.startswith(".")}
     assert written == pages(of_layout(project.project))
+
+
+def test_the_wheel_of_buildctl_has_what_pages_are_made_of(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    folder = "buildctl/publish/page"
+    there = {
+        str(path.relative_to(ROOT)) for name in ("templates", "assets") for path in (ROOT / folder / name).iterdir()
+    }
+    assert len(there) > 10
+    assert there <= set(zipfile.ZipFile(wheel).namelist())

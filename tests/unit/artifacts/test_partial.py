@@ -113,6 +113,6 @@ def test_what_a_disk_refuses_is_an_error_with_a_hint(number: int, words: str) ->
     assert "BUILDCTL_CACHE" in str(caught.value.hint)
 
 
-def test_any_other_fault_stays_what_it_is() -> None:
-    with pytest.raises(IsADirectoryError), disk(Path("/place")):
-        raise IsADirectoryError
+def test_any_other_fault_is_an_error_that_says_where() -> None:
+    with pytest.raises(EngineError, match="cannot write /place: Input/output error"), disk(Path("/place")):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -34,7 +34,7 @@ def make(store: Store, key: str = KEY) -> tuple[Layer, bool]:
 
 
 def files(root: Path) -> set[str]:
-    return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and p.parent.name != "locks"}
+    return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and p.parent.name != "receipts"}
 
 
 def test_a_layer_is_made_once_and_found_afterwards(tmp_path: Path) -> None:
@@ -159,12 +159,11 @@ def test_a_write_that_the_system_refuses_leaves_nothing(tmp_path: Path) -> None:
     big = [Entry(path="big", size=1 << 24, body=Noise())]
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limit[1]))
-        with pytest.raises(OSError, match="File too large") as caught:
+        with pytest.raises(EngineError, match="File too large"):
             store.put(KEY, lambda: big, compression=UNCOMPRESSED)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)
-    assert caught.value.errno == errno.EFBIG
     assert files(tmp_path) == set()
 
 

@@ -12,6 +12,7 @@ from buildctl.artifacts.store import Store
 from buildctl.artifacts.usage import CHEAP, Item, Sort, chosen, items, measured, remove
 from buildctl.oci.compression import ZSTD
 from buildctl.oci.entry import file_entry
+from tests.support.images import nested
 
 KEY, LOST = "a" * 64, "b" * 64
 
@@ -98,3 +99,10 @@ def test_what_was_removed_is_counted_and_the_rest_works(store: Store) -> None:
 
 def test_an_empty_store_has_nothing(tmp_path: Path) -> None:
     assert list(items(Store(tmp_path / "none"))) == []
+
+
+def test_a_tree_too_deep_for_a_path_is_measured_as_far_as_it_is_seen_and_removed(store: Store) -> None:
+    nested(store.root / "unpacked/deep", 3000)
+    gone = chosen(tuple(items(store)), CHEAP, now=later())
+    assert remove(store, gone) > 0
+    assert not (store.root / "unpacked/deep").exists()

@@ -241,8 +241,8 @@ def test_the_order_of_a_group_does_not_matter(tmp_path: Path) -> None:
     assert layers[0] == layers[1]
 
 
-def test_wheels_that_want_different_files_at_one_place_are_refused(tmp_path: Path) -> None:
-    wheels = pair(tmp_path, b"good", b"evil")
+def test_wheels_that_want_different_code_at_one_place_are_refused(tmp_path: Path) -> None:
+    wheels = pair(tmp_path, b"good = 1", b"evil = 1")
     message = (
         "one-1.0-py3-none-any.whl and two-1.0-py3-none-any.whl would install different files at "
         f"/{PURE}/shared/__init__.py"
@@ -253,6 +253,60 @@ def test_wheels_that_want_different_files_at_one_place_are_refused(tmp_path: Pat
     with pytest.raises(ArtifactError) as caught:
         refuse_overlaps(wheels[::-1], site=SITE)
     assert caught.value.message == message
+
+
+def test_who_asks_for_each_of_two_rivals_is_in_the_hint(tmp_path: Path) -> None:
+    contents = wheel_contents({}, name="user")
+    metadata = contents["user-1.0.dist-info/METADATA"]
+    needing = metadata + b'Requires-Dist: Two>=1; python_version > "3"\n'
+    contents["user-1.0.dist-info/METADATA"] = needing
+    contents["user-1.0.dist-info/RECORD"] = contents["user-1.0.dist-info/RECORD"].replace(
+        record_line("user-1.0.dist-info/METADATA", metadata).encode(),
+        record_line("user-1.0.dist-info/METADATA", needing).encode(),
+    )
+    user = saved(tmp_path, zipped(contents), name="user")
+    with pytest.raises(ArtifactError) as caught:
+        refuse_overlaps([*pair(tmp_path, b"a = 1", b"a = 2"), user], site=SITE)
+    assert caught.value.hint == "keep one of them: one is under packages in matrix.yaml; two is needed by user"
+
+
+NAMESPACE = (
+    b'try:\n    __import__("pkg_resources").declare_namespace(__name__)\nexcept ImportError:\n    import pkgutil\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "first", "second"),
+    [
+        ("tests/__init__.py", b"one = 1", b"two = 2"),
+        ("LICENSE", b"one", b"two"),
+        ("setup.py", b"one", b"two"),
+        ("shared/__init__.py", b"# of one", b'"""Of two."""\n'),
+        ("shared/__init__.py", b"", b"from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n"),
+        ("shared/__init__.py", b"# of one", NAMESPACE),
+        ("{}-1.0.data/data/share/man/man1/tool.1", b"one", b"two"),
+    ],
+)
+def test_files_that_make_no_difference_are_taken_with_one_line(
+    tmp_path: Path, path: str, first: bytes, second: bytes
+) -> None:
+    one = make_wheel(tmp_path, {path.format("one"): first, "tests/more.py": b"1"}, name="one")
+    two = make_wheel(tmp_path, {path.format("two"): second, "tests/more.py": b"1"}, name="two")
+    place = path.replace("{}-1.0.data/data", "usr/local")
+    files = read(group_entries([two, one], site=SITE, bytecode=None))
+    assert files[place if place.startswith("usr/") else f"{PURE}/{place}"] == first
+    (note,) = refuse_overlaps([one, two], site=SITE)
+    assert note == (
+        f"one-1.0-py3-none-any.whl and two-1.0-py3-none-any.whl both bring {place}: "
+        "nothing depends on which of them stays"
+    )
+
+
+@pytest.mark.parametrize("path", ["shared.py", "x.pth", "shared/lib.so", "{}-1.0.data/scripts/tool"])
+def test_files_that_make_a_difference_are_refused(tmp_path: Path, path: str) -> None:
+    wheels = [make_wheel(tmp_path, {path.format(name): name.encode()}, name=name) for name in ("one", "two")]
+    with pytest.raises(ArtifactError, match="would install different files"):
+        refuse_overlaps(wheels, site=SITE)
 
 
 def test_a_shared_file_whose_record_lies_is_read_all_the_same(tmp_path: Path) -> None:
@@ -317,30 +371,63 @@ def test_large_libraries_are_held_to_the_checksum_of_the_zip(tmp_path: Path, mon
         installed(saved(tmp_path, data))
 
 
-def test_a_file_that_record_does_not_list_is_refused(tmp_path: Path) -> None:
-    message = refused(tmp_path, {**wheel_contents({}), "sitecustomize.py": b"evil"})
-    assert message == f"{LABEL}: 'sitecustomize.py' is not in RECORD"
+@pytest.mark.parametrize("name", ["sitecustomize.py", "usercustomize.py", "x.pth", "demo-1.0.data/purelib/x.pth"])
+def test_a_file_that_record_does_not_list_and_that_runs_at_every_start_is_refused(tmp_path: Path, name: str) -> None:
+    message = refused(tmp_path, {**wheel_contents({}), name: b"import evil"})
+    assert message == f"{LABEL}: {name!r} is not in RECORD, and Python would run it at every start"
+
+
+GOOD = record_line("x.py", b"good")
+
+
+@pytest.mark.parametrize(
+    ("line", "written", "note"),
+    [
+        ("", ",4", "RECORD does not list: x.py"),
+        (f"{GOOD}\ngone.py,sha256=abc,1\ngone.pyc,,", GOOD[5:], "RECORD lists what is not there: gone.py and 1 more"),
+        ("x.py,,", ",", "RECORD has no SHA-256 of: x.py"),
+        ("x.py,md5=abc,4", "md5=abc,4", "RECORD has no SHA-256 of: x.py"),
+        (f"{GOOD}\n{GOOD}", GOOD[5:], "RECORD lists twice: x.py"),
+        (f"x.py,,\n{GOOD}", GOOD[5:], "RECORD lists twice: x.py"),
+        (f"{GOOD}\nx.py,,", GOOD[5:], "RECORD lists twice: x.py"),
+    ],
+)
+def test_a_careless_record_is_taken_with_a_note_and_healed_as_uv_does(
+    tmp_path: Path, line: str, written: str, note: str
+) -> None:
+    wheel = saved(tmp_path, zipped(recorded(line)))
+    assert ",".join(record(installed(wheel))["x.py"]) == written
+    assert not {"gone.py", "gone.pyc"} & record(installed(wheel)).keys()
+    assert refuse_overlaps([wheel], site=SITE) == (f"{LABEL}: {note}",)
+
+
+def recorded(line: str) -> dict[str, bytes]:
+    """A wheel with x.py, of which RECORD says `line`."""
+    contents = wheel_contents({"x.py": b"good"})
+    rows = contents[f"{INFO}/RECORD"].decode().splitlines()
+    contents[f"{INFO}/RECORD"] = "\n".join([line, *(r for r in rows if not r.startswith("x.py"))]).strip().encode()
+    return contents
 
 
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("gone.py,sha256=abc,1", "RECORD lists 'gone.py', which does not exist"),
-        ("x.py,,", "'x.py' has no SHA-256 in RECORD"),
-        ("x.py,md5=abc,4", "'x.py' has no SHA-256 in RECORD"),
         ("x.py,sha256=abc,5", "'x.py' is 4 bytes large, RECORD has 5"),
-        ("x.py,sha256=abc,4\nx.py,sha256=abc,4", "RECORD lists 'x.py' twice"),
+        ("x.py,sha256=abc,4\nx.py,sha256=abd,4", "RECORD lists 'x.py' twice, with different hashes"),
+        ("x.py,sha256=abc,4\nx.py,sha256=abc,4", "'x.py' does not match RECORD"),
         ("x.py", "malformed RECORD: "),
         ("x.py,sha256=abc,many", "malformed RECORD: "),
     ],
 )
 def test_a_record_that_lies_is_refused(tmp_path: Path, line: str, why: str) -> None:
-    contents = wheel_contents({"x.py": b"good"})
-    rows = contents[f"{INFO}/RECORD"].decode().splitlines()
-    contents[f"{INFO}/RECORD"] = "\n".join([line, *(r for r in rows if not r.startswith("x.py"))]).encode()
-    if line.startswith("gone"):
-        contents.pop("x.py")
-    assert refused(tmp_path, contents).startswith(f"{LABEL}: {why}")
+    assert refused(tmp_path, recorded(line)).startswith(f"{LABEL}: {why}")
+
+
+def test_a_wheel_that_is_refused_comes_with_a_way_out(tmp_path: Path) -> None:
+    wheel = saved(tmp_path, zipped(recorded("x.py,sha256=abc,4")))
+    with pytest.raises(ArtifactError) as caught:
+        installed(wheel)
+    assert str(caught.value.hint).startswith("ask for another version of demo under packages in matrix.yaml")
 
 
 @pytest.mark.parametrize("name", ["METADATA", "WHEEL", "RECORD"])

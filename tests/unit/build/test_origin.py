@@ -112,3 +112,10 @@ def test_what_matrix_yaml_asks_for_and_nobody_locked_is_not_published(project: S
     refused = run(project, "publish", "cpu-2.6", "--to", NOWHERE)
     assert refused.exit_code == 4
     assert "images/cpu-2.6/requirements.arm64.txt: the matrix asks for six" in refused.message
+
+
+def test_an_origin_that_became_a_folder_is_written_again(project: Small) -> None:
+    path = project.project.layout / "origins" / f"{CELL}.json"
+    (path / "inside").mkdir(parents=True)
+    note_origin(project.project, project.cell(CELL), project.images(CELL)[CELL].digest)
+    assert path.is_file()

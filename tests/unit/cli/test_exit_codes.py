@@ -14,6 +14,7 @@ import pytest
 
 from buildctl.cli.program import main
 from buildctl.ground.errors import BuildctlError, ExitCode
+from buildctl.oci.digest import Digest
 from tests.conftest import ROOT
 
 Prepare = Callable[[Path], tuple[str, ...]]
@@ -86,10 +87,11 @@ def foreign_step(root: Path) -> tuple[str, ...]:
 
 
 def no_wheel(root: Path) -> tuple[str, ...]:
-    """What the store has under the digest of torch's wheel is not one, and no claims say what is in it."""
+    """What is locked as torch's wheel is not one, and no claims say what is in it."""
     (root / "images/cpu-2.6/claims.arm64.json").unlink()
-    lines = (root / "images/cpu-2.6/requirements.arm64.txt").read_text().split("torch==", 1)[1]
-    digest = lines.split("sha256:", 1)[1][:64]
+    lock, digest = root / "images/cpu-2.6/requirements.arm64.txt", Digest.of(b"not a wheel").hex
+    before, torch = lock.read_text().split("torch==", 1)
+    lock.write_text(before + "torch==" + torch.replace(torch.split("sha256:", 1)[1][:64], digest, 1))
     place = root.parent / "store/artifacts" / digest[:2] / digest
     place.parent.mkdir(parents=True)
     place.write_bytes(b"not a wheel")

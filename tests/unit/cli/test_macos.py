@@ -90,3 +90,25 @@ def test_without_an_environment_it_says_how_to_make_one(without_docker: Path, tm
     assert done.returncode == 10, done.stderr
     assert "has no environment mps-2.6" in done.stderr
     assert f"buildctl native mps-2.6 --path {tmp_path / 'none'}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("matrix", "cpu-2.6"), "cpu-2.6"),
+        (("lock", "--check"), "locks are up to date"),
+        (("render", "--check"), "rendered files are up to date"),
+        (("claims", "--help"), "claims"),
+    ],
+)
+def test_what_needs_no_linux_works_there(without_docker: Path, argv: tuple[str, ...], says: str) -> None:
+    done = on_a_mac(COMMAND, *argv, path=str(without_docker))
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout
+
+
+def test_what_needs_linux_says_so_before_anything_else(without_docker: Path, tmp_path: Path) -> None:
+    done = on_a_mac(COMMAND, "--layout", tmp_path / "dist", "build", "--engine", "docker", path=str(without_docker))
+    assert done.returncode == 9, done.stderr
+    assert done.stderr.splitlines()[0].startswith("error: `buildctl build` needs Linux, and this is macOS: ")
+    assert not (tmp_path / "dist").exists()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+import requests
 
 from buildctl.cli.program import main
 from buildctl.console.progress import Silent
@@ -26,7 +30,7 @@ from buildctl.publish.verify import verify
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.problems import AgainError, UnavailableError
 from buildctl.registry.reference import Reference
-from buildctl.registry.transport import Tries
+from buildctl.registry.transport import Transport, Tries
 from buildctl.testing.images import image_ref, with_labels
 from buildctl.testing.kept import keep
 from buildctl.testing.overview import overview
@@ -159,6 +163,36 @@ def test_attempts_that_fail_are_said_while_they_are_repeated(capsys: pytest.Capt
         tries.failed(AgainError("Connection refused"))
 
 
+def test_where_nobody_has_ever_answered_is_given_up_soon() -> None:
+    tries = Tries(Patience(attempts=6, backoff=0), "registry.example: a:b")
+    for _ in range(2):
+        tries.failed(AgainError("Connection refused", unreached=True))
+    with pytest.raises(UnavailableError, match=r"a:b: Connection refused$"):
+        tries.failed(AgainError("Connection refused", unreached=True))
+
+
+def test_a_registry_that_has_answered_may_be_starting_again() -> None:
+    transport, refused = Transport("registry.example"), requests.ConnectionError()
+    refused.__context__ = ConnectionRefusedError(111, "Connection refused")
+    first = transport._broken(refused, "https://registry.example/v2/")
+    transport._answered.add("registry.example")
+    later = transport._broken(refused, "https://registry.example/v2/")
+    elsewhere = transport._broken(refused, "https://token.example/")
+    assert isinstance(first, AgainError)
+    assert isinstance(later, AgainError)
+    assert isinstance(elsewhere, AgainError)
+    assert (first.unreached, later.unreached, elsewhere.unreached) == (True, False, True)
+
+
+def test_publish_asks_which_registry_before_anything_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "publish", "--to", "pytorch") == ExitCode.USAGE
+    told = capsys.readouterr().err
+    assert "'pytorch' names no registry" in told
+    assert "docker.io/USER/pytorch" in told
+
+
 @pytest.mark.parametrize(
     ("added", "change", "states"),
     [
@@ -199,3 +233,30 @@ def test_verify_refuses_an_image_of_another_architecture_before_it_pulls_it(proj
     with pytest.raises(LayoutError, match=r"registry\.example/a:x has no image for amd64"):
         verify(cast("Repository", served), arch="amd64", scratch=None, progress=Silent())
     assert served.asked == [project.layout.manifest(served.image).config.digest]
+
+
+@pytest.mark.parametrize("full", [("stdout",), ("stdout", "stderr")])
+def test_a_full_stdout_is_an_error_and_not_a_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], full: tuple[str, ...]
+) -> None:
+    with contextlib.ExitStack() as files:
+        for name in full:
+            # the last flush, of what could not be written, fails too
+            files.enter_context(contextlib.suppress(OSError))
+            monkeypatch.setattr(sys, name, files.enter_context(Path("/dev/full").open("w")))
+        assert run(monkeypatch, "matrix", "--json") == ExitCode.FILE
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert full != ("stdout",) or said.startswith("error: No space left on device\nhint: ")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENOMEM])
+def test_an_error_of_the_system_without_a_file_is_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Project, "find", fail)
+    assert run(monkeypatch, "matrix") == ExitCode.FILE
+    assert capsys.readouterr().err.startswith(f"error: {os.strerror(number)}\nhint: ")

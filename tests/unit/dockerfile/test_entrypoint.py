@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -12,8 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import uv
 
 from buildctl.artifacts import bytecode
+from buildctl.artifacts.wheels.layer import wheel_entries
+from buildctl.artifacts.wheels.wheel import Site
+from tests.support.wheels import make_wheel, record_line, saved, wheel_contents, zipped
 
 COMMON = Path(__file__).parents[3] / "images" / "common"
 SHELLS = [name for name in ("sh", "dash", "bash", "busybox") if shutil.which(name)]
@@ -265,3 +271,51 @@ def test_a_uv_that_fails_fails_the_step(tmp_path: Path) -> None:
     argv = ["sh", str(COMMON / "install-wheels"), "torch==2.6.0"]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr.strip()) == (1, "hash mismatch")
+
+
+def test_odd_wheels_are_installed_as_in_the_assemble_engine(tmp_path: Path) -> None:
+    """The first wheel by name wins a shared path: uv leaves the file of the one that it installs last, in any order.
+    RECORD comes out the same, whatever it forgets.
+    """
+    named = tmp_path / "wheels"
+    named.mkdir()
+    for name, size in (("aa", 1), ("zz", 2_000_000)):
+        files = {"tests/__init__.py": f"# {name}".encode(), f"{name}/data": random.Random(0).randbytes(size)}
+        wheel = make_wheel(tmp_path, files, name=name)
+        wheel.path.rename(named / wheel.filename)
+    contents = wheel_contents({"odd/__init__.py": b"", "odd/unlisted": b"1"}, name="odd")
+    line = record_line("odd/unlisted", b"1")
+    rows = contents["odd-1.0.dist-info/RECORD"].decode().replace(line, "odd/gone.pyc,,\nodd/__init__.py,,")
+    odd = saved(tmp_path, zipped(contents | {"odd-1.0.dist-info/RECORD": rows.encode()}), name="odd")
+    odd.path.rename(named / odd.filename)
+    lock = "".join(
+        f"{p.name.split('-')[0]}==1.0 --hash=sha256:{hashlib.sha256(p.read_bytes()).hexdigest()}\n"
+        for p in named.iterdir()
+    )
+    write(tmp_path / "requirements.txt", lock)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").symlink_to(os.path.realpath(sys.executable))
+    (tmp_path / "bin/uv").symlink_to(uv.find_uv_bin())
+    write(tmp_path / "uv.toml", f'no-index = true\nfind-links = ["{named}"]\n')
+    for run in range(3):
+        env = {
+            "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
+            "TARGETARCH": "amd64",
+            "LOCK": f"{tmp_path}/requirements.txt",
+            "OUT": f"{tmp_path}/out{run}",
+            "UV_CONFIG_FILE": f"{tmp_path}/uv.toml",
+        }
+        argv = ["sh", str(COMMON / "install-wheels"), *(("aa==1.0", "zz==1.0", "odd==1.0")[:: 1 if run else -1])]
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / f"out{run}" / site().lstrip("/") / "tests/__init__.py").read_bytes() == b"# aa"
+    place = Site(purelib=site().lstrip("/"))
+    entries = {e.path: e for e in wheel_entries(named / odd.filename, filename=odd.filename, site=place, bytecode=None)}
+    path = f"{place.purelib}/odd-1.0.dist-info/RECORD"
+    body = entries[path].body
+    assert body is not None
+    ours, uvs = b"".join(body.chunks()).decode().splitlines(), (tmp_path / "out2" / path).read_text().splitlines()
+    differing = ("INSTALLER", "uv_cache.json")  # the latter only of wheels from a folder
+    assert [row for row in ours if "INSTALLER" not in row] == sorted(
+        r for r in uvs if not any(d in r for d in differing)
+    )

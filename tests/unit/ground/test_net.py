@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 import requests
 
 from buildctl.ground.errors import LockError
-from buildctl.ground.net import brief, new_session, pip_settings, redact, retry_after
+from buildctl.ground.net import brief, never_connected, new_session, pip_settings, redact, retry_after
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,20 @@ def test_a_cause_is_one_line() -> None:
     assert brief(requests.ConnectionError()) == "ConnectionError"
     assert brief(requests.exceptions.ReadTimeout("x")) == "timed out waiting for data"
     assert len(brief(requests.ConnectionError("x" * 999))) == 300
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), True),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), True),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), True),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), False),
+        (TimeoutError("timed out"), False),
+        (ValueError("x"), False),
+    ],
+)
+def test_whether_a_connection_came_about(error: Exception, expected: bool) -> None:
+    outer = requests.ConnectionError("wrapped")
+    outer.__cause__ = error
+    assert never_connected(outer) is expected

@@ -17,6 +17,7 @@ from buildctl.lock.uv import (
     _failure,
     _pylock,
     _pyproject,
+    _uv_platform,
     _wheels,
     best,
     index_of,
@@ -127,3 +128,23 @@ def test_what_the_index_gives_is_what_was_asked_for(filename: str, words: str) -
     found = Found(name="torch", version="2.6.0", filename=filename, url="u", size=None, digest=None)
     with pytest.raises(LockError, match=rf"torch==2\.6\.0: .*{words}"):
         best([found], python="3.13", platform="linux/amd64")
+
+
+def chosen(*filenames: str, glibc: tuple[int, int] | None = None) -> str:
+    found = [Found(name="a", version="1", filename=name, url="u", size=None, digest=None) for name in filenames]
+    return best(found, python="3.13", platform="linux/amd64", glibc=glibc).filename
+
+
+def test_of_equal_wheels_the_highest_build_is_chosen_as_a_number() -> None:
+    wheels = [f"a-1{build}-cp313-cp313-linux_x86_64.whl" for build in ("", "-2", "-10", "-9")]
+    assert chosen(*wheels) == wheels[2]
+    assert chosen("a-1-99-py3-none-any.whl", *wheels[:1]) == wheels[0]  # the tag counts before
+
+
+@pytest.mark.parametrize(
+    ("glibc", "minor"), [((2, 17), 17), ((2, 36), 36), ((2, 41), 40), ((2, 30), 28), ((2, 12), 17), (None, 40)]
+)
+def test_wheels_are_for_the_glibc_below_them(glibc: tuple[int, int] | None, minor: int) -> None:
+    wheels = [f"a-1-py3-none-manylinux_2_{n}_x86_64.whl" for n in (17, 28, 36, 40, 41)]
+    assert chosen(*wheels, glibc=glibc) == f"a-1-py3-none-manylinux_2_{minor}_x86_64.whl"
+    assert _uv_platform("linux/amd64", glibc) == f"x86_64-manylinux_2_{minor}"

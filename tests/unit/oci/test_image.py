@@ -133,3 +133,12 @@ def test_malformed_json_is_a_layout_error_and_nothing_else(good: Any, path: list
     with contextlib.suppress(LayoutError):
         parsed = type(good).from_json(value)
         hash(parsed.digest) if isinstance(parsed, Descriptor) else canonical_json(parsed.to_json())
+
+
+@pytest.mark.parametrize(
+    "config", [{"Env": ["A=\0"]}, {"Cmd": ["a\0b"]}, {"Entrypoint": ["\0"]}, {"User": "a\0"}, {"WorkingDir": "/\0"}]
+)
+def test_a_nul_byte_is_refused_where_programs_get_it(config: dict[str, Any]) -> None:
+    value = {"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": []}, "config": config}
+    with pytest.raises(LayoutError, match="NUL byte"):
+        ImageConfig.from_json(value)

@@ -228,7 +228,7 @@ def test_blobs_are_on_disk_before_the_index_names_them(tmp_path: Path, monkeypat
     monkeypatch.setattr(Path, "replace", replace)
     image(tmp_path, DATA)
     temporary = next(name for name in synced if name.startswith(".tmp-"))
-    assert synced == [layer.digest.hex, "sha256", temporary, "-> index.json", "dist"]
+    assert synced == [layer.digest.hex, f"-> {layer.digest.hex}", "sha256", temporary, "-> index.json", "dist"]
 
 
 def test_a_small_blob_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

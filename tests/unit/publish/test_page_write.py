@@ -202,6 +202,12 @@ def test_a_folder_of_ours_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["page"]
 
 
+def test_an_empty_folder_is_taken_also_where_we_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pages({"index.html": b"1"}, Path())
+    assert (tmp_path / "index.html").read_bytes() == b"1"
+
+
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
 def test_anything_else_is_left_alone(tmp_path: Path, kind: str) -> None:
     target, mine = tmp_path / "page", tmp_path / "mine"

@@ -250,6 +250,15 @@ def test_ci_and_publish_share_out_the_commits_of_main() -> None:
     assert all((ROOT / path).exists() for path in listed)
 
 
+def test_root_knows_the_list_of_skips_too() -> None:
+    """sudo drops variables that it is not told to keep."""
+    test = WORKFLOWS["ci"]["jobs"]["test"]
+    for one in test["strategy"]["matrix"]["include"]:
+        assert (ROOT / ".github" / "skips" / one["user"]).is_file()
+        assert not one["command"].startswith("sudo") or "--preserve-env=ALLOWED_SKIPS," in one["command"]
+    assert test["env"]["ALLOWED_SKIPS"] == ".github/skips/${{ matrix.user }}"
+
+
 def test_a_scheduled_run_that_fails_is_reported() -> None:
     for name, flow in WORKFLOWS.items():
         if "schedule" in flow["on"]:

@@ -48,7 +48,7 @@ function table(title, found) {
     section.append(made("p", found ? "The same." : "Unknown: no bill of materials is attached.", "unknown"));
     return section;
   }
-  const element = document.createElement("table");
+  const element = made("table", "", "changes");
   const head = element.createTHead().insertRow();
   for (const word of ["Change", "What", "From", "To"]) head.append(Object.assign(made("th", word), { scope: "col" }));
   const body = element.createTBody();

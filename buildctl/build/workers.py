@@ -1,0 +1,132 @@
+"""Processes that make layers at the same time. They talk through pipes: a pool of the standard library would need named
+semaphores, which a kill leaves in /dev/shm and which not every container has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing.context import SpawnProcess
+from typing import Any, Generic, TypeVar
+
+from buildctl.ground.errors import BuildctlError, EngineError
+from buildctl.ground.interrupts import without_interrupts
+from buildctl.ground.parent import end_with_parent
+
+_TICK = 0.1  # seconds between looks at what workers say, so that Ctrl-C is heard
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Told = Callable[[int], None]  # bytes that were done
+
+
+@dataclass(slots=True)
+class _Worker(Generic[Task]):
+    process: SpawnProcess
+    pipe: connection.Connection
+    task: Task | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Workers(Generic[Task, Result]):
+    """`count` processes that run `work(task, told)`, one task after the other, in the order of `tasks`."""
+
+    work: Callable[[Task, Told], Result]
+    count: int
+    _workers: list[_Worker[Task]] = field(default_factory=list)
+
+    def run(
+        self,
+        tasks: Sequence[Task],
+        *,
+        told: Callable[[Task, int], None],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Generator[tuple[Task, Result]]:
+        """Results as they come. The first failure, also one of `meanwhile`, kills all workers and is raised.
+
+        Raises EngineError if a worker dies.
+        """
+        waiting = list(reversed(tasks))
+        try:
+            self._start(min(self.count, len(waiting)))
+            for worker in self._workers:
+                self._give(worker, waiting.pop())
+            meanwhile()
+            while busy := [worker for worker in self._workers if worker.task is not None]:
+                for worker in self._heard(busy):
+                    for task, result in self._read(worker, told):
+                        if waiting:
+                            self._give(worker, waiting.pop())
+                        yield task, result
+        finally:
+            self._end()
+
+    def _start(self, count: int) -> None:
+        context = get_context("spawn")  # a forked child would inherit the locks of our progress thread
+        with without_interrupts():
+            resource_tracker.ensure_running()  # it takes the mask off at its end
+        with without_interrupts():
+            for _ in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, self.work), daemon=True)
+                process.start()
+                theirs.close()
+                self._workers.append(_Worker(process, ours))
+
+    def _give(self, worker: _Worker[Task], task: Task) -> None:
+        worker.task = task
+        with contextlib.suppress(OSError):  # it died: reading says so
+            worker.pipe.send(task)
+
+    def _heard(self, busy: Sequence[_Worker[Task]]) -> list[_Worker[Task]]:
+        ready = connection.wait([worker.pipe for worker in busy], timeout=_TICK)
+        return [worker for worker in busy if worker.pipe in ready]
+
+    def _read(self, worker: _Worker[Task], told: Callable[[Task, int], None]) -> Iterator[tuple[Task, Result]]:
+        assert worker.task is not None  # noqa: S101 - only the busy are read from
+        try:
+            kind, value = worker.pipe.recv()
+        except (EOFError, OSError) as error:
+            raise EngineError(
+                "a worker process died while making a layer (killed, or out of memory)",
+                hint="run the command again: finished layers are kept; --jobs 1 needs the least memory",
+            ) from error
+        if kind == "told":
+            told(worker.task, value)
+        elif kind == "failed":
+            raise value
+        else:
+            task, worker.task = worker.task, None
+            yield task, value
+
+    def _end(self) -> None:
+        """What a busy worker was writing is a temporary file that nobody reads."""
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.pipe.close()
+
+
+def _serve(pipe: connection.Connection, work: Callable[[Any, Told], Any]) -> None:
+    end_with_parent()
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = ("made", work(task, lambda count: pipe.send(("told", count))))
+        except BaseException as error:  # noqa: BLE001 - it is raised in the process that asked
+            answer = ("failed", _portable(error))
+        pipe.send(answer)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """It crosses processes: as it is if it is ours, else with the traceback in a note, else as text."""
+    if not isinstance(error, BuildctlError):
+        error.add_note("".join(traceback.format_exception(error)))
+    return error

@@ -1,0 +1,148 @@
+"""Where uv finds no solution: which of the user's packages is to blame, why, and what to do.
+
+uv's own story is about everything at once and can have a hundred lines. Each package is resolved by itself here, first
+without and then with what it needs, next to the cell's torch.
+"""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from buildctl.ground.errors import LockError, ResolveError
+from buildctl.lock.uv import FAMILY, NoSolutionError, index_of, resolve
+from buildctl.matrix.additions import EXTRAS, Addition
+from buildctl.matrix.cells import Cell
+
+_LOOKUPS = 4
+_LONGEST = 40  # lines of uv's story that are shown
+_NO_WHEEL = re.compile(r"all versions of (\S+) have no usable wheels|Wheels are required for `([^`]+)`")
+_NOT_FOR_PYTHON = re.compile(r"only found wheels for `([^`]+)` \(\S+\) with the following Python (?:ABI )?tags?: (.*)")
+_NOT_FOR_PLATFORM = re.compile(r"only found wheels for `([^`]+)` \(\S+\) (?:on|with) the following platforms?: (.*)")
+_UNKNOWN = re.compile(r"(\S+) was not found in the package registry")
+_TORCH = re.compile(r"\btorch(?:\{[^}]*\})?[=<>~!]{1,2}(\d+(?:\.\d+)*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blame:
+    """`what` is a sentence about one package, `way` what to do about it."""
+
+    what: str
+    way: str
+
+
+def explained(
+    cell: Cell, additions: tuple[Addition, ...], error: NoSolutionError, *, glibc: tuple[int, int] | None
+) -> LockError:
+    """The error for people: the packages to blame by their keys if that can be told, else uv's own story."""
+    own = [text for text in cell.requirements if canonicalize_name(Requirement(text).name) not in FAMILY]
+    with ThreadPoolExecutor(_LOOKUPS) as pool:
+        found = [blame for blame in pool.map(lambda text: _blame(cell, additions, text, glibc), own) if blame]
+    where = f"{cell.name} on {cell.platform}"
+    if not found:
+        asked = ", ".join(dict.fromkeys(["packages", *(_key(cell, additions, Requirement(text).name) for text in own)]))
+        if cell.accelerator.index:
+            asked += f", {cell.accelerator.place('index')}"
+        return ResolveError(
+            f"{where}: what matrix.yaml asks for (versions, {asked}) cannot be satisfied: {_short(error.message)}",
+            hint=error.hint,
+        )
+    return ResolveError(
+        "\n".join(f"{where}: {blame.what}" for blame in found),
+        hint="; ".join(dict.fromkeys(blame.way for blame in found)),
+    )
+
+
+def _short(story: str) -> str:
+    lines = story.splitlines()
+    return story if len(lines) <= _LONGEST else "\n".join([*lines[:_LONGEST], f"... ({len(lines)} lines)"])
+
+
+def _key(cell: Cell, additions: tuple[Addition, ...], name: str) -> str:
+    """Where matrix.yaml asks for a package: `images.cuda-*.packages`."""
+    name = canonicalize_name(name)
+    for addition in (one for one in additions if one.matches(cell.name)):
+        if any(rule.name == name for rule in addition.packages):
+            return f"{addition.key}.packages"
+        if any(name == canonicalize_name(Requirement(text).name) for e in addition.extras for text in EXTRAS[e]):
+            return addition.key if addition.key == "extras" else f"{addition.key}.extras"
+    return "packages"
+
+
+def _blame(cell: Cell, additions: tuple[Addition, ...], text: str, glibc: tuple[int, int] | None) -> Blame | None:
+    """Why this package alone cannot be had, or not next to the cell's torch; None if it can."""
+    name = canonicalize_name(Requirement(text).name)
+    asked = f"{name} ({_key(cell, additions, name)})"
+    try:
+        _tried(cell, [text], glibc, alone=True)
+    except NoSolutionError as error:
+        return _missing(cell, asked, name, error.message, text)
+    try:
+        _tried(cell, [text, f"torch=={cell.torch}"], glibc, alone=False)
+    except NoSolutionError as error:
+        return _not_with_torch(cell, asked, name, error.message)
+    return None
+
+
+def _tried(cell: Cell, texts: list[str], glibc: tuple[int, int] | None, *, alone: bool) -> None:
+    with index_of(cell.accelerator) as index:
+        resolve(texts, python=cell.python, platform=cell.platform, index=index, glibc=glibc, alone=alone)
+
+
+def _missing(cell: Cell, asked: str, name: str, story: str, text: str) -> Blame:
+    """Nothing on the index is this package, for this Python and platform."""
+    if _UNKNOWN.search(story):
+        return Blame(what=f"{asked} is not on the package index", way=f"correct the name {name}, or drop it")
+    if tags := _for(_NOT_FOR_PYTHON, story, name):
+        return Blame(
+            what=f"{asked} has no wheel for Python {cell.python}, only for {tags.replace('`', '')}",
+            way=f"drop {name}, ask for a version that has one, or set `python` in matrix.yaml to one that it supports",
+        )
+    if platforms := _for(_NOT_FOR_PLATFORM, story, name):
+        return Blame(
+            what=f"{asked} has no wheel for {cell.platform}, only for {platforms.replace('`', '')}",
+            way=f"put {name} under `images` for the images on other platforms alone",
+        )
+    if any(name in pair for pair in _NO_WHEEL.findall(story)):
+        return Blame(
+            what=f"{asked} has no wheel for Python {cell.python} on {cell.platform}, only sources, and only wheels are "
+            "installed",
+            way=f"build a wheel of {name} for this Python and torch and serve it from your own package index, or "
+            "install it in a template with --engine docker (docs/templates.md)",
+        )
+    return Blame(what=f"{text} ({_key_of(asked)}) does not exist: {_short(story)}", way=f"ask for another {name}")
+
+
+def _key_of(asked: str) -> str:
+    return asked.partition("(")[2].rstrip(")")
+
+
+def _for(pattern: re.Pattern[str], story: str, name: str) -> str | None:
+    return next((match[2].strip() for match in pattern.finditer(story) if match[1] == name), None)
+
+
+def _not_with_torch(cell: Cell, asked: str, name: str, story: str) -> Blame:
+    """The package is there, but what it needs is not, or needs another torch."""
+    needed = {first or second for first, second in _NO_WHEEL.findall(story)} - {name, "torch"}
+    torches = sorted({Version(found) for found in _TORCH.findall(story)} - {cell.torch})
+    if torches:
+        return Blame(
+            what=f"{asked} does not go with torch {cell.torch}: its versions depend on torch "
+            f"{', '.join(map(str, torches))}, or ranges between",
+            way=f"ask for {name} only with versions of torch that it goes with: "
+            f'{{name: {name}, torch: ">=..."}}, or drop it',
+        )
+    if needed:
+        return Blame(
+            what=f"{asked} needs {', '.join(sorted(needed))}, which has no wheel for Python {cell.python} on "
+            f"{cell.platform}, only sources",
+            way=f"serve wheels of {', '.join(sorted(needed))} from your own package index, or drop {name}",
+        )
+    return Blame(
+        what=f"{asked} does not go with torch {cell.torch}: {_short(story)}", way=f"ask for another version of {name}"
+    )

@@ -1,0 +1,31 @@
+"""What is said: on stderr, in lines that fit a terminal, without a library that takes long to import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from buildctl.console import log
+
+
+def test_what_is_said_is_on_stderr_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "word " * 40 + "[red]x[/red]"
+    log.say(long)
+    assert capsys.readouterr() == ("", f"{long}\n")
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_level(log.Level.QUIET)
+    try:
+        log.say("a")
+    finally:
+        log.set_level(log.Level.NORMAL)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_line_costs_no_library() -> None:
+    code = "import sys; from buildctl.console import log; log.say('a'); sys.exit('rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "a\n")

@@ -1,0 +1,61 @@
+"""The scripts run where people are: macOS has bash 3.2 and BSD's tools."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# what a Mac runs; the others are for hosted runners and releases, which are Linux
+SCRIPTS = [ROOT / "scripts" / name for name in ("pipeline", "propose", "setup")]
+
+NEWER = {
+    "bash 4: declare -A": r"\b(?:declare|local|typeset) -\w*[An]",
+    "bash 4: mapfile": r"\b(?:mapfile|readarray|coproc)\b",
+    "bash 4: ${x,,}": r"\$\{\w+(?:,,?|\^\^?)[^}]*\}",
+    "bash 4: ${x@Q}": r"\$\{\w+@\w\}",
+    "bash 4: |& and &>>": r"\|&|&>>",
+    "bash 4: ;& and ;;&": r";;?&",
+    "bash 4: [[ -v": r"\[\[ -v\b",
+    "bash 4: globstar": r"\bshopt\b",
+    "bash 4: printf %(": r"%\(",
+    "bash 4: negative offsets": r"\$\{\w+: ?-\d",
+    "an array, which bash 3.2 cannot expand where it is empty": r"\w=\((?!.*\))|\w\+=\(|\$\{\w+\[@\]\}",
+    "GNU: sed -i": r"\bsed -i\b",
+    "GNU: sed -r": r"\bsed -\w*r\b",
+    "GNU: readlink -f": r"\breadlink -f\b|\brealpath\b",
+    "GNU: grep -P": r"\bgrep -\w*P",
+    "GNU: sort -V, xargs -r, date -d, stat -c": r"\bsort -\w*V|\bxargs -\w*r|\bdate -d|\bstat -c",
+    "GNU: long options": r"\b(?:sed|grep|sort|cut|tr|cp|mv|rm|mkdir|ln|tail|head|xargs|mktemp) --[a-z]",
+}
+
+
+def code(path: Path) -> str:
+    """Without comments, and without what another program reads."""
+    text = re.sub(r"<<'?END'?.*?\nEND\n", "\n", path.read_text(), flags=re.DOTALL)
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
+def test_nothing_is_newer_than_what_a_mac_has(path: Path) -> None:
+    assert [what for what, pattern in NEWER.items() if re.search(pattern, code(path))] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["local -n x=y", "mapfile -t x", 'echo "${name,,}"', "a=(1", 'f "${a[@]}"', "sed -i s/a/b/ x", "readlink -f x"],
+)
+def test_what_is_newer_would_be_seen(line: str) -> None:
+    assert any(re.search(pattern, line) for pattern in NEWER.values())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").iterdir()), ids=lambda p: p.name)
+def test_every_script_says_what_it_is_for(path: Path) -> None:
+    """In its first lines, which it prints when it is called wrongly."""
+    first, second = path.read_text().splitlines()[:2]
+    assert first.startswith("#!")
+    assert second.startswith(("# ", '"""'))
+    assert path.stat().st_mode & 0o111
