@@ -27,7 +27,7 @@ class Sort(StrEnum):
 # What a build or test makes again by itself, without a download.
 CHEAP = (Sort.UNPACKED, Sort.ORPHANS)
 FOLDERS: Mapping[Sort, tuple[str, ...]] = {
-    Sort.UNPACKED: ("unpacked", "unpacked-images", "pulled", "carried"),
+    Sort.UNPACKED: ("unpacked", "unpacked-images", "pulled", "carried", "trees"),
     Sort.OTHER: ("python", "contents", "bases", "libraries"),
 }
 

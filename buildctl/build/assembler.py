@@ -18,7 +18,7 @@ from buildctl.build.recipes import base_image, material_size
 from buildctl.console.log import say
 from buildctl.console.progress import Silent, open_progress
 from buildctl.matrix.arch import ARCHES
-from buildctl.matrix.cells import Cell
+from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.matrix.project import Project
 from buildctl.oci.compression import ZSTD, Compression
 from buildctl.oci.image import Descriptor
@@ -65,9 +65,9 @@ def build_bases(
 
 
 def bases_under(cells: Iterable[Cell]) -> list[Cell]:
-    """Cells that represent all bases of `cells`, for the architecture of the image and of the machine that builds."""
+    """Cells that represent the Debian bases of `cells`, for the architecture of the image and of this machine."""
     found: dict[tuple[str, str], Cell] = {}
-    for cell in cells:
+    for cell in (cell for cell in cells if isinstance(cell.base, DebianBase)):
         for arch in (cell.arch, build_arch()):
             found[cell.base_image, arch] = replace(cell, arch=arch)
     return list(found.values())

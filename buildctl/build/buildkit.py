@@ -27,6 +27,7 @@ from buildctl.ground.errors import DockerfileError, EngineError, ToolError
 from buildctl.ground.run import run, which
 from buildctl.ground.scratch import scratch
 from buildctl.lock.index import uv_environment
+from buildctl.lock.inside.base_image import ImageLock
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.oci.compression import ZSTD, Compression
 from buildctl.oci.image import Descriptor, MediaType
@@ -83,7 +84,10 @@ def docker_images(order: Order) -> list[Built]:
                 cache_from=tuple(source.name for source in order.cache.sources) if order.cache else (),
                 cache_to=order.cache.writer.name if order.cache and order.cache.writer else None,
             )
-            targets = [_target(cell, context=order.project.images, layout=layout.root) for cell in some]
+            images = {one.cell.id: one.image for one in order.locked}
+            targets = [
+                _target(cell, context=order.project.images, layout=layout.root, image=images[cell.id]) for cell in some
+            ]
             found = build_with_docker(targets, options, layout=layout)
         seconds = (time.perf_counter() - start) / len(some)
         built |= {name: _built(name, descriptor, layout, seconds) for name, descriptor in found.items()}
@@ -96,8 +100,8 @@ def _built(name: str, descriptor: Descriptor, layout: Layout, seconds: float) ->
     return Built(name=name, descriptor=descriptor, size=size, made=len(layers), reused=0, seconds=seconds)
 
 
-def _target(cell: Cell, *, context: Path, layout: Path) -> BakeTarget:
-    target = target_of(cell, context=context, layout=layout)
+def _target(cell: Cell, *, context: Path, layout: Path, image: ImageLock | None) -> BakeTarget:
+    target = target_of(cell, context=context, layout=layout, image=image)
     # a foreign base may be compressed differently, which triggers a second export
     return with_fixed_times(target) if isinstance(cell.base, DebianBase) else target
 

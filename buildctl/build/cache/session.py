@@ -17,7 +17,7 @@ from buildctl.artifacts.store import LayerStore, Store
 from buildctl.build.assemble import Made
 from buildctl.build.cache.inputs import scratch_store, take_hashed
 from buildctl.build.planner import Planned
-from buildctl.build.recipes import artifacts_of
+from buildctl.build.recipes import Compiling, artifacts_of
 from buildctl.console.log import say
 from buildctl.ground.errors import EngineError
 from buildctl.oci.compression import Compression
@@ -98,7 +98,10 @@ class CacheSession:
         make = {r.key: r for p in self.planned for r in p.recipes if self.layers.get(r.key) is None}
         wanted = [artifact.digest for recipe in make.values() for artifact in artifacts_of(recipe)]
         compiling = {p.compiling for p in self.planned} if make else set()
-        wanted += [package.digest for one in compiling for package in python_packages(one.lock)]
+        debian = [
+            one for one in compiling if isinstance(one, Compiling)
+        ]  # an image's layers are hashed as they are unpacked
+        wanted += [package.digest for one in debian for package in python_packages(one.lock)]
         take_hashed(wanted, self.store, self.scratch)
         for one in compiling:
             one.prepare(self.scratch)

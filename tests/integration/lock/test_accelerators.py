@@ -25,7 +25,7 @@ python: "3.13"
 versions: {{"2.10": 2.10.0}}
 packages: []
 flavours: [runtime]
-bases: {{own: {{image: "a/b@sha256:{zeros}", interpreter: /usr/bin/python3, purelib: usr/lib/p}}}}
+bases: {{own: {{image: "a/b@sha256:{zeros}"}}}}
 accelerators:
 {accelerators}
 """
