@@ -71,7 +71,7 @@ def run(
     sys.exit(code if code >= 0 else 128 - code)
 
 
-@command("Write images into a file or folder, for where there is no registry")
+@command("Write images into a file or folder, without a registry")
 @click.argument(
     "names", nargs=-1, required=True, metavar="NAME|REFERENCE|LAYOUT...", shell_complete=complete_names, callback=opened
 )
