@@ -65,9 +65,16 @@ def opened(_: click.Context, __: click.Parameter, value: Any) -> Any:
     """Arguments that may name a packed OCI layout name the unpacked one from here on."""
     if not value:
         return value
+    return _unpacked(value) if isinstance(value, str) else tuple(map(_unpacked, value))
+
+
+def _unpacked(text: str) -> str:
+    plain = text.removeprefix("oci-archive:")
+    if not any(Path(path).is_file() for path in (plain, plain.rpartition(":")[0]) if path):
+        return text  # names and references load nothing that reads archives
     from buildctl.artifacts.carried import opened as unpacked
 
-    return unpacked(value) if isinstance(value, str) else tuple(unpacked(text) for text in value)
+    return unpacked(text)
 
 
 def require_linux_to(command: str) -> None:
