@@ -10,7 +10,7 @@ from buildctl.console.log import say
 from buildctl.oci.archive import is_archive, unpack_archive
 from buildctl.oci.digest import Digest
 from buildctl.oci.layout import Layout
-from buildctl.oci.unpack import workplace
+from buildctl.oci.trees.unpack import workplace
 
 CARRIED = "carried"  # folder of the store; `buildctl prune` removes it
 

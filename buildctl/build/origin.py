@@ -15,7 +15,7 @@ from buildctl.matrix.cells import Cell, ImageBase
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import translated, write_whole
-from buildctl.oci.trees import remove_tree
+from buildctl.oci.trees.kept import remove_tree
 
 ORIGINS = "origins"  # the folder in the layout
 

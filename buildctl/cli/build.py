@@ -222,8 +222,8 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
     """
     from buildctl.artifacts.store import Store
     from buildctl.build.assembler import bases_under, build_bases
+    from buildctl.build.buildkit.uv_image import put_tool
     from buildctl.build.material import renewing
-    from buildctl.build.uv_image import put_tool
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks

@@ -95,7 +95,7 @@ def disk(as_json: bool) -> None:
       buildctl disk
     """
     from buildctl.artifacts.store import Store
-    from buildctl.cli.disk import disk_use
+    from buildctl.cli.answers.disk import disk_use
 
     answer(disk_use(Store.default()), as_json=as_json)
 
@@ -119,7 +119,7 @@ def prune(unpacked: bool, downloads: bool, everything: bool, older: str | None, 
       buildctl prune --all --yes
     """
     from buildctl.artifacts.store import Store
-    from buildctl.cli.disk import pruned, seconds, sorts_of
+    from buildctl.cli.answers.disk import pruned, seconds, sorts_of
 
     sorts = sorts_of(unpacked=unpacked, downloads=downloads, everything=everything)
     for line in pruned(Store.default(), sorts, unused=seconds(older), dry_run=dry_run, yes=yes):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
+from buildctl.cli.answers.deliver import deliver, open_target
 from buildctl.cli.commands import command
-from buildctl.cli.deliver import deliver, open_target
 from buildctl.cli.options import (
     Options,
     answer,

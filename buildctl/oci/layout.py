@@ -43,7 +43,7 @@ from buildctl.oci.image import (
     canonical_json,
 )
 from buildctl.oci.remote import Place, place_of
-from buildctl.oci.trees import remove_tree
+from buildctl.oci.trees.kept import remove_tree
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 INDEX_TYPES = frozenset({MediaType.INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"})

@@ -25,7 +25,7 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.files import write_whole
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.oci.unpack import unpack_image
+from buildctl.oci.trees.unpack import unpack_image
 from buildctl.registry.bases import base_from_registry, mirrored, top_digest
 
 

@@ -14,7 +14,7 @@ from buildctl.ground.errors import LayoutError, UsageError, WriteError
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import sync_directory, translated
-from buildctl.oci.unpack import unpack_image, workplace
+from buildctl.oci.trees.unpack import unpack_image, workplace
 from buildctl.publish.export.archives import Since, docker_archive, left_out, oci_archive
 from buildctl.publish.export.parcel import Carried, find_carried, refuse_unreported, signed_with
 from buildctl.publish.export.squashfs import find_packer, write_squashfs

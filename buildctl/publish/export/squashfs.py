@@ -11,7 +11,7 @@ from buildctl.oci.entry import EPOCH
 from buildctl.oci.files import FULL
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.oci.merged import merged_tar
+from buildctl.oci.trees.merged import merged_tar
 
 LAST = 1800.0  # seconds for what a packer still has to do after the last byte
 PACKER = "tar2sqfs"

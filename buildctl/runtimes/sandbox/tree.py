@@ -9,7 +9,7 @@ from pathlib import Path
 from buildctl.console.log import say
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.layout import Layout
-from buildctl.oci.unpack import Owner, unpack_image, unpack_layers
+from buildctl.oci.trees.unpack import Owner, unpack_image, unpack_layers
 from buildctl.runtimes.api import ImageRef
 
 WORKSPACE = "workspace"  # where a folder of the host goes

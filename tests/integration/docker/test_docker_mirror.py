@@ -10,7 +10,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from buildctl.build.buildkit import DockerOptions, build_with_docker
+from buildctl.build.buildkit.buildkit import DockerOptions, build_with_docker
 from buildctl.console.progress import Silent
 from buildctl.docker.daemon import loopback_port
 from buildctl.dockerfile.bake import BakeTarget, target_of

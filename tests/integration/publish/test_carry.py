@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from buildctl.ground.run import which
 from buildctl.oci.image import Index, MediaType
 from buildctl.oci.layout import Layout
-from buildctl.oci.merged import merged_tar
+from buildctl.oci.trees.merged import merged_tar
 from buildctl.publish.export import squashfs
 from buildctl.publish.sign import KeySigner, bundles, covered
 from buildctl.registry.client import Repository

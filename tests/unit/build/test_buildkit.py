@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.build.buildkit import DockerOptions, build_with_docker, has_fixed_times, user_secrets
+from buildctl.build.buildkit.buildkit import DockerOptions, build_with_docker, has_fixed_times, user_secrets
 from buildctl.dockerfile.bake import BakeTarget, bake_definition, bake_name
 from buildctl.dockerfile.parse import parse_dockerfile, read_dockerfile
 from buildctl.ground.errors import EngineError, ToolError
@@ -48,7 +48,7 @@ def test_a_targets_name_has_only_what_bake_allows() -> None:
 
 def test_without_docker_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("buildctl.build.buildkit.which", lambda program: None)
+    monkeypatch.setattr("buildctl.build.buildkit.buildkit.which", lambda program: None)
     with pytest.raises(ToolError) as caught:
         build_with_docker([CELL], DockerOptions(epoch=0), layout=Layout(tmp_path / "dist"))
     assert "--engine assemble" in str(caught.value.hint)

@@ -12,8 +12,8 @@ import pytest
 
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.layout import Layout
-from buildctl.oci.merged import merged_tar
-from buildctl.oci.unpack import unpack_image
+from buildctl.oci.trees.merged import merged_tar
+from buildctl.oci.trees.unpack import unpack_image
 from tests.support.images import Blobs, Member, file, folder, hard_link, image, symlink, tar
 from tests.support.images import put as put_image
 

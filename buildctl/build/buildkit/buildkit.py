@@ -17,9 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from buildctl.build.assembler import bases_under, build_bases
-from buildctl.build.buildkit_progress import watched
+from buildctl.build.buildkit.progress import watched
+from buildctl.build.buildkit.uv_image import put_tool, scratch_in
 from buildctl.build.engine import Built, Order
-from buildctl.build.uv_image import put_tool, scratch_in
 from buildctl.console.log import say
 from buildctl.dockerfile.bake import BakeTarget, bake_definition, bake_name, target_of
 from buildctl.dockerfile.parse import Instruction, read_dockerfile

@@ -23,8 +23,8 @@ from buildctl.oci.files import FULL, translated
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.oci.tarread import LayerReader
-from buildctl.oci.tree import LayerTree, plain_directory
-from buildctl.oci.trees import discard_changed, keep_tree, remove_tree, rename_tree
+from buildctl.oci.trees.kept import discard_changed, keep_tree, remove_tree, rename_tree
+from buildctl.oci.trees.tree import LayerTree, plain_directory
 
 Owner = Callable[[int], int]  # an id of the image -> the id here that gets the file
 

@@ -15,7 +15,7 @@ from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.oci.tar import BLOCK, RECORD, header, root_header
 from buildctl.oci.tarread import LayerReader
-from buildctl.oci.tree import LayerTree
+from buildctl.oci.trees.tree import LayerTree
 
 
 @dataclass(slots=True)
