@@ -57,10 +57,11 @@ def fsck(options: Options, names: Sequence[str], of_store: bool, repair: bool) -
 def _bring(layout: Layout, names: Sequence[str]) -> None:
     """A broken layout is for the check to describe."""
     from buildctl.ground.errors import LayoutError
+    from buildctl.oci.absent import absent
 
     try:
         images = [layout.resolve(name) for name in names] if names else layout.entries()
-        if not layout.absent(images):
+        if not absent(layout, images):
             return
     except LayoutError:
         return

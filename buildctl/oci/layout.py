@@ -42,7 +42,7 @@ from buildctl.oci.image import (
     Platform,
     canonical_json,
 )
-from buildctl.oci.remote import Place, place_of
+from buildctl.oci.remote import place_of
 from buildctl.oci.trees.kept import remove_tree
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
@@ -295,16 +295,6 @@ class Layout:
                 manifest = self.manifest(descriptor)
                 found.update(d.digest for d in (manifest.config, *manifest.layers))
         return frozenset(found)
-
-    def absent(self, descriptors: Iterable[Descriptor]) -> dict[Digest, Place]:
-        """The layers of these images and indexes that are not here, with their places. A layer without a place is not
-        listed: whoever opens it reports it.
-        """
-        images = [d for d in self.walk(descriptors) if d.media_type in MANIFEST_TYPES]
-        layers = {d.digest: d for image in images for d in self.manifest(image).layers}
-        missing = [d for d in layers.values() if not has_size(self.blob_path(d.digest), d.size)]
-        found = ((d.digest, place_of(self.root, d.digest)) for d in missing)
-        return {digest: place for digest, place in found if place is not None}
 
     def manifests(self, descriptors: Iterable[Descriptor]) -> Iterator[tuple[Descriptor, Manifest]]:
         """Every manifest that `descriptors` lead to, those of artifacts among them."""

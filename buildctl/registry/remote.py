@@ -11,6 +11,7 @@ from buildctl.console.log import say
 from buildctl.console.progress import Progress, open_progress
 from buildctl.console.table import size
 from buildctl.ground.errors import LayoutError
+from buildctl.oci.absent import absent
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.oci.remote import Place
@@ -34,7 +35,7 @@ def bring_layers(layout: Layout, images: Iterable[Descriptor], what: str) -> int
     """Fetch the layers of these images and indexes that the layout lacks, and say that `what` needs them. Returns how
     many there were. Raises RegistryError, LostError.
     """
-    places = layout.absent(images)
+    places = absent(layout, images)
     if not places:
         return 0
     total = sum(place.layer.size for place in places.values())

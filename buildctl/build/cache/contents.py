@@ -8,6 +8,7 @@ from buildctl.artifacts.contents import Package, keep_contents, kept_contents, p
 from buildctl.artifacts.facts import parse_contents
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import BuildctlError
+from buildctl.oci.absent import absent
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 
@@ -18,7 +19,7 @@ def packages_here(layout: Layout, image: Descriptor, *, store: Store) -> tuple[P
     """As `packages_of`. Of a layer that is only in a cache, the document about its contents is fetched, and where
     there is none that this version can read, the layer. Raises LayoutError, RegistryError.
     """
-    places = layout.absent([image])
+    places = absent(layout, [image])
     needed = [place for digest, place in places.items() if kept_contents(store, digest) is None]
     if needed:
         from buildctl.registry.remote import bring_layers, opened  # noqa: PLC0415 - only for layers that are elsewhere

@@ -20,6 +20,7 @@ from buildctl.artifacts.store import RECIPE_VERSION, Store
 from buildctl.build.cache.prune import prune
 from buildctl.console.progress import Silent
 from buildctl.ground.errors import ExitCode
+from buildctl.oci.absent import absent
 from buildctl.oci.compression import ZSTD
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import file_entry
@@ -119,7 +120,7 @@ def test_a_machine_with_nothing_builds_and_publishes_without_a_layer(world: Worl
     # and what needs the layers fetches them, and says so
     checked = world.run(tmp_path, "fsck", NAME)
     assert (checked.returncode, "fsck needs 3 layers that are not here" in checked.stderr) == (0, True)
-    assert world.layout.absent([world.layout.resolve(CELL)]) == {}
+    assert absent(world.layout, [world.layout.resolve(CELL)]) == {}
 
 
 def test_another_registry_gets_the_layers_streamed(world: World, tmp_path: Path) -> None:

@@ -73,9 +73,8 @@ def test_the_assemble_engine_builds_on_it(
     base = push(Layout(built), "base-debian13", f"{mirror}/team/base")
     project = copy_project(tmp_path / "project")
     (project / "matrix.yaml").write_text(with_mirror((ROOT / "matrix.yaml").read_text(), f"@{base.digest}", mirror))
-    for command in (["render", "cpu-2.6"], ["build", "cpu-2.6", "--no-load"]):
-        done = buildctl(*command, cwd=project, env=built_store)
-        assert done.returncode == 0, done.stderr
+    done = buildctl("build", "cpu-2.6", "--no-load", cwd=project, env=built_store)
+    assert done.returncode == 0, done.stderr
     ours, theirs = Layout(project / "dist"), Layout(built)
     layers = [d.digest for d in ours.manifest(ours.resolve("cpu-2.6-arm64")).layers]
     assert layers == [d.digest for d in theirs.manifest(theirs.resolve("cpu-2.6-arm64")).layers]

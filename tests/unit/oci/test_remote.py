@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.ground.errors import LayoutError
+from buildctl.oci.absent import absent
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Layer
 from buildctl.oci.layout import Layout
@@ -54,7 +55,7 @@ def test_an_image_may_lack_a_layer_whose_place_is_known(tmp_path: Path, layers: 
     note_places(layout.root, [place(both[0])])
     blobs.path(both[0].descriptor.digest).unlink()
     assert put(layout, blobs, both).digest == whole.digest
-    assert set(layout.absent([layout.resolve("x")])) == {both[0].descriptor.digest}
+    assert set(absent(layout, [layout.resolve("x")])) == {both[0].descriptor.digest}
     assert layout.blob_path(both[1].descriptor.digest).is_file()
 
 
@@ -71,7 +72,7 @@ def test_a_layer_that_is_there_is_not_absent(tmp_path: Path, layers: tuple[Blobs
     layout = Layout(tmp_path / "dist")
     note_places(layout.root, map(place, both))
     put(layout, blobs, both)
-    assert layout.absent([layout.resolve("x")]) == {}
+    assert absent(layout, [layout.resolve("x")]) == {}
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b'{"layer": 3}'])
