@@ -14,7 +14,7 @@ from buildctl.artifacts.debian.deb import Control
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.ground.errors import ResolveError, ToolError
 from buildctl.ground.scratch import scratch
-from buildctl.lock.apt import apt, parse_uri, private_root, update
+from buildctl.lock.apt import apt, one_of, parse_uri, private_root, unprovided, update
 from buildctl.lock.debian import FORMAT
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.oci.digest import Digest
@@ -114,11 +114,13 @@ def _packages(root: Path, sources: Mapping[str, str], want: Wanted) -> tuple[Deb
     except ToolError as error:
         if "remove is disabled" in error.message:
             raise BaseMovedError(f"{what}: {', '.join(names)} would remove packages of the base") from error
-        raise ResolveError(f"{what}: apt cannot resolve the packages: {error.message}") from error
+        message = f"{what}: apt cannot resolve the packages: {error.message}"
+        raise ResolveError(message, hint=one_of(error, root)) from error
     packages = [parse_uri(line, sources) for line in out.splitlines() if line.startswith("'")]
     there = {p.name: p.version for lock in want.below for p in lock.packages}
     # apt reads an unknown name as a pattern, or as something that another package provides
-    if unknown := sorted(set(names) - there.keys() - {p.name for p in packages}):
+    unknown = set(names) - there.keys() - {p.name for p in packages}
+    if unknown := unprovided(unknown, there.keys() | {p.name for p in packages}, root, what):
         raise ResolveError(
             f"{what}: no such package in {want.below[0].suite}: {', '.join(unknown)}",
             hint=f"names are as in apt: `apt-cache search NAME` on Debian {want.below[0].suite}",
