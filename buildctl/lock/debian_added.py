@@ -6,19 +6,27 @@ images/NAME/FLAVOUR.ARCH.packages, and its inputs include the base: a changed ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from buildctl.artifacts.debian.deb import Control
-from buildctl.artifacts.debian.package import BaseLock, DebPackage
-from buildctl.ground.errors import ResolveError, ToolError
+from buildctl.artifacts.debian.base import check_scripts
+from buildctl.artifacts.debian.deb import Control, read_control
+from buildctl.artifacts.debian.package import BaseLock, DebPackage, Recorded
+from buildctl.artifacts.debian.recorded import binding
+from buildctl.artifacts.debian.scripts.commands import UnknownScriptError
+from buildctl.artifacts.store import Store
+from buildctl.console.progress import open_progress
+from buildctl.ground.errors import ArtifactError, ResolveError, ToolError
 from buildctl.ground.scratch import scratch
 from buildctl.lock.apt import apt, one_of, parse_uri, private_root, unprovided, update
 from buildctl.lock.debian import FORMAT
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import canonical_json
+
+# Runs the scripts of a lock's packages on top of the locks below, and tells what they did.
+Record = Callable[[BaseLock, Sequence[BaseLock], Callable[[DebPackage], Path]], Recorded]
 
 
 class BaseMovedError(ResolveError):
@@ -119,8 +127,8 @@ def _packages(root: Path, sources: Mapping[str, str], want: Wanted) -> tuple[Deb
     packages = [parse_uri(line, sources) for line in out.splitlines() if line.startswith("'")]
     there = {p.name: p.version for lock in want.below for p in lock.packages}
     # apt reads an unknown name as a pattern, or as something that another package provides
-    unknown = set(names) - there.keys() - {p.name for p in packages}
-    if unknown := unprovided(unknown, there.keys() | {p.name for p in packages}, root, what):
+    taken = there.keys() | {p.name for p in packages}
+    if unknown := unprovided(set(names) - taken, taken, root, what):
         raise ResolveError(
             f"{what}: no such package in {want.below[0].suite}: {', '.join(unknown)}",
             hint=f"names are as in apt: `apt-cache search NAME` on Debian {want.below[0].suite}",
@@ -128,3 +136,71 @@ def _packages(root: Path, sources: Mapping[str, str], want: Wanted) -> tuple[Deb
     if moved := [f"{p.name} {there[p.name]} -> {p.version}" for p in packages if p.name in there]:
         raise BaseMovedError(f"{what}: {', '.join(names)} needs newer packages in the base: {', '.join(moved)}")
     return tuple(sorted(packages, key=lambda p: p.name))
+
+
+def settle(
+    wanted: Sequence[Wanted],
+    found: Sequence[BaseLock],
+    debs: Debs,
+    *,
+    olds: Sequence[BaseLock] = (),
+    record: Record | None = None,
+) -> tuple[list[BaseLock], tuple[str, ...]]:
+    """The locks with what is recorded of scripts that are not understood; and what is skipped, for people.
+
+    A record of `olds` about the same packages stays. Raises ResolveError for scripts that are not understood, without
+    `record`, and for packages that do not go together.
+    """
+    known = {binding(old): old.recorded for old in olds if old.recorded is not None}
+    notes: dict[str, None] = {}
+    settled = []
+    checked: dict[tuple[DebPackage, ...], Recorded | None] = {}
+    for want, new in zip(wanted, found, strict=True):
+        key = (*new.packages, *(package for lock in want.below for package in lock.packages))
+        if key not in checked:
+            debs.fetch(new.packages)
+            try:
+                checked[key], skipped = _checked(want, new, debs, known.get(binding(new)), record)
+            except (ArtifactError, ResolveError) as error:
+                where = f"{want.key} ({want.cell.image}, {new.arch})"
+                raise ResolveError(f"{where}: {error.message}", hint=error.hint) from error
+            notes |= dict.fromkeys(skipped)
+        settled.append(replace(new, recorded=checked[key]))
+    return settled, tuple(notes)
+
+
+def _checked(
+    want: Wanted, new: BaseLock, debs: Debs, old: Recorded | None, record: Record | None
+) -> tuple[Recorded | None, tuple[str, ...]]:
+    try:
+        return None, check_scripts(new, debs.path, below=want.below)
+    except UnknownScriptError:
+        recorded = old if old or record is None else record(new, want.below, debs.path)
+        if recorded is None:
+            raise
+    return recorded, check_scripts(replace(new, recorded=recorded), debs.path, below=want.below)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Debs:
+    """Debian packages in the store, fetched if needed."""
+
+    store: Store
+    mirrors: Mapping[str, Sequence[str]]
+
+    def fetch(self, packages: Iterable[DebPackage]) -> None:
+        missing = {p.digest: p for p in packages if self.store.artifact(p.digest) is None}
+        if not missing:
+            return
+        from buildctl.lock.fetch import fetch_debs  # noqa: PLC0415 - it is slow to import, and mostly not needed
+
+        with open_progress("fetched") as progress:
+            fetch_debs(missing.values(), store=self.store, mirrors=self.mirrors, progress=progress)
+
+    def path(self, package: DebPackage) -> Path:
+        path = self.store.artifact(package.digest)
+        assert path is not None  # noqa: S101 - it was fetched
+        return path
+
+    def control(self, package: DebPackage) -> Control:
+        return read_control(self.path(package))

@@ -73,7 +73,7 @@ class Project:
 
     def locks(self) -> list[Path]:
         """Every file that `buildctl lock` writes, as far as it is there."""
-        names = ("requirements.*.txt", "claims.*.json", "*.packages")
+        names = ("requirements.*.txt", "claims.*.json", "*.packages", "*.recorded")
         return sorted(path for name in names for path in self.images.rglob(name))
 
     def debian_locks(self, cell: Cell) -> tuple[Path, ...]:

@@ -26,7 +26,7 @@ def resolved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             seen.append(f"wheels of {cell.name}")
         yield ""
 
-    def base(_project: Project, base: Any, arch: str, *, shipped: bool) -> Iterator[str]:
+    def base(_project: Project, base: Any, arch: str, *, shipped: bool, record: object = None) -> Iterator[str]:
         seen.append(f"{base.name} for {arch}")
         yield ""
 
