@@ -32,7 +32,7 @@ from buildctl.oci.entry import EPOCH, Entry, Kind
 from buildctl.oci.image import ImageConfig, Platform
 from buildctl.oci.layer import write_layer
 from buildctl.oci.unpack import unpack_layer
-from buildctl.runtimes.recorder.rules import LINES, Seen, sort_out
+from buildctl.runtimes.recorder.rules import DROPPED, LINES, MIME, Seen, sort_out
 from buildctl.runtimes.sandbox.ids import Ids, find_ids
 from buildctl.runtimes.sandbox.sandbox import NAMESPACES, SandboxSession, emulators_for, open_session
 from buildctl.runtimes.sandbox.tree import Tree
@@ -124,6 +124,7 @@ class Recorder:
         excluded = [f"--path-exclude=/{name}*" for name in (*LEFT_OUT, "usr/share/doc/")]
         excluded += [f"--path-include=/{name}" for name in (*KEPT, "usr/share/doc/*/copyright")]
         (folder / "excluded.json").write_text(json.dumps(excluded))
+        (folder / "dropped").write_text(f"{DROPPED.pattern}|{MIME.pattern}")  # their contents would only fill the pipe
         (folder / "count").write_text(str(count))
         shutil.copyfile(PROGRAM, folder / PROGRAM.name)
         for number in range(1, 9):

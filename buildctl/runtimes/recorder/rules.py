@@ -18,7 +18,7 @@ Seen = Mapping[str, "tuple[str, int, int, int, str] | None"]
 # Caches, logs, what a running system makes for itself, dpkg's database (buildctl writes it), backups of accounts.
 DROPPED = re.compile(
     r"(var/cache|var/log|var/tmp|var/lib/(apt|ucf|systemd|pam)|var/lib/dpkg/(info|updates|triggers|parts))(/.*)?"
-    r"|var/lib/dpkg/(status|available|lock|lock-frontend|diversions|statoverride|firstboot)(-old)?"
+    r"|var/lib/dpkg/((status|available|diversions|statoverride)-old|status|available|lock|lock-frontend|firstboot)"
     r"|etc/(passwd|group|shadow|gshadow|subuid|subgid)-|etc/\.pwd\.lock|etc/(hosts|resolv\.conf|hostname|mtab)"
     r"|etc/machine-id|var/lib/dbus(/machine-id)?|etc/ld\.so\.cache|etc/rc[0-9S]\.d(/.*)?"
     r"|etc/systemd/(system|user)/.*|(.*/)?__pycache__(/.*)?|usr/lib/udev/hwdb\.bin|root(/\..*)?|var/lib/man-db(/.*)?"
@@ -47,8 +47,9 @@ def sort_out(seen: Seen, expected: Mapping[str, bytes], base: frozenset[str]) ->
     done = Sorted()
     for path, fact in seen.items():
         table = TABLES.get(path)
-        if match := re.fullmatch(r"(.*)/__pycache__/.*\.pyc", path):
-            done.compiled.add(match[1])
+        if match := re.fullmatch(r"(.*)/__pycache__/([^/.]+)\.[^/]*\.pyc", path):
+            if f"{match[1]}/{match[2]}.py" not in base:  # what a script only imports
+                done.compiled.add(match[1])
         elif MIME.fullmatch(path):
             done.notes[MIME_NOTE] = None
         elif HOST_KEY.fullmatch(path):
