@@ -22,7 +22,7 @@ from page import Row
 sys.path.insert(0, str(ROOT))  # the tests' Docker Engine and index
 
 from buildctl.artifacts.store import Store
-from buildctl.build.buildkit import DockerOptions, build_with_docker, user_secrets, with_fixed_times
+from buildctl.build.buildkit.buildkit import DockerOptions, build_with_docker, user_secrets, with_fixed_times
 from buildctl.docker.load import load
 from buildctl.dockerfile.bake import BakeTarget
 from buildctl.lock.wheels import LockedWheel, read_wheel_lock

@@ -16,7 +16,7 @@ from buildctl.oci.image import Layer
 from buildctl.oci.layout import Layout
 from buildctl.oci.receipts import doubt
 from buildctl.oci.tarread import layer_hashes
-from buildctl.oci.trees import is_changed, remove_tree
+from buildctl.oci.trees.kept import is_changed, remove_tree
 
 Problem = tuple[Path, str]  # a file or folder, and what is wrong with it
 TREES = ("python", "unpacked")

@@ -5,12 +5,14 @@ The result depends on a layer's bytes alone, so it is kept in the store under th
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from buildctl.artifacts.sealed import sealed, unsealed
 from buildctl.artifacts.store import Store
@@ -74,6 +76,17 @@ class LayerContents:
         }
 
     @classmethod
+    def parse(cls, data: bytes) -> LayerContents:
+        """From `to_json` in bytes. Raises LayoutError for anything else, another FORMAT included."""
+        try:
+            value = json.loads(data)
+            if value["format"] != FORMAT:
+                raise ValueError(f"format {value['format']!r}")
+            return cls.from_json(value)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise LayoutError(f"not the contents of a layer in format {FORMAT} ({error!r})") from error
+
+    @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> LayerContents:
         debian = value["debian"]
         return cls(
@@ -99,46 +112,73 @@ def packages_of(layout: Layout, manifest: Descriptor, *, store: Store | None = N
 
 def layer_contents(layout: Layout, layer: Descriptor, *, store: Store | None = None) -> LayerContents:
     """Raises LayoutError for an unreadable layer."""
-    path = _kept(store, layer.digest) if store else None
-    if path is not None and path.is_file():
-        value = unsealed(layer.digest.hex, path.read_bytes())
-        if value is not None and value.get("format") == FORMAT:  # else another version's, or damaged: read the layer
-            return LayerContents.from_json(value)
+    if store is not None and (known := kept_contents(store, layer.digest)) is not None:
+        return known
     found = _read(layout, layer)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, sealed(layer.digest.hex, found.to_json()))
+    if store is not None:
+        keep_contents(store, layer.digest, found)
     return found
+
+
+def kept_contents(store: Store, layer: Digest) -> LayerContents | None:
+    """What was read of this layer before; None also if another version of buildctl wrote it, or it is damaged."""
+    try:
+        value = unsealed(layer.hex, _kept(store, layer).read_bytes())
+    except OSError:
+        return None
+    return LayerContents.from_json(value) if value is not None and value.get("format") == FORMAT else None
+
+
+def keep_contents(store: Store, layer: Digest, found: LayerContents) -> None:
+    path = _kept(store, layer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, sealed(layer.hex, found.to_json()))
 
 
 def _kept(store: Store, digest: Digest) -> Path:
     return store.root / "contents" / f"{digest.hex}.json"
 
 
+class Entries(Protocol):
+    """The entries of a layer in order, as `LayerReader` gives them; `read` is the body of the last one."""
+
+    where: str
+
+    def __iter__(self) -> Iterator[tarfile.TarInfo]: ...
+
+    def read(self, limit: int = ...) -> bytes: ...
+
+
 def _read(layout: Layout, layer: Descriptor) -> LayerContents:
+    with layout.open_blob(layer.digest) as file:
+        reader = LayerReader(file, layer.media_type, f"layer sha256:{layer.digest.short}")
+        found = read_contents(reader)
+        reader.finish_blob()
+    if reader.digest != layer.digest:
+        doubt(layout.blob_path(layer.digest))
+        raise LayoutError(f"{layout.blob_path(layer.digest)} does not match its digest", hint=DAMAGED)
+    return found
+
+
+def read_contents(reader: Entries) -> LayerContents:
+    """From the entries of a layer, which it passes over once. Raises LayoutError."""
     debian: list[Package] | None = None
     python: list[Package] = []
     licences: dict[str, tuple[str, ...]] = {}
     links: dict[str, str] = {}
-    with layout.open_blob(layer.digest) as file:
-        reader = LayerReader(file, layer.media_type, f"layer sha256:{layer.digest.short}")
-        for info in reader:
-            name = info.name
-            if info.issym() and (match := _DOC.fullmatch(name)):
-                links[match[1]] = info.linkname
-            elif not info.isreg():
-                continue
-            elif _STATUS.fullmatch(name):
-                debian = [*(debian or []), *_debian(_text(reader, info.size, name))]
-            elif (match := _METADATA.fullmatch(name)) and not _OF_DEBIAN.match(name):
-                found = _distribution(_text(reader, info.size, name))
-                python.append(replace(found, within=(match["inside"] or "").partition("/")[0]))
-            elif match := _COPYRIGHT.fullmatch(name):
-                licences[match[1]] = _debian_licences(_text(reader, info.size, name))
-        reader.finish_blob()
-        if reader.digest != layer.digest:
-            doubt(layout.blob_path(layer.digest))
-            raise LayoutError(f"{layout.blob_path(layer.digest)} does not match its digest", hint=DAMAGED)
+    for info in reader:
+        name = info.name
+        if info.issym() and (match := _DOC.fullmatch(name)):
+            links[match[1]] = info.linkname
+        elif not info.isreg():
+            continue
+        elif _STATUS.fullmatch(name):
+            debian = [*(debian or []), *_debian(_text(reader, info.size, name))]
+        elif (match := _METADATA.fullmatch(name)) and not _OF_DEBIAN.match(name):
+            found = _distribution(_text(reader, info.size, name))
+            python.append(replace(found, within=(match["inside"] or "").partition("/")[0]))
+        elif match := _COPYRIGHT.fullmatch(name):
+            licences[match[1]] = _debian_licences(_text(reader, info.size, name))
     for name, target in links.items():
         licences.setdefault(name, licences.get(target.rstrip("/").rpartition("/")[2], ()))
     return LayerContents(
@@ -148,7 +188,7 @@ def _read(layout: Layout, layer: Descriptor) -> LayerContents:
     )
 
 
-def _text(reader: LayerReader, size: int, name: str) -> str:
+def _text(reader: Entries, size: int, name: str) -> str:
     if size > _LIMIT:
         raise LayoutError(f"{reader.where}: {name} has {size} bytes")
     parts = []

@@ -36,7 +36,7 @@ from buildctl.oci.files import FULL, make_room, out_of_inodes
 from buildctl.oci.image import Descriptor, Layer, canonical_json
 from buildctl.oci.layer import write_layer
 from buildctl.oci.receipts import Receipts
-from buildctl.oci.trees import remove_tree
+from buildctl.oci.trees.kept import remove_tree
 
 # Part of every recipe key: raise it when the same inputs give other layer bytes, and old layers are no longer found.
 RECIPE_VERSION = 3

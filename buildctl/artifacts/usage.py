@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from buildctl.artifacts.store import Store, layer_of
-from buildctl.oci.trees import remove_tree
+from buildctl.oci.trees.kept import remove_tree
 
 _YOUNG = 3600.0  # seconds; a build may be about to name such a layer
 _BLOCK = 512  # what st_blocks counts, on every system
@@ -27,7 +27,7 @@ class Sort(StrEnum):
 # What a build or test makes again by itself, without a download.
 CHEAP = (Sort.UNPACKED, Sort.ORPHANS)
 FOLDERS: Mapping[Sort, tuple[str, ...]] = {
-    Sort.UNPACKED: ("unpacked", "unpacked-images", "pulled"),
+    Sort.UNPACKED: ("unpacked", "unpacked-images", "pulled", "carried", "trees"),
     Sort.OTHER: ("python", "contents", "bases", "libraries"),
 }
 

@@ -17,10 +17,10 @@ from typing import Protocol
 
 from buildctl.artifacts.store import LayerStore, Store
 from buildctl.build.engine import Built, LayerWork
-from buildctl.build.workers import Workers
 from buildctl.console.progress import Progress
 from buildctl.ground.clock import rfc3339
 from buildctl.ground.errors import UsageError
+from buildctl.ground.workers import Workers
 from buildctl.oci.compression import Compression
 from buildctl.oci.entry import EPOCH, Entry
 from buildctl.oci.image import History, ImageConfig, Layer

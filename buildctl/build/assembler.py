@@ -9,14 +9,16 @@ from dataclasses import replace
 from buildctl.artifacts.debian.python import build_arch
 from buildctl.artifacts.store import LayerStore, Store
 from buildctl.build.assemble import Made, Shown, make_layers, source_date_epoch, write_image
+from buildctl.build.cache.overlaps import note_checked, refuse_conflicts, was_checked
+from buildctl.build.cache.session import CacheSession, opened
 from buildctl.build.engine import Built, Order
 from buildctl.build.material import fetch_materials
 from buildctl.build.planner import Planned, Planner
-from buildctl.build.recipes import base_image, material_size, refuse_conflicts
+from buildctl.build.recipes import base_image, material_size
 from buildctl.console.log import say
 from buildctl.console.progress import Silent, open_progress
 from buildctl.matrix.arch import ARCHES
-from buildctl.matrix.cells import Cell
+from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.matrix.project import Project
 from buildctl.oci.compression import ZSTD, Compression
 from buildctl.oci.image import Descriptor
@@ -31,14 +33,18 @@ def assemble_images(order: Order) -> list[Built]:
     store, layout, epoch = Store.default(), order.layout, order.epoch
     planner = Planner(project=order.project, compression=order.compression)
     planned = [planner.plan(cell) for cell in order.locked]
-    fetch_materials(order.project, planned, store, order.layers)
-    made = _make(planned, store, order.layers, order.compression, order.jobs)
-    _write_bases(planned, made, layout, order.layers, epoch)
-    built = []
-    for p in planned:
-        built.append(write_image(p.recipe, made, layout=layout, layers=order.layers, epoch=epoch))
-        # the next image finds what this one made
-        made |= {r.key: replace(made[r.key], fresh=False) for r in p.recipe.layers}
+    with opened(order.cache, planned, store, order.layers) as session:
+        layers = session.layers
+        fetch_materials(order.project, planned, store, layers)
+        made = _make(session, order.compression, order.jobs)
+        session.note_places(layout)
+        _write_bases(planned, made, layout, layers, epoch)
+        built, fresh = list[Built](), dict(made)
+        for p in planned:
+            built.append(write_image(p.recipe, made, layout=layout, layers=layers, epoch=epoch))
+            # the next image finds what this one made
+            made |= {r.key: replace(made[r.key], fresh=False) for r in p.recipe.layers}
+        session.write(fresh, layout)
     return built
 
 
@@ -52,43 +58,57 @@ def build_bases(
     store, planner = Store.default(), Planner(project=project, compression=ZSTD)
     planned = [planner.plan_base(cell) for cell in cells]
     fetch_materials(project, planned, store, layers)
-    made = _make(planned, store, layers, ZSTD, jobs)
+    with opened(None, planned, store, layers) as session:
+        made = _make(session, ZSTD, jobs)
     _write_bases(planned, made, layout, layers, source_date_epoch())
     return tuple(dict.fromkeys(p.base.name for p in planned))
 
 
 def bases_under(cells: Iterable[Cell]) -> list[Cell]:
-    """Cells that represent all bases of `cells`, for the architecture of the image and of the machine that builds."""
+    """Cells that represent the Debian bases of `cells`, for the architecture of the image and of this machine."""
     found: dict[tuple[str, str], Cell] = {}
-    for cell in cells:
+    for cell in (cell for cell in cells if isinstance(cell.base, DebianBase)):
         for arch in (cell.arch, build_arch()):
             found[cell.base_image, arch] = replace(cell, arch=arch)
     return list(found.values())
 
 
-def _make(
-    planned: Sequence[Planned], store: Store, layers: LayerStore, compression: Compression, jobs: int | None
-) -> dict[str, Made]:
-    recipes = list({r.key: r for p in planned for r in p.recipes}.values())
-    missing = {r.key for r in recipes if layers.get(r.key) is None}
-    fresh = [p for p in planned if any(r.key in missing for r in p.recipe.layers)]
+def _make(session: CacheSession, compression: Compression, jobs: int | None) -> dict[str, Made]:
+    """What is missing; meanwhile wheels that overwrite each other are looked for, in images not checked before."""
+    recipes = list({r.key: r for p in session.planned for r in p.recipes}.values())
+    missing = any(session.layers.get(recipe.key) is None for recipe in recipes)
+    unchecked = [p for p in session.planned if not _is_checked(p, session)]
 
     def check() -> None:
-        distinct = {(p.cell.name, p.cell.arch): p for p in fresh}.values()  # flavours share their wheels
-        for note in dict.fromkeys(note for p in distinct for note in refuse_conflicts(p.recipe, store)):
+        distinct = {(p.cell.name, p.cell.arch): p for p in unchecked}.values()  # flavours share their wheels
+        for note in dict.fromkeys(note for p in distinct for note in _compared(p, session)):
             say(f"note: {note}")
 
+    if not missing:
+        check()
+    session.hash_inputs()
     with open_progress("made layer") if missing else nullcontext(Silent()) as progress:
         return make_layers(
             recipes,
-            store=store,
-            layers=layers,
+            store=session.inputs,
+            layers=session.layers,
             compression=compression,
             jobs=jobs,
             progress=progress,
             meanwhile=check,
-            shown=_shown(planned),
+            shown=_shown(session.planned),
         )
+
+
+def _compared(planned: Planned, session: CacheSession) -> tuple[str, ...]:
+    notes = refuse_conflicts(planned.recipe, session.store, session.layers, session.known_files)
+    note_checked(planned.recipe, session.store)
+    return notes
+
+
+def _is_checked(planned: Planned, session: CacheSession) -> bool:
+    """What this run signs as checked it checks itself, unless a valid set says so."""
+    return planned.keys in session.unlapped or (session.scratch is None and was_checked(planned.recipe, session.store))
 
 
 def _shown(planned: Sequence[Planned]) -> dict[str, Shown]:

@@ -16,7 +16,7 @@ def _assemble(order: Order) -> list[Built]:
 
 
 def _docker(order: Order) -> list[Built]:
-    from buildctl.build.buildkit import docker_images
+    from buildctl.build.buildkit.buildkit import docker_images
 
     return docker_images(order)
 

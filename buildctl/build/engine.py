@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from buildctl.artifacts.store import LayerStore
 from buildctl.lock.locked import LockedCell
@@ -13,6 +13,9 @@ from buildctl.oci.compression import Compression
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 
+if TYPE_CHECKING:
+    from buildctl.build.cache.settings import SharedCache
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
@@ -20,7 +23,7 @@ class Order:
     everything in them, in seconds since 1970.
 
     `jobs` is the number of processes (None: one per core). `builder` is a buildx builder, `context` a docker context or
-    the URL of a daemon; an engine without Docker has no use for them.
+    the URL of a daemon; an engine without Docker has no use for them. `cache` has layers that others made.
     """
 
     project: Project
@@ -32,6 +35,7 @@ class Order:
     jobs: int | None = None
     builder: str | None = None
     context: str | None = None
+    cache: SharedCache | None = None
 
     @property
     def cells(self) -> tuple[Cell, ...]:

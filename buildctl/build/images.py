@@ -27,6 +27,8 @@ from buildctl.oci.layout import Layout
 
 # Docker and each engine are imported where they are used: a build with nothing to do answers in half a second.
 if TYPE_CHECKING:
+    from buildctl.build.cache.options import CacheOptions
+    from buildctl.build.cache.settings import SharedCache
     from buildctl.docker.load import Loaded
 
 REPOSITORY = "pytorch"  # the name of our images in a Docker daemon: pytorch:cuda-2.6
@@ -42,6 +44,7 @@ class BuildOptions:
     jobs: int | None = None
     builder: str | None = None
     context: str | None = None
+    cache: CacheOptions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +124,7 @@ def build_images(project: Project, locked: Sequence[LockedCell], options: BuildO
         jobs=options.jobs,
         builder=options.builder,
         context=options.context,
+        cache=_cache(project, options),
     )
     cells, layout = order.cells, order.layout
     built = ENGINES[options.engine](order)
@@ -139,6 +143,16 @@ def build_images(project: Project, locked: Sequence[LockedCell], options: BuildO
     return result
 
 
+def _cache(project: Project, options: BuildOptions) -> SharedCache | None:
+    """Registries are imported only where one is asked."""
+    asked = options.cache
+    if asked is None or not (asked.write or asked.required or asked.read or project.matrix.cache.read):
+        return None
+    from buildctl.build.cache.settings import open_cache
+
+    return open_cache(project, asked, COMPRESSIONS[options.compression])
+
+
 def load_images(
     cells: Sequence[Cell],
     images: Mapping[str, Descriptor],
@@ -155,9 +169,11 @@ def load_images(
         return ()
     from buildctl.docker.daemon import connected
     from buildctl.docker.load import load
+    from buildctl.registry.remote import bring_layers
 
     try:
         with connected(context) as client:
+            bring_layers(layout, [images[cell.id] for cell in cells], "Docker")
             native = arch_named(str(client.info().get("Architecture")))
             loaded = []
             for cell in cells:

@@ -11,10 +11,11 @@ from buildctl.artifacts.debian.python import python_packages
 from buildctl.artifacts.store import LayerStore, Store
 from buildctl.build.assemble import Recipe
 from buildctl.build.planner import Planned, Planner
-from buildctl.build.recipes import artifacts_of
+from buildctl.build.recipes import Compiling, artifacts_of
 from buildctl.console.log import say
 from buildctl.console.progress import Progress, open_progress
 from buildctl.ground.errors import FetchError, LockError
+from buildctl.lock.inside.local_wheels import keep_local
 from buildctl.lock.locked import LOCKED, LockedCell
 from buildctl.lock.update import renew_base
 from buildctl.lock.wheels import WheelLock
@@ -59,6 +60,9 @@ def fetch_materials(project: Project, planned: Sequence[Planned], store: Store, 
 
     with open_progress("fetched") as progress:
         _fetch_debs(project, planned, missing, store, progress)
+        for p in planned:
+            if p.wheels is not None:
+                keep_local(project, p.cell, p.wheels, store)
         fetch_wheels(_wanted_locks(planned, wanted), store=store, progress=progress)
     for compiling in {p.compiling for p in planned}:
         compiling.prepare(store)  # once, here, before the workers need it
@@ -80,8 +84,9 @@ def _fetch_debs(
         needed = [a for r in p.recipes if r.key in missing for a in artifacts_of(r) if isinstance(a, DebPackage)]
         if needed and isinstance(p.cell.base, DebianBase):
             locks.setdefault((p.cell.base, p.cell.arch), {}).update((d.digest, d) for d in needed)
-        own = {d.digest: d for d in python_packages(p.compiling.lock)}
-        locks.setdefault((p.compiling.base, p.compiling.lock.arch), {}).update(own)
+        if isinstance(p.compiling, Compiling):
+            own = {d.digest: d for d in python_packages(p.compiling.lock)}
+            locks.setdefault((p.compiling.base, p.compiling.lock.arch), {}).update(own)
     packages = {k: d for found in locks.values() for k, d in found.items() if store.artifact(k) is None}
     if not packages:
         return

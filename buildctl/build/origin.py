@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from buildctl.matrix.cells import Cell, Flavour, ImageBase
+from buildctl.matrix.cells import Cell, ImageBase
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import translated, write_whole
-from buildctl.oci.trees import remove_tree
+from buildctl.oci.trees.kept import remove_tree
 
 ORIGINS = "origins"  # the folder in the layout
 
@@ -45,14 +45,14 @@ def outdated(project: Project, cell: Cell, image: Digest) -> str | None:
 
 
 def _inputs(project: Project, cell: Cell) -> dict[str, str]:
-    """Digest by shown path; a base that is an image counts by its reference."""
+    """Digest by shown path."""
     wheels = project.wheel_lock(cell.name, cell.arch)
     files = (project.dockerfile(cell.name), *sorted(project.common.glob("*")), wheels, *project.debian_locks(cell))
-    found = dict(_digests(project, files))
     if isinstance(cell.base, ImageBase):
-        reference = cell.base.devel if cell.flavour is Flavour.DEVEL else cell.base.image
-        found[f"bases.{cell.base.name}"] = str(reference)
-    return found
+        files = (*files, project.image_lock(cell.base, cell.flavour, cell.arch))
+    own = (project.images / source for source, _ in cell.files)
+    files = (*files, *(f for path in own for f in ([path] if path.is_file() else sorted(path.rglob("*")))))
+    return dict(_digests(project, files))
 
 
 def _digests(project: Project, files: Iterable[Path]) -> Iterable[tuple[str, str]]:

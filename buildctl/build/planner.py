@@ -9,29 +9,27 @@ from pathlib import Path
 from buildctl.artifacts.debian.base import pythons
 from buildctl.artifacts.debian.package import BaseLock
 from buildctl.artifacts.debian.python import build_arch
-from buildctl.artifacts.store import Store
 from buildctl.artifacts.wheels.wheel import Site
 from buildctl.build.assemble import ImageRecipe, Recipe
 from buildctl.build.plan import PlanInput, WheelsLayer, plan_image
 from buildctl.build.recipes import (
     BaseRecipe,
+    Compilers,
     Compiling,
+    ImageCompiling,
     base_image,
     debian_base,
     image_base,
     image_recipe,
-    image_reference,
 )
-from buildctl.console.progress import open_progress
 from buildctl.dockerfile.parse import read_dockerfile
 from buildctl.ground.errors import EngineError, LockError
-from buildctl.lock.agreement import refuse_python_in
+from buildctl.lock.inside.base_image import ImageLock, locate, read_image_lock
 from buildctl.lock.locked import LockedCell, debian_bases, load_debian, load_runtime
 from buildctl.lock.wheels import WheelLock
 from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.matrix.project import Project
 from buildctl.oci.compression import Compression
-from buildctl.oci.layout import Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +39,17 @@ class Planned:
     cell: Cell
     base: BaseRecipe
     recipe: ImageRecipe
-    compiling: Compiling
+    compiling: Compilers
     wheels: WheelLock | None
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
         return (*self.base.recipes, *self.recipe.layers)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The recipe keys of the image's layers, the lowest first; none for a base alone."""
+        return tuple(recipe.key for recipe in self.recipe.layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,13 @@ class Planner:
         locks = {o.requirements: self._own(locked, o) for o in plan.operations if isinstance(o, WheelsLayer)}
         compiling = self.compiling(cell)
         recipe = image_recipe(
-            cell.id, plan, base, locks, site=site_of(cell), compiling=compiling, compression=self.compression
+            cell.id,
+            plan,
+            base,
+            locks,
+            site=site_of(cell, locked.image),
+            compiling=compiling,
+            compression=self.compression,
         )
         return Planned(cell=cell, base=base, recipe=recipe, compiling=compiling, wheels=locked.wheels)
 
@@ -83,15 +92,21 @@ class Planner:
         recipe = replace(base_image(base), layers=())
         return Planned(cell=cell, base=base, recipe=recipe, compiling=self.compiling(cell), wheels=None)
 
-    def compiling(self, cell: Cell) -> Compiling:
-        """The Python that makes bytecode: the Debian base's own, for the architecture of this machine."""
-        for base in debian_bases(self.project.matrix, cell):
+    def compiling(self, cell: Cell) -> Compilers:
+        """The Python that makes bytecode: that of the base itself, or of a Debian base with the same one where the base
+        is an image; for the architecture of this machine.
+        """
+        for base in debian_bases(self.project, cell):
             lock = load_runtime(self.project, base, build_arch())
             if pythons(p.name for p in lock.packages) == [cell.python]:
                 return Compiling(base=base, lock=lock)
+        if isinstance(cell.base, ImageBase):
+            path = self.project.image_lock(cell.base, Flavour.RUNTIME, build_arch())
+            if path.is_file():
+                return ImageCompiling(project=self.project, base=cell.base, lock=read_image_lock(path))
         raise EngineError(
-            f"{cell.id}: no Debian base with Python {cell.python} to compile the bytecode",
-            hint=f"add a Debian base with Python {cell.python} to matrix.yaml, or build with --engine docker",
+            f"{cell.id}: no base with Python {cell.python} for this machine ({build_arch()}) to compile the bytecode",
+            hint=f"add a Debian base with Python {cell.python} to matrix.yaml, or build on {cell.arch}",
         )
 
     def _own(self, locked: LockedCell, operation: WheelsLayer) -> WheelLock:
@@ -115,9 +130,9 @@ class Planner:
     def _new_base(self, cell: Cell, debian: Sequence[BaseLock]) -> BaseRecipe:
         base = cell.base
         if not isinstance(base, DebianBase):
-            found = self._image_base(base, image_reference(base, devel=cell.flavour is Flavour.DEVEL), cell.arch)
-            refuse_python_in(base, found.config, cell.python)
-            return found
+            lock = read_image_lock(self.project.image_lock(base, cell.flavour, cell.arch))
+            layout, descriptor = locate(self.project, base, lock.reference, cell.arch)
+            return image_base(base, lock.reference, layout, descriptor, arch=cell.arch)
         return debian_base(
             cell.base_image,
             debian,
@@ -125,27 +140,14 @@ class Planner:
             compression=self.compression,
         )
 
-    def _image_base(self, base: ImageBase, reference: str, arch: str) -> BaseRecipe:
-        """From a local layout, or pulled by digest from a registry into the store, once."""
-        if base.layout is not None:
-            layout = Layout(self.project.root / base.layout)
-            descriptor = layout.resolve(f"sha256:{reference.rpartition('sha256:')[2]}", arch)
-        else:
-            from buildctl.registry.bases import base_from_registry, mirrored  # noqa: PLC0415 - only such a base
 
-            with open_progress("fetched") as progress:
-                root, source = Store.default().root / "bases", mirrored(reference, base.mirrors)
-                layout, descriptor = base_from_registry(source, arch=arch, root=root, progress=progress)
-        return image_base(base, reference, layout, descriptor, arch=arch)
-
-
-def site_of(cell: Cell) -> Site:
+def site_of(cell: Cell, image: ImageLock | None) -> Site:
     """Where the base's Python looks for packages. Debian's folder for what a user adds is dist-packages."""
-    base, python = cell.base, cell.python
-    if isinstance(base, DebianBase):
+    python = cell.python
+    if image is None:
         interpreter, purelib = f"/usr/bin/python{python}", f"usr/local/lib/python{python}/dist-packages"
     else:
-        interpreter, purelib = base.interpreter, base.purelib
+        interpreter, purelib = image.interpreter, image.purelib
     prefix = purelib.partition("/lib/python")[0]
     return Site(
         purelib=purelib,

@@ -14,15 +14,18 @@ from buildctl.artifacts.debian.configured import VERSION
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.debian.python import build_python, prepare_python, python_packages
 from buildctl.artifacts.store import Store, recipe_key
-from buildctl.artifacts.wheels.layer import WheelFile, estimated_work, group_entries, refuse_overlaps
+from buildctl.artifacts.wheels.layer import WheelFile, estimated_work, group_entries
 from buildctl.artifacts.wheels.wheel import Site
 from buildctl.build.assemble import ImageRecipe, Recipe
 from buildctl.build.plan import FilesLayer, Operation, Plan, Setting, WheelsLayer
 from buildctl.ground.errors import ArtifactError, LockError, MatrixError
+from buildctl.lock.inside.base_image import ImageLock, locate, program_of, tree_path, unpacked
+from buildctl.lock.inside.image_python import ImageTree
 from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.accelerators import public_version
 from buildctl.matrix.account import PATH
 from buildctl.matrix.cells import DebianBase, ImageBase
+from buildctl.matrix.project import Project
 from buildctl.oci.compression import Compression
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry
@@ -54,6 +57,29 @@ class Compiling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageCompiling:
+    """As `Compiling`, with the Python of a base that is an image, as locked for this machine's architecture."""
+
+    project: Project
+    base: ImageBase
+    lock: ImageLock
+
+    @property
+    def identity(self) -> str:
+        return self.lock.manifest
+
+    def python(self, store: Store) -> BuildPython:
+        return program_of(ImageTree(tree_path(self.lock.manifest, store)), self.lock)
+
+    def prepare(self, store: Store) -> None:
+        layout, descriptor = locate(self.project, self.base, self.lock.reference, self.lock.arch)
+        unpacked(layout, descriptor, store)
+
+
+Compilers = Compiling | ImageCompiling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DebianSource:
     """A layer of a base; `below` are the locks that it goes on top of, the lowest first. `added` are an image's own
     Debian packages.
@@ -61,7 +87,7 @@ class DebianSource:
 
     lock: BaseLock
     below: tuple[BaseLock, ...]
-    compiling: Compiling
+    compiling: Compilers
     added: bool = False
 
     def entries(self, store: Store) -> Iterable[Entry]:
@@ -83,7 +109,7 @@ class WheelsSource:
 
     wheels: tuple[LockedWheel, ...]
     site: Site
-    compiling: Compiling
+    compiling: Compilers
 
     def entries(self, store: Store) -> Iterable[Entry]:
         files = [WheelFile(path=_artifact(store, w), filename=w.filename) for w in self.wheels]
@@ -120,7 +146,7 @@ def _artifact(store: Store, artifact: Artifact) -> Path:
     return path
 
 
-def debian_base(name: str, locks: Sequence[BaseLock], *, compiling: Compiling, compression: Compression) -> BaseRecipe:
+def debian_base(name: str, locks: Sequence[BaseLock], *, compiling: Compilers, compression: Compression) -> BaseRecipe:
     """The recipe of a Debian base: a layer for each lock, the lowest first, each with what it adds."""
     runtime = locks[0]
     sources = [
@@ -171,14 +197,6 @@ def base_image(base: BaseRecipe) -> ImageRecipe:
     )
 
 
-def image_reference(base: ImageBase, *, devel: bool) -> str:
-    """NAME@sha256:HEX of the image that a flavour stands on. Raises MatrixError."""
-    reference = base.devel if devel else base.image
-    if reference is None:
-        raise MatrixError(f"bases.{base.name}: no devel image given", hint=f"set bases.{base.name}.devel")
-    return reference
-
-
 def image_base(base: ImageBase, reference: str, layout: Layout, descriptor: Descriptor, *, arch: str) -> BaseRecipe:
     """A base that is an image, by the descriptor of its manifest in `layout`. Raises MatrixError, LayoutError."""
     config, manifest = layout.config(descriptor), layout.manifest(descriptor)
@@ -207,7 +225,7 @@ def image_recipe(
     locks: Mapping[Path, WheelLock],
     *,
     site: Site,
-    compiling: Compiling,
+    compiling: Compilers,
     compression: Compression,
 ) -> ImageRecipe:
     """All layers of an image, with its history. `locks` are the wheel locks by path, as the Dockerfile names them."""
@@ -231,7 +249,11 @@ def image_recipe(
 
 
 def _operation_recipe(
-    operation: Operation, locks: Mapping[Path, WheelLock], site: Site, compiling: Compiling, compression: Compression
+    operation: Operation,
+    locks: Mapping[Path, WheelLock],
+    site: Site,
+    compiling: Compilers,
+    compression: Compression,
 ) -> Recipe | None:
     match operation:
         case Setting():
@@ -280,16 +302,6 @@ def _locked(operation: WheelsLayer, lock: WheelLock) -> tuple[LockedWheel, ...]:
             )
         found.append(wheel)
     return tuple(found)
-
-
-def refuse_conflicts(image: ImageRecipe, store: Store) -> tuple[str, ...]:
-    """What is odd about the image's wheels and harmless, for people. Raises ArtifactError if wheels of different layers
-    would install files at the same path that differ so that it matters.
-    """
-    sources = [recipe.source for recipe in image.layers if isinstance(recipe.source, WheelsSource)]
-    found = [(store.artifact(wheel.digest), wheel.filename) for source in sources for wheel in source.wheels]
-    files = [WheelFile(path=path, filename=name) for path, name in found if path is not None]
-    return refuse_overlaps(files, site=sources[0].site) if sources else ()
 
 
 def material_size(recipe: Recipe) -> int:

@@ -16,7 +16,9 @@ from buildctl.cli.options import (
     complete_names,
     json_option,
     names_argument,
+    opened,
     plain_http_option,
+    targets_argument,
 )
 from buildctl.ground.errors import ExitCode, UsageError
 
@@ -49,7 +51,7 @@ def matrix(options: Options, names: Sequence[str], arch: str | None, explain: bo
 
 
 @command("Say whether images run here, before anything is pulled")
-@names_argument
+@targets_argument
 @click.option(
     "--host",
     "host_file",
@@ -80,7 +82,7 @@ def check(options: Options, names: Sequence[str], host_file: Path | None, save: 
 
 
 @command("Show what an image says of itself")
-@click.argument("target", metavar="NAME|REFERENCE|LAYOUT", shell_complete=complete_names)
+@click.argument("target", metavar="NAME|REFERENCE|LAYOUT", shell_complete=complete_names, callback=opened)
 @arch_option
 @json_option
 @click.pass_obj
@@ -104,8 +106,8 @@ def inspect(options: Options, target: str, arch: str | None, as_json: bool) -> N
 
 
 @command("Show what differs between two images")
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.argument("a", metavar="A", callback=opened)
+@click.argument("b", metavar="B", callback=opened)
 @click.option("--arch", default="amd64", show_default=True, metavar="ARCH", help="Which of a name that has several.")
 @plain_http_option
 @json_option
@@ -181,10 +183,10 @@ def page(
       buildctl page
       buildctl page --out public --from registry.example/pytorch --revision 20261122
     """
-    from buildctl.publish.keys import PublicKey
     from buildctl.publish.page.collect import of_layout, of_registry
     from buildctl.publish.page.write import pages, refuse_foreign, write_pages
     from buildctl.registry.client import open_repository
+    from buildctl.registry.keys import PublicKey
     from buildctl.registry.reference import Reference
 
     if revision and source is None:

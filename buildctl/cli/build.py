@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +17,7 @@ from buildctl.cli.options import (
     answer,
     arch_option,
     as_text,
+    cache_options,
     complete_names,
     context_option,
     json_option,
@@ -157,10 +159,12 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
 @click.option("--load/--no-load", default=None, help="Put the images into Docker (default: when a daemon answers).")
 @locked_option
 @click.option("--jobs", type=click.IntRange(1), help="Processes at once (default: one per core).")
+@cache_options
 @json_option
 @click.pass_obj
 def build(
     options: Options,
+    /,
     names: Sequence[str],
     arch: str | None,
     output: Path | None,
@@ -172,6 +176,7 @@ def build(
     locked: bool,
     jobs: int | None,
     as_json: bool,
+    **cache: Any,
 ) -> None:
     """Execute the rendered Dockerfiles: images into an OCI layout, and into Docker where one answers.
 
@@ -183,7 +188,9 @@ def build(
       buildctl build cpu-2.6 --no-load --output /tmp/layout
       buildctl build cuda-2.6 --context gpu-box             made here, loaded there
       buildctl build --engine docker --context gpu-box      made there, too
+      buildctl build --cache-from registry.example/team/cache --cache-trust cache.pub     layers that others made
     """
+    from buildctl.build.cache.options import CacheOptions
     from buildctl.build.images import BuildOptions, build_images, reach
     from buildctl.build.material import renewing
     from buildctl.dockerfile.files import update_rendered
@@ -199,6 +206,7 @@ def build(
         jobs=jobs,
         builder=builder,
         context=context,
+        cache=CacheOptions.given(**cache),
     )
     reach(wanted)
     cells = project.matrix.images_of(names, arch)
@@ -223,8 +231,8 @@ def bases(options: Options, names: Sequence[str], locked: bool) -> None:
     """
     from buildctl.artifacts.store import Store
     from buildctl.build.assembler import bases_under, build_bases
+    from buildctl.build.buildkit.uv_image import put_tool
     from buildctl.build.material import renewing
-    from buildctl.build.uv_image import put_tool
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks

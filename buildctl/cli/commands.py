@@ -12,6 +12,7 @@ from buildctl.ground.errors import ExitCode, UsageError, did_you_mean
 
 ENVIRONMENT = {
     "BUILDCTL_CACHE": "Folder of downloads and layers (~/.cache/buildctl)",
+    "BUILDCTL_CACHE_FROM": "The same as --cache-from; also _TRUST, _TO, _KEY",
     "BUILDCTL_DEBIAN_MIRROR": "Debian mirror of this machine: https://HOST/debian",
     "BUILDCTL_LAYOUT": "The same as --layout",
     "BUILDCTL_SIGN_KEY": "Same as --sign-key; its password: COSIGN_PASSWORD",
@@ -84,7 +85,9 @@ class CommandGroup(click.Group):
             with formatter.section(title):
                 formatter.write_dl([(str(c.name).ljust(width), str(c.short_help)) for c in commands])
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if ctx.parent is not None:
+            return
         with formatter.section("Environment"):
             formatter.write_dl(list(ENVIRONMENT.items()))
         with formatter.section("Exit codes"):
@@ -93,11 +96,18 @@ class CommandGroup(click.Group):
             formatter.write_text("The others: docs/exit-codes.md")
 
 
-def command(short: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a function a command; `short` is its line in `buildctl --help` and in the README."""
+def command_group(name: str, short: str, *commands: click.Command) -> CommandGroup:
+    """A group below `buildctl`: buildctl NAME COMMAND."""
+    group = CommandGroup(name, short_help=short, help=f"{short}.")
+    group.fill({"Commands": commands})
+    return group
+
+
+def command(short: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a function a command; `short` is its line in `buildctl --help` and in the README. `settings` are click's."""
 
     def made(function: Callable[..., Any]) -> click.Command:
-        return click.command(cls=Command, short_help=short)(function)
+        return click.command(cls=Command, short_help=short, context_settings=settings)(function)
 
     return made
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
+from buildctl.cli import cache
 from buildctl.cli.commands import command
 from buildctl.cli.options import Options, answer, json_option, names_argument
 from buildctl.ground.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from buildctl.oci.layout import Layout
 
 
 @command("Check every digest of the built images")
@@ -20,6 +25,7 @@ from buildctl.ground.errors import ExitCode, UsageError
 def fsck(options: Options, names: Sequence[str], of_store: bool, repair: bool) -> None:
     """Re-compute every digest, size and diff id of the built images, and look for names that escape and setuid files.
 
+    Layers that are only in a cache are fetched first: what was not read is not checked.
     With --store, do the same for everything in the store: wheels, packages, layers, and what is unpacked from them.
 
     \b
@@ -37,6 +43,7 @@ def fsck(options: Options, names: Sequence[str], of_store: bool, repair: bool) -
     from buildctl.oci.layout import Layout
 
     project = options.open()
+    _bring(Layout(project.layout), names)
     problems = check_layout(project.layout, list(names) or None)
     if not problems and not Layout(project.layout).read_index().manifests:
         problems = [f"{project.shown(project.layout)} holds no image: there is nothing to check"]
@@ -45,6 +52,22 @@ def fsck(options: Options, names: Sequence[str], of_store: bool, repair: bool) -
     if problems:
         sys.exit(ExitCode.LAYOUT)
     click.echo(f"{project.shown(project.layout)}: everything matches its digest")
+
+
+def _bring(layout: Layout, names: Sequence[str]) -> None:
+    """A broken layout is for the check to describe."""
+    from buildctl.ground.errors import LayoutError
+    from buildctl.oci.absent import absent
+
+    try:
+        images = [layout.resolve(name) for name in names] if names else layout.entries()
+        if not absent(layout, images):
+            return
+    except LayoutError:
+        return
+    from buildctl.registry.remote import bring_layers
+
+    bring_layers(layout, images, "fsck")
 
 
 def _fsck_store(names: Sequence[str], *, repair: bool) -> None:
@@ -73,7 +96,7 @@ def disk(as_json: bool) -> None:
       buildctl disk
     """
     from buildctl.artifacts.store import Store
-    from buildctl.cli.disk import disk_use
+    from buildctl.cli.answers.disk import disk_use
 
     answer(disk_use(Store.default()), as_json=as_json)
 
@@ -97,7 +120,7 @@ def prune(unpacked: bool, downloads: bool, everything: bool, older: str | None, 
       buildctl prune --all --yes
     """
     from buildctl.artifacts.store import Store
-    from buildctl.cli.disk import pruned, seconds, sorts_of
+    from buildctl.cli.answers.disk import pruned, seconds, sorts_of
 
     sorts = sorts_of(unpacked=unpacked, downloads=downloads, everything=everything)
     for line in pruned(Store.default(), sorts, unused=seconds(older), dry_run=dry_run, yes=yes):
@@ -121,4 +144,4 @@ def completion(shell: str) -> None:
     click.echo(kind(click.get_current_context().find_root().command, {}, "buildctl", "_BUILDCTL_COMPLETE").source())
 
 
-COMMANDS = (fsck, disk, prune, completion)
+COMMANDS = (fsck, disk, prune, cache.GROUP, completion)

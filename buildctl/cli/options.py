@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -59,6 +61,22 @@ def complete_names(context: click.Context, _: click.Parameter, incomplete: str) 
     return sorted(name for name in names if name.startswith(incomplete))
 
 
+def opened(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    """Arguments that may name a packed OCI layout name the unpacked one from here on."""
+    if not value:
+        return value
+    return _unpacked(value) if isinstance(value, str) else tuple(map(_unpacked, value))
+
+
+def _unpacked(text: str) -> str:
+    plain = text.removeprefix("oci-archive:")
+    if not any(Path(path).is_file() for path in (plain, plain.rpartition(":")[0]) if path):
+        return text  # names and references load nothing that reads archives
+    from buildctl.artifacts.carried import opened as unpacked
+
+    return unpacked(text)
+
+
 def require_linux_to(command: str) -> None:
     """What makes layers says so on another system, before it locks or fetches anything. Raises EngineError."""
     from buildctl.artifacts.debian.python import NEEDED
@@ -68,6 +86,9 @@ def require_linux_to(command: str) -> None:
 
 
 names_argument = click.argument("names", nargs=-1, metavar="[NAMES]...", shell_complete=complete_names)
+targets_argument = click.argument(
+    "names", nargs=-1, metavar="[NAMES]...", shell_complete=complete_names, callback=opened
+)
 arch_option = click.option("--arch", metavar="ARCH", help="Only this architecture: amd64 or arm64.")
 context_option = click.option(
     "--context", metavar="NAME|URL", help="A Docker elsewhere: a docker context, ssh://[USER@]HOST, tcp://HOST:PORT."
@@ -81,3 +102,43 @@ runtime_option = click.option("--runtime", type=click.Choice((AUTO, *RUNTIMES)),
 environment_option = click.option(
     "--path", type=click.Path(file_okay=False, path_type=Path), help="Where the native environment is (mps-... only)."
 )
+
+
+_READ = (
+    click.option(
+        "--cache-from",
+        multiple=True,
+        envvar="BUILDCTL_CACHE_FROM",
+        metavar="REGISTRY/REPO",
+        help="Take layers from there that others made (default: `cache` in matrix.yaml); once for each.",
+    ),
+    click.option(
+        "--cache-trust",
+        multiple=True,
+        envvar="BUILDCTL_CACHE_TRUST",
+        metavar="FILE",
+        help="Public key whose signatures count: a file, or env://NAME; once for each.",
+    ),
+)
+_BUILD = (
+    click.option("--no-cache-from", is_flag=True, help="Take no layer from any cache."),
+    click.option("--require-cache", is_flag=True, help="Fail instead of making a layer that no cache has."),
+    click.option("--cache-to", envvar="BUILDCTL_CACHE_TO", metavar="REGISTRY/REPO", help="Put what is made there."),
+    click.option(
+        "--cache-key",
+        envvar="BUILDCTL_CACHE_KEY",
+        metavar="FILE",
+        help="Private key that signs it: a file ($COSIGN_PASSWORD), or env://NAME.",
+    ),
+)
+Decorated = Callable[..., None]
+
+
+def cache_read_options(function: Decorated) -> Decorated:
+    """Where the shared layer cache is, and whose word counts."""
+    return functools.reduce(lambda made, option: option(made), reversed(_READ), function)
+
+
+def cache_options(function: Decorated) -> Decorated:
+    """All options of the shared layer cache."""
+    return functools.reduce(lambda made, option: option(made), reversed((*_READ, *_BUILD)), function)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from buildctl.cli import ask, build, keep, publish, start, test
+from buildctl.cli import ask, build, carry, keep, publish, start, test
 from buildctl.cli.commands import CommandGroup, usage_error
 from buildctl.cli.failure import tell, tell_bug, tell_interrupt, tell_system
 from buildctl.cli.options import Options
@@ -93,6 +93,7 @@ cli.fill(
         "Test": test.COMMANDS,
         "Ask": ask.COMMANDS,
         "Publish": publish.COMMANDS,
+        "Carry": carry.COMMANDS,
         "Keep": keep.COMMANDS,
     }
 )

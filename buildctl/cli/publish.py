@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from buildctl.cli.answers.deliver import deliver, open_target
 from buildctl.cli.commands import command
 from buildctl.cli.options import (
     Options,
@@ -18,9 +19,10 @@ from buildctl.cli.options import (
     names_argument,
     plain_http_option,
     say_next,
+    targets_argument,
 )
 from buildctl.cli.signed import sign, sign_key_option, sign_keyless_option, signer_of, verify
-from buildctl.ground.errors import did_you_mean
+from buildctl.ground.errors import UsageError, did_you_mean
 
 
 def _revision(_: click.Context, option: click.Parameter, value: str) -> str:
@@ -75,7 +77,7 @@ drop_option = click.option(
 
 
 @command("Push images, and set the tags of those that passed")
-@names_argument
+@targets_argument
 @arch_option
 @to_option
 @click.option("--dry-run", is_flag=True, help="Send nothing; show what would be sent and where tags would point.")
@@ -123,6 +125,9 @@ def publish(
 ) -> None:
     """Push images from the layout and point tags at those that passed their tests. No daemon; only missing blobs move.
 
+    NAMES are those of the matrix, or PATH[:NAME] of another OCI layout, or of an archive of `buildctl export`: what it
+    carries is pushed as it is, with its documents, and its names are the tags.
+
     A moving tag is set only when the report of exactly that digest has no FAILED, and no NOT RUN but what `publish` in
     matrix.yaml or --allow-not-run allows. Exit code 1: a tag was refused (images and immutable tags are pushed all the
     same).
@@ -142,23 +147,28 @@ def publish(
     from buildctl.publish.provenance import Run
     from buildctl.publish.publish import PublishOptions, attached
     from buildctl.publish.publish import publish as push
-    from buildctl.registry.client import open_repository
-    from buildctl.registry.reference import Reference
+    from buildctl.registry.target import points_elsewhere
 
+    signer = signer_of(sign_key, sign_keyless)
+    if any(map(points_elsewhere, names)):
+        if not all(map(points_elsewhere, names)) or revision or drop_platform or tags == "immutable":
+            raise UsageError(
+                "layouts and archives are published alone, without --revision, --drop-platform and immutable tags"
+            )
+        repository = open_target(to, dry_run, plain_http, mount_from)
+        deliver(names, arch, repository, dry_run, tags == "all", allow_not_run, signer, as_json)
     project = options.open()
     cells = project.matrix.images_of(names, arch)
     refuse_stale_locks(project, cells, WANTED)
     refuse_drift(project, load_locked(project, of_all_architectures(project, cells)), WANTED)
-    repository = open_repository(
-        Reference.parse_repository(to), write=not dry_run, plain_http=plain_http, mount_from=tuple(mount_from)
-    )
+    repository = open_target(to, dry_run, plain_http, mount_from)
     wanted = PublishOptions(
         dry_run=dry_run,
         tags=tags,
         revision=revision,
         allow_not_run=frozenset(allow_not_run),
         drop_platforms=frozenset(drop_platform),
-        signer=signer_of(sign_key, sign_keyless),
+        signer=signer,
     )
     run = Run.parse(builder=builder_id, source=source, invocation=invocation)
     documents = attached(project, sbom=sbom, run=run)

@@ -120,10 +120,10 @@ def verify(
     """
     from buildctl.console.progress import open_progress
     from buildctl.matrix.matrix import parse_arch
-    from buildctl.publish.keys import PublicKey
     from buildctl.publish.verify import exit_code
     from buildctl.publish.verify import verify as check_published
     from buildctl.registry.client import open_repository
+    from buildctl.registry.keys import PublicKey
 
     repository = open_repository(_published(reference), plain_http=plain_http)
     wanted, trusted = parse_arch(arch) if arch else None, PublicKey.load(key) if key else None

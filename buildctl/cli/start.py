@@ -134,7 +134,7 @@ def plan(options: Options, names: Sequence[str], arch: str | None, as_json: bool
       buildctl plan
       buildctl plan cuda-2.10 --arch amd64
     """
-    from buildctl.cli.forecast import forecast
+    from buildctl.cli.answers.forecast import forecast
 
     answer(forecast(options.open(), names, arch), as_json=as_json)
 

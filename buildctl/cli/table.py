@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from buildctl.cli.commands import CommandGroup
 from buildctl.cli.options import Options
 from buildctl.cli.program import cli
 from buildctl.ground.errors import DriftError, ExitCode
@@ -23,7 +24,16 @@ def commands() -> Iterator[str]:
     for title, group in cli.sections.items():
         yield f"| **{title}** | |\n"
         for command in group:
-            yield f"| `buildctl {' '.join((str(command.name), *_arguments(command)))}` | {command.short_help} |\n"
+            yield from _rows("buildctl", command)
+
+
+def _rows(before: str, command: click.Command) -> Iterator[str]:
+    words = f"{before} {command.name}"
+    if isinstance(command, CommandGroup):
+        for one in command.commands.values():
+            yield from _rows(words, one)
+        return
+    yield f"| `{' '.join((words, *_arguments(command)))}` | {command.short_help} |\n"
 
 
 def _arguments(command: click.Command) -> Iterator[str]:

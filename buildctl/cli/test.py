@@ -21,12 +21,13 @@ from buildctl.cli.options import (
     names_argument,
     runtime_option,
     say_next,
+    targets_argument,
 )
 from buildctl.ground.errors import ExitCode, UsageError
 
 
 @command("Ask images what torch reports, and compare with the tag")
-@names_argument
+@targets_argument
 @arch_option
 @runtime_option
 @context_option
@@ -65,7 +66,7 @@ def test(
       buildctl test registry.example/pytorch:cuda-2.6 --attach     on a server with a GPU, before `promote`
       buildctl test env:~/miniforge3/envs/torch --json > report.json      without a container, by what it claims
     """
-    from buildctl.cli.findings import Printed
+    from buildctl.cli.answers.findings import Printed
     from buildctl.console import log
     from buildctl.matrix.matrix import parse_arch
     from buildctl.registry.target import points_elsewhere

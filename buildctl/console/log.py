@@ -58,8 +58,8 @@ def say(text: str) -> None:
     """On a terminal, lines are broken at blanks; elsewhere a line stays one."""
     if _level is Level.QUIET:
         return
-    text = fitted(text) if sys.stderr.isatty() else text
     with contextlib.suppress(OSError):  # a full disk behind stderr is no reason to stop working
+        text = fitted(text) if sys.stderr.isatty() else text
         if _console.cache_info().currsize:  # something may move on the terminal below what is said
             _console().print(text)
         else:

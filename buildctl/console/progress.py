@@ -132,5 +132,7 @@ class _Line:
             if self.reported:
                 return
             self.reported = True
+        if self.total and not self.done:  # it was there already: nothing came or went
+            return
         seconds = time.monotonic() - self.began if self.began is not None else 0.0
         self.lines.whole(self.label, self.done, self.done - self.first, seconds)

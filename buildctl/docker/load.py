@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import tarfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
 
@@ -16,14 +13,13 @@ import docker
 from docker.errors import APIError, DockerException, ImageNotFound
 
 from buildctl.docker import loopback
+from buildctl.docker.archive import archive
 from buildctl.docker.daemon import loopback_port
 from buildctl.ground.errors import BuildctlError, EngineError, LayoutError
 from buildctl.oci.check import check_image
 from buildctl.oci.digest import Digest
-from buildctl.oci.image import REF_NAME, Descriptor, ImageConfig, Index, MediaType, canonical_json
-from buildctl.oci.layout import LAYOUT_FILE, MANIFEST_TYPES, Layout
-
-CHUNK = 1 << 20
+from buildctl.oci.image import Descriptor, ImageConfig
+from buildctl.oci.layout import MANIFEST_TYPES, Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +187,7 @@ def _held(client: docker.DockerClient, wanted: _Wanted) -> frozenset[Digest]:
 def _send(client: docker.DockerClient, wanted: _Wanted, tag: str, *, without: frozenset[Digest]) -> int:
     # not load_image of the SDK, which takes an error for progress
     url = f"{client.api.base_url}/v{client.api.api_version}/images/load"
-    body = archive(wanted.layout, wanted.descriptor, tag, without=without)
+    body = archive([(wanted.layout, wanted.descriptor, tag)], without=without)
     with client.api.post(url, data=body, stream=True, timeout=client.api.timeout) as response:
         if response.status_code >= HTTPStatus.BAD_REQUEST:
             raise _refused(wanted, tag, response.text.strip()[:500])
@@ -224,75 +220,3 @@ def _forget(client: docker.DockerClient, wanted: _Wanted, tag: str) -> None:
     with suppress(DockerException, OSError):
         if client.images.get(tag).id in (str(wanted.descriptor.digest), str(wanted.config_digest)):
             client.api.remove_image(tag, force=True)
-
-
-def archive(
-    layout: Layout, descriptor: Descriptor, tag: str, *, without: frozenset[Digest] = frozenset()
-) -> Iterator[bytes]:
-    """What `docker load` reads, streamed: the image as an OCI layout in a tar, plus the manifest.json of old daemons.
-
-    `without` are blobs to leave out. Raises LayoutError, before the end of the stream, if a blob does not match its
-    digest or size.
-    """
-    manifest = layout.manifest(descriptor)
-    name = _full_name(tag)
-    annotations = {"io.containerd.image.name": name, REF_NAME: name.rpartition(":")[2]}
-    entry = Descriptor(
-        media_type=MediaType.MANIFEST,
-        digest=descriptor.digest,
-        size=descriptor.size,
-        platform=layout.config(manifest.config).platform,
-        annotations=annotations,
-    )
-    old = {
-        "Config": _blob_name(manifest.config),
-        "RepoTags": [tag],
-        "Layers": [_blob_name(layer) for layer in manifest.layers],
-    }
-    yield from _member("oci-layout", LAYOUT_FILE)
-    yield from _member("index.json", canonical_json(Index(manifests=(entry,)).to_json()))
-    yield from _member("manifest.json", canonical_json([old]))
-    seen = set(without)
-    for blob in (descriptor, manifest.config, *manifest.layers):
-        if blob.digest not in seen:
-            seen.add(blob.digest)
-            yield from _blob(layout, blob)
-    yield bytes(2 * tarfile.BLOCKSIZE)
-
-
-def _full_name(tag: str) -> str:
-    """`cuda-2.6` -> `docker.io/library/cuda-2.6:latest`, as Docker writes names out."""
-    first, slash, _ = tag.partition("/")
-    if not slash:
-        tag = f"docker.io/library/{tag}"
-    elif "." not in first and ":" not in first and first != "localhost":
-        tag = f"docker.io/{tag}"
-    return tag if ":" in tag.rpartition("/")[2] else f"{tag}:latest"
-
-
-def _blob_name(blob: Descriptor) -> str:
-    return f"blobs/sha256/{blob.digest.hex}"
-
-
-def _header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = size, 0o644
-    return info.tobuf(tarfile.USTAR_FORMAT if size < 1 << 33 else tarfile.GNU_FORMAT)
-
-
-def _member(name: str, data: bytes) -> Iterator[bytes]:
-    yield _header(name, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
-
-
-def _blob(layout: Layout, blob: Descriptor) -> Iterator[bytes]:
-    yield _header(_blob_name(blob), blob.size)
-    hasher, left = sha256(), blob.size
-    with layout.open_blob(blob.digest) as file:
-        while left and (data := file.read(min(CHUNK, left))):
-            hasher.update(data)
-            left -= len(data)
-            yield data
-        longer = file.read(1)
-    if left or longer or hasher.hexdigest() != blob.digest.hex:
-        raise LayoutError(f"{layout.root}: blob {blob.digest} does not match its digest or size", hint="build it again")
-    yield bytes(-blob.size % tarfile.BLOCKSIZE)

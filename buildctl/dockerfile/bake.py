@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from buildctl.lock.inside.base_image import ImageLock, image_of
 from buildctl.matrix.cells import Cell, DebianBase, ImageBase
 from buildctl.oci.entry import EPOCH
 from buildctl.registry.bases import mirrored
@@ -64,13 +65,13 @@ def _target(target: BakeTarget) -> dict[str, Any]:
 BAKE = "docker-bake.json"
 
 
-def target_of(cell: Cell, *, context: Path, layout: Path) -> BakeTarget:
-    """The bake target of a cell, with its base and uv as named contexts."""
+def target_of(cell: Cell, *, context: Path, layout: Path, image: ImageLock | None = None) -> BakeTarget:
+    """The bake target of a cell, with its base and uv as named contexts; `image` is the lock of a base that is one."""
     base = cell.base
     if isinstance(base, DebianBase):
         where = f"oci-layout://{layout}:{cell.base_image}"
     else:
-        where = _image_context(base, cell, root=context.parent)
+        where = _image_context(base, image.reference if image else image_of(base, cell.flavour), root=context.parent)
     return BakeTarget(
         name=cell.id,
         arch=cell.arch,
@@ -81,15 +82,19 @@ def target_of(cell: Cell, *, context: Path, layout: Path) -> BakeTarget:
     )
 
 
-def _image_context(base: ImageBase, cell: Cell, *, root: Path) -> str:
-    reference = base.devel if cell.flavour == "devel" and base.devel else base.image
+def _image_context(base: ImageBase, reference: str, *, root: Path) -> str:
     if base.layout is None:
         return f"docker-image://{mirrored(reference, base.mirrors)}"
     return f"oci-layout://{root / base.layout}@{reference.partition('@')[2]}"
 
 
-def bake_file(cells: Iterable[Cell]) -> str:
-    """docker-bake.json for a clone: relative paths, the layout in dist/, two builds of one checkout agree."""
+def bake_file(cells: Iterable[Cell], image_of_cell: Callable[[Cell], ImageLock | None] = lambda _: None) -> str:
+    """docker-bake.json for a clone: relative paths, the layout in dist/, two builds of one checkout agree.
+
+    A base that is an image is named by its digest once it is locked.
+    """
     where, args = {"context": Path("images"), "layout": Path("dist")}, {"SOURCE_DATE_EPOCH": str(EPOCH)}
-    targets = [replace(target_of(cell, **where), args=args) for cell in cells if not cell.native]
+    targets = [
+        replace(target_of(cell, **where, image=image_of_cell(cell)), args=args) for cell in cells if not cell.native
+    ]
     return json.dumps(bake_definition(targets), indent=2) + "\n"

@@ -6,17 +6,19 @@ A Dockerfile is one for all architectures of its name: every function here takes
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from buildctl.console.log import say
 from buildctl.dockerfile.bake import BAKE, bake_file
-from buildctl.dockerfile.common import COMMON, common_file
+from buildctl.dockerfile.common import COMMON, PYTHON, common_file
 from buildctl.dockerfile.constraints import render_constraints
 from buildctl.dockerfile.guide import GUIDE, guide
 from buildctl.dockerfile.render import drift, render_image
-from buildctl.ground.errors import DriftError
+from buildctl.ground.errors import DriftError, LockError
+from buildctl.lock.inside.base_image import ImageLock, load_image_lock
 from buildctl.lock.locked import LOCKED, LockedCell
-from buildctl.matrix.cells import Flavour
+from buildctl.matrix.cells import Cell, Flavour
 from buildctl.matrix.project import Project
 from buildctl.oci.files import write_whole
 
@@ -74,10 +76,18 @@ def check_rendered(project: Project, cells: Iterable[LockedCell]) -> int:
     return len(texts)
 
 
+def _image(project: Project, cell: Cell) -> ImageLock | None:
+    with suppress(LockError):
+        return load_image_lock(project, cell)
+    return None
+
+
 def _render(project: Project, cells: Iterable[LockedCell]) -> dict[Path, str]:
-    texts = {project.common / name: common_file(name).decode() for name in COMMON}
+    cells = tuple(cells)
+    wanted = (*COMMON, PYTHON) if any(one.image and not one.image.has_python for one in cells) else COMMON
+    texts = {project.common / name: common_file(name).decode() for name in wanted}
     texts[project.images / GUIDE] = guide()
-    texts[project.root / BAKE] = bake_file(project.matrix.cells)
+    texts[project.root / BAKE] = bake_file(project.matrix.cells, lambda cell: _image(project, cell))
     names: dict[str, list[LockedCell]] = {}
     for locked in cells:
         if not locked.cell.native and locked.cell.flavour is Flavour.RUNTIME:

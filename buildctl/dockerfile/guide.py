@@ -56,6 +56,12 @@ WRITTEN = (
         source=MATRIX,
     ),
     Written(
+        path="bases/BASE/FLAVOUR.ARCH.image",
+        what="the digest of a base that is an image, and what is inside",
+        command=LOCK,
+        source=MATRIX,
+    ),
+    Written(
         path="common/entrypoint",
         what="what `docker run` starts",
         command=RENDER,
@@ -68,6 +74,12 @@ WRITTEN = (
         source=SCRIPTS,
     ),
     Written(
+        path="common/python",
+        what="for a base that has `python3` only",
+        command=RENDER,
+        source=SCRIPTS,
+    ),
+    Written(
         path=GUIDE, what="this page", command=RENDER, source="comes with buildctl (`buildctl/dockerfile/guide.py`)"
     ),
 )
@@ -75,7 +87,8 @@ HEAD = """\
 # images/
 
 Written by `buildctl render`. Every file in this folder is generated and committed, so that a change can be reviewed; do
-not edit any of them. This folder is also the build context of the Dockerfiles.
+not edit any of them. This folder is also the build context of the Dockerfiles: own wheels and files that `images` in
+`matrix.yaml` names are here as well.
 
 """
 TAIL = """

@@ -17,6 +17,7 @@ from buildctl.dockerfile.constraints import constraints_environment
 from buildctl.dockerfile.parse import Instruction, parse_dockerfile
 from buildctl.ground.errors import DockerfileError, LockError
 from buildctl.lock.claims import Claims, claim_labels
+from buildctl.lock.inside.base_image import ImageLock
 from buildctl.lock.locked import LockedCell
 from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.accelerators import public_version
@@ -100,10 +101,11 @@ def render_image(cells: Sequence[LockedCell], templates: Path) -> str:
     """
     first, each = cells[0].cell, [locked.claims for locked in cells]
     _check_agreement(first.name, each)
+    _check_images(first.name, [locked.image for locked in cells if locked.image])
     environment = _environment(templates.resolve())
     template = _template(environment, first)
     steps = install_steps({locked.cell.arch: locked.wheels for locked in cells})
-    context = _context(first, each, steps, template.name or "")
+    context = _context(cells[0], each, steps, template.name or "")
     text = _render(template, context)
     path = f"images/{first.name}/Dockerfile"
     _refuse_injection(
@@ -157,7 +159,7 @@ def _environment(templates: Path) -> jinja2.Environment:
 
 
 def _template(environment: jinja2.Environment, cell: Cell) -> jinja2.Template:
-    names = [f"{stem}.Dockerfile.j2" for stem in (cell.name, cell.accelerator.name, "image")]
+    names = [f"{stem}.Dockerfile.j2" for stem in (cell.name, cell.stem, cell.accelerator.name, "image")]
     try:
         return environment.select_template(names)
     except jinja2.TemplatesNotFound as error:
@@ -173,8 +175,19 @@ def _render(template: jinja2.Template, context: Mapping[str, Any]) -> str:
         raise DockerfileError(f"templates/{template.name}: {error}", hint="see docs/templates.md") from error
 
 
-def _context(cell: Cell, each: Sequence[Claims], steps: Sequence[InstallStep], template: str) -> dict[str, Any]:
-    claims = each[0]
+def _check_images(name: str, images: Sequence[ImageLock]) -> None:
+    """One Dockerfile is for all architectures: so are PATH, user and commands of its base. Raises LockError."""
+    facts = {(lock.path, lock.user, lock.commands) for lock in images}
+    if len(facts) > 1:
+        raise LockError(
+            f"{name}: its base differs between architectures in PATH, user or commands: "
+            + "; ".join(f"{lock.arch}: {lock.path}, {lock.user or 'root'}, {lock.commands}" for lock in images),
+            hint="use an image that is the same on every architecture, or an accelerator for each",
+        )
+
+
+def _context(locked: LockedCell, each: Sequence[Claims], steps: Sequence[InstallStep], template: str) -> dict[str, Any]:
+    cell, claims, base = locked.cell, each[0], locked.image
     title = f"{cell.name}: PyTorch {_is(claims)}, Python {claims.python}"
     return {
         "image": {
@@ -182,17 +195,23 @@ def _context(cell: Cell, each: Sequence[Claims], steps: Sequence[InstallStep], t
             "title": title,
             "template": template,
             "base": cell.base_image,
-            "user": f"{UID}:{UID}",
+            "user": cell.user or (base.user if base else "") or f"{UID}:{UID}",
+            "python": base is None or base.has_python,
         },
+        "wheels": list(cell.wheels),
+        "files": [list(pair) for pair in cell.files],
         "steps": [{"stage": s.stage, "title": s.title, "requirements": s.requirements} for s in steps],
-        "env": sorted(_image_env(cell, claims).items()),
+        "env": sorted(_image_env(cell, claims, base).items()),
         "labels": sorted(_labels(cell, each, title).items()),
     }
 
 
-def _image_env(cell: Cell, claims: Claims) -> dict[str, str]:
+def _image_env(cell: Cell, claims: Claims, base: ImageLock | None) -> dict[str, str]:
+    path = base.path if base else PATH
+    # where ours goes, if the base has no `python`
+    path = path if "/usr/local/bin" in path.split(":") else f"{path}:/usr/local/bin"
     env = {
-        "PATH": f"{HOME}/.local/bin:{PATH}",
+        "PATH": f"{HOME}/.local/bin:{path}",
         "LANG": "C.UTF-8",
         # any UID works: nothing has to be looked up in /etc/passwd
         "HOME": HOME,
@@ -203,11 +222,11 @@ def _image_env(cell: Cell, claims: Claims) -> dict[str, str]:
     env |= claims.kind.variables(claims.built_for)
     if "onnx" in cell.extras:
         env["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime's wheels report to their makers unless told not to
-    return env | dict(cell.accelerator.env)
+    return env | dict(cell.accelerator.env) | dict(cell.env)
 
 
 def _labels(cell: Cell, each: Sequence[Claims], title: str) -> dict[str, str]:
-    return {
+    return dict(cell.labels) | {
         "org.opencontainers.image.title": cell.name,
         "org.opencontainers.image.description": title,
         "org.opencontainers.image.version": public_version(each[0].torch),
@@ -250,6 +269,10 @@ def _neutral(context: Any) -> Any:
             return {key: _neutral(value) for key, value in context.items()}
         case list():
             return [_neutral(value) for value in context]
+        case bool():  # chooses lines of the template, and is none
+            return context
+        case bool():  # chooses lines of the template, and is in none
+            return context
         case tuple():
             return tuple(_neutral(value) for value in context)
         case _:

@@ -6,8 +6,10 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +88,34 @@ def run(
         tail = "\n".join(done.stderr.strip().splitlines()[-20:])
         raise ToolError(f"{Path(args[0]).name} {what}: {shown(args)}" + (f"\n{tail}" if tail else ""))
     return done
+
+
+def pour(argv: Sequence[str | os.PathLike[str]], chunks: Iterable[bytes], *, last: float) -> None:
+    """Run `argv` with `chunks` as its standard input and nothing of our environment but PATH. It has `last` seconds for
+    what it does after the last byte. Raises ToolError as `run` does; what `chunks` raises ends it.
+    """
+    args = tuple(os.fspath(a) for a in argv)
+    log.detail(f"$ {shown(args)}")
+    env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            args, stdin=subprocess.PIPE, stdout=said, stderr=said, env=env, start_new_session=True
+        )
+        with reaped(process.pid):
+            try:
+                assert process.stdin is not None  # noqa: S101 - it was asked for
+                with suppress(BrokenPipeError), process.stdin as pipe:  # its exit status says why
+                    for chunk in chunks:
+                        pipe.write(chunk)
+                process.wait(last)
+            except BaseException:
+                kill_group(process)
+                process.wait()
+                raise
+        said.seek(0)
+        tail = "\n".join(said.read().decode(errors="replace").strip().splitlines()[-20:])
+    if process.returncode != 0:
+        raise ToolError(f"{Path(args[0]).name} exited with {process.returncode}: {shown(args)}\n{tail}".strip())
 
 
 def shown(argv: Sequence[str]) -> str:

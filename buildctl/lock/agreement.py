@@ -10,15 +10,16 @@ from collections.abc import Iterable, Sequence
 
 from buildctl.artifacts.debian.base import pythons
 from buildctl.artifacts.debian.package import BaseLock
-from buildctl.ground.errors import LockError, MatrixError, ProblemsError, ResolveError
+from buildctl.ground.errors import LockError, ProblemsError, ResolveError
 from buildctl.lock.claims import glibc_floor
 from buildctl.lock.debian import is_stale, read_base_lock
+from buildctl.lock.inside.base_image import ImageLock, read_image_lock
+from buildctl.lock.inside.base_image import is_stale as image_is_stale
 from buildctl.lock.wheels import LockedWheel
 from buildctl.matrix import yamlfile
 from buildctl.matrix.arch import ARCHES
-from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
+from buildctl.matrix.cells import Base, Cell, DebianBase, Flavour
 from buildctl.matrix.project import Project
-from buildctl.oci.image import ImageConfig
 
 
 def refuse_other_python(project: Project, cells: Iterable[Cell]) -> None:
@@ -26,78 +27,92 @@ def refuse_other_python(project: Project, cells: Iterable[Cell]) -> None:
 
     Skips a base that is not locked yet: `refuse_python_of` checks it once resolved.
     """
-    bases = dict.fromkeys((c.base, c.arch) for c in cells if not c.native and isinstance(c.base, DebianBase))
-    for base, arch in bases:
-        lock = _current(project, base, arch)
-        if lock is not None:
-            refuse_python_of(project, lock)
+    wanted = dict.fromkeys((c.base, c.flavour, c.arch, c.python) for c in cells if not c.native)
+    for base, flavour, arch, python in wanted:
+        found = _found(project, base, flavour, arch)
+        if found is not None:
+            _refuse_python(project, base.name, found, python)
 
 
 def refuse_python_of(project: Project, lock: BaseLock) -> None:
-    """As `refuse_other_python`, for one runtime lock, wherever it comes from."""
-    wanted, found = project.matrix.python, pythons(p.name for p in lock.packages)
+    """As `refuse_other_python`, for one runtime lock, wherever it comes from, and all images on it."""
+    cells = project.matrix.cells
+    for python in dict.fromkeys(c.python for c in cells if not c.native and c.base.name == lock.base):
+        _refuse_python(project, lock.base, pythons(p.name for p in lock.packages), python)
+
+
+def _refuse_python(project: Project, base: str, found: Sequence[str], wanted: str) -> None:
     if found == [wanted]:
         return
-    there = [base for base in project.matrix.bases if isinstance(base, DebianBase) and base.name != lock.base]
-    others = {base.name: _pythons(project, base) for base in there}
+    others = {other.name: _pythons(project, other) for other in project.matrix.bases if other.name != base}
     fitting = [name for name, versions in others.items() if versions == [wanted]]
-    ways = [f"use the base {name} under accelerators" for name in fitting]
-    ways += [f'set python: "{found[0]}"'] if len(found) == 1 else [f"add python{wanted} to bases.{lock.base}.packages"]
+    single = len(project.matrix.pythons) == 1
+    ways = [f"{'use' if single else 'add'} the base {name} under accelerators" for name in fitting]
+    ways += (
+        [_without(wanted, found, single=single)]
+        if len(found) == 1
+        else [f"add python{wanted} to bases.{base}.packages"]
+    )
     ways += [] if fitting else [f"add a base whose Debian release has Python {wanted}"]
-    has = {lock.base: found, **{name: versions for name, versions in others.items() if versions}}
+    has = {base: found, **{name: versions for name, versions in others.items() if versions}}
     raise _problem(
         project,
-        ("python",),
+        ("python",) if single else ("python", project.matrix.pythons.index(wanted)),
         f"{wanted} is not in the base ({'; '.join(f'{n}: {_named(v)}' for n, v in has.items())})",
         hint="; or ".join(ways),
     )
 
 
-def refuse_newer_glibc(cell: Cell, wheels: Iterable[LockedWheel], runtime: BaseLock) -> None:
-    """Raises LockError if a wheel needs a newer C library than the base's locked libc6."""
-    has = glibc_of(runtime)
+def refuse_newer_glibc(cell: Cell, wheels: Iterable[LockedWheel], base: BaseLock | ImageLock) -> None:
+    """Raises LockError if a wheel needs a newer C library than the base's locked one."""
+    has = glibc_of(base)
     if has is None:
         return
     for wheel in wheels:
         floor = glibc_floor([wheel.filename])
         if floor and tuple(map(int, floor.split("."))) > has:
             raise ResolveError(
-                f"{cell.id}: {wheel.filename} needs glibc {floor}, but bases.{runtime.base} has {_libc(runtime)}",
+                f"{cell.id}: {wheel.filename} needs glibc {floor}, but bases.{base.base} has {_libc(base)}",
                 hint=f"use a base with a newer Debian release for {cell.accelerator.name}, "
                 f"or an older version of {wheel.name} under packages",
             )
 
 
-def glibc_of(runtime: BaseLock) -> tuple[int, int] | None:
-    """Of the locked libc6; None if the base has none."""
-    match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", _libc(runtime) or "")
+def glibc_of(base: BaseLock | ImageLock) -> tuple[int, int] | None:
+    """Of the locked libc6, or of the image; None if the base has none."""
+    match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", _libc(base) or "")
     return (int(match[1]), int(match[2])) if match else None
 
 
-def _libc(runtime: BaseLock) -> str | None:
-    return next((package.version for package in runtime.packages if package.name == "libc6"), None)
+def _libc(base: BaseLock | ImageLock) -> str | None:
+    if isinstance(base, ImageLock):
+        return base.glibc
+    return next((package.version for package in base.packages if package.name == "libc6"), None)
 
 
-def refuse_python_in(base: ImageBase, config: ImageConfig, python: str) -> None:
-    """Raises MatrixError if a base image declares another Python (PYTHON_VERSION)."""
-    said = ".".join(dict(config.env).get("PYTHON_VERSION", "").split(".")[:2])
-    if re.fullmatch(r"\d+\.\d+", said) and said != python:
-        raise MatrixError(
-            f"bases.{base.name}: {base.image} has Python {said} (PYTHON_VERSION), but the matrix asks for {python}",
-            hint=f'set python: "{said}", or use an image with Python {python}',
-        )
+def _without(wanted: str, found: Sequence[str], *, single: bool) -> str:
+    return f'set python: "{found[0]}"' if single else f"take {wanted} out of python"
 
 
 def _named(versions: Sequence[str]) -> str:
     return f"Python {' and '.join(versions)}" if versions else "no Python"
 
 
-def _pythons(project: Project, base: DebianBase) -> list[str]:
+def _pythons(project: Project, base: Base) -> list[str]:
     """Of its runtime lock for any architecture; empty when none is current."""
-    for arch in ARCHES:
-        if (lock := _current(project, base, arch)) is not None:
-            return pythons(p.name for p in lock.packages)
-    return []
+    return next((found for arch in ARCHES if (found := _found(project, base, Flavour.RUNTIME, arch))), [])
+
+
+def _found(project: Project, base: Base, flavour: Flavour, arch: str) -> list[str] | None:
+    """The Pythons of a base's current lock; None where there is none."""
+    if isinstance(base, DebianBase):
+        packages = _current(project, base, arch)
+        return None if packages is None else pythons(p.name for p in packages.packages)
+    try:
+        lock = read_image_lock(project.image_lock(base, flavour, arch))
+    except LockError:
+        return None
+    return None if image_is_stale(base, flavour, lock) else [lock.python]
 
 
 def _current(project: Project, base: DebianBase, arch: str) -> BaseLock | None:

@@ -6,21 +6,20 @@ images/NAME/FLAVOUR.ARCH.packages, and its inputs include the base: a changed ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from buildctl.artifacts.debian.base import check_scripts
-from buildctl.artifacts.debian.deb import Control, read_control
+from buildctl.artifacts.debian.deb import Control
 from buildctl.artifacts.debian.package import BaseLock, DebPackage, Recorded
 from buildctl.artifacts.debian.recorded import binding
 from buildctl.artifacts.debian.scripts.commands import UnknownScriptError
-from buildctl.artifacts.store import Store
-from buildctl.console.progress import open_progress
 from buildctl.ground.errors import ArtifactError, ResolveError, ToolError
 from buildctl.ground.scratch import scratch
 from buildctl.lock.apt import apt, one_of, parse_uri, private_root, unprovided, update
 from buildctl.lock.debian import FORMAT
+from buildctl.lock.inside.assembly import Debs
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import canonical_json
@@ -179,28 +178,3 @@ def _checked(
         if recorded is None:
             raise
     return recorded, check_scripts(replace(new, recorded=recorded), debs.path, below=want.below)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Debs:
-    """Debian packages in the store, fetched if needed."""
-
-    store: Store
-    mirrors: Mapping[str, Sequence[str]]
-
-    def fetch(self, packages: Iterable[DebPackage]) -> None:
-        missing = {p.digest: p for p in packages if self.store.artifact(p.digest) is None}
-        if not missing:
-            return
-        from buildctl.lock.fetch import fetch_debs  # noqa: PLC0415 - it is slow to import, and mostly not needed
-
-        with open_progress("fetched") as progress:
-            fetch_debs(missing.values(), store=self.store, mirrors=self.mirrors, progress=progress)
-
-    def path(self, package: DebPackage) -> Path:
-        path = self.store.artifact(package.digest)
-        assert path is not None  # noqa: S101 - it was fetched
-        return path
-
-    def control(self, package: DebPackage) -> Control:
-        return read_control(self.path(package))

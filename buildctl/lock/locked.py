@@ -14,9 +14,9 @@ from buildctl.ground.errors import LockError
 from buildctl.lock.agreement import refuse_other_python
 from buildctl.lock.claims import Claims, claims_of, claims_path, lock_digest, read_claims
 from buildctl.lock.debian import read_base_lock
+from buildctl.lock.inside.base_image import ImageLock, load_image_lock
 from buildctl.lock.wheels import WheelLock, read_wheel_lock
-from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
-from buildctl.matrix.matrix import Matrix
+from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.project import Project
 
 # How the message begins if something would have to change but must not.
@@ -27,12 +27,13 @@ WANTED = "to match matrix.yaml"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockedCell:
     """`debian` are the locks of the Debian packages below the wheels, the lowest first; none where the base is an image
-    or the cell a native environment. `claims` are the reviewed ones.
+    or the cell a native environment. `image` is the lock of a base that is an image. `claims` are the reviewed ones.
     """
 
     cell: Cell
     wheels: WheelLock
     debian: tuple[BaseLock, ...]
+    image: ImageLock | None = None
     claims: Claims
 
 
@@ -52,7 +53,8 @@ def load_locked(project: Project, cells: Iterable[Cell]) -> tuple[LockedCell, ..
             wheels[path] = read_wheel_lock(path)
             claims[path] = _claims(project, cell, wheels[path])
         below = () if cell.native else load_debian(project, cell, debian)
-        found.append(LockedCell(cell=cell, wheels=wheels[path], debian=below, claims=claims[path]))
+        image = load_image_lock(project, cell)
+        found.append(LockedCell(cell=cell, wheels=wheels[path], debian=below, image=image, claims=claims[path]))
     return tuple(found)
 
 
@@ -77,11 +79,12 @@ def load_runtime(project: Project, base: DebianBase, arch: str) -> BaseLock:
     return read_base_lock(project.base_lock(base, Flavour.RUNTIME, arch))
 
 
-def debian_bases(matrix: Matrix, cell: Cell) -> tuple[DebianBase, ...]:
+def debian_bases(project: Project, cell: Cell) -> tuple[DebianBase, ...]:
     """The base of a cell; if that is an image, those whose Python may compile its bytecode."""
-    return tuple(
-        b for b in (matrix.bases if isinstance(cell.base, ImageBase) else [cell.base]) if isinstance(b, DebianBase)
-    )
+    if isinstance(cell.base, DebianBase):
+        return (cell.base,)
+    debian = (base for base in project.matrix.bases if isinstance(base, DebianBase))
+    return tuple(base for base in debian if cell.python in (project.pythons_of(base) or (cell.python,)))
 
 
 def of_all_architectures(project: Project, cells: Iterable[Cell]) -> tuple[Cell, ...]:

@@ -14,8 +14,13 @@ from buildctl.ground.errors import FetchError, LockError
 from buildctl.lock import debian, debian_added
 from buildctl.lock.agreement import glibc_of, refuse_newer_glibc, refuse_other_python, refuse_python_of
 from buildctl.lock.apt import instead_of_apt, resolve_base
+from buildctl.lock.apt_sources import apt_mirrors
 from buildctl.lock.claim_files import derive, stale_claims, write_claims
 from buildctl.lock.debian_added import Record
+from buildctl.lock.inside import base_image
+from buildctl.lock.inside.assembly import Debs, refuse_unbuildable
+from buildctl.lock.inside.base_image import ImageLock, lock_image
+from buildctl.lock.inside.local_wheels import local_problem, offered, refuse_others
 from buildctl.lock.locked import LOCKED, debian_bases
 from buildctl.lock.refusal.linking import refuse_unlinkable
 from buildctl.lock.refusal.unsolvable import explained
@@ -23,7 +28,7 @@ from buildctl.lock.uv import NoSolutionError
 from buildctl.lock.wheels import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.matrix.additions import keys_of
 from buildctl.matrix.arch import ARCHES
-from buildctl.matrix.cells import Cell, DebianBase, Flavour
+from buildctl.matrix.cells import Base, Cell, DebianBase, Flavour
 from buildctl.matrix.project import Project
 from buildctl.oci.files import write_whole
 
@@ -106,7 +111,7 @@ def _stale_debian(project: Project, cells: Iterable[Cell]) -> list[tuple[Path, s
     cells = tuple(cells)
     for key in _bases(project, cells):
         if reason := _base_problem(project, key):
-            found.append((project.base_lock(key.base, key.flavour, key.arch), reason))
+            found.append((key.path(project), reason))
     for cell in _added(project, cells):
         if reason := _added_problem(project, cell):
             found.append((project.added_lock(cell), reason))
@@ -175,9 +180,14 @@ def _tell(lines: Iterable[str]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseKey:
-    base: DebianBase
+    base: Base
     flavour: Flavour
     arch: str
+
+    def path(self, project: Project) -> Path:
+        if isinstance(self.base, DebianBase):
+            return project.base_lock(self.base, self.flavour, self.arch)
+        return project.image_lock(self.base, self.flavour, self.arch)
 
 
 def _by_wheel_lock(project: Project, cells: Iterable[Cell]) -> list[Cell]:
@@ -187,7 +197,7 @@ def _by_wheel_lock(project: Project, cells: Iterable[Cell]) -> list[Cell]:
 
 
 def _bases(project: Project, cells: Iterable[Cell]) -> list[BaseKey]:
-    """The Debian bases that these cells need, in the order in which they are resolved: devel is on top of runtime.
+    """The bases that these cells need, in the order in which they are resolved: devel is on top of runtime.
 
     Runtime is locked for every architecture, since its Python makes the bytecode on whatever machine builds.
     """
@@ -195,17 +205,17 @@ def _bases(project: Project, cells: Iterable[Cell]) -> list[BaseKey]:
     for cell in cells:
         if cell.native:
             continue
-        for base in debian_bases(project.matrix, cell):
+        for base in debian_bases(project, cell):
             for arch in ARCHES:
                 keys[BaseKey(base=base, flavour=Flavour.RUNTIME, arch=arch)] = None
-        if isinstance(cell.base, DebianBase):
-            keys[BaseKey(base=cell.base, flavour=cell.flavour, arch=cell.arch)] = None
+        keys[BaseKey(base=cell.base, flavour=cell.flavour, arch=cell.arch)] = None
     return list(keys)
 
 
 def _wheel_problem(project: Project, cell: Cell) -> str | None:
     try:
-        return is_stale(cell, read_wheel_lock(project.wheel_lock(cell.name, cell.arch)))
+        lock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
+        return is_stale(cell, lock) or local_problem(project, cell, lock)
     except LockError as error:
         return error.message.removeprefix(f"{project.wheel_lock(cell.name, cell.arch)}").lstrip(": ")
 
@@ -216,14 +226,16 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
         old = read_wheel_lock(path)
     except LockError:
         old = None
-    if old is not None and not upgrade and is_stale(cell, old) is None:
+    if old is not None and not upgrade and not (is_stale(cell, old) or local_problem(project, cell, old)):
         yield f"{project.shown(path)} is up to date"
         return
     say(f"resolving {cell.name} for {cell.platform}")
     runtime = _runtime_below(project, cell)
     glibc = glibc_of(runtime) if runtime else None
     try:
-        new = resolve_wheels(cell, keep=None if upgrade else old, glibc=glibc)
+        with offered(project, cell) as links:
+            new = resolve_wheels(cell, keep=None if upgrade else old, glibc=glibc, links=links)
+        refuse_others(project, cell, new)
     except NoSolutionError as error:
         raise explained(cell, project.matrix.additions, error, glibc=glibc) from error
     _refuse_newer_glibc(project, cell, new)
@@ -240,17 +252,19 @@ def _refuse_newer_glibc(project: Project, cell: Cell, lock: WheelLock) -> None:
         refuse_newer_glibc(cell, lock.wheels, runtime)
 
 
-def _runtime_below(project: Project, cell: Cell) -> BaseLock | None:
-    """The lock of a cell's Debian base, which is made before its wheels are resolved."""
+def _runtime_below(project: Project, cell: Cell) -> BaseLock | ImageLock | None:
+    """The lock of a cell's base, which is made before its wheels are resolved."""
     if cell.native or not isinstance(cell.base, DebianBase):
-        return None
+        return base_image.load_image_lock(project, cell)
     return debian.read_base_lock(project.base_lock(cell.base, Flavour.RUNTIME, cell.arch))
 
 
 def _base_problem(project: Project, key: BaseKey) -> str | None:
-    path = project.base_lock(key.base, key.flavour, key.arch)
+    path = key.path(project)
     try:
-        return debian.is_stale(key.base, debian.read_base_lock(path))
+        if isinstance(key.base, DebianBase):
+            return debian.is_stale(key.base, debian.read_base_lock(path))
+        return base_image.is_stale(key.base, key.flavour, base_image.read_image_lock(path))
     except LockError as error:
         return error.message.removeprefix(str(path)).lstrip(": ")
 
@@ -261,10 +275,14 @@ def _lock_bases(project: Project, keys: Sequence[BaseKey], *, upgrade: bool, rec
     for key in keys:
         groups.setdefault((key.base.name, key.arch), []).append(key)
     for group in groups.values():
-        if upgrade or any(_base_problem(project, key) for key in group):
-            yield from renew_base(project, group[0].base, group[0].arch, shipped=not upgrade, record=record)
+        base = group[0].base
+        if not upgrade and not any(_base_problem(project, key) for key in group):
+            yield from (f"{project.shown(key.path(project))} is up to date" for key in group)
+        elif isinstance(base, DebianBase):
+            yield from renew_base(project, base, group[0].arch, shipped=not upgrade, record=record)
         else:
-            yield from (f"{project.shown(project.base_lock(k.base, k.flavour, k.arch))} is up to date" for k in group)
+            yield from lock_image(project, base, [key.flavour for key in group], group[0].arch)
+            refuse_other_python(project, [c for c in project.matrix.cells if not c.native and c.base == base])
 
 
 def renew_base(
@@ -280,12 +298,15 @@ def renew_base(
 
 
 def _renew_base(project: Project, base: DebianBase, arch: str, found: Mapping[Flavour, BaseLock]) -> Iterator[str]:
-    from buildctl.lock.apt_sources import apt_mirrors
-
+    mirrors: Mapping[str, Sequence[str]] = {}
     if not found:
         say(f"resolving {base.name} ({base.suite}) for {arch}")
-        found = resolve_base(base, arch, mirrors=dict(apt_mirrors(project.matrix.debian_mirror)))
+        mirrors = dict(apt_mirrors(project.matrix.debian_mirror))
+        found = resolve_base(base, arch, mirrors=mirrors)
     refuse_python_of(project, found[Flavour.RUNTIME])
+    if mirrors:  # what comes with buildctl has been built
+        flavours = [lock for flavour, lock in found.items() if flavour in {Flavour.RUNTIME, *project.matrix.flavours}]
+        refuse_unbuildable(base, flavours, Debs(store=Store.default(), mirrors=mirrors))
     for flavour, new in found.items():
         yield from _write(project, project.base_lock(base, flavour, arch), new)
 
@@ -338,8 +359,6 @@ def _resolve_groups(project: Project, cells: Sequence[Cell], *, moving: bool, re
 
 
 def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool, record: Record | None) -> Iterator[str]:
-    from buildctl.lock.apt_sources import apt_mirrors
-
     base, arch = cells[0].base, cells[0].arch
     assert isinstance(base, DebianBase)  # noqa: S101 - matrix.yaml's reader refuses the others
     say(f"resolving the Debian packages of {', '.join(cell.image for cell in cells)} for {arch}")
@@ -353,7 +372,7 @@ def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool, rec
         for cell in cells
     ]
     try:
-        debs = debian_added.Debs(store=Store.default(), mirrors=mirrors)
+        debs = Debs(store=Store.default(), mirrors=mirrors)
         debs.fetch(package for want in wanted for lock in want.below for package in lock.packages)
         found = debian_added.resolve_added(wanted, mirrors=mirrors, control=debs.control)
     except (debian_added.BaseMovedError, FetchError) as error:

@@ -93,16 +93,20 @@ def resolve(
     keep: Iterable[tuple[str, str]] = (),
     glibc: tuple[int, int] | None = None,
     alone: bool = False,
+    links: Path | None = None,
 ) -> tuple[Found, ...]:
     """Wheels for `requirements` on `platform` (linux/amd64 ...), one per package, sorted by name.
 
     `index` serves FAMILY and nothing else. `keep` are (name, version) pairs to keep if possible. `glibc` is what the
-    wheels run on, the newest that uv knows if None; `alone` leaves out dependencies and pre-releases. Raises
-    NoSolutionError, or LockError if uv or the index fails, or if FAMILY comes from more than one index.
+    wheels run on, the newest that uv knows if None; `alone` leaves out dependencies and pre-releases; `links` is a
+    folder of further wheels. Raises NoSolutionError, or LockError if uv or the index fails, or if FAMILY comes from
+    more than one index.
     """
     options = ["--python-platform", _uv_platform(platform, glibc)]
     options += ["--no-deps", "--prerelease", "disallow"] if alone else []
     env = {"MACOSX_DEPLOYMENT_TARGET": ".".join(map(str, _MACOS))} if platform.startswith("darwin/") else {}
+    if links is not None:
+        env["UV_FIND_LINKS"] = str(links)
     packages = _compile(requirements, options, env, python=python, index=index, keep=keep)
     chosen = [best(wheels, python=python, platform=platform, glibc=glibc) for wheels in packages]
     if index is None and not alone and several_indexes():

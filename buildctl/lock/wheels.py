@@ -93,16 +93,24 @@ def is_stale(cell: Cell, lock: WheelLock) -> str | None:
     return None
 
 
-def resolve_wheels(cell: Cell, *, keep: WheelLock | None = None, glibc: tuple[int, int] | None = None) -> WheelLock:
+def resolve_wheels(
+    cell: Cell, *, keep: WheelLock | None = None, glibc: tuple[int, int] | None = None, links: Path | None = None
+) -> WheelLock:
     """Resolve with uv for the cell's own platform, keeping the versions in `keep` if possible. `glibc` is the base's,
-    None if unknown.
+    None if unknown; `links` a folder of further wheels.
 
     Raises LockError: no solution, an index that fails or has no SHA-256, or wheels that contradict the name.
     """
     kept = [(wheel.name, wheel.version) for wheel in keep.wheels] if keep else []
     with index_of(cell.accelerator) as index:
         found = resolve(
-            cell.requirements, python=cell.python, platform=cell.platform, index=index, keep=kept, glibc=glibc
+            cell.requirements,
+            python=cell.python,
+            platform=cell.platform,
+            index=index,
+            keep=kept,
+            glibc=glibc,
+            links=links,
         )
     for note in refuse_outdated(cell, found, now=now(), kept=kept, glibc=glibc):
         say(f"note: {note}")

@@ -11,6 +11,7 @@ from packaging.version import Version
 from buildctl.ground.errors import did_you_mean
 from buildctl.matrix import yamlfile
 from buildctl.matrix.cells import Accelerator, DebianBase, Os, PackageRule
+from buildctl.matrix.own_files import requirements_of
 
 # An extra is a group of packages by name, and the findings that `buildctl test` has for it.
 # onnx: what torch.onnx.export needs, and ONNX Runtime to run the result. On Linux that wheel runs on the CPU, also in a
@@ -35,6 +36,11 @@ class Addition:
     packages: tuple[PackageRule, ...] = ()
     apt: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
+    wheels: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    user: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
 
     def matches(self, name: str) -> bool:
         return fnmatch.fnmatchcase(name, self.pattern)
@@ -42,21 +48,37 @@ class Addition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Added:
-    """All that the additions give one image name: requirements, Debian packages, extras; each once."""
+    """All that the additions give one image name, each once; of `user`, `env` and `labels` the last in the file."""
 
     requirements: tuple[str, ...] = ()
     apt: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
+    wheels: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    user: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 def added_to(name: str, torch: Version, accelerator: Accelerator, additions: Iterable[Addition]) -> Added:
-    """All matches add up, in the order of the file. A native environment gets no Debian packages."""
+    """All matches add up, in the order of the file. A native environment gets packages and extras only."""
     found = [addition for addition in additions if addition.matches(name)]
     extras = tuple(dict.fromkeys(extra for addition in found for extra in addition.extras))
     own = [rule.requirement(torch) for addition in found for rule in addition.packages]
     texts = [*(package for extra in extras for package in EXTRAS[extra]), *(text for text in own if text)]
-    apt = sorted({package for addition in found for package in addition.apt}) if accelerator.os is Os.LINUX else []
-    return Added(requirements=tuple(dict.fromkeys(texts)), apt=tuple(apt), extras=tuple(sorted(extras)))
+    if accelerator.os is not Os.LINUX:
+        return Added(requirements=tuple(dict.fromkeys(texts)), extras=tuple(sorted(extras)))
+    wheels = tuple(dict.fromkeys(wheel for addition in found for wheel in addition.wheels))
+    return Added(
+        requirements=tuple(dict.fromkeys((*texts, *requirements_of(wheels)))),
+        apt=tuple(sorted({package for addition in found for package in addition.apt})),
+        extras=tuple(sorted(extras)),
+        wheels=wheels,
+        files=tuple(dict.fromkeys(pair for addition in found for pair in addition.files)),
+        user=next((addition.user for addition in reversed(found) if addition.user), None),
+        env=tuple(dict(pair for addition in found for pair in addition.env).items()),
+        labels=tuple(dict(pair for addition in found for pair in addition.labels).items()),
+    )
 
 
 def keys_of(additions: Iterable[Addition], name: str, *what: str) -> tuple[str, ...]:
@@ -83,6 +105,11 @@ def check_additions(
             document.problem(path, f"no image matches{near or ' (names: ' + ', '.join(names) + ')'}")
         if addition.apt:
             _check_bases(document, (*path, "apt"), found)
+        for key in ("wheels", "files", "user", "env", "labels"):
+            if getattr(addition, key) and found and all(a.os is not Os.LINUX for a in found.values()):
+                document.problem(
+                    (*path, key), f"{', '.join(found)}: a native environment is no image, and has no {key}"
+                )
     for name in names:
         _check_rivals(document, name, [addition for addition in additions if addition.matches(name)])
 

@@ -34,17 +34,14 @@ class DebianBase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageBase:
-    """An image by digest (`NAME@sha256:HEX`), from the OCI layout `layout` (relative to matrix.yaml) if given.
-
-    `interpreter` is the absolute path of Python inside, `purelib` where packages go, without the leading slash.
+    """An image by tag or digest, from the OCI layout `layout` (relative to matrix.yaml) if given. Its locks say what is
+    inside.
     """
 
     name: str
     image: str
     devel: str | None
     layout: str | None
-    interpreter: str
-    purelib: str
     mirrors: tuple[tuple[str, str], ...] = ()
 
 
@@ -64,8 +61,9 @@ class Accelerator:
     """`kind` is what the name or a key claims, None if neither does: then the locked torch alone decides.
 
     `claims` are the versions that the name and the keys claim. `built` and `never` are torch's backends besides the CPU
-    that must and must not be compiled in, None if the matrix leaves that to the kind. `base` is None exactly for
-    native accelerators (`os` is macos). `index` serves torch, torchvision and torchaudio; None stands for the index
+    that must and must not be compiled in, None if the matrix leaves that to the kind. `bases` are those that images may
+    have, in order of preference; `base` is the first of them, in a cell the one with the cell's Python; None exactly
+    for native accelerators (`os` is macos). `index` serves torch, torchvision and torchaudio; None stands for the index
     that the user has configured. `places` are lines of matrix.yaml by key, "" for the accelerator itself.
     """
 
@@ -73,6 +71,7 @@ class Accelerator:
     os: Os
     arches: tuple[str, ...]
     base: Base | None
+    bases: tuple[Base, ...] = ()
     kind: AcceleratorKind | None = None
     claims: tuple[VersionClaim, ...] = ()
     built: tuple[str, ...] | None = None
@@ -114,7 +113,8 @@ class Cell:
     """One image name on one architecture, or a native environment (`native`), which is never an image.
 
     `apt` are Debian packages on top of the base, by name; `extras` known groups of requirements with findings of their
-    own.
+    own. `wheels` are files below images/, `files` pairs of a file or folder there (with a slash at the end) and its
+    place; `user`, `env` and `labels` are on top of what all images have.
     """
 
     name: str
@@ -127,6 +127,21 @@ class Cell:
     requirements: tuple[str, ...]
     apt: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
+    wheels: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    user: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def stem(self) -> str:
+        """Its name without a Python: `cuda-2.6` of `cuda-2.6-py311`."""
+        return f"{self.accelerator.name}-{self.key}"
+
+    @property
+    def suffix(self) -> str:
+        """`-py311`; empty for the matrix's first Python."""
+        return self.name.removeprefix(self.stem)
 
     @property
     def image(self) -> str:
@@ -164,13 +179,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exclusion:
-    """About one accelerator by name, or all of a kind; exactly one of the two is given."""
+    """About one accelerator by name, or all of a kind, or the versions of Python in `pythons`."""
 
     accelerator: str | None
     kind: AcceleratorKind | None = None
     os: Os | None
     arch: str | None
     versions: SpecifierSet
+    pythons: SpecifierSet = field(default_factory=SpecifierSet)
     reason: str
     instead: str
 
@@ -181,24 +197,30 @@ class Exclusion:
             and self.os in {None, combination.os}
             and self.arch in {None, combination.arch}
             and self.versions.contains(combination.torch, prereleases=True)
+            and self.pythons.contains(combination.python)
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Combination:
-    """A point of the whole product. `reason` is empty if it exists, else why it cannot; `instead` is what to use."""
+    """A point of the whole product. `reason` is empty if it exists, else why it cannot; `instead` is what to use.
+
+    `suffix` is the Python in its name: `-py311`, empty for the matrix's first.
+    """
 
     accelerator: str
     key: str
     torch: Version
     os: Os
     arch: str
+    python: str
+    suffix: str = ""
     reason: str = ""
     instead: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.accelerator}-{self.key}"
+        return f"{self.accelerator}-{self.key}{self.suffix}"
 
     @property
     def exists(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +26,25 @@ from buildctl.matrix.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSettings:
+    """`cache` of matrix.yaml: repositories to `read`, files of public `keys` in the project, keys and digests to
+    `refuse`.
+    """
+
+    read: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    refuse: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """`cells` are all that exist, in the order of the file; `combinations` is the whole product, with reasons."""
+    """`cells` are all that exist, in the order of the file; `combinations` is the whole product, with reasons.
+
+    The first of `pythons` is the default, which no name mentions.
+    """
 
     path: Path
-    python: str
+    pythons: tuple[str, ...]
     versions: tuple[tuple[str, Version], ...]
     flavours: tuple[Flavour, ...]
     bases: tuple[Base, ...]
@@ -38,6 +54,7 @@ class Matrix:
     debian_mirror: str | None
     additions: tuple[Addition, ...] = ()
     publish: Policy = field(default_factory=Policy)
+    cache: CacheSettings = field(default_factory=CacheSettings)
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -56,25 +73,21 @@ class Matrix:
             wanted.update(cell.id for cell in self._named(name, arch))
         return tuple(cell for cell in self.cells if cell.id in wanted)
 
-    def explain(self, accelerator: str, key: str, *, os: Os, arch: str) -> Combination:
+    def explain(self, accelerator: str, key: str, *, os: Os, arch: str, suffix: str = "") -> Combination:
         """Whether that combination exists, else why not. Raises MatrixError for names that are in no combination."""
         arch = parse_arch(arch)
+        wanted = (f"{accelerator}-{key}{suffix}", os, arch)
         for combination in self.combinations:
-            if (combination.accelerator, combination.key, combination.os, combination.arch) == (
-                accelerator,
-                key,
-                os,
-                arch,
-            ):
+            if (combination.name, combination.os, combination.arch) == wanted:
                 return combination
-        raise self._unknown(f"{accelerator}-{key}")
+        raise self._unknown(wanted[0])
 
     def images_of(self, names: Iterable[str] = (), arch: str | None = None) -> tuple[Cell, ...]:
         """As `select`, for images: naming a native environment is an error, a glob skips it."""
         names = tuple(names)
         for cell in self.cells:
             if cell.native and cell.image in names:
-                answer = self.explain(cell.accelerator.name, cell.key, os=Os.LINUX, arch=cell.arch)
+                answer = self.explain(cell.accelerator.name, cell.key, os=Os.LINUX, arch=cell.arch, suffix=cell.suffix)
                 raise _impossible([answer])
         return tuple(cell for cell in self.select(names, arch) if not cell.native)
 
@@ -111,8 +124,10 @@ class Matrix:
         for accelerator in sorted(self.accelerators, key=lambda a: len(a.name), reverse=True):
             rest = name.removeprefix(f"{accelerator.name}-")
             if rest != name and rest[:1].isdigit():
-                version = rest.split("-")[0]
+                version, _, more = rest.partition("-")
                 if version in keys:
+                    if match := re.match(r"py3(\d+)(?![^-])", more):
+                        return self._no_python(f"3.{match[1]}")
                     break
                 return UnknownNameError(
                     f"torch {version} is not in {self.path.name}, which has {', '.join(keys)}",
@@ -120,6 +135,18 @@ class Matrix:
                 )
         return UnknownNameError(
             f"unknown image name {name!r}{did_you_mean(name, self._names())}", hint=f"names: {', '.join(self._names())}"
+        )
+
+    def _no_python(self, python: str) -> MatrixError:
+        if python == self.pythons[0]:
+            return UnknownNameError(
+                f"Python {python} is the first in {self.path.name}, which no name mentions",
+                hint=f"leave out -py{python.replace('.', '')}",
+            )
+        return UnknownNameError(
+            f"Python {python} is not in {self.path.name}, which has {', '.join(self.pythons)}",
+            hint=f"to add it: python: [{', '.join(json.dumps(p) for p in (*self.pythons, python))}]; "
+            "then `buildctl lock`",
         )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 from buildctl.ground.errors import MatrixError
-from buildctl.matrix.cells import Cell, DebianBase, Flavour
+from buildctl.matrix.arch import ARCHES
+from buildctl.matrix.cells import Base, Cell, DebianBase, Flavour, ImageBase
 from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.read import load_matrix
 
@@ -36,7 +38,24 @@ class Project:
 
     @cached_property
     def matrix(self) -> Matrix:
-        return load_matrix(self.root / MATRIX)
+        return load_matrix(self.root / MATRIX, self.pythons_of)
+
+    def pythons_of(self, base: Base) -> tuple[str, ...] | None:
+        """The Pythons of a base: of the packages that matrix.yaml names, else of its lock; None where neither tells."""
+        if isinstance(base, ImageBase):
+            paths = [self.image_lock(base, Flavour.RUNTIME, arch) for arch in ARCHES]
+            said = [re.search(r'"python": "(3\.[0-9]+)"', path.read_text("utf-8")) for path in paths if path.is_file()]
+            return tuple(dict.fromkeys(match[1] for match in said if match)) or None
+        locks = [self.base_lock(base, Flavour.RUNTIME, arch) for arch in ARCHES]
+        texts = [path.read_text("utf-8", "replace") for path in locks if path.is_file()]
+        locked = (name for text in texts for name in re.findall(r"^Package: (\S+)$", text, re.MULTILINE))
+        found = [
+            match[1]
+            for names in (base.packages, locked)
+            for name in dict.fromkeys(names)
+            if (match := re.fullmatch(r"python(3\.[0-9]+)", name))
+        ]
+        return tuple(dict.fromkeys(found)) or None
 
     @property
     def images(self) -> Path:
@@ -67,13 +86,16 @@ class Project:
     def base_lock(self, base: DebianBase, flavour: Flavour, arch: str) -> Path:
         return self.images / "bases" / base.name / f"{flavour}.{arch}.packages"
 
+    def image_lock(self, base: ImageBase, flavour: Flavour, arch: str) -> Path:
+        return self.images / "bases" / base.name / f"{flavour}.{arch}.image"
+
     def added_lock(self, cell: Cell) -> Path:
         """Of the image's own Debian packages."""
         return self.images / cell.name / f"{cell.flavour}.{cell.arch}.packages"
 
     def locks(self) -> list[Path]:
         """Every file that `buildctl lock` writes, as far as it is there."""
-        names = ("requirements.*.txt", "claims.*.json", "*.packages", "*.recorded")
+        names = ("requirements.*.txt", "claims.*.json", "*.packages", "*.recorded", "*.image")
         return sorted(path for name in names for path in self.images.rglob(name))
 
     def debian_locks(self, cell: Cell) -> tuple[Path, ...]:

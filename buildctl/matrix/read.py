@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from buildctl.matrix.cells import (
     PackageRule,
 )
 from buildctl.matrix.defaults import fill
-from buildctl.matrix.matrix import Matrix
+from buildctl.matrix.matrix import CacheSettings, Matrix
+from buildctl.matrix.own_files import read_files, read_labels, read_wheels
 from buildctl.matrix.policy import read_policy
 
 
@@ -45,9 +47,13 @@ def schema() -> dict[str, Any]:
     return value
 
 
-def load_matrix(path: Path) -> Matrix:
+# The versions of Python in a base as far as they are known; None for a base that has not been locked yet.
+PythonsOf = Callable[[Base], Collection[str] | None]
+
+
+def load_matrix(path: Path, pythons_of: PythonsOf = lambda _: None) -> Matrix:
     """Read and check matrix.yaml. Raises ProblemsError with every problem, each with line and key path."""
-    return _matrix(parse_document(_text(path), path), path)
+    return _matrix(parse_document(_text(path), path), path, pythons_of)
 
 
 def read_document(path: Path) -> yamlfile.YamlDocument:
@@ -64,9 +70,9 @@ def _text(path: Path) -> str:
         raise MatrixError(f"cannot read {path}: {error}") from error
 
 
-def parse_matrix(text: str, path: Path) -> Matrix:
+def parse_matrix(text: str, path: Path, pythons_of: PythonsOf = lambda _: None) -> Matrix:
     """As `load_matrix`, from text; `path` names it in messages."""
-    return _matrix(parse_document(text, path), path)
+    return _matrix(parse_document(text, path), path, pythons_of)
 
 
 def parse_document(text: str, path: Path) -> yamlfile.YamlDocument:
@@ -78,8 +84,8 @@ def parse_document(text: str, path: Path) -> yamlfile.YamlDocument:
     return document
 
 
-def _matrix(document: yamlfile.YamlDocument, path: Path) -> Matrix:
-    builder = _Builder(document)
+def _matrix(document: yamlfile.YamlDocument, path: Path, pythons_of: PythonsOf) -> Matrix:
+    builder = _Builder(document, pythons_of)
     matrix = builder.matrix(path)
     document.check()
     return matrix
@@ -88,9 +94,12 @@ def _matrix(document: yamlfile.YamlDocument, path: Path) -> Matrix:
 class _Builder:
     """From a document that satisfies the schema to values; records what a schema cannot express."""
 
-    def __init__(self, document: yamlfile.YamlDocument) -> None:
+    def __init__(self, document: yamlfile.YamlDocument, pythons_of: PythonsOf) -> None:
         self.document = document
         self.value: dict[str, Any] = document.value
+        self.pythons_of = pythons_of
+        said = self.value["python"]
+        self.pythons: tuple[str, ...] = (said,) if isinstance(said, str) else tuple(said)
 
     def matrix(self, path: Path) -> Matrix:
         versions = tuple(self._versions())
@@ -100,13 +109,12 @@ class _Builder:
         rules = tuple(self._rules(self.value["packages"], ("packages",)))
         additions = tuple(self._additions())
         exclusions = tuple(self._exclusions([a.name for a in accelerators]))
-        combinations = tuple(_combinations(versions, accelerators, exclusions))
-        python = str(self.value["python"])
-        cells = tuple(_cells(combinations, accelerators, flavours, rules, python, additions))
+        combinations = tuple(_combinations(versions, accelerators, self.pythons, exclusions))
+        cells = tuple(_cells(combinations, accelerators, flavours, rules, additions, pythons_of=self.pythons_of))
         check_additions(self.document, additions, {cell.name: cell.accelerator for cell in cells})
         return Matrix(
             path=path,
-            python=python,
+            pythons=self.pythons,
             versions=versions,
             flavours=flavours,
             bases=bases,
@@ -116,6 +124,15 @@ class _Builder:
             debian_mirror=self.value.get("mirror", {}).get("debian"),
             additions=additions,
             publish=read_policy(self.document, cells),
+            cache=self._cache(),
+        )
+
+    def _cache(self) -> CacheSettings:
+        value: Mapping[str, Sequence[str]] = self.value.get("cache", {})
+        if value.get("from") and not value.get("keys"):
+            self.document.problem(("cache",), "a cache needs `keys`, the public keys that may sign what is in it")
+        return CacheSettings(
+            read=tuple(value.get("from", ())), keys=tuple(value.get("keys", ())), refuse=tuple(value.get("refuse", ()))
         )
 
     def _versions(self) -> Iterator[tuple[str, Version]]:
@@ -128,43 +145,29 @@ class _Builder:
     def _bases(self) -> Iterator[Base]:
         for name, value in self.value["bases"].items():
             if "image" in value:
-                self._refuse_other_python(("bases", name), value)
                 yield ImageBase(
                     name=name,
                     image=value["image"],
                     devel=value.get("devel"),
                     layout=value.get("layout"),
-                    interpreter=value["interpreter"],
-                    purelib=value["purelib"],
                     mirrors=tuple(self.value.get("mirror", {}).get("images", {}).items()),
                 )
             else:
                 packages, devel = tuple(value["packages"]), tuple(value.get("devel", ()))
                 yield DebianBase(name=name, suite=value["debian"], packages=packages, devel=devel)
 
-    def _refuse_other_python(self, path: yamlfile.Path, base: Mapping[str, Any]) -> None:
-        """The paths that a base image declares tell which Python it has."""
-        wanted = self.value["python"]
-        for key in ("interpreter", "purelib"):
-            found = re.search(r"python(\d+\.\d+)(?![\d.])", base[key])
-            if found and found[1] != wanted:
-                text = f"{base[key]} is for Python {found[1]}, but python is {wanted}"
-                out = f'(set python: "{found[1]}", or use an image with Python {wanted})'
-                self.document.problem((*path, key), f"{text} {out}")
-
     def _accelerators(self, bases: dict[str, Base]) -> Iterator[Accelerator]:
         for name, value in self.value["accelerators"].items():
             here: yamlfile.Path = ("accelerators", name)
-            wanted = value.get("base")
-            if wanted is not None and wanted not in bases:
-                self.document.problem((*here, "base"), f"no base {wanted!r}{did_you_mean(wanted, bases)}")
+            found = tuple(self._named_bases((*here, "base"), value.get("base", ()), bases))
             kind, claims = read_kind(self.document, name, value)
             built, never = read_devices(self.document, name, value, kind)
             yield Accelerator(
                 name=name,
                 os=Os(value.get("native", "linux")),
                 arches=tuple(arch for arch in ARCHES if arch in value["arch"]),
-                base=bases.get(wanted) if wanted is not None else None,
+                base=found[0] if found else None,
+                bases=found,
                 kind=kind,
                 claims=claims,
                 built=built,
@@ -173,6 +176,15 @@ class _Builder:
                 index=value.get("index"),
                 places=places(self.document, name, value),
             )
+
+    def _named_bases(
+        self, path: yamlfile.Path, names: str | Sequence[str], bases: Mapping[str, Base]
+    ) -> Iterator[Base]:
+        for name in (names,) if isinstance(names, str) else names:
+            if name in bases:
+                yield bases[name]
+            else:
+                self.document.problem(path, f"no base {name!r}{did_you_mean(name, bases)}")
 
     def _additions(self) -> Iterator[Addition]:
         if everywhere := tuple(self.value.get("extras", ())):
@@ -185,6 +197,11 @@ class _Builder:
                 packages=tuple(self._rules(value.get("packages", ()), (*here, "packages"))),
                 apt=tuple(value.get("apt", ())),
                 extras=tuple(value.get("extras", ())),
+                wheels=read_wheels(self.document, here, value),
+                files=read_files(self.document, here, value),
+                user=value.get("user"),
+                env=tuple(value.get("env", {}).items()),
+                labels=read_labels(self.document, here, value),
             )
 
     def _rules(self, values: Sequence[Any], path: yamlfile.Path) -> Iterator[PackageRule]:
@@ -232,8 +249,10 @@ class _Builder:
         for number, value in enumerate(self.value.get("exclude", ())):
             here: yamlfile.Path = ("exclude", number)
             accelerator, kind = value.get("accelerator"), value.get("kind")
-            if (accelerator is None) == (kind is None):
-                self.document.problem(here, "give exactly one of the keys 'accelerator' and 'kind'")
+            if accelerator is not None and kind is not None:
+                self.document.problem(here, "give only one of the keys 'accelerator' and 'kind'")
+            if accelerator is None and kind is None and "python" not in value:
+                self.document.problem(here, "give one of the keys 'accelerator', 'kind' and 'python'")
             if accelerator is not None and accelerator not in known:
                 near = did_you_mean(accelerator, known)
                 self.document.problem((*here, "accelerator"), f"no accelerator {accelerator!r}{near}")
@@ -243,42 +262,43 @@ class _Builder:
                 os=Os(value["os"]) if "os" in value else None,
                 arch=value.get("arch"),
                 versions=self._specifiers((*here, "versions"), value.get("versions", "")),
+                pythons=self._specifiers((*here, "python"), value.get("python", "")),
                 reason=value["reason"],
                 instead=value["instead"],
             )
 
 
 def _combinations(
-    versions: Sequence[tuple[str, Version]], accelerators: Sequence[Accelerator], exclusions: Sequence[Exclusion]
+    versions: Sequence[tuple[str, Version]],
+    accelerators: Sequence[Accelerator],
+    pythons: Sequence[str],
+    exclusions: Sequence[Exclusion],
 ) -> Iterator[Combination]:
-    for accelerator in accelerators:
-        for key, torch in versions:
-            for os in Os:
-                for arch in ARCHES:
-                    point = Combination(accelerator=accelerator.name, key=key, torch=torch, os=os, arch=arch)
-                    yield _judged(point, accelerator, exclusions)
+    for accelerator, (key, torch), python, os, arch in product(accelerators, versions, pythons, Os, ARCHES):
+        point = Combination(
+            accelerator=accelerator.name,
+            key=key,
+            torch=torch,
+            os=os,
+            arch=arch,
+            python=python,
+            suffix="" if python == pythons[0] else f"-py{python.replace('.', '')}",
+        )
+        yield _judged(point, accelerator, exclusions)
 
 
 def _judged(point: Combination, accelerator: Accelerator, exclusions: Sequence[Exclusion]) -> Combination:
     """Exclusions come first; what the accelerator does not list is impossible even without a stated reason."""
     for exclusion in exclusions:
         if exclusion.matches(point, accelerator):
-            reason, instead = exclusion.reason, exclusion.instead.replace("{version}", point.key)
+            reason, instead = exclusion.reason, exclusion.instead.replace("{version}", f"{point.key}{point.suffix}")
             break
     else:
         if point.os is accelerator.os and point.arch in accelerator.arches:
             return point
         reason = f"{accelerator.name} is only offered {_offer(accelerator)}"
         instead = "what the matrix offers, or another entry under accelerators"
-    return Combination(
-        accelerator=point.accelerator,
-        key=point.key,
-        torch=point.torch,
-        os=point.os,
-        arch=point.arch,
-        reason=reason,
-        instead=instead,
-    )
+    return replace(point, reason=reason, instead=instead)
 
 
 def _offer(accelerator: Accelerator) -> str:
@@ -291,14 +311,15 @@ def _cells(
     accelerators: Sequence[Accelerator],
     flavours: Sequence[Flavour],
     rules: Sequence[PackageRule],
-    python: str,
     additions: Sequence[Addition],
+    *,
+    pythons_of: PythonsOf,
 ) -> Iterator[Cell]:
     by_name = {accelerator.name: accelerator for accelerator in accelerators}
     for combination in combinations:
         if not combination.exists:
             continue
-        accelerator = by_name[combination.accelerator]
+        accelerator = _standing(by_name[combination.accelerator], combination.python, pythons_of)
         companions = [rule.requirement(combination.torch) for rule in rules]
         added = added_to(combination.name, combination.torch, accelerator, additions)
         requirements = (f"torch=={combination.torch}", *(r for r in companions if r is not None), *added.requirements)
@@ -310,11 +331,27 @@ def _cells(
                 accelerator=accelerator,
                 key=combination.key,
                 torch=combination.torch,
-                python=python,
+                python=combination.python,
                 requirements=tuple(dict.fromkeys(requirements)),
                 apt=added.apt,
                 extras=added.extras,
+                wheels=added.wheels,
+                files=added.files,
+                user=added.user,
+                env=added.env,
+                labels=added.labels,
             )
+
+
+def _standing(accelerator: Accelerator, python: str, pythons_of: PythonsOf) -> Accelerator:
+    """On the first of its bases that has that Python, else on the first that may have it.
+
+    Where no base can have it, on the first: it is refused with what the bases have once they are locked.
+    """
+    known = [(base, pythons_of(base)) for base in accelerator.bases]
+    fitting = [base for base, pythons in known if pythons is not None and python in pythons]
+    open_ = [base for base, pythons in known if pythons is None]
+    return replace(accelerator, base=next(iter((*fitting, *open_)), accelerator.base))
 
 
 def _offered(accelerator: Accelerator, flavours: Sequence[Flavour]) -> tuple[Flavour, ...]:

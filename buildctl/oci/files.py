@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from buildctl.ground.errors import BuildctlError, EngineError, LayoutError, WriteError
 from buildctl.oci.digest import Digest
-from buildctl.oci.trees import remove_tree
+from buildctl.oci.trees.kept import remove_tree
 
 TEMPORARY = ".tmp-"  # prefix of the names of files that are still being written
 CHUNK = 1 << 20

@@ -150,9 +150,15 @@ class History:
         )
 
 
+# What BuildKit keeps of a base besides the OCI keys (moby/docker-image-spec, DockerOCIImageConfigExt).
+DOCKER_KEYS = ("Healthcheck", "OnBuild", "Shell", "StopTimeout")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConfig:
-    """The image configuration (OCI image-spec, config.md). `created` is RFC 3339."""
+    """The image configuration (OCI image-spec, config.md). `created` is RFC 3339; `docker` are Docker's own keys, as
+    they are in the file.
+    """
 
     platform: Platform
     diff_ids: tuple[Digest, ...] = ()
@@ -167,9 +173,10 @@ class ImageConfig:
     exposed_ports: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
     stop_signal: str = ""
+    docker: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        config: dict[str, Any] = {}
+        config: dict[str, Any] = dict(self.docker)
         if self.user:
             config["User"] = self.user
         if self.env:
@@ -216,6 +223,7 @@ class ImageConfig:
                 exposed_ports=_keys(config.get("ExposedPorts")),
                 volumes=_keys(config.get("Volumes")),
                 stop_signal=str(config.get("StopSignal") or ""),
+                docker={key: config[key] for key in DOCKER_KEYS if config.get(key)},
             )
         except _MALFORMED as error:
             raise LayoutError(f"malformed image configuration ({error!r})") from error

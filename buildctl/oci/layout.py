@@ -42,7 +42,8 @@ from buildctl.oci.image import (
     Platform,
     canonical_json,
 )
-from buildctl.oci.trees import remove_tree
+from buildctl.oci.remote import place_of
+from buildctl.oci.trees.kept import remove_tree
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 INDEX_TYPES = frozenset({MediaType.INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"})
@@ -158,7 +159,8 @@ class Layout:
     ) -> Descriptor:
         """Store blobs, config and manifest, then tag; returns the manifest's descriptor, with platform, without name.
 
-        The diff ids come from `layers`; a config with others is refused. `blob` gives the path of a layer's blob.
+        The diff ids come from `layers`; a config with others is refused. `blob` gives the path of a layer's blob; one
+        without a file stays out of the layout if `remote` knows where it is.
         """
         diff_ids = tuple(layer.diff_id for layer in layers)
         if config.diff_ids not in ((), diff_ids):
@@ -169,7 +171,7 @@ class Layout:
         self.create()
         with self._locked(".writers.lock", fcntl.LOCK_SH):
             for layer in layers:
-                self.add_blob(blob(layer.descriptor.digest), layer.descriptor.digest, layer.descriptor.size)
+                self._add_layer(blob(layer.descriptor.digest), layer.descriptor)
             config = dataclasses.replace(config, diff_ids=diff_ids)
             manifest = Manifest(
                 config=self.write_bytes(MediaType.CONFIG, canonical_json(config.to_json())),
@@ -180,6 +182,14 @@ class Layout:
             descriptor = dataclasses.replace(written, platform=config.platform)
             self.tag(descriptor, name)
         return descriptor
+
+    def _add_layer(self, path: Path, layer: Descriptor) -> None:
+        if (
+            path.exists()
+            or has_size(self.blob_path(layer.digest), layer.size)
+            or place_of(self.root, layer.digest) is None
+        ):
+            self.add_blob(path, layer.digest, layer.size)
 
     def put_index(
         self, *, name: str, manifests: Sequence[Descriptor], annotations: Mapping[str, str] | None = None
@@ -235,7 +245,7 @@ class Layout:
         """
         if name.startswith("sha256:"):
             digest = Digest.parse(name)
-            found = next((d for d in self._walk(self.entries()) if d.digest == digest), None)
+            found = next((d for d in self.walk(self.entries()) if d.digest == digest), None)
         else:
             found = next((m for m in self.entries() if m.annotations.get(REF_NAME) == name), None)
         if found is None:
@@ -279,21 +289,28 @@ class Layout:
     def reachable(self, descriptors: Iterable[Descriptor]) -> frozenset[Digest]:
         """The digests of everything that `descriptors` lead to, themselves included."""
         found: set[Digest] = set()
-        for descriptor in self._walk(descriptors):
+        for descriptor in self.walk(descriptors):
             found.add(descriptor.digest)
             if descriptor.media_type in MANIFEST_TYPES:
                 manifest = self.manifest(descriptor)
                 found.update(d.digest for d in (manifest.config, *manifest.layers))
         return frozenset(found)
 
-    def _walk(self, descriptors: Iterable[Descriptor]) -> Iterator[Descriptor]:
+    def manifests(self, descriptors: Iterable[Descriptor]) -> Iterator[tuple[Descriptor, Manifest]]:
+        """Every manifest that `descriptors` lead to, those of artifacts among them."""
+        for descriptor in self.walk(descriptors):
+            if descriptor.media_type in MANIFEST_TYPES:
+                yield descriptor, self.manifest(descriptor)
+
+    def walk(self, descriptors: Iterable[Descriptor]) -> Iterator[Descriptor]:
+        """These, and what the indexes among them lead to."""
         for descriptor in descriptors:
             yield descriptor
             if descriptor.media_type in INDEX_TYPES:
-                yield from self._walk(self.index(descriptor).manifests)
+                yield from self.walk(self.index(descriptor).manifests)
 
     def _of_architecture(self, found: Descriptor, name: str, arch: str) -> Descriptor:
-        images = [d for d in self._walk([found]) if d.media_type in MANIFEST_TYPES]
+        images = [d for d in self.walk([found]) if d.media_type in MANIFEST_TYPES]
         platforms = [d.platform or self.config(d).platform for d in images]
         wanted = Platform(architecture=arch)
         for image, platform in zip(images, platforms, strict=True):

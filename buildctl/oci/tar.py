@@ -57,6 +57,13 @@ def header(entry: Entry) -> bytes:
     return first + data + bytes(-len(data) % BLOCK) + block
 
 
+def root_header(entry: Entry) -> bytes:
+    """As `header`, of a directory with the path "", which only a whole file tree has."""
+    return _block(
+        name=b"./", mode=entry.mode, size=0, kind=_TYPE[Kind.DIRECTORY], uid=entry.uid, gid=entry.gid, mtime=entry.mtime
+    )
+
+
 def _clean(path: str) -> bytes:
     """`path` in UTF-8; raises ArtifactError unless it stays below the root whatever a reader does with it."""
     parts = path.split("/")

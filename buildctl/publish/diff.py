@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
-from buildctl.artifacts.contents import Package, packages_of
+from buildctl.artifacts.contents import Package
 from buildctl.artifacts.store import Store
+from buildctl.build.cache.contents import packages_here
 from buildctl.console.table import size
 from buildctl.ground.errors import LayoutError
 from buildctl.matrix.project import Project
@@ -212,7 +213,7 @@ def from_layout(layout: Layout, name: str, arch: str) -> Side:
             descriptor = layout.resolve(name, arch)
         except LayoutError as error:
             raise LayoutError(error.message, hint=f"{error.hint}; choose one with --arch") from error
-    packages = packages_of(layout, descriptor, store=Store.default())
+    packages = packages_here(layout, descriptor, store=Store.default())
     return Side(
         name=name,
         descriptor=descriptor,

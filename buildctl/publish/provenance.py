@@ -1,11 +1,13 @@
 """Where an image comes from: an in-toto statement with a SLSA v1 predicate, made from locks and rendered files alone.
 
-Every input is named by its hash, none by a host. Same image and same run, same bytes.
+Every input is named by its hash, none by a host. Same image and same run, same bytes; but layers that a shared cache
+vouches for are named with the key that signed them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.oci.remote import Place
 from buildctl.publish.sbom import locked_hashes
 from buildctl.registry.referrers import Document
 
@@ -49,19 +52,34 @@ class Run:
 
 
 def provenance_document(
-    project: Project, locked: LockedCell, descriptor: Descriptor, *, run: Run | None = None
+    project: Project,
+    locked: LockedCell,
+    descriptor: Descriptor,
+    *,
+    run: Run | None = None,
+    cached: Sequence[Place] = (),
 ) -> Document:
-    """Raises LockError."""
+    """`cached` are layers for which a shared cache vouches. Raises LockError."""
     return Document(
         kind=PROVENANCE_KIND,
-        data=canonical_json(statement(project, locked, descriptor, run=run or Run())),
+        data=canonical_json(statement(project, locked, descriptor, run=run or Run(), cached=cached)),
         annotations={"in-toto.io/predicate-type": PREDICATE},
     )
 
 
-def statement(project: Project, locked: LockedCell, descriptor: Descriptor, *, run: Run) -> dict[str, Any]:
+def statement(
+    project: Project, locked: LockedCell, descriptor: Descriptor, *, run: Run, cached: Sequence[Place] = ()
+) -> dict[str, Any]:
     cell = locked.cell
     source = [{"uri": run.source, "digest": {"gitCommit": run.commit}}] if run.source else []
+    layers = [
+        {
+            "uri": f"urn:x-buildctl:layer:{place.key}",
+            "digest": {"sha256": place.layer.digest.hex},
+            "annotations": {"signedBy": place.signer},
+        }
+        for place in cached
+    ]
     inputs = [_file(project, path) for path in _files(project, cell)]
     artifacts = [
         {"uri": f"pkg:{'deb/debian' if kind == 'deb' else kind}/{quote(name)}@{quote(version, safe='~:')}"}
@@ -82,7 +100,7 @@ def statement(project: Project, locked: LockedCell, descriptor: Descriptor, *, r
                     "python": cell.python,
                 },
                 "internalParameters": {},
-                "resolvedDependencies": [*source, *inputs, *artifacts],
+                "resolvedDependencies": [*source, *inputs, *artifacts, *layers],
             },
             "runDetails": {
                 "builder": {"id": run.builder, "version": {"buildctl": __version__}},

@@ -23,6 +23,7 @@ from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
+from buildctl.oci.remote import place_of
 from buildctl.publish.gate import objection
 from buildctl.publish.move import TagState, move_tags, published
 from buildctl.publish.pipeline.handover import Handover, UnexpectedError, refuse_unexpected
@@ -130,7 +131,9 @@ def attached(
         if not sbom:
             return ()
         bill = sbom_document(layout, locked, descriptor, store=store)
-        return bill, provenance_document(project, locked, descriptor, run=run)
+        layers = layout.manifest(descriptor).layers
+        cached = [place for layer in layers if (place := place_of(layout.root, layer.digest)) is not None]
+        return bill, provenance_document(project, locked, descriptor, run=run, cached=cached)
 
     return documents
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from buildctl.console.progress import Progress
+from buildctl.console.progress import Progress, Task
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Manifest
 from buildctl.oci.layout import Layout
+from buildctl.oci.remote import Place, place_of
 from buildctl.publish.result import Candidate, Pushed
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError, RefusedError
 from buildctl.registry.referrers import Attached, Signer, attach
+from buildctl.registry.remote import RemoteFile, opened
 from buildctl.registry.upload import Blob, Moved, Upload
 
 WORKERS = 4
@@ -38,6 +42,8 @@ class ImagePush:
     signer: Signer | None = None
     moved: dict[Digest, tuple[Moved, int]] = field(default_factory=dict)
     diff_ids: dict[Digest, Digest] = field(default_factory=dict)
+    _sources: dict[str, Repository] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def images(self, candidates: Sequence[Candidate]) -> list[Pushed]:
         known = parallel(lambda c: self.repository.head(str(c.descriptor.digest)), candidates)
@@ -79,12 +85,33 @@ class ImagePush:
             self.moved[descriptor.digest] = (Moved.THERE, 0) if there else (Moved.SENT, descriptor.size)
             return
         task = self.progress.add(f"sha256:{descriptor.digest.short}", descriptor.size)
-        path = self.layout.blob_path(descriptor.digest)
-        blob = Blob(descriptor=descriptor, path=path, diff_id=self.diff_ids.get(descriptor.digest))
-        upload = Upload(self.repository, blob, task)
-        how = upload.run()
+        with ExitStack() as stack:
+            upload = self._upload(descriptor, task, stack)
+            how = upload.run()
         task.finish()
         self.moved[descriptor.digest] = (how, upload.sent)
+
+    def _upload(self, descriptor: Descriptor, task: Task, stack: ExitStack) -> Upload:
+        """From the layout; or from the cache that has the layer: mounted in the same registry, else streamed."""
+        path, place = self.layout.blob_path(descriptor.digest), place_of(self.layout.root, descriptor.digest)
+        blob = Blob(descriptor=descriptor, path=path, diff_id=self.diff_ids.get(descriptor.digest))
+        if place is None:
+            return Upload(self.repository, blob, task)
+        to, reference = self.repository, self.repository.reference
+        if place.registry == reference.registry and place.repository not in (*to.mount_from, reference.repository):
+            to = replace(to, mount_from=(place.repository, *to.mount_from))
+        if not path.exists():
+            source = RemoteFile(self._opened(place), place)
+            blob = replace(blob, path=None, remote=lambda: source)
+            stack.callback(source.release)
+        return Upload(to, blob, task)
+
+    def _opened(self, place: Place) -> Repository:
+        """One connection for all blobs of a repository."""
+        with self._lock:
+            if place.name not in self._sources:
+                self._sources |= opened([place])
+            return self._sources[place.name]
 
     def manifest(self, candidate: Candidate) -> None:
         """By digest. If the registry reports a missing blob, checks the image's blobs once more."""

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from buildctl.artifacts.contents import packages_of
 from buildctl.artifacts.store import Store
 from buildctl.build.assembler import build_bases
+from buildctl.build.cache.contents import packages_here
 from buildctl.build.index import write_indexes
 from buildctl.build.material import renewing
 from buildctl.build.origin import note_rebased
@@ -119,7 +119,7 @@ def _moved(layout: Layout, cells: Sequence[Cell], old: Mapping[str, Descriptor],
     for cell in cells:
         name, before, after = f"{cell.base_image}-{cell.arch}", old[cell.id], _base(layout, cell)
         if before.digest != after.digest and name not in lines:
-            found = package_changes(*(packages_of(layout, side, store=store) for side in (before, after)))
+            found = package_changes(*(packages_here(layout, side, store=store) for side in (before, after)))
             lines[name] = [f"{name}:", *(f"  {change.line()}" for change in found)]
     return [line for block in lines.values() for line in block]
 

@@ -7,8 +7,8 @@ its locks that disagree are an error, not a document. Same image, same bytes.
 from __future__ import annotations
 
 from buildctl.artifacts.bill import SBOM_KIND, Key, bill, compare
-from buildctl.artifacts.contents import packages_of
 from buildctl.artifacts.store import Store
+from buildctl.build.cache.contents import packages_here
 from buildctl.lock.locked import LockedCell
 from buildctl.matrix.cells import DebianBase
 from buildctl.oci.digest import Digest
@@ -22,7 +22,7 @@ def sbom_document(
 ) -> Document:
     """The bill of materials of a cell's image in `layout`. Raises LayoutError."""
     cell = locked.cell
-    packages = packages_of(layout, descriptor, store=store)
+    packages = packages_here(layout, descriptor, store=store or Store.default())
     hashes = locked_hashes(locked)
     compare(cell.id, packages, hashes, whole=isinstance(cell.base, DebianBase))
     suite = cell.base.suite if isinstance(cell.base, DebianBase) else ""

@@ -17,8 +17,8 @@ from buildctl.ground.errors import LayoutError, ToolError
 from buildctl.ground.run import run, which
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
-from buildctl.publish.keys import PrivateKey, PublicKey, SigningError
 from buildctl.registry.client import Repository
+from buildctl.registry.keys import PrivateKey, PublicKey, SigningError, pre_authentication
 from buildctl.registry.members import members
 from buildctl.registry.problems import RegistryError, UnavailableError
 from buildctl.registry.referrers import EMPTY_TYPE, Document, Referrer, Signer, attach, document, kind_of, referrers
@@ -138,11 +138,6 @@ def statement(subject: Digest, attached: Collection[Digest]) -> dict[str, Any]:
         "predicateType": CLAIM,
         "predicate": {},
     }
-
-
-def pre_authentication(kind: str, payload: bytes) -> bytes:
-    """The bytes that are signed (DSSE v1, "PAE")."""
-    return b"DSSEv1 %d %s %d %s" % (len(kind.encode()), kind.encode(), len(payload), payload)
 
 
 def bundles(repository: Repository, subject: Digest) -> tuple[Bundle, ...]:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import cached_property
 
 from buildctl.oci.digest import Digest
-from buildctl.publish.keys import PublicKey
 from buildctl.publish.sign import Bundle, bundles, covered
 from buildctl.registry.client import Repository
+from buildctl.registry.keys import PublicKey
 from buildctl.registry.referrers import Referrer, kind_of, referrers
 
 

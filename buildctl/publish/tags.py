@@ -5,7 +5,8 @@
     cuda-2.6, 2.6-cuda12.4                 moving, every architecture
     2.6                                    universal: for each architecture the first accelerator that has it
 
-The devel flavour has `-devel` in each: cuda-2.6-devel, 2.6-devel.
+Another Python than the matrix's first is in each: cuda-2.6-py311, 2.6-cuda12.4-py311, 2.6-py311.
+The devel flavour has `-devel` at the end of each: cuda-2.6-devel, 2.6-py311-devel.
 """
 
 from __future__ import annotations
@@ -85,17 +86,17 @@ def _groups(cells: Sequence[Cell], claims: Mapping[str, Claims]) -> list[Tag]:
         for kind in dict.fromkeys(variant(claims[cell.id]) for cell in members):
             same = [cell for cell in members if variant(claims[cell.id]) == kind]
             found.append(_tag(_full(same[0], claims[same[0].id]), TagKind.IMMUTABLE, image, same))
-            found.append(_tag(f"{same[0].key}-{kind}{_flavour(same[0])}", TagKind.MOVING, image, same))
+            found.append(_tag(f"{same[0].key}-{kind}{_end(same[0])}", TagKind.MOVING, image, same))
     return found
 
 
 def _universal(cells: Sequence[Cell]) -> list[Tag]:
     found: list[Tag] = []
-    for key, flavour in dict.fromkeys((cell.key, cell.flavour) for cell in cells):
-        same = [cell for cell in cells if (cell.key, cell.flavour) == (key, flavour)]
+    for stem in dict.fromkeys(f"{cell.key}{_end(cell)}" for cell in cells):
+        same = [cell for cell in cells if f"{cell.key}{_end(cell)}" == stem]
         first = [next((cell for cell in same if cell.arch == arch), None) for arch in ARCHES]
         members = [cell for cell in first if cell is not None]
-        found.append(_tag(f"{key}{_flavour(members[0])}", TagKind.UNIVERSAL, f"{key}{_flavour(members[0])}", members))
+        found.append(_tag(stem, TagKind.UNIVERSAL, stem, members))
     return found
 
 
@@ -105,6 +106,10 @@ def _tag(stem: str, kind: TagKind, title: str, cells: Sequence[Cell]) -> Tag:
 
 def _full(cell: Cell, claims: Claims) -> str:
     return f"{public_version(str(cell.torch))}-{variant(claims)}-py{cell.python}{_flavour(cell)}"
+
+
+def _end(cell: Cell) -> str:
+    return f"{cell.suffix}{_flavour(cell)}"
 
 
 def _flavour(cell: Cell) -> str:

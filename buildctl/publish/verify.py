@@ -23,11 +23,11 @@ from buildctl.matrix.accelerators import VERSIONED, kind_in_image, public_versio
 from buildctl.oci.check import check_image
 from buildctl.oci.image import Descriptor, Platform
 from buildctl.oci.layout import Layout
-from buildctl.publish.keys import PublicKey
 from buildctl.publish.pipeline.attestation import Origin, attested
 from buildctl.publish.provenance import PREDICATE, PROVENANCE_KIND
 from buildctl.publish.signatures import MissingError, Signed, WrongError
 from buildctl.registry.client import Fetched, Repository
+from buildctl.registry.keys import PublicKey
 from buildctl.registry.members import IndexEntry, IndexMember, NotAnImageError, entries, is_unknown, look
 from buildctl.registry.problems import AbsentError, UnavailableError
 from buildctl.registry.pull import pull

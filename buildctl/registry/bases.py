@@ -7,6 +7,7 @@ from pathlib import Path
 
 from buildctl.console.progress import Progress
 from buildctl.ground.errors import LayoutError
+from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.registry.reference import Reference
@@ -17,6 +18,14 @@ def mirrored(image: str, mirrors: Iterable[tuple[str, str]]) -> str:
     reference = Reference.parse(image)
     mirror = dict(mirrors).get(reference.registry)
     return image if mirror is None else f"{mirror}/{str(reference).removeprefix(f'{reference.registry}/')}"
+
+
+def top_digest(image: str) -> Digest:
+    """What a tag leads to now: the digest of an index or an image. Raises RegistryError."""
+    from buildctl.registry.client import open_repository  # noqa: PLC0415 - as below
+
+    reference = Reference.parse(image)
+    return open_repository(reference).manifest(reference.wanted).descriptor.digest
 
 
 def base_from_registry(image: str, *, arch: str, root: Path, progress: Progress) -> tuple[Layout, Descriptor]:

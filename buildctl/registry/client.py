@@ -151,6 +151,15 @@ class Repository:
                     raise
                 tries.failed(AgainError(error.message))
 
+    def delete_manifest(self, digest: Digest) -> None:
+        """With every tag that names it. Raises RegistryError; many registries refuse."""
+        what, path = f"removing sha256:{digest.short}", f"{self.path}/manifests/{digest}"
+        self.transport.send("DELETE", path, what=what, scope=self.deletion_scope)
+
+    @property
+    def deletion_scope(self) -> tuple[str, ...]:
+        return (f"repository:{self.reference.repository}:pull,push,delete",)
+
     def tags(self) -> tuple[str, ...]:
         """All tags, sorted; empty if there is no such repository."""
         what, found = f"tags of {self.reference.name}", list[str]()

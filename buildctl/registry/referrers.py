@@ -63,38 +63,79 @@ class Signer(Protocol):
         """The documents that this signer's signatures list; None if there is no such signature, or it cannot tell."""
 
 
-def artifact(subject: Descriptor, document: Document) -> bytes:
-    """The manifest of the artifact: the same bytes for the same document about the same image."""
-    empty = Blob.of(b"{}", EMPTY_TYPE)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """What a document is in a registry or layout: the bytes of a manifest that names a subject, and its blobs."""
+
+    data: bytes
+    kind: str
+    blobs: tuple[Blob, ...]
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def referrer(self) -> Referrer:
+        descriptor = Descriptor(
+            media_type=MediaType.MANIFEST,
+            digest=Digest.of(self.data),
+            size=len(self.data),
+            annotations=self.annotations,
+        )
+        return Referrer(descriptor=descriptor, kind=self.kind)
+
+
+def artifact(subject: Descriptor, document: Document) -> Artifact:
+    """The same bytes for the same document about the same image."""
+    empty, body = Blob.of(b"{}", EMPTY_TYPE), Blob.of(document.data, document.kind)
     value = {
         "schemaVersion": 2,
         "mediaType": str(MediaType.MANIFEST),
         "artifactType": document.kind,
         "config": empty.descriptor.to_json(),
-        "layers": [Blob.of(document.data, document.kind).descriptor.to_json()],
+        "layers": [body.descriptor.to_json()],
         "subject": Descriptor(media_type=subject.media_type, digest=subject.digest, size=subject.size).to_json(),
         **({"annotations": dict(document.annotations)} if document.annotations else {}),
     }
-    return canonical_json(value)
+    return Artifact(
+        data=canonical_json(value), kind=document.kind, blobs=(empty, body), annotations=document.annotations
+    )
 
 
 def attach(repository: Repository, subject: Descriptor, document: Document) -> Attached:
     """Store the document and list it in the subject's referrers, unless it is there. Raises RegistryError."""
-    data = artifact(subject, document)
-    descriptor = Descriptor(
-        media_type=MediaType.MANIFEST, digest=Digest.of(data), size=len(data), annotations=document.annotations
-    )
-    referrer = Referrer(descriptor=descriptor, kind=document.kind)
-    if any(there.descriptor.digest == descriptor.digest for there in referrers(repository, subject.digest)):
+    return attach_artifact(repository, subject.digest, artifact(subject, document))
+
+
+def attach_artifact(repository: Repository, subject: Digest, found: Artifact) -> Attached:
+    """As `attach`, for one that exists already: byte for byte, so that signatures of it hold."""
+    referrer = found.referrer
+    if any(there.descriptor.digest == referrer.descriptor.digest for there in referrers(repository, subject)):
         return Attached(referrer=referrer, fresh=False)
     sent = 0
-    for blob in (Blob.of(b"{}", EMPTY_TYPE), Blob.of(document.data, document.kind)):
+    for blob in {b.descriptor.digest: b for b in found.blobs}.values():
         upload = Upload(repository, blob, Silent())
         upload.run()
         sent += upload.sent
-    if not repository.put_manifest(data, MediaType.MANIFEST, str(descriptor.digest)):
-        _list_under_tag(repository, subject.digest, referrer)
+    if not repository.put_manifest(found.data, MediaType.MANIFEST, str(referrer.descriptor.digest)):
+        _list_under_tag(repository, subject, referrer)
     return Attached(referrer=referrer, fresh=True, sent=sent)
+
+
+def fetch_artifact(repository: Repository, referrer: Referrer) -> Artifact:
+    """One that is attached, with its blobs in memory, verified. Raises RegistryError."""
+    data = repository.manifest(str(referrer.descriptor.digest)).data
+    kind, parts, annotations = parse_artifact(data, str(referrer.descriptor.digest))
+    blobs = tuple(Blob(descriptor=part, data=repository.blob(part)) for part in parts)
+    return Artifact(data=data, kind=kind or referrer.kind, blobs=blobs, annotations=annotations)
+
+
+def parse_artifact(data: bytes, where: str) -> tuple[str, tuple[Descriptor, ...], Mapping[str, str]]:
+    """Type, blobs and annotations of an artifact's manifest. Raises RefusedError."""
+    try:
+        value = json.loads(data)
+        parts = tuple(Descriptor.from_json(part) for part in (value["config"], *value["layers"]))
+        return str(value.get("artifactType", "")), parts, dict(value.get("annotations") or {})
+    except (LayoutError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RefusedError(f"{where} is not an artifact: {error}") from error
 
 
 def referrers(repository: Repository, subject: Digest, kind: str | None = None) -> tuple[Referrer, ...]:

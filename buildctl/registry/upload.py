@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Protocol, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import requests
@@ -39,21 +39,37 @@ class Moved(StrEnum):
     SENT = "sent"
 
 
+class Readable(Protocol):
+    """What an upload needs of a file."""
+
+    def seek(self, position: int, /) -> int: ...
+
+    def read(self, amount: int = -1, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """A blob as a file, or a small one in memory. `diff_id` of a layer: what its tar must hash to."""
+    """A blob as a file, a small one in memory, or one that is read from elsewhere, by `remote`, while it is sent.
+    `diff_id` of a layer: what its tar must hash to.
+    """
 
     descriptor: Descriptor
     path: Path | None = None
     data: bytes = b""
+    remote: Callable[[], Readable] | None = None
     diff_id: Digest | None = None
 
     @classmethod
     def of(cls, data: bytes, media_type: str) -> Self:
         return cls(descriptor=Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data)), data=data)
 
-    def open(self) -> BinaryIO:
+    def open(self) -> Readable:
         """Raises LayoutError."""
+        return self._file() if self.remote is None else self.remote()
+
+    def _file(self) -> BinaryIO:
         if self.path is None:
             return io.BytesIO(self.data)
         try:
@@ -67,7 +83,7 @@ class Blob:
 
     def is_true(self) -> bool:
         """Whether the content matches the digest, and what it unpacks to the diff id."""
-        with self.open() as file:
+        with self._file() as file:
             if self.diff_id is None:
                 return Digest.of_stream(file) == self.descriptor.digest
             where = f"layer {self.descriptor.digest}"
@@ -75,7 +91,11 @@ class Blob:
         return found == (self.descriptor.digest, self.diff_id)
 
     def refuse_damage(self) -> None:
-        """Raises LayoutError for content that is not what the descriptor says: no registry gets to see it."""
+        """Raises LayoutError for content that is not what the descriptor says: no registry gets to see it. What
+        comes from elsewhere is hashed where it goes.
+        """
+        if self.remote is not None:
+            return
         try:
             if self.is_true():
                 return
@@ -106,6 +126,8 @@ class _Slice:
             yield chunk
 
     def read(self, size: int = -1, /) -> bytes:
+        if not self._left:
+            return b""
         data = self._file.read(self._left if size < 0 else min(max(size, 1 << 16), self._left))
         self._left -= len(data)
         self.sent += len(data)
@@ -137,7 +159,6 @@ class Upload:
         """Runs until the repository has the blob. Raises RegistryError, or LayoutError if the file is not the blob."""
         descriptor = self.blob.descriptor
         if self.repository.blob_size(descriptor.digest) == descriptor.size:
-            self.task.advance(descriptor.size)
             return Moved.THERE
         self.blob.refuse_damage()
         tries = Tries(self.repository.transport.patience, f"{self.repository.reference.name}: {self._what}")
@@ -179,7 +200,6 @@ class Upload:
                 continue
             if answer.status_code == 201:
                 self._url = ""
-                self.task.advance(self.blob.descriptor.size)
                 return True
             self._opened(answer)
         if not self._url:

@@ -41,7 +41,7 @@ def reports_at(repository: Repository) -> list[Report]:
 
 def report_artifact(image: Descriptor, report: Report) -> Digest:
     """The digest under which that report is attached to that image."""
-    return Digest.of(artifact(image, Document(kind=REPORT_KIND, data=report_bytes(report))))
+    return artifact(image, Document(kind=REPORT_KIND, data=report_bytes(report))).referrer.descriptor.digest
 
 
 def attach_report(repository: Repository, image: Descriptor, report: Report) -> Attached:

@@ -19,6 +19,7 @@ from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
+from buildctl.registry.remote import bring_layers
 from buildctl.runtimes.api import ImageRef, Runtime
 from buildctl.runtimes.choose import runtimes
 from buildctl.testing.kept import keep
@@ -140,7 +141,8 @@ def _built(project: Project, layout: Layout, names: Sequence[str], arch: str | N
 def ask_image(
     image: ImageRef, expected: Expected, candidates: Sequence[Runtime], listener: Listener = NOBODY
 ) -> Report:
-    """In the first runtime that can run it."""
+    """In the first runtime that can run it; layers that are elsewhere are fetched before."""
+    bring_layers(Layout(image.layout), [image.descriptor], f"testing {image.name}")
     report: Report | None = None
     for runtime in candidates:
         report = test_image(image, expected, runtime, on_finding=listener.found)

@@ -15,7 +15,7 @@ from buildctl.ground.clock import now
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.lock.locked import load_locked
 from buildctl.lock.update import stale_locks
-from buildctl.matrix.cells import Cell, Combination
+from buildctl.matrix.cells import Cell, Combination, ImageBase
 from buildctl.matrix.explain import Setting, settings
 from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
@@ -101,7 +101,7 @@ class Overview:
         grouped: dict[tuple[str, str, str], list[str]] = {}
         for c in self.impossible:
             platform = f"{'darwin' if c.os == 'macos' else 'linux'}/{c.arch}"
-            instead = c.instead.replace(c.key, "VERSION")
+            instead = c.instead.replace(f"{c.key}{c.suffix}", "VERSION")
             grouped.setdefault((platform, c.reason, instead), []).append(c.name)
         lines = [
             f"  {', '.join(names)} on {platform}: {reason}\n      instead: {instead}"
@@ -150,6 +150,8 @@ def _tags(project: Project) -> dict[str, str]:
 def _state(project: Project, cell: Cell, tags: dict[str, str], stale: AbstractSet[Path]) -> CellState:
     torch, wheels = str(cell.torch), project.wheel_lock(cell.name, cell.arch)
     wanted = {wheels, *(() if cell.native else project.debian_locks(cell))}
+    if not cell.native and isinstance(cell.base, ImageBase):
+        wanted.add(project.image_lock(cell.base, cell.flavour, cell.arch))
     locked = "stale" if wanted & stale else "yes"
     if not all(path.is_file() for path in wanted):
         locked = "no"

@@ -18,6 +18,7 @@ from buildctl.matrix.cells import Cell, Flavour
 from buildctl.matrix.project import Project
 from buildctl.oci.files import write_whole
 from buildctl.oci.layout import Layout
+from buildctl.registry.remote import bring_layers
 from buildctl.runtimes.api import Runtime, Session
 from buildctl.runtimes.choose import runtimes
 from buildctl.runtimes.native import NativeRuntime
@@ -138,6 +139,7 @@ def _open(project: Project, cell: Cell, candidates: Callable[[], Sequence[Runtim
     if cell.id not in _built_names(layout):
         raise LayoutError(f"{cell.id} is not built", hint=f"buildctl build {cell.image} --arch {cell.arch}")
     image = image_ref(layout, cell)
+    bring_layers(layout, [image.descriptor], f"testing {cell.id}")
     refused: RuntimeUnavailableError | None = None
     for candidate in candidates():
         try:

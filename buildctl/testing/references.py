@@ -10,20 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
-from buildctl.artifacts.store import Store
 from buildctl.console.log import say
-from buildctl.console.progress import open_progress
 from buildctl.ground.clock import now, rfc3339
 from buildctl.host.subject import claims_from_environment
 from buildctl.lock.claims import Claims, claims_from_labels
 from buildctl.oci.image import Descriptor
-from buildctl.oci.layout import Layout
 from buildctl.registry.client import Repository
-from buildctl.registry.pull import pull
 from buildctl.registry.referrers import document, referrers
 from buildctl.registry.target import Image, Target, find_target
-from buildctl.runtimes.api import ImageRef, Runtime
+from buildctl.runtimes.api import Runtime
 from buildctl.runtimes.choose import runtimes
+from buildctl.runtimes.image import brought
 from buildctl.testing.attached import attach_report
 from buildctl.testing.images import TestResult, ask_image
 from buildctl.testing.listener import NOBODY, Listener
@@ -32,7 +29,6 @@ from buildctl.testing.probes.expected import Expected, expected_by
 from buildctl.testing.probes.findings import not_run
 from buildctl.testing.report import Report, Status, following
 
-PULLED = "pulled"  # a layout in the store; `buildctl prune` removes it
 _NO_CLAIM = "the image claims nothing about it"
 _NO_PROMISE = "promised by buildctl's own images, not by this one"
 # What our images promise besides their claims. Everything else applies to any image with PyTorch.
@@ -72,31 +68,13 @@ def test_targets(
 
 
 def _test(target: Target, image: Image, candidates: Sequence[Runtime], listener: Listener) -> Report:
-    layout = target.layout or _pulled(target, image)
     expected = expected_of_image(image, _distributions(target, image))
-    name = f"{image.title}-{image.arch}" if image.title else f"{image.name} linux/{image.arch}"
-    ref = ImageRef(layout=layout.root, descriptor=image.descriptor, name=name, arch=image.arch, config=image.config)
-    listener.began(name)
+    ref = brought(target, image)
+    listener.began(ref.name)
     report = ask_image(ref, expected, candidates, listener)
     if report.verdict is not Status.NOT_RUN:
         report = replace(report, findings=(*report.findings, not_run(LABELS, "no reviewed claims to compare with")))
     return following(report, None, rfc3339(now()))
-
-
-def _pulled(target: Target, image: Image) -> Layout:
-    """The image in a layout of the store; layers built here are linked, not fetched."""
-    assert target.repository is not None  # noqa: S101 - else it has a layout
-    store = Store.default()
-    layout = Layout(store.root / PULLED)
-    layout.create()
-    for layer in image.manifest.layers:
-        made = store.blob(layer.digest)
-        if store.receipts.genuine(made, layer.digest):
-            layout.add_blob(made, layer.digest, layer.size)
-    digest = image.descriptor.digest
-    with open_progress("fetched") as progress:
-        pull(target.repository, str(digest), arch=image.arch, layout=layout, name=digest.hex, progress=progress)
-    return layout
 
 
 def _distributions(target: Target, image: Image) -> Mapping[str, str] | None:

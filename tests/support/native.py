@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 from buildctl.oci.layout import Layout
-from buildctl.oci.unpack import unpack_layers
+from buildctl.oci.trees.unpack import unpack_layers
 
 TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 LOADERS = {"amd64": "ld-linux-x86-64.so.2", "arm64": "ld-linux-aarch64.so.1"}

@@ -16,10 +16,11 @@ from buildctl.dockerfile.files import render_images
 from buildctl.lock.claims import claims_of, claims_path, format_claims
 from buildctl.lock.debian import inputs_of as debian_inputs
 from buildctl.lock.debian import write_base_lock
+from buildctl.lock.inside.base_image import ImageLock
 from buildctl.lock.locked import LockedCell, load_locked, load_matrix_images
 from buildctl.lock.wheels import LockedWheel, WheelLock, inputs_of, write_wheel_lock
 from buildctl.matrix.arch import ARCHES
-from buildctl.matrix.cells import Cell, DebianBase, Flavour
+from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Layer
@@ -145,6 +146,26 @@ def base_lock(project: Project, arch: str, *, python: str = "3.13", name: str = 
         inputs=debian_inputs(base, Flavour.RUNTIME, arch),
         packages=tuple(_package(n, "2.41-12" if n == "libc6" else f"{python}.5-2", arch) for n in sorted(names)),
     )
+
+
+def image_lock(project: Project, arch: str, *, python: str = "3.13", name: str = "slim", **more: str) -> ImageLock:
+    """Of the runtime flavour of a base that is an image."""
+    base = next(b for b in project.matrix.bases if b.name == name)
+    assert isinstance(base, ImageBase)
+    values = {
+        "digest": str(Digest.of(b"index")),
+        "manifest": str(Digest.of(arch.encode())),
+        "interpreter": f"/usr/local/bin/python{python}",
+        "home": "/usr/local",
+        "purelib": f"usr/local/lib/python{python}/site-packages",
+        "commands": "python3 python",
+        "glibc": "2.41",
+        "user": "",
+        "path": "/usr/local/bin:/usr/bin:/bin",
+        **more,
+    }
+    flavour = str(Flavour.RUNTIME)
+    return ImageLock(base=base.name, flavour=flavour, arch=arch, image=base.image, python=python, **values)
 
 
 def _package(name: str, version: str, arch: str) -> DebPackage:

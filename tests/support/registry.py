@@ -115,12 +115,13 @@ def _running(argv: Sequence[str | Path], port: int, log: Path) -> Iterator[None]
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """A request as it came, and the status of the answer (0: none)."""
+    """A request as it came, and the status of the answer (0: none); `sent` and `got` are bytes of bodies."""
 
     method: str
     path: str
     sent: int
     status: int
+    got: int = 0
 
 
 @dataclass(kw_only=True)
@@ -200,6 +201,9 @@ class Proxy(Closing):
         """Bytes of request bodies that were not manifests."""
         return sum(e.sent for e in self.seen if "/blobs/uploads/" in e.path)
 
+    def bytes_down(self) -> int:
+        return sum(e.got for e in self.seen)
+
     def writes(self) -> list[Exchange]:
         return [e for e in self.seen if e.method not in {"GET", "HEAD"}]
 
@@ -256,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
         if proxy.forbidding and status == 404 and "/manifests/" in self.path:
             status, data = 403, _error("UNAUTHORIZED", "The client does not have permission for manifest")
             headers = {"Content-Type": "application/json"}
-        self._note(length, status)
+        self._note(length, status, len(data))
         if fault is not None and fault.relabel is not None:
             headers = {k: v for k, v in headers.items() if k != "Content-Type"} | {"Content-Type": fault.relabel}
         if fault is not None and fault.drip and self.command != "HEAD":
@@ -358,9 +362,10 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _note(self, sent: int, status: int) -> None:
+    def _note(self, sent: int, status: int, got: int = 0) -> None:
+        one = Exchange(method=self.command, path=self.path, sent=sent, status=status, got=got)
         with self.server.mutex:
-            self.server.seen.append(Exchange(method=self.command, path=self.path, sent=sent, status=status))
+            self.server.seen.append(one)
 
     # the referrers API (distribution-spec, "listing referrers")
 

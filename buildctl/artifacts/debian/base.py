@@ -16,14 +16,14 @@ from buildctl.artifacts.debian import ldcache
 from buildctl.artifacts.debian.alternatives import alternative_entries
 from buildctl.artifacts.debian.configured import configured_entries
 from buildctl.artifacts.debian.deb import Deb, open_deb
-from buildctl.artifacts.debian.deb822 import parse_stanzas
 from buildctl.artifacts.debian.dpkg_database import conffile_paths, database_entries
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.debian.recorded import apply
 from buildctl.artifacts.debian.scripts.commands import WAY_OUT, Effects
 from buildctl.artifacts.debian.scripts.installed import install
+from buildctl.artifacts.debian.sources import apt_sources, example
 from buildctl.ground.errors import ArtifactError
-from buildctl.oci.entry import Bytes, Entry, Kind, directory_entry, file_entry
+from buildctl.oci.entry import Bytes, Entry, Kind, directory_entry, file_entry, symlink_entry
 
 # Documentation, manuals and translations are left out. The image's own dpkg is not told so by path-exclude: it would
 # list what it left out, and `dpkg -V` would call that missing.
@@ -73,6 +73,12 @@ def check_scripts(
     """
     with ExitStack() as stack:
         return tuple(_stacked(stack, lock, debs, below, scratch, added=True)[2].notes)
+
+
+def check_base(lock: BaseLock, debs: Debs, *, below: Sequence[BaseLock] = (), scratch: Path | None = None) -> None:
+    """Raises ArtifactError for packages that no base can be assembled from."""
+    with ExitStack() as stack:
+        _stacked(stack, lock, debs, below, scratch, added=False)
 
 
 def _stacked(
@@ -173,8 +179,22 @@ def _unpacked(debs: Sequence[Deb]) -> dict[str, Entry]:
                 raise ArtifactError(f"{path} is in two packages: {owner[path]} and {name}")
             target = merged(entry.target) if entry.kind is Kind.HARDLINK else entry.target
             tree[path], owner[path] = replace(entry, path=path, target=target), name
+    tree |= _merge_links(tree)
     _refuse_through_links(tree, owner)
     return tree
+
+
+def _merge_links(tree: Mapping[str, Entry]) -> dict[str, Entry]:
+    """/bin -> usr/bin and the like, where the release leaves them to its installer: base-files has folders there up to
+    Debian 12.
+    """
+    wanted = [name for name in MERGED if f"usr/{name}" in tree or any(p.startswith(f"usr/{name}/") for p in tree)]
+    found = {name: tree.get(name) for name in wanted}
+    return {
+        name: symlink_entry(name, f"usr/{name}")
+        for name, entry in found.items()
+        if entry is None or entry.kind is Kind.DIRECTORY
+    }
 
 
 def _refuse_through_links(tree: Mapping[str, Entry], owner: Mapping[str, str]) -> None:
@@ -232,7 +252,7 @@ def _settings(debs: Sequence[Deb], lock: BaseLock) -> Iterator[Entry]:
     """Ours, not Debian's: how apt, dpkg, pip and uv behave in the image."""
     yield file_entry("etc/dpkg/dpkg.cfg.d/image", b"# A container that crashes is built again.\nforce-unsafe-io\n")
     yield file_entry("etc/apt/apt.conf.d/90image", APT_CONF.encode())
-    yield file_entry("etc/apt/sources.list.d/debian.sources", apt_sources(debs, lock.suite).encode())
+    yield file_entry("etc/apt/sources.list.d/debian.sources", _sources(debs, lock.suite))
     # Services are not started by packages being installed: there is no init in a container (invoke-rc.d(8)).
     yield file_entry("usr/sbin/policy-rc.d", b"#!/bin/sh\nexit 101\n", mode=0o755)
     # PEP 668 guards a system Python; here the system exists for the Python in it.
@@ -251,25 +271,11 @@ APT::AutoRemove::SuggestsImportant "false";
 """
 
 
-def apt_sources(debs: Sequence[Deb], suite: str) -> str:
-    """Debian's own example sources, from its package apt, reduced to `main`: we name no mirror."""
-    path = "usr/share/doc/apt/examples/debian.sources"
-    for deb in debs:
-        for entry in deb.entries:
-            if entry.path == path and entry.body is not None:
-                text = b"".join(entry.body.chunks()).decode()
-                return _sources(text, suite, f"{deb.control.package}: {path}")
-    raise ArtifactError(f"no {path} in the packages of this base: it names the archive that apt in the image uses")
-
-
-def _sources(text: str, suite: str, source: str) -> str:
-    stanzas = [fields for _, fields in parse_stanzas(text, source)]
-    suites = " ".join(s["Suites"] for s in stanzas).split()
-    if not {suite, f"{suite}-updates", f"{suite}-security"} <= set(suites):
-        raise ArtifactError(f"{source}: names the suites {' '.join(suites)}, the lock is for {suite}")
-    return "\n".join(
-        "".join(f"{key}: {value}\n" for key, value in (stanza | {"Components": "main"}).items()) for stanza in stanzas
-    )
+def _sources(debs: Sequence[Deb], suite: str) -> bytes:
+    files = {entry.path: (deb, entry) for deb in debs for entry in deb.entries if entry.body is not None}
+    path = example(files)
+    deb, entry = files[path]
+    return apt_sources(_content(entry).decode(), suite, f"{deb.control.package}: {path}").encode()
 
 
 def pythons(names: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the maintainer scripts of Debian 13 would have done to a fresh system, as data.
+"""What the maintainer scripts of Debian 12 to 14 would have done to a fresh system, as data.
 
 Every function names the package whose script it stands for. Left out on purpose: systemd units being enabled (nothing
 starts them in a container), debconf's database (made on first use), the diversions of the merge of /usr (they guard an

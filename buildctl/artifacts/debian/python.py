@@ -24,7 +24,7 @@ from buildctl.ground.errors import ArtifactError, EngineError, LockError
 from buildctl.matrix.arch import ARCHES, Arch, arch_named
 from buildctl.oci.entry import Entry, Kind
 from buildctl.oci.files import translated
-from buildctl.oci.trees import discard_changed, keep_tree
+from buildctl.oci.trees.kept import discard_changed, keep_tree
 
 NEEDED = "the base's own Python makes the bytecode, and Debian has that for Linux"
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from buildctl.artifacts.bytecode import Compilation, Compiler, pyc_path
-from buildctl.artifacts.wheels.shared import asked_by, harmless, notes_of, refused
+from buildctl.artifacts.facts import HASH, KnownFile
+from buildctl.artifacts.wheels.shared import asked_by, by_place, harmless, notes_of, refused
 from buildctl.artifacts.wheels.wheel import Placed, Site, Wheel, read_wheel, record_digest
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Body, Bytes, DeflatedBody, Entry, directory_entry, file_entry
@@ -77,13 +78,34 @@ def estimated_work(wheels: Iterable[tuple[str, int]]) -> int:
     return sum(size * (50 if name.endswith("-none-any.whl") else 1) for name, size in wheels)
 
 
-def refuse_overlaps(wheels: Iterable[WheelFile], *, site: Site) -> tuple[str, ...]:
-    """What is odd about `wheels` and harmless, for people. Raises ArtifactError if two of them would install files at
-    the same path that differ so that it matters.
+def refuse_overlaps(
+    wheels: Iterable[WheelFile], *, site: Site, known: Iterable[Sequence[KnownFile]] = ()
+) -> tuple[str, ...]:
+    """What is odd about `wheels` and harmless, for people. Raises ArtifactError if two of them, or of the layers whose
+    files are `known`, would install files at the same path that differ so that it matters.
     """
     parsed = [read_wheel(w.path, filename=w.filename, site=site) for w in wheels]
-    _, notes = _merged(parsed, site)
+    merged, notes = _merged(parsed, site)
+    _refuse_known(merged, known, site)
     return (*(note for wheel in parsed for note in wheel.notes), *notes)
+
+
+def _refuse_known(merged: Mapping[str, Placed], known: Iterable[Sequence[KnownFile]], site: Site) -> None:
+    """Layers of which only the list of files is here: whether two sources are the same code, nobody can tell."""
+    there: dict[str, Placed | KnownFile] = dict(merged)
+    for file in (file for files in known for file in files):
+        other = there.setdefault(file.path, file)
+        if other is not file and not _same(file, other) and not by_place(file.path, site):
+            raise ArtifactError(
+                f"{_both(file, other)} would install different files at /{file.path}",
+                hint="lock versions that fit together; if they differ in comments alone, build with --no-cache-from",
+            )
+    for folder in sorted(_folders(there) & there.keys()):
+        below = next(file for path, file in there.items() if path.startswith(f"{folder}/"))
+        raise ArtifactError(
+            f"{_both(there[folder], below)}: /{folder} would be both a file and the folder of /{below.path}",
+            hint="lock versions that fit together",
+        )
 
 
 def _merged(wheels: Sequence[Wheel], site: Site) -> tuple[dict[str, Placed], list[str]]:
@@ -106,22 +128,24 @@ def _merged(wheels: Sequence[Wheel], site: Site) -> tuple[dict[str, Placed], lis
     return dict(sorted(merged.items())), notes_of(shared, site)
 
 
-def _both(a: Placed, b: Placed) -> str:
+def _both(a: Placed | KnownFile, b: Placed | KnownFile) -> str:
     return a.label if a.label == b.label else " and ".join(sorted((a.label, b.label)))
 
 
-def _same(a: Placed, b: Placed) -> bool:
+def _same(a: Placed | KnownFile, b: Placed | KnownFile) -> bool:
     """Whether two wheels bring the same file. Contents are read: RECORD could lie about the dropped one."""
     if a.label == b.label or (a.size, a.executable) != (b.size, b.executable):
         return False
     return _content(a) == _content(b)
 
 
-def _content(file: Placed) -> bytes:
+def _content(file: Placed | KnownFile) -> str:
+    if isinstance(file, KnownFile):
+        return file.content
     digest = hashlib.sha256()
     for chunk in file.body.chunks():
         digest.update(chunk)
-    return digest.digest()
+    return digest.hexdigest()[:HASH]
 
 
 def _folders(paths: Iterable[str]) -> set[str]:

@@ -4,7 +4,6 @@ libraries/, under the wheel's digest: reading torch takes seconds, asking again 
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from installer.utils import parse_metadata_file
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from buildctl.artifacts.sealed import sealed, unsealed
 from buildctl.artifacts.store import Store
 from buildctl.artifacts.wheels.zip import read_zip
 from buildctl.artifacts.wheels.zip_member import ZipMember
@@ -75,8 +75,7 @@ def libraries_of(store: Store, digest: Digest, filename: str) -> WheelLibraries 
         return None
     found = read_libraries(path, filename=filename, store=store)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    data = json.dumps(_to_json(found)).encode()
-    write_whole(kept, zstandard.ZstdCompressor(write_checksum=True).compress(data))
+    write_whole(kept, zstandard.compress(sealed(kept.name, _to_json(found))))
     return found
 
 
@@ -173,8 +172,8 @@ def _to_json(found: WheelLibraries) -> dict[str, Any]:
 
 def _read_kept(path: Path) -> WheelLibraries | None:
     try:
-        value = json.loads(zstandard.ZstdDecompressor().decompress(path.read_bytes()))
-        if value["format"] != FORMAT:
+        value = unsealed(path.name, zstandard.decompress(path.read_bytes()))
+        if value is None or value["format"] != FORMAT:
             return None
         return WheelLibraries(
             filename=value["filename"], torch=value["torch"], libraries=tuple(map(_from_json, value["libraries"]))

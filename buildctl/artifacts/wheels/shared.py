@@ -21,13 +21,19 @@ _MAX_INIT = 1 << 16  # bytes
 
 def harmless(one: Placed, other: Placed, site: Site) -> bool:
     """Whether it makes no difference to programs which of these two files stays."""
-    path = one.path.removeprefix(f"{site.purelib}/")
-    if path == one.path:
+    if by_place(one.path, site):
+        return True
+    inside = one.path.startswith(f"{site.purelib}/")
+    return inside and one.path.endswith("/__init__.py") and _same_code(one, other)
+
+
+def by_place(full: str, site: Site) -> bool:
+    """Whether nothing that runs depends on a file there, whatever is in it."""
+    path = full.removeprefix(f"{site.purelib}/")
+    if path == full:
         return path.removeprefix(f"{site.data}/").startswith(_DOCUMENTS)
     top, slash, _ = path.partition("/")
-    if slash:
-        return top in _ACCIDENTAL or (path.endswith("/__init__.py") and _same_code(one, other))
-    return top in _OF_A_PROJECT or not top.endswith(_RUNS)
+    return top in _ACCIDENTAL if slash else top in _OF_A_PROJECT or not top.endswith(_RUNS)
 
 
 def _same_code(one: Placed, other: Placed) -> bool:

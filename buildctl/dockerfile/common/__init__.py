@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.resources
 
 COMMON = ("entrypoint", "install-wheels")
+# where the base of an image has python3 and no python
+PYTHON = "python"
 
 
 def common_file(name: str) -> bytes:

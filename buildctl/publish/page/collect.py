@@ -23,13 +23,13 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.publish.diff import Side, from_layout, from_registry, steps
-from buildctl.publish.keys import PublicKey
 from buildctl.publish.page.value import PageData, PageImage, PageLayer, PagePackage, PageSignature, PageTag
 from buildctl.publish.publish import PublishOptions, check_policy, planned_tags
 from buildctl.publish.push import parallel
 from buildctl.publish.signatures import MissingError, Signed, WrongError
 from buildctl.publish.tags import Tag, TagKind, tags_of
 from buildctl.registry.client import Repository
+from buildctl.registry.keys import PublicKey
 from buildctl.registry.problems import AbsentError
 from buildctl.registry.pull import resolve
 from buildctl.registry.referrers import referrers

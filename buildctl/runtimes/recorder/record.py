@@ -31,7 +31,7 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH, Entry, Kind
 from buildctl.oci.image import ImageConfig, Platform
 from buildctl.oci.layer import write_layer
-from buildctl.oci.unpack import unpack_layer
+from buildctl.oci.trees.unpack import unpack_layer
 from buildctl.runtimes.recorder.rules import DROPPED, LINES, MIME, Seen, sort_out
 from buildctl.runtimes.sandbox.ids import Ids, find_ids
 from buildctl.runtimes.sandbox.sandbox import NAMESPACES, SandboxSession, emulators_for, open_session

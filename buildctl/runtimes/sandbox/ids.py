@@ -41,6 +41,12 @@ class Ids:
         return "".join(f"{inside} {outside} {count}\n" for inside, outside, count in rows)
 
 
+def outside(mapping: str, number: int) -> int:
+    """The id here of the id `number` inside, by the lines of a uid_map or gid_map."""
+    rows = ([int(word) for word in line.split()] for line in mapping.splitlines())
+    return next(here + number - inside for inside, here, count in rows if inside <= number < inside + count)
+
+
 def find_ids(*, proc: Path = Path("/proc/self")) -> Ids | None:
     """The range for this process, None where there is none: for all but root, and for root of a container with few ids.
 

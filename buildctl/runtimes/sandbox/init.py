@@ -1,5 +1,5 @@
-# ruff: noqa: PTH102, PTH103, PTH110, PTH112, PTH120, PTH211  (os is the better fit for a file that makes system calls in a row)
-"""The process that becomes the sandbox. Runs alone (`python -I -S THIS FD`), so it imports the standard library only.
+"""The process that becomes the sandbox. Runs alone (`python -I -S THIS FD`): it and its neighbours `calls` and `mounts`
+import the standard library only.
 
 Three processes: the launcher makes the user namespace, in which root is not root outside; its child is process 1 of the
 pid namespace, builds the mounts and reaps; its grandchild drops privileges and becomes the command. Each dies by
@@ -20,58 +20,36 @@ import json
 import os
 import resource
 import signal
-import socket
-import struct
 import sys
-from collections.abc import Iterator
+import termios
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-_libc = ctypes.CDLL(None, use_errno=True)
-# linux/sched.h, sys/mount.h, linux/prctl.h
-NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
-RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE, DETACH = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18, 2
-SET_PDEATHSIG, CAPBSET_DROP, SET_NO_NEW_PRIVS = 1, 24, 38
-SIOCSIFFLAGS, IFF_UP = 0x8914, 1
-Spec = dict[str, Any]
+sys.path.insert(0, str(Path(__file__).parents[3]))  # -I takes the folder of the script away
 
+from buildctl.runtimes.sandbox.calls import (
+    CAPBSET_DROP,
+    LIBC,
+    NEWIPC,
+    NEWNET,
+    NEWNS,
+    NEWPID,
+    NEWUSER,
+    NEWUTS,
+    SECCOMP_FILTER,
+    SET_NO_NEW_PRIVS,
+    SET_SECCOMP,
+    Spec,
+    StepError,
+    call,
+    die_with_parent,
+    step,
+    write,
+)
+from buildctl.runtimes.sandbox.mounts import build_root, open_stage
 
-class StepError(Exception):
-    def __init__(self, step: str, reason: str) -> None:
-        super().__init__(f"{step}: {reason}")
-        self.step, self.reason = step, reason
-
-
-@contextlib.contextmanager
-def step(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise StepError(name, reason) from error
-
-
-def call(name: str, *args: int | bytes | ctypes.Array[Any] | ctypes.c_ulong | None) -> None:
-    if getattr(_libc, name)(*args) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-
-
-def mount(source: str, target: str, kind: str | None, flags: int = 0, options: str = "") -> None:
-    call(
-        "mount",
-        os.fsencode(source),
-        os.fsencode(target),
-        kind.encode() if kind else None,
-        ctypes.c_ulong(flags),
-        os.fsencode(options) if options else None,
-    )
-
-
-def die_with_parent(parent: int | None = None) -> None:
-    call("prctl", SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
-    if parent is not None and os.getppid() != parent:  # it died before we asked to be told
-        os._exit(1)
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def main() -> NoReturn:
@@ -90,13 +68,28 @@ def main() -> NoReturn:
     except StepError as error:
         report(spec, {"error": error.reason, "step": error.step})
         os._exit(1)
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))  # the deadline
+    if spec["attached"]:
+        pass_on(lambda number: os.kill(child, number))
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))  # the deadline
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.close(alive)
     os.write(held, b"1")
     for fd in (0, 1, 2, spec["status_fd"]):  # the command's own end of these decides when the reader sees their end
         os.close(fd)
     os.waitpid(child, 0)  # returns when the whole pid namespace is gone
     os._exit(0)
+
+
+def pass_on(send: Callable[[int], None]) -> None:
+    """What comes for the command goes to it; it may be gone already."""
+
+    def handle(number: int, _: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            send(number)
+
+    for number in PASSED_ON:
+        signal.signal(number, handle)
 
 
 def report(spec: Spec, outcome: dict[str, Any]) -> None:
@@ -148,26 +141,6 @@ def new_user_namespace(maps: dict[str, str]) -> None:
         raise OSError(0, "the id maps were refused")
 
 
-def open_stage(spec: Spec) -> None:
-    """The folder that everything is put together in, as the working directory: no path needs to lead there."""
-    with step("mount propagation"):
-        mount("none", "/", None, REC | PRIVATE)
-    stage, ids = spec["stage"], spec["ids"]
-    with step(f"tmpfs on {stage}"):
-        owner = f",uid={ids['first']},gid={ids['first']}" if ids else ""
-        mount("tmpfs", stage, "tmpfs", NOSUID | NODEV, f"mode=755{owner}")
-    os.chdir(stage)
-    os.mkdir("l")
-    for number, layer in enumerate(spec["layers"]):
-        with step(f"bind of {layer}"):
-            if not ids:
-                os.symlink(layer, f"l/{number}")
-                continue
-            os.mkdir(f"l/{number}")
-            mount(layer, f"l/{number}", None, BIND)
-            mount("none", f"l/{number}", None, REMOUNT | BIND | RDONLY | NODEV | kept_flags(f"l/{number}"))
-
-
 def become(uid: int, gid: int) -> None:
     """In a new user namespace that has these two ids, which stand for the ones we have."""
     maps = {"uid_map": f"{uid} {os.geteuid()} 1", "gid_map": f"{gid} {os.getegid()} 1"}
@@ -175,14 +148,6 @@ def become(uid: int, gid: int) -> None:
     write("/proc/self/setgroups", "deny")
     for name, text in maps.items():
         write(f"/proc/self/{name}", text)
-
-
-def write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY)
-    try:
-        os.write(fd, text.encode("latin-1"))
-    finally:
-        os.close(fd)
 
 
 def become_init(spec: Spec, alive: int) -> NoReturn:
@@ -198,6 +163,9 @@ def become_init(spec: Spec, alive: int) -> NoReturn:
         command = os.fork()
         if command == 0:
             become_command(spec)
+        if spec["attached"]:
+            pass_on(lambda number: os.killpg(command, number))
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         for fd in (0, 1, 2):
             os.close(fd)
         while True:
@@ -214,163 +182,23 @@ def become_init(spec: Spec, alive: int) -> NoReturn:
         os._exit(0)  # and the kernel kills whatever else is left in this pid namespace
 
 
-def build_root(spec: Spec) -> None:
-    if not spec["network"]:
-        with step("loopback interface"):
-            loopback_up()
-    call("sethostname", b"sandbox", 7)
-    if not spec["ids"]:
-        open_stage(spec)
-    if spec["binfmt"]:
-        with step("binfmt_misc"):
-            register_emulator(spec["binfmt"])
-    os.mkdir("root")
-    mount_tree(spec)
-    os.chdir("root")
-    mount_system(spec)
-    for source, target, writable in spec["binds"]:
-        with step(f"bind of {source}"):
-            bind(source, target, read_only=not writable)
-    with step("pivot_root"):
-        call("pivot_root", b".", b".")
-        call("umount2", b".", DETACH)
-        os.chdir("/")
-    shield(spec["shield"])
-    if spec["read_only"]:
-        with step("read-only root"):
-            mount("none", "/", None, REMOUNT | BIND | RDONLY | kept_flags("/"))
-
-
-def shield(policy: dict[str, list[str]]) -> None:
-    """Hide and close the kernel's own files. A user namespace made in here cannot undo it: its mounts are locked."""
-    for path in policy["masked"]:
-        with step(f"mask of {path}"):
-            if os.path.isdir(path):
-                mount("tmpfs", path, "tmpfs", RDONLY | NOSUID | NODEV | NOEXEC, "mode=555")
-            elif os.path.exists(path):
-                mount("/dev/null", path, None, BIND)
-    for path in filter(os.path.exists, policy["read_only"]):
-        with step(f"read-only {path}"):
-            mount(path, path, None, BIND | REC)
-            for point in mounts_in(path):
-                mount("none", point, None, REMOUNT | BIND | RDONLY | kept_flags(point))
-
-
-def mounts_in(path: str) -> list[str]:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = {line.split()[4].replace("\\040", " ") for line in lines}  # codecs are files, which the image lacks
-    return sorted(point for point in points if f"{point}/".startswith(f"{path}/"))
-
-
-def kept_flags(path: str) -> int:
-    """Flags that a less privileged namespace may not clear when it remounts; ST_ and MS_ bits agree, all but one."""
-    flags = os.statvfs(path).f_flag
-    return flags & (NOSUID | NODEV | NOEXEC | 1024 | 2048) | ((1 << 21) if flags & 4096 else 0)
-
-
-def register_emulator(rule: str) -> None:
-    """A binfmt_misc of this user namespace's own (Linux 6.7): the host's is neither used nor changed. What it
-    registers goes when the last mount of it does, so `mount_system` keeps it where every system has it.
-    """
-    os.mkdir("binfmt")
-    mount("binfmt_misc", "binfmt", "binfmt_misc")
-    write("binfmt/register", rule)
-
-
-def mount_tree(spec: Spec) -> None:
-    """The layers stacked by overlayfs, by short names (all options must fit in one page), or one whole directory."""
-    if spec["merged"]:
-        with step("root directory"):
-            mount("l/0", "root", None, BIND)
-        return
-    os.mkdir("glue", 0o755)
-    for name, text in spec["files"].items():
-        os.makedirs(os.path.dirname(f"glue/{name}"), mode=0o755, exist_ok=True)
-        Path(f"glue/{name}").write_text(text)
-    for name in spec["directories"]:
-        os.makedirs(f"glue/{name}", mode=0o755, exist_ok=True)
-    options = "lowerdir=" + ":".join(["glue", *(f"l/{n}" for n in range(len(spec["layers"])))])
-    if not spec["read_only"]:
-        os.mkdir("upper", 0o755)
-        os.mkdir("work")
-        options += ",upperdir=upper,workdir=work"
-    with step("overlayfs"):
-        mount("overlay", "root", "overlay", 0, options + ",userxattr")
-
-
-def mount_system(spec: Spec) -> None:
-    with step("/proc"):
-        try:
-            mount("proc", "proc", "proc", NOSUID | NODEV | NOEXEC)
-        except OSError:  # a container around us hides parts of its /proc; then ours would show them
-            mount("/proc", "proc", None, BIND | REC)
-    if spec["binfmt"]:
-        with step("binfmt_misc"):
-            mount("../binfmt", "proc/sys/fs/binfmt_misc", None, BIND)
-    with contextlib.suppress(OSError):  # nothing needs /sys except GPUs and a better guess at the number of cores
-        try:
-            mount("sysfs", "sys", "sysfs", RDONLY | NOSUID | NODEV | NOEXEC)
-        except OSError:
-            mount("/sys", "sys", None, BIND | REC)
-    for path, files in spec["kernel_files"].items():
-        with contextlib.suppress(OSError):
-            mount_files(path, files)
-    with step("/dev"):
-        mount_dev(spec["shield"]["devices"])
-    for path in spec["scratch"]:
-        with step(path):
-            mount("tmpfs", path.lstrip("/"), "tmpfs", NOSUID | NODEV, "mode=1777")
-
-
-def mount_files(target: str, files: dict[str, str]) -> None:
-    mount("tmpfs", target, "tmpfs", NOSUID | NODEV | NOEXEC, "mode=755")
-    for name, text in files.items():
-        Path(f"{target}/{name}").parent.mkdir(parents=True, exist_ok=True)
-        Path(f"{target}/{name}").write_text(text)
-
-
-def mount_dev(devices: list[str]) -> None:
-    mount("tmpfs", "dev", "tmpfs", NOSUID, "mode=755")
-    for name in devices:
-        Path(f"dev/{name}").touch()
-        mount(f"/dev/{name}", f"dev/{name}", None, BIND)
-    for name, target in {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}.items():
-        os.symlink(f"/proc/self/{target}", f"dev/{name}")
-    for name in ("shm", "pts"):
-        os.mkdir(f"dev/{name}")
-    mount("tmpfs", "dev/shm", "tmpfs", NOSUID | NODEV, "mode=1777")
-    with contextlib.suppress(OSError):  # only terminals are lost
-        mount("devpts", "dev/pts", "devpts", NOSUID | NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
-        os.symlink("pts/ptmx", "dev/ptmx")
-
-
-def bind(source: str, target: str, *, read_only: bool) -> None:
-    """Onto `target` below the new root, which is made when it lies on one of our own tmpfs (/dev)."""
-    if not os.path.lexists(target):
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        Path(target).touch()
-    mount(source, target, None, BIND)
-    if read_only:
-        with contextlib.suppress(OSError):  # flags of the source's mount may be locked; then it stays as it is there
-            mount("none", target, None, REMOUNT | BIND | RDONLY | kept_flags(target))
-
-
-def loopback_up() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
-
-
 def become_command(spec: Spec) -> NoReturn:
     argv: list[str] = spec["argv"]
     try:
         os.set_inheritable(spec["status_fd"], False)  # nothing in the image can write its own outcome
         os.setsid()
+        if spec["terminal"]:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         os.umask(0o022)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        limit(spec["shield"])
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec keeps that
             signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         drop_privileges(spec)
         os.chdir(spec["cwd"])
+        refuse_calls(bytes.fromhex(spec["refused_calls"]))
         os.execvpe(argv[0], argv, spec["env"])  # noqa: S606
     except OSError as error:  # the exit codes that shells and Docker give
         name = spec["cwd"] if error.filename == spec["cwd"] else argv[0]
@@ -386,14 +214,31 @@ def drop_privileges(spec: Spec) -> None:
         become(uid, gid)
     for capability in range(64):
         if uid != 0 or capability not in spec["shield"]["root_capabilities"]:
-            _libc.prctl(CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)  # fails beyond the last one, that is all
+            LIBC.prctl(CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)  # fails beyond the last one, that is all
     if spec["ids"]:
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     if uid != 0:
         header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3
         call("capset", header, (ctypes.c_uint32 * 6)())
-        call("prctl", SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0)
+    call("prctl", SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0)
+
+
+def limit(shield: dict[str, Any]) -> None:
+    for name, most in shield["limits"].items():
+        number = getattr(resource, name)
+        soft, hard = (most if had == resource.RLIM_INFINITY else min(most, had) for had in resource.getrlimit(number))
+        resource.setrlimit(number, (soft, hard))
+
+
+def refuse_calls(program: bytes) -> None:
+    """From here on, for this process and all that it starts. Needs no rights, since it can gain none."""
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+    loaded = Program(len(program) // 8, program)
+    call("prctl", SET_SECCOMP, ctypes.c_ulong(SECCOMP_FILTER), ctypes.c_ulong(ctypes.addressof(loaded)), 0, 0)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from buildctl.console import log
+from buildctl.ground.interrupts import without_interrupts
 from buildctl.ground.run import kill_group, shown
 from buildctl.runtimes.api import Outcome
+from buildctl.runtimes.sandbox.terminal import at_a_terminal, join, open_terminal
 from buildctl.runtimes.tail import PIECE, Tail
 
 INIT = Path(__file__).with_name("init.py")
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+PATIENCE = 10.0  # seconds that a command has to end after SIGTERM, as `docker stop` gives it
 LAST_WORD = 5.0  # seconds between asking the launcher to end everything and killing it
 
 
@@ -36,42 +41,109 @@ def launch(spec: Mapping[str, Any], *, timeout: float, stdin: str) -> Launched:
     if spec.get("argv"):
         log.detail(f"in a sandbox: $ {shown(spec['argv'])}")
     started = time.monotonic()
-    status_read, status_write = os.pipe()
-    try:
-        spec_fd = memory_file(json.dumps({**spec, "parent": os.getpid(), "status_fd": status_write}))
+    with _status() as (status_read, status_write):
         stdin_fd = memory_file(stdin)
         try:
-            process = subprocess.Popen(
-                # not as an argument: what runs inside can read the command line of process 1
-                [sys.executable, "-I", "-S", "-B", str(INIT), str(spec_fd)],
-                stdin=stdin_fd,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=(spec_fd, status_write),
-                env={k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"},  # a Python may need this one
-                start_new_session=True,
-            )
+            files = (stdin_fd, subprocess.PIPE, subprocess.PIPE)
+            process = _start({**spec, "attached": False, "terminal": ""}, files, status_write)
         finally:
-            for fd in (spec_fd, stdin_fd, status_write):
-                os.close(fd)
+            os.close(stdin_fd)
         timed_out, stdout, stderr = communicate(process, timeout)
         status = json.loads(os.read(status_read, PIECE) or b"{}")
+    outcome = Outcome(
+        returncode=_code(status), stdout=stdout, stderr=stderr, timed_out=timed_out, seconds=time.monotonic() - started
+    )
+    return _launched(replace(outcome, returncode=None) if timed_out else outcome, status)
+
+
+def attach(spec: Mapping[str, Any], *, owner: int) -> Launched:
+    """Run one sandbox to its end with this process's own input and output; at a terminal, in a terminal of its own,
+    which belongs to `owner`, an id of this machine.
+
+    Signals go to the command. No process of it is left when this returns or raises.
+    """
+    started = time.monotonic()
+    with _status() as (status_read, status_write), ExitStack() as stack:
+        terminal = stack.enter_context(open_terminal(owner)) if at_a_terminal() else None
+        files = (terminal.inner,) * 3 if terminal else (None, None, None)
+        with without_interrupts():  # until there is something to pass them on to
+            name = terminal.name if terminal else ""
+            process = _start({**spec, "attached": True, "terminal": name}, files, status_write)
+            stack.enter_context(passing_on(process))
+        try:
+            if terminal:
+                join(terminal)
+            process.wait()
+        finally:
+            end(process)
+        status = json.loads(os.read(status_read, PIECE) or b"{}")
+    seconds = time.monotonic() - started
+    outcome = Outcome(returncode=_code(status), stdout="", stderr="", timed_out=False, seconds=seconds)
+    return _launched(outcome, status)
+
+
+@contextmanager
+def passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Signals for this process go to the sandbox. What asks it to end is given `PATIENCE` seconds, then it is ended."""
+
+    def handle(number: int, _: object) -> None:
+        process.send_signal(number)
+        if number != signal.SIGINT:
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+    before = {number: signal.signal(number, handle) for number in PASSED_ON}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda *_: process.kill())
+    try:
+        yield
     finally:
-        os.close(status_read)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _status() -> Iterator[tuple[int, int]]:
+    """What the sandbox tells us through; the other end of it is closed once it has started."""
+    reading, writing = os.pipe()
+    try:
+        yield reading, writing
+    finally:
+        os.close(reading)
+
+
+def _start(spec: Mapping[str, Any], files: tuple[int | None, ...], status_write: int) -> subprocess.Popen[bytes]:
+    """`files` are its input, output and errors. Closes `status_write` here."""
+    spec_fd = memory_file(json.dumps({**spec, "parent": os.getpid(), "status_fd": status_write}))
+    try:
+        return subprocess.Popen(
+            # not as an argument: what runs inside can read the command line of process 1
+            [sys.executable, "-I", "-S", "-B", str(INIT), str(spec_fd)],
+            stdin=files[0],
+            stdout=files[1],
+            stderr=files[2],
+            pass_fds=(spec_fd, status_write),
+            env={k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"},  # a Python may need this one
+            start_new_session=True,
+        )
+    finally:
+        for fd in (spec_fd, status_write):
+            os.close(fd)
+
+
+def _code(status: Mapping[str, Any]) -> int | None:
+    if "signal" in status:
+        return -int(status["signal"])
+    return int(status["exit"]) if "exit" in status else None
+
+
+def _launched(outcome: Outcome, status: Mapping[str, Any]) -> Launched:
     if "error" in status:
         return Launched(outcome=None, step=status["step"], error=status["error"])
-    code = status.get("exit", -status["signal"] if "signal" in status else None)
-    if code is None and not timed_out:
-        return Launched(outcome=None, step="launcher", error=f"it died without answering\n{stderr[-2000:]}".strip())
-    return Launched(
-        outcome=Outcome(
-            returncode=None if timed_out else code,
-            stdout=stdout,
-            stderr=stderr,
-            timed_out=timed_out,
-            seconds=time.monotonic() - started,
+    if outcome.returncode is None and not outcome.timed_out:
+        return Launched(
+            outcome=None, step="launcher", error=f"it died without answering\n{outcome.stderr[-2000:]}".strip()
         )
-    )
+    return Launched(outcome=outcome)
 
 
 def memory_file(text: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import RuntimeUnavailableError, ToolError
@@ -17,10 +18,11 @@ from buildctl.runtimes.api import ImageRef, Outcome
 from buildctl.runtimes.gpu_files import kind_of_image
 from buildctl.runtimes.sandbox.emulation import HINT, Emulator, find_emulators, kernel_files, native_arch
 from buildctl.runtimes.sandbox.gpu import Passthrough, passthrough
-from buildctl.runtimes.sandbox.ids import Ids, find_ids, own_map
-from buildctl.runtimes.sandbox.process import Launched, launch
+from buildctl.runtimes.sandbox.ids import Ids, find_ids, outside, own_map
+from buildctl.runtimes.sandbox.process import Launched, attach, launch
+from buildctl.runtimes.sandbox.seccomp import refusing
 from buildctl.runtimes.sandbox.shield import POLICY
-from buildctl.runtimes.sandbox.tree import Tree, merged, stacked
+from buildctl.runtimes.sandbox.tree import FOLDERS, WORKSPACE, Tree, merged, stacked
 from buildctl.runtimes.sandbox.user import User, find_user
 
 SET_UP = 30.0  # seconds for a sandbox that only sets itself up
@@ -155,21 +157,47 @@ class SandboxSession:
         through_entrypoint: bool = False,
     ) -> Outcome:
         """See `Session.run`; raises ToolError if the sandbox itself, not the command, fails."""
-        command = list(argv)
-        if through_entrypoint:
-            command = [*self.config.entrypoint, *(command or self.config.cmd)]
-        if not command:
-            raise ToolError("nothing to run: no command, and the image has no ENTRYPOINT or CMD")
-        who = find_user(user if user is not None else self.config.user, self.tree.read)
+        command = self._command(argv) if through_entrypoint else list(argv)
+        who = self._who(user)
         spec = self._spec(command, who, extra=env or {}, read_only=read_only, tmp=tmp, network=network)
-        launched = launch(spec, timeout=timeout, stdin=stdin)
-        if launched.outcome is None:
-            raise ToolError(f"the sandbox failed: {launched.step}: {launched.error}")
-        return launched.outcome
+        return _outcome(launch(spec, timeout=timeout, stdin=stdin))
+
+    def attach(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: Path,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        network: bool = False,
+    ) -> Outcome:
+        """Run `argv` as `docker run` does, through the ENTRYPOINT, with this process's input, output and signals, and
+        the folder `workspace` of this machine at /workspace, which is where it starts. Raises ToolError as `run` does.
+
+        The folder's owner is the command's user inside. What is written elsewhere is thrown away.
+        """
+        who, term = self._who(user), os.environ.get("TERM")
+        extra = {**({"TERM": term} if term else {}), **(env or {})}
+        spec = self._spec(self._command(argv), who, extra=extra, read_only=False, tmp=True, network=network)
+        maps = self._maps(who)
+        owners, owner = None, os.geteuid()
+        if maps is not None:
+            there, here = workspace.stat(), maps["maps"]
+            owner = outside(here["uid_map"], who.uid)
+            groups = outside(here["gid_map"], who.gid)
+            owners = {"uid_map": f"{there.st_uid} {owner} 1", "gid_map": f"{there.st_gid} {groups} 1"}
+        folder = {"source": str(workspace), "target": WORKSPACE, "owners": owners}
+        return _outcome(attach({**spec, "cwd": f"/{WORKSPACE}", "workspace": folder}, owner=owner))
+
+    def _command(self, argv: Sequence[str]) -> list[str]:
+        return [*self.config.entrypoint, *(argv or self.config.cmd)]
+
+    def _who(self, user: str | None) -> User:
+        return find_user(user if user is not None else self.config.user, self.tree.read)
 
     def refusal(self) -> Launched | None:
         """Why no sandbox can start, or None if one can."""
-        who = find_user(self.config.user, self.tree.read)
+        who = self._who(None)
         spec = self._spec(None, who, extra={}, read_only=True, tmp=True, network=False)
         launched = launch(spec, timeout=SET_UP, stdin="")
         return launched if launched.outcome is None else None
@@ -184,12 +212,14 @@ class SandboxSession:
         tmp: bool,
         network: bool,
     ) -> dict[str, object]:
+        if argv is not None and not argv:
+            raise ToolError("nothing to run: no command, and the image has no ENTRYPOINT or CMD")
         cwd = self.config.working_dir or "/"
         emulation = self.emulator.env if self.emulator else ()
         env = {"PATH": PATH, "HOME": who.home, **dict(emulation), **dict(self.config.env), **extra}
         files = {"etc/hosts": HOSTS, **({"etc/resolv.conf": _resolv_conf()} if network else {})}
         files |= {target: "" for _, target, _ in self.gpu.binds if not target.startswith("dev/")}
-        directories = [d for d in ("proc", "sys", "dev", "tmp", cwd.strip("/")) if d and not self.tree.exists(d)]
+        directories = [d for d in (*FOLDERS, cwd.strip("/")) if d and not self.tree.exists(d)]
         scratch = ["/tmp"] if read_only and tmp else []  # noqa: S108
         if self.tree.merged and not read_only:  # no layer to throw away: what people expect to write to is in memory
             scratch = ["/tmp", *sorted({env["HOME"], cwd} - {"/"})]  # noqa: S108
@@ -213,13 +243,22 @@ class SandboxSession:
             "binfmt": self.emulator.rule if self.emulator else "",
             "kernel_files": kernel_files(self.emulator.rule) if self.emulator else {},
             "shield": POLICY,
+            "own_root": self.ids is None and os.geteuid() == 0,
+            "refused_calls": refusing(native_arch()).hex(),
+            "workspace": None,
         }
 
-    def _maps(self, who: User) -> dict[str, object] | None:
+    def _maps(self, who: User) -> dict[str, Any] | None:
         if self.ids is None:
             return None
         maps = {"uid_map": self.ids.mapping([who.uid]), "gid_map": self.ids.mapping([who.gid, *who.groups])}
         return {"first": self.ids.first, "maps": maps, "own": {name: own_map(name) for name in maps}}
+
+
+def _outcome(launched: Launched) -> Outcome:
+    if launched.outcome is None:
+        raise ToolError(f"the sandbox failed: {launched.step}: {launched.error}")
+    return launched.outcome
 
 
 def _resolv_conf() -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 from buildctl.console.log import say
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.layout import Layout
-from buildctl.oci.unpack import Owner, unpack_image, unpack_layers
+from buildctl.oci.trees.unpack import Owner, unpack_image, unpack_layers
 from buildctl.runtimes.api import ImageRef
 
+WORKSPACE = "workspace"  # where a folder of the host goes
+FOLDERS = ("proc", "sys", "dev", "tmp", WORKSPACE)  # what must be there to mount on
 SMALL = 1 << 20  # bytes of /etc/passwd that are read
 
 
@@ -53,6 +55,6 @@ def merged(image: ImageRef, folder: Path, *, owner: Owner | None) -> Tree:
     target = folder / image.descriptor.digest.hex
     if not target.exists():
         unpack_image(Layout(image.layout), image.descriptor, target, owner=owner)
-    for name in ("proc", "sys", "dev", "tmp"):
+    for name in FOLDERS:
         (target / name).mkdir(exist_ok=True)
     return Tree(layers=(target,), merged=True)

@@ -19,7 +19,8 @@ from buildctl.artifacts.debian.scripts.commands import UnknownScriptError
 from buildctl.artifacts.store import Store
 from buildctl.lock.apt import resolve_base
 from buildctl.lock.apt_sources import apt_mirrors
-from buildctl.lock.debian_added import Debs, Wanted, resolve_added, settle
+from buildctl.lock.debian_added import Wanted, resolve_added, settle
+from buildctl.lock.inside.assembly import Debs
 from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.matrix.project import Project
 from buildctl.runtimes.recorder.record import Recorder, open_recorder

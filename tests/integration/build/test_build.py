@@ -287,15 +287,12 @@ def test_a_base_can_be_an_image_by_digest_in_a_layout(built: Path, built_store: 
     text = text.replace("flavours: [runtime, devel]", "flavours: [runtime]")
     text = text.replace(
         "bases:\n",
-        f"bases:\n  ours:\n    image: example.invalid/base@{base.digest}\n    layout: base\n"
-        "    interpreter: /usr/bin/python3.13\n    purelib: usr/local/lib/python3.13/dist-packages\n",
+        f"bases:\n  ours:\n    image: example.invalid/base@{base.digest}\n    layout: base\n",
     )
     text = text.replace(
         "  cpu:\n    arch: [amd64, arm64]\n    base: debian13\n", "  cpu:\n    arch: [amd64, arm64]\n    base: ours\n"
     )
     (project / "matrix.yaml").write_text(text)
-    rendered = buildctl("render", "cpu-2.6", cwd=project, env=built_store)
-    assert rendered.returncode == 0, rendered.stderr
     done = buildctl("build", "cpu-2.6", "--no-load", cwd=project, env=built_store)
     assert done.returncode == 0, done.stderr
     ours, theirs = Layout(project / "dist"), Layout(built)

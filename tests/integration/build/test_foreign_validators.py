@@ -20,7 +20,7 @@ from buildctl.oci.check import check_image, check_layout
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType
 from buildctl.oci.layout import Layout
-from buildctl.oci.unpack import unpack_image
+from buildctl.oci.trees.unpack import unpack_image
 from tests.support.engine import Unavailable, program
 from tests.support.images import AMD64_ELF, Blobs, Member, file, folder, hard_link, image, put, symlink, tar
 

@@ -26,7 +26,7 @@ from buildctl.oci.check import check_layout
 from buildctl.oci.files import TEMPORARY
 from buildctl.oci.image import Layer
 from buildctl.oci.layout import Layout
-from buildctl.oci.unpack import unpack_image
+from buildctl.oci.trees.unpack import unpack_image
 from tests.support.images import Blobs, file, image, put, tar
 
 REFUSED = 3  # exit status of the program below when it printed one clear error

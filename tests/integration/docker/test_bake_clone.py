@@ -15,7 +15,7 @@ import docker
 import pytest
 
 from buildctl.artifacts.store import Store
-from buildctl.build.buildkit import user_secrets
+from buildctl.build.buildkit.buildkit import user_secrets
 from buildctl.docker.daemon import loopback_port
 from buildctl.lock.index import uv_environment
 from buildctl.lock.wheels import read_wheel_lock

@@ -15,8 +15,8 @@ import pytest
 import zstandard
 
 from buildctl.artifacts.store import Store
-from buildctl.build.buildkit import DockerOptions, build_with_docker, user_secrets, with_fixed_times
-from buildctl.build.uv_image import put_tool
+from buildctl.build.buildkit.buildkit import DockerOptions, build_with_docker, user_secrets, with_fixed_times
+from buildctl.build.buildkit.uv_image import put_tool
 from buildctl.docker.daemon import loopback_port
 from buildctl.docker.load import load
 from buildctl.dockerfile.bake import BakeTarget

@@ -16,7 +16,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from buildctl.build.buildkit import DockerOptions, build_with_docker
+from buildctl.build.buildkit.buildkit import DockerOptions, build_with_docker
 from buildctl.docker.daemon import Client, connected
 from buildctl.docker.load import load
 from buildctl.dockerfile.bake import BakeTarget

@@ -21,9 +21,9 @@ from buildctl.publish.result import Published
 from buildctl.registry.client import Repository
 from buildctl.registry.reference import Reference
 from buildctl.registry.transport import Transport
+from buildctl.runtimes.image import PULLED
 from buildctl.testing.attached import attach_report, attached_reports
 from buildctl.testing.merge import read_report
-from buildctl.testing.references import PULLED
 from buildctl.testing.report import Status
 from tests.conftest import ROOT, buildctl
 from tests.support.projects import Small, small

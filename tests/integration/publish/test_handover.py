@@ -13,7 +13,6 @@ from buildctl.console.progress import Silent
 from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Index, MediaType, Platform, canonical_json
-from buildctl.publish.keys import PrivateKey
 from buildctl.publish.move import TagOutcome
 from buildctl.publish.pipeline.handover import Handover, UnexpectedError, handed_on, read_handover
 from buildctl.publish.provenance import PROVENANCE_KIND
@@ -22,6 +21,7 @@ from buildctl.publish.result import Published
 from buildctl.publish.sign import BUNDLE_KIND, KeySigner
 from buildctl.publish.verify import verify
 from buildctl.registry.client import Repository
+from buildctl.registry.keys import PrivateKey
 from buildctl.registry.referrers import Document, attach, fallback_tag, referrers
 from buildctl.testing.attached import attach_report
 from buildctl.testing.merge import REPORT_KIND, read_report

@@ -27,7 +27,6 @@ from buildctl.lock.locked import LockedCell
 from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
-from buildctl.publish.keys import PrivateKey, PublicKey
 from buildctl.publish.move import TagOutcome
 from buildctl.publish.provenance import PREDICATE, PROVENANCE_KIND, STATEMENT
 from buildctl.publish.publish import PublishOptions, promote, publish
@@ -35,6 +34,7 @@ from buildctl.publish.result import Published
 from buildctl.publish.sign import BUNDLE_KIND, KeylessSigner, KeySigner, sign_reference
 from buildctl.publish.verify import verify
 from buildctl.registry.client import Repository, open_repository
+from buildctl.registry.keys import PrivateKey, PublicKey
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import Document, attach, fallback_tag, referrers
 from buildctl.testing.merge import REPORT_KIND

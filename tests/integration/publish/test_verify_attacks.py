@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from buildctl.console.progress import Silent
 from buildctl.oci.image import Descriptor, MediaType, canonical_json
 from buildctl.oci.layout import CONFIG_TYPES
-from buildctl.publish.keys import PrivateKey
 from buildctl.publish.publish import PublishOptions, publish
 from buildctl.publish.sign import KeySigner, sign_reference
 from buildctl.publish.verify import verify
 from buildctl.registry.client import Repository, open_repository
+from buildctl.registry.keys import PrivateKey
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import Document, attach
 from buildctl.registry.upload import Blob, Upload

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.artifacts.debian.base import apt_sources, base_entries, left_out, python_version, with_parents
-from buildctl.artifacts.debian.deb import Control, Deb
+from buildctl.artifacts.debian.base import base_entries, check_base, left_out, python_version, with_parents
 from buildctl.ground.errors import ArtifactError
 from buildctl.oci.entry import Kind, file_entry
 from tests.support.debs import (
-    SOURCES,
     Compiled,
     Tree,
     ar,
@@ -46,18 +44,32 @@ def test_apt_in_the_image_uses_what_debians_own_example_names(tree: Tree) -> Non
     assert sources.count("Components: main\n") == 2
     assert "URIs: http://mirror.example.invalid/debian-security\nSuites: trixie-security\n" in sources
     assert "#" not in sources
-    with pytest.raises(
-        ArtifactError, match=r"names the suites trixie trixie-updates trixie-security, the lock is for sid"
-    ):
-        apt_sources_of(SOURCES, "sid")
+
+
+def test_a_release_whose_installer_merges_usr(tmp_path: Path) -> None:
+    """Up to Debian 12 base-files has folders where Debian 13 has links."""
+    files = [file(f"usr/share/base-files/{n}", n) for n in ("dot.profile", "dot.bashrc", "profile", "motd")]
+    folders = [folder(n) for n in ("bin", "lib", "sbin", "usr/bin", "usr/lib", "usr/sbin", "var/run", "etc")]
+    tool = deb("tool", [file("bin/tool", "x", 0o755), file("lib64/ld.so", "x")])
+    tree = made(tmp_path, {**tiny_base(), "base-files": deb("base-files", [*folders, *files]), "tool": tool})
+    links = {path: tree[path][0].target for path in ("bin", "lib", "lib64", "sbin")}
+    assert links == {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sbin": "usr/sbin"}
+    assert "usr/bin/tool" in tree
+    assert "lib64" not in made(tmp_path, tiny_base())
+
+
+def test_a_base_that_cannot_be_assembled_is_found_out_without_making_it(tmp_path: Path) -> None:
+    whole = tiny_base()
+    check(tmp_path, whole)
     with pytest.raises(ArtifactError, match=r"no usr/share/doc/apt/examples/debian\.sources in the packages"):
-        apt_sources([], "trixie")
+        check(tmp_path, {name: data for name, data in whole.items() if name != "apt"})
+    with pytest.raises(ArtifactError, match=r"usr/bin/bash is in two packages"):
+        check(tmp_path, {**whole, "zz": deb("zz", [file("bin/bash", "mine")])})
 
 
-def apt_sources_of(content: str, suite: str) -> None:
-    path = "usr/share/doc/apt/examples/debian.sources"
-    control = Control(fields={"Package": "apt"}, files={})
-    apt_sources([Deb(control=control, entries=(file_entry(path, content.encode()),), names=())], suite)
+def check(tmp_path: Path, packages: dict[str, bytes]) -> None:
+    paths = write_all(tmp_path, packages)
+    check_base(lock_of(packages), lambda p: paths[p.digest], scratch=tmp_path)
 
 
 def test_bytecode_of_the_standard_library(tmp_path: Path) -> None:

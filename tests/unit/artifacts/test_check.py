@@ -18,7 +18,7 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.entry import file_entry
 from buildctl.oci.image import Layer
 from buildctl.oci.layout import Layout
-from buildctl.oci.unpack import unpack_layers
+from buildctl.oci.trees.unpack import unpack_layers
 from tests.support.images import file, image, tar
 
 KEY, OTHER = "a" * 64, "b" * 64

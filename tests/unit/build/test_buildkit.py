@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from buildctl.build.buildkit import DockerOptions, build_with_docker, has_fixed_times, user_secrets
+from buildctl.build.buildkit.buildkit import DockerOptions, build_with_docker, has_fixed_times, user_secrets
 from buildctl.dockerfile.bake import BakeTarget, bake_definition, bake_name
 from buildctl.dockerfile.parse import parse_dockerfile, read_dockerfile
-from buildctl.ground.errors import ToolError
+from buildctl.ground.errors import EngineError, ToolError
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT
 
@@ -47,7 +48,7 @@ def test_a_targets_name_has_only_what_bake_allows() -> None:
 
 def test_without_docker_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("buildctl.build.buildkit.which", lambda program: None)
+    monkeypatch.setattr("buildctl.build.buildkit.buildkit.which", lambda program: None)
     with pytest.raises(ToolError) as caught:
         build_with_docker([CELL], DockerOptions(epoch=0), layout=Layout(tmp_path / "dist"))
     assert "--engine assemble" in str(caught.value.hint)
@@ -117,3 +118,23 @@ def test_nothing_is_rewritten_where_install_wheels_has_set_all_time_stamps() -> 
 def test_what_may_bring_a_time_of_its_own_is_rewritten(more: str) -> None:
     assert not has_fixed_times(parse_dockerfile(STAGES + more, path="Dockerfile"))
     assert not has_fixed_times(parse_dockerfile(STAGES.replace('"install-wheels", ', '"sh", '), path="Dockerfile"))
+
+
+def test_a_registry_cache_is_handed_on(tmp_path: Path) -> None:
+    """A docker that keeps the bake file and fails."""
+    docker, seen = tmp_path / "docker", tmp_path / "seen.json"
+    docker.write_text(f'#!/bin/sh\n[ "$2" = version ] || {{ cp "$4" {seen}; exit 1; }}\n')
+    docker.chmod(0o755)
+    options = DockerOptions(
+        epoch=0,
+        env={"PATH": f"{tmp_path}:/bin:/usr/bin"},
+        cache_from=("r.example/a", "r.example/b"),
+        cache_to="r.example/a",
+    )
+    with pytest.raises(EngineError):
+        build_with_docker([CELL], options, layout=Layout(tmp_path / "dist"))
+    target = json.loads(seen.read_text())["target"]["cpu-2_6-arm64"]
+    assert target["cache-from"] == [f"type=registry,ref=r.example/{r}:buildkit-cpu-2.6-arm64" for r in "ab"]
+    (to,) = target["cache-to"]
+    assert to.startswith("type=registry,ref=r.example/a:buildkit-cpu-2.6-arm64,mode=max,image-manifest=true")
+    assert "ignore-error=true" in to

@@ -5,7 +5,7 @@ import time
 
 from rich.console import Console
 
-from buildctl.build.buildkit_progress import Shown, Steps, watched
+from buildctl.build.buildkit.progress import Shown, Steps, watched
 from buildctl.ground.run import run
 
 # as buildx 0.29 writes it with --progress plain

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.build.native import install_commands, make_native, native_cell, refuse_stale
-from buildctl.cli.findings import Printed
+from buildctl.cli.answers.findings import Printed
 from buildctl.ground.errors import LockError, MatrixError, RuntimeUnavailableError
 from buildctl.host.facts import read_host
 from buildctl.lock.locked import LockedCell, load_locked

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from buildctl.artifacts.usage import CHEAP, Sort
-from buildctl.cli.disk import seconds, sorts_of
+from buildctl.cli.answers.disk import seconds, sorts_of
 from buildctl.cli.program import cli
 from buildctl.ground.errors import UsageError
 
@@ -48,7 +48,7 @@ def test_what_costs_a_download_is_asked_for(store: Path, monkeypatch: pytest.Mon
     refused = run("prune", "--downloads")
     assert isinstance(refused.exception, UsageError)
     assert "--yes" in str(refused.exception.hint)
-    monkeypatch.setattr("buildctl.cli.disk.on_terminal", lambda: True)
+    monkeypatch.setattr("buildctl.cli.answers.disk.on_terminal", lambda: True)
     assert "nothing was removed" in run("prune", "--downloads", answer="n\n").output
     assert (store / "artifacts/ab/abcd").exists()
     assert "freed" in run("prune", "--downloads", answer="y\n").output

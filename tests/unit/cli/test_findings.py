@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from buildctl.cli.findings import Printed
+from buildctl.cli.answers.findings import Printed
 from buildctl.oci.digest import Digest
 from buildctl.testing.listener import Listener
 from buildctl.testing.report import Finding, Report, Status

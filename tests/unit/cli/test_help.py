@@ -40,7 +40,7 @@ def helped(*argv: str) -> list[str]:
 def test_the_help_fits_80_columns_and_nothing_is_cut_off() -> None:
     lines = helped()
     assert max(map(len, lines)) <= 80
-    for title in ("Build:", "Test:", "Ask:", "Publish:", "Keep:", "Environment:", "Exit codes:"):
+    for title in ("Build:", "Test:", "Ask:", "Publish:", "Carry:", "Keep:", "Environment:", "Exit codes:"):
         assert title in lines
     for command in cli.commands.values():
         assert any(line.split(maxsplit=1) == [command.name, command.short_help] for line in lines), command.name

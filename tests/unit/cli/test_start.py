@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from buildctl.cli.forecast import Forecast
+from buildctl.cli.answers.forecast import Forecast
 from buildctl.cli.program import cli
 from buildctl.cli.start import init
 from buildctl.ground.errors import EngineError, UsageError

@@ -10,6 +10,11 @@ import pytest
 from buildctl.console import log
 
 
+@pytest.fixture(autouse=True)
+def _as_at_the_start() -> None:
+    log.set_level(log.Level.NORMAL)
+
+
 def test_what_is_said_is_on_stderr_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     long = "word " * 40 + "[red]x[/red]"
     log.say(long)

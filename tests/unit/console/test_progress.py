@@ -54,6 +54,13 @@ def test_a_piece_of_unknown_size_is_whole_when_it_says_so() -> None:
     assert out.getvalue().count("made layer: 2.00 MB") == 1
 
 
+def test_what_was_there_already_has_no_line() -> None:
+    plain, out = console(terminal=False)
+    with open_progress("sent", console=plain) as progress:
+        progress.add("layer", 700_000_000).finish()
+    assert out.getvalue() == ""
+
+
 def test_a_download_that_starts_over_is_counted_once() -> None:
     plain, out = console(terminal=False)
     with open_progress("fetched", console=plain) as progress:

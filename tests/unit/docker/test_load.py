@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from buildctl.docker.load import _full_name, archive, differences
+from buildctl.docker.archive import archive, full_name
+from buildctl.docker.load import differences
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
@@ -22,7 +23,7 @@ def made(tmp_path: Path) -> tuple[Layout, Descriptor]:
 
 
 def read(layout: Layout, descriptor: Descriptor, tag: str) -> dict[str, bytes]:
-    stream = io.BytesIO(b"".join(archive(layout, descriptor, tag)))
+    stream = io.BytesIO(b"".join(archive([(layout, descriptor, tag)])))
     with tarfile.open(fileobj=stream) as opened:
         files = {m.name: opened.extractfile(m) for m in opened}
         return {name: body.read() for name, body in files.items() if body}
@@ -53,15 +54,15 @@ def test_old_daemons_find_their_manifest(made: tuple[Layout, Descriptor]) -> Non
 
 def test_a_layer_that_an_image_has_twice_is_sent_once(tmp_path: Path) -> None:
     layout, descriptor = image(tmp_path, tar(file("a")), tar(file("a")))
-    with tarfile.open(fileobj=io.BytesIO(b"".join(archive(layout, descriptor, "x")))) as opened:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(archive([(layout, descriptor, "x")])))) as opened:
         names = opened.getnames()
-    assert len(names) == len(set(names)) == 6
+    assert len(names) == len(set(names)) == 8
 
 
 def test_a_layer_that_the_daemon_has_is_left_out(made: tuple[Layout, Descriptor]) -> None:
     layout, descriptor = made
     first, second = (layer.digest for layer in layout.manifest(descriptor).layers)
-    stream = io.BytesIO(b"".join(archive(layout, descriptor, "x", without=frozenset({first}))))
+    stream = io.BytesIO(b"".join(archive([(layout, descriptor, "x")], without=frozenset({first}))))
     with tarfile.open(fileobj=stream) as opened:
         names = opened.getnames()
     assert f"blobs/sha256/{second.hex}" in names
@@ -77,7 +78,7 @@ def test_a_damaged_blob_is_named_while_it_is_sent(made: tuple[Layout, Descriptor
     path.unlink()  # it may be a hard link
     path.write_bytes({"flip": data[:-1] + bytes([data[-1] ^ 1]), "cut": data[:-1], "longer": data + b"x"}[damage])
     with pytest.raises(LayoutError, match=digest.hex):
-        b"".join(archive(layout, descriptor, "x"))
+        b"".join(archive([(layout, descriptor, "x")]))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_a_damaged_blob_is_named_while_it_is_sent(made: tuple[Layout, Descriptor
     ],
 )
 def test_names_are_written_out_as_docker_does(tag: str, full: str) -> None:
-    assert _full_name(tag) == full
+    assert full_name(tag) == full
 
 
 def inspected(layout: Layout, descriptor: Descriptor) -> dict[str, Any]:

@@ -20,8 +20,6 @@ flavours: [runtime]
 bases:
   slim:
     image: {image}
-    interpreter: /usr/local/bin/python3.13
-    purelib: usr/local/lib/python3.13/site-packages
 {more}
 accelerators:
   cpu: {{arch: [arm64], base: slim, devices: {{}}}}

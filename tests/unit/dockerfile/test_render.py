@@ -10,6 +10,7 @@ from buildctl.dockerfile.parse import assignments, parse_dockerfile
 from buildctl.dockerfile.render import drift, install_steps, render_image
 from buildctl.ground.errors import DockerfileError, LockError
 from buildctl.lock.claims import claims_of
+from buildctl.lock.inside.base_image import ImageLock
 from buildctl.lock.locked import LockedCell
 from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.cells import Cell
@@ -184,3 +185,47 @@ def test_drift_is_a_diff_from_committed_to_rendered(tmp_path: Path) -> None:
     assert "-FROM b\n+FROM a\n" in drift(path, "FROM a\n", shown_as="x")
     path.write_text("FROM a\n")
     assert drift(path, "FROM a\n", shown_as="x") == ""
+
+
+def test_own_wheels_files_user_env_and_labels(matrix: Matrix) -> None:
+    own = {
+        "wheels": ("wheels/a-1-py3-none-any.whl", "wheels/b-1-py3-none-any.whl"),
+        "files": (("app/", "/app/"), ("x.toml", "/etc/x.toml")),
+        "user": "1234:5",
+        "env": (("LANG", "de_DE.UTF-8"),),
+        "labels": (("org.example.team", "ml"), ("org.opencontainers.image.title", "mine")),
+    }
+    each = [replace(cell, **own) for cell in cells(matrix, "cuda-2.15")]  # type: ignore[arg-type]
+    locks = {"amd64": lock("amd64", **CUDA), "arm64": lock("arm64", **CUDA)}
+    lines = render_image(pinned(each, locks), ROOT / "templates").splitlines()
+    start = lines.index("COPY wheels/a-1-py3-none-any.whl wheels/b-1-py3-none-any.whl /wheels/")
+    assert lines[start + 1] == 'ENV UV_FIND_LINKS="/wheels"'
+    start = lines.index("COPY app/ /out/app/")
+    assert lines[start + 1 : start + 3] == ["COPY x.toml /out/etc/x.toml", 'RUN ["install-wheels"]']
+    assert {"USER 1234:5", 'ENV LANG="de_DE.UTF-8"', 'LABEL org.example.team="ml"'} <= set(lines)
+    assert 'LABEL org.opencontainers.image.title="cuda-2.15"' in lines
+
+
+def image(arch: str, **more: str) -> ImageLock:
+    values = dict.fromkeys(("base", "flavour", "image", "digest", "manifest", "python", "interpreter", "home"), "")
+    values |= {"purelib": "", "commands": "python3 python", "glibc": "2.41", "user": "", "path": "/opt/py/bin:/usr/bin"}
+    return ImageLock(**{**values, "arch": arch, **more})
+
+
+def test_what_was_found_in_a_base_image_stays(matrix: Matrix) -> None:
+    locks = {"amd64": lock("amd64", **CUDA), "arm64": lock("arm64", **CUDA)}
+    found = pinned(cells(matrix, "cuda-2.15"), locks)
+
+    def rendered(**more: str) -> list[str]:
+        with_image = [replace(one, image=image(one.cell.arch, **more)) for one in found]
+        return render_image(with_image, ROOT / "templates").splitlines()
+
+    assert 'ENV PATH="/home/torch/.local/bin:/opt/py/bin:/usr/bin:/usr/local/bin"' in rendered()
+    assert "USER 1000:1000" in rendered()
+    assert "USER 8:8" in rendered(user="8:8")
+    own = "COPY --chmod=0755 common/python /out/usr/local/bin/python"
+    assert own not in rendered()
+    assert own in rendered(commands="python3")
+    one, two = (replace(one, image=image(one.cell.arch, user=one.cell.arch)) for one in found)
+    with pytest.raises(LockError, match="its base differs between architectures in PATH, user or commands"):
+        render_image([one, two], ROOT / "templates")

@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 from tests.support.images import Blobs, config_of, file, tar
 
 HOSTS = Path(__file__).parents[2] / "support" / "hosts"
+NOT_BUILT = ROOT / "no-layout"
 CUDA = ROOT / "images" / "cuda-2.6" / "claims.amd64.json"
 OURS = claim_labels([read_claims(CUDA)])
 THEIRS = {"CUDA_VERSION": "12.4.1", "PYTORCH_VERSION": "2.6.0"}
@@ -159,7 +160,7 @@ finally:
     ],
 )
 def test_the_answer_comes_first_the_newest_that_runs_best(host: str, take: str) -> None:
-    found = check_images(ROOT, None, (), host_file=HOSTS / f"{host}.json", save=None)
+    found = check_images(ROOT, NOT_BUILT, (), host_file=HOSTS / f"{host}.json", save=None)
     assert found.take is not None
     assert (found.take.name, found.to_json()["take"]) == (take, take)
     assert found.text().splitlines()[2].startswith(f"Take {take}, which runs ")
@@ -167,12 +168,12 @@ def test_the_answer_comes_first_the_newest_that_runs_best(host: str, take: str) 
 
 
 def test_one_image_that_was_asked_about_is_answered_without_advice() -> None:
-    found = check_images(ROOT, None, ["cuda-2.6"], host_file=HOSTS / "h200.json", save=None)
+    found = check_images(ROOT, NOT_BUILT, ["cuda-2.6"], host_file=HOSTS / "h200.json", save=None)
     assert (found.take, found.text().count("cuda-2.15")) == (None, 0)
 
 
 def test_a_common_reason_is_told_once() -> None:
-    found = check_images(ROOT, None, (), host_file=HOSTS / "no-gpu.json", save=None)
+    found = check_images(ROOT, NOT_BUILT, (), host_file=HOSTS / "no-gpu.json", save=None)
     text = " ".join(found.text().split())
     assert text.count("no NVIDIA GPU here") == 2, "in the answer, and for all of them"
     assert "cuda-2.6, cuda-2.10, cuda-2.15 runs on CPU: no NVIDIA GPU here" in text
@@ -181,6 +182,6 @@ def test_a_common_reason_is_told_once() -> None:
 
 def test_where_nothing_runs_it_says_so_first() -> None:
     host = dataclasses.replace(read_host(HOSTS / "no-gpu.json"), engine=None, engine_problem="no daemon")
-    found = CheckResult(host=host, verdicts=tuple(decide(s, host) for s in catalogue(ROOT, None) if not s.native))
+    found = CheckResult(host=host, verdicts=tuple(decide(s, host) for s in catalogue(ROOT, NOT_BUILT) if not s.native))
     assert found.text().splitlines()[2] == "None of them runs here."
     assert " ".join(found.text().split()).count("no container engine responds (no daemon)") == 1

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from buildctl.build.planner import Planner
 from buildctl.cli.program import cli
-from buildctl.ground.errors import BuildctlError, ExitCode, LockError, MatrixError, ProblemsError
-from buildctl.lock.agreement import refuse_newer_glibc, refuse_python_in
+from buildctl.ground.errors import BuildctlError, ExitCode, LockError, ProblemsError
+from buildctl.lock.agreement import refuse_newer_glibc, refuse_other_python
 from buildctl.lock.debian import read_base_lock, write_base_lock
+from buildctl.lock.inside.base_image import write_image_lock
 from buildctl.lock.update import check_locks, lock_cells, update_locks
 from buildctl.lock.wheels import read_wheel_lock
+from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Flavour, ImageBase
 from buildctl.matrix.project import Project
-from buildctl.matrix.read import load_matrix, parse_matrix
 from buildctl.oci.compression import ZSTD
-from buildctl.oci.image import ImageConfig, Platform
-from tests.support.projects import Small, base_lock, small
+from tests.support.projects import Small, base_lock, image_lock, small
 
 CELL = "cpu-2.6-arm64"
 SECOND = ("  debian13:", "  debian12: {debian: bookworm, packages: [python3]}\n  debian13:")
@@ -88,6 +86,21 @@ def test_another_base_that_has_it_is_named(project: Small) -> None:
     assert caught.value.hint == 'use the base debian12 under accelerators; or set python: "3.13"'
 
 
+def test_of_several_pythons_the_one_that_no_base_has_is_refused(project: Small) -> None:
+    changed = asking(project, "3.13", ('python: "3.13"', 'python: ["3.13", "3.12"]'), SECOND)
+    write_base_lock(
+        changed.images / "bases/debian12/runtime.arm64.packages",
+        base_lock(changed, "arm64", python="3.11", name="debian12"),
+    )
+    with pytest.raises(ProblemsError) as caught:
+        check_locks(changed, changed.matrix.select(["cpu-2.6*"]))
+    assert caught.value.problems == (
+        "line 1: python[1]: 3.12 is not in the base (debian13: Python 3.13; debian12: Python 3.11)",
+    )
+    assert caught.value.hint == "take 3.12 out of python; or add a base whose Debian release has Python 3.12"
+    assert check_locks(project.project, project.cells(CELL))
+
+
 def test_a_base_without_python_is_refused(project: Small) -> None:
     path = project.project.images / "bases/debian13/runtime.arm64.packages"
     lock = read_base_lock(path)
@@ -133,74 +146,49 @@ def test_wheels_that_the_base_is_too_old_for_are_refused(project: Small, libc: s
         update_locks(project.project, project.cells(CELL), locked=True)
 
 
-DIGEST = "sha256:" + "a" * 64
 SLIM = """\
-python: "{python}"
-versions: {{"2.6": 2.6.0}}
+python: "3.13"
+versions: {"2.6": 2.6.0}
 packages: []
 flavours: [runtime]
 bases:
-  slim:
-    image: registry.invalid/python@{digest}
-    interpreter: {interpreter}
-    purelib: {purelib}
-  debian13: {{debian: trixie, packages: [python3]}}
+  slim: {image: "registry.invalid/python:3"}
+  debian13: {debian: trixie, packages: [python3]}
 accelerators:
-  cpu: {{arch: [arm64], base: slim, devices: {{}}}}
+  cpu: {arch: [arm64], base: slim, devices: {}}
 """
 
 
-def slim(**values: str) -> str:
-    paths = {"interpreter": "/usr/local/bin/python3.13", "purelib": "usr/local/lib/python3.13/site-packages"}
-    return SLIM.format(**{"python": "3.13", "digest": DIGEST, **paths, **values})
+@pytest.fixture
+def slim(tmp_path: Path) -> Project:
+    (tmp_path / "matrix.yaml").write_text(SLIM.replace(*SECOND))
+    return Project(tmp_path, tmp_path / "dist")
 
 
-@pytest.mark.parametrize(
-    ("values", "lines"),
-    [
-        ({}, []),
-        ({"python": "3.12"}, [8, 9]),
-        ({"interpreter": "/usr/bin/python3.12"}, [8]),
-        ({"interpreter": "/opt/conda/bin/python", "purelib": "opt/conda/site"}, []),
-        ({"purelib": "opt/python3.1/site-packages"}, [9]),
-    ],
-)
-def test_what_a_registry_base_declares_is_compared_when_the_matrix_is_read(
-    values: Mapping[str, Any], lines: list[int]
-) -> None:
-    if not lines:
-        parse_matrix(slim(**values), Path("matrix.yaml"))
-        return
-    with pytest.raises(ProblemsError) as caught:
-        parse_matrix(slim(**values), Path("matrix.yaml"))
-    assert [p.partition(":")[0] for p in caught.value.problems] == [f"line {n}" for n in lines]
-    assert "is for Python 3." in caught.value.problems[0]
+def test_the_python_that_was_found_in_a_base_image_is_compared(slim: Project) -> None:
+    cell = slim.matrix.cells[0]
+    assert isinstance(cell.base, ImageBase)
+    path = slim.image_lock(cell.base, cell.flavour, "arm64")
+    write_image_lock(path, image_lock(slim, "arm64"))
+    refuse_other_python(slim, [cell])
+    write_image_lock(path, image_lock(slim, "arm64", python="3.12"))
+    with pytest.raises(ProblemsError, match=r"python: 3.13 is not in the base \(slim: Python 3.12\)"):
+        refuse_other_python(slim, [cell])
 
 
-@pytest.mark.parametrize(("said", "fits"), [("3.12.8", False), ("3.13.1", True), ("", True), ("latest", True)])
-def test_what_a_registry_base_says_itself_is_compared_before_anything_is_fetched(said: str, fits: bool) -> None:
-    base = parse_matrix(slim(), Path("matrix.yaml")).bases[0]
-    assert isinstance(base, ImageBase)
-    config = ImageConfig(platform=Platform(architecture="arm64"), env=(("PYTHON_VERSION", said),))
-    if fits:
-        refuse_python_in(base, config, "3.13")
-        return
-    with pytest.raises(
-        MatrixError, match=r"bases.slim: .* has Python 3.12 \(PYTHON_VERSION\), but the matrix asks for 3.13"
-    ):
-        refuse_python_in(base, config, "3.13")
-
-
-def test_bytecode_for_a_registry_base_is_made_by_a_base_with_its_python(tmp_path: Path) -> None:
+def test_bytecode_for_a_base_image_is_made_by_a_debian_base_with_its_python_else_by_itself(slim: Project) -> None:
     """A Python of another version compiles without a word, for itself."""
-    (tmp_path / "matrix.yaml").write_text(slim().replace(*SECOND))
-    project = Project(tmp_path, tmp_path / "dist")
-    assert [base.name for base in load_matrix(tmp_path / "matrix.yaml").bases] == ["slim", "debian12", "debian13"]
+    cell = slim.matrix.cells[0]
+    assert isinstance(cell.base, ImageBase)
     for name, python in (("debian12", "3.11"), ("debian13", "3.13")):
-        for arch in ("amd64", "arm64"):
-            lock = base_lock(project, arch, python=python, name=name)
-            write_base_lock(project.images / f"bases/{name}/runtime.{arch}.packages", lock)
-    planner = Planner(project=project, compression=ZSTD)
-    assert planner.compiling(project.matrix.cells[0]).base.name == "debian13"
-    with pytest.raises(BuildctlError, match=r"no Debian base with Python 3\.14 to compile the bytecode"):
-        planner.compiling(replace(project.matrix.cells[0], python="3.14"))
+        for arch in ARCHES:
+            lock = base_lock(slim, arch, python=python, name=name)
+            write_base_lock(slim.images / f"bases/{name}/runtime.{arch}.packages", lock)
+    planner = Planner(project=slim, compression=ZSTD)
+    assert planner.compiling(cell).base.name == "debian13"
+    other = replace(cell, python="3.14")
+    with pytest.raises(BuildctlError, match=r"no base with Python 3\.14 for this machine \((amd|arm)64\)"):
+        planner.compiling(other)
+    for arch in ARCHES:
+        write_image_lock(slim.image_lock(cell.base, cell.flavour, arch), image_lock(slim, arch, python="3.14"))
+    assert planner.compiling(other).base.name == "slim"

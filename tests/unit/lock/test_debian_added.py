@@ -16,7 +16,8 @@ from buildctl.dockerfile.bake import bake_file
 from buildctl.dockerfile.files import render_images
 from buildctl.ground.errors import LockError, ResolveError
 from buildctl.lock.debian import read_base_lock, write_base_lock
-from buildctl.lock.debian_added import Debs, Wanted, added_name, inputs_of, settle
+from buildctl.lock.debian_added import Wanted, added_name, inputs_of, settle
+from buildctl.lock.inside.assembly import Debs
 from buildctl.lock.locked import load_locked
 from buildctl.lock.update import check_locks, stale_locks
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
@@ -158,9 +159,9 @@ def test_scripts_are_recorded_only_on_request_and_a_record_stays(project: Projec
     debs = Debs(store=store, mirrors={})
     with pytest.raises(
         ResolveError, match=r'images\["cuda-2.6"\].apt \(cuda-2.6, amd64\): tool 1.0: its postinst'
-    ) as no:
+    ) as e:
         settle([want], [new], debs)
-    assert "--record-scripts" in str(no.value.hint)
+    assert "--record-scripts" in str(e.value.hint)
 
     made = Recorded(changes=(Change(kind="file", mode=0o644, uid=0, gid=0, path="etc/tool", text="made\n"),))
     settled = settle([want], [new], debs, record=lambda *_: made)[0][0]

@@ -149,9 +149,15 @@ def test_a_rule_about_a_kind_is_about_every_accelerator_of_it() -> None:
     assert parse("cpu", more=rule).explain("cpu", "2.10", os=Os.MACOS, arch="arm64").reason != "no CUDA on macOS"
 
 
-@pytest.mark.parametrize("keys", ["", "kind: cuda, accelerator: cuda, "])
-def test_a_rule_is_about_an_accelerator_or_a_kind(keys: str) -> None:
-    with pytest.raises(ProblemsError, match="give exactly one of the keys 'accelerator' and 'kind'"):
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ("", "give one of the keys 'accelerator', 'kind' and 'python'"),
+        ("kind: cuda, accelerator: cuda, ", "give only one of the keys 'accelerator' and 'kind'"),
+    ],
+)
+def test_a_rule_is_about_an_accelerator_or_a_kind(keys: str, problem: str) -> None:
+    with pytest.raises(ProblemsError, match=problem):
         parse("cuda", more=f"exclude: [{{{keys}reason: because, instead: that}}]\n")
 
 

@@ -21,7 +21,7 @@ packages: [torchvision, numpy, pip]
 flavours: [runtime, devel]
 bases:
   debian13: {debian: trixie, packages: [bash, python3.13], devel: [g++]}
-  theirs: {image: "example.invalid/python@sha256:%s", interpreter: /usr/bin/python3, purelib: lib/python3.13/x}
+  theirs: {image: "example.invalid/python@sha256:%s"}
 accelerators:
   cuda: {arch: [amd64, arm64], base: debian13}
   cpu: {arch: [arm64], base: theirs}

@@ -51,8 +51,8 @@ def test_the_defaults_are_what_the_projects_own_matrix_writes_out() -> None:
     """Whoever starts with a short file gets the images of this repository, and its base locks fit."""
     ours, short = load_matrix(ROOT / "matrix.yaml"), parse(SHORT)
     assert short.bases == ours.bases
-    assert (short.python, defaults()["packages"]) == (
-        ours.python,
+    assert (short.pythons, defaults()["packages"]) == (
+        ours.pythons,
         yaml.safe_load((ROOT / "matrix.yaml").read_text())["packages"],
     )
     known = {cell.id: cell.requirements for cell in ours.cells}

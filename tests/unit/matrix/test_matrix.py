@@ -222,12 +222,11 @@ def test_a_debian_base() -> None:
 
 
 IMAGE = "python:3.13-slim@sha256:" + "a" * 64
-LIB = "usr/local/lib/python3.13/site-packages"
 
 
 def test_an_image_base_has_no_devel_flavour_unless_one_is_named() -> None:
     old = "{debian: trixie, packages: [bash, python3.13], devel: [g++]}"
-    new = f"{{image: {IMAGE}, layout: bases/slim, interpreter: /usr/local/bin/python3.13, purelib: {LIB}}}"
+    new = f"{{image: {IMAGE}, layout: bases/slim}}"
     matrix = parse(changed(old, new))
     assert isinstance(matrix.bases[0], ImageBase)
     assert {cell.flavour for cell in matrix.cells} == {Flavour.RUNTIME}
@@ -443,3 +442,87 @@ def test_every_pattern_is_anchored_and_has_words_for_its_error() -> None:
                 walk(child)
 
     walk(schema())
+
+
+# Several Pythons.
+
+PYTHONS = SMALL.replace('python: "3.13"', 'python: ["3.13", "3.11"]').replace(
+    "  debian13: {", "  debian12: {debian: bookworm, packages: [python3.11]}\n  debian13: {"
+)
+
+
+def test_the_first_python_is_in_no_name_and_the_others_are() -> None:
+    cells = parse(PYTHONS).select(["cuda-2.15*"], "amd64")
+    assert [(c.image, c.python, c.stem, c.suffix) for c in cells] == [
+        ("cuda-2.15", "3.13", "cuda-2.15", ""),
+        ("cuda-2.15-devel", "3.13", "cuda-2.15", ""),
+        ("cuda-2.15-py311", "3.11", "cuda-2.15", "-py311"),
+        ("cuda-2.15-py311-devel", "3.11", "cuda-2.15", "-py311"),
+    ]
+    assert [c.id for c in parse(PYTHONS).select(["mps-2.6-py311"])] == ["mps-2.6-py311-arm64"]
+    one = parse(SMALL.replace('python: "3.13"', 'python: ["3.13"]'))
+    assert [c.id for c in one.cells] == [c.id for c in parse(SMALL).cells]
+
+
+def test_each_python_gets_the_first_base_that_has_it() -> None:
+    known = {"debian13": ("3.13",), "debian12": ("3.11", "3.12"), "later": None}
+
+    def standing(bases: str) -> dict[str, str]:
+        text = PYTHONS.replace("base: debian13", f"base: {bases}").replace(
+            "  debian12:", "  later: {debian: forky, packages: [python3]}\n  debian12:"
+        )
+        matrix = parse_matrix(text, Path("matrix.yaml"), lambda base: known[base.name])
+        return {cell.python: cell.base.name for cell in matrix.cells if not cell.native}
+
+    assert standing("[debian13, debian12]") == {"3.13": "debian13", "3.11": "debian12"}
+    assert standing("[debian12, debian13]") == {"3.13": "debian13", "3.11": "debian12"}
+    # a base that is not locked yet may have any; one is taken where none has it, and refused when it is locked
+    assert standing("[later, debian13]") == {"3.13": "debian13", "3.11": "later"}
+    assert standing("[debian13]") == {"3.13": "debian13", "3.11": "debian13"}
+
+
+def test_a_python_can_be_excluded_for_some_versions_of_torch() -> None:
+    rule = '  - {python: "<3.12", versions: "<2.10", reason: no wheel, instead: "cuda-2.15{version}"}\n'
+    text = (PYTHONS + rule).replace("cuda-2.15{version}", "PyTorch 2.15, not {version}")
+    matrix = parse(text)
+    assert "cuda-2.6-py311" not in {cell.name for cell in matrix.cells}
+    assert {"cuda-2.6", "cuda-2.15-py311"} <= {cell.name for cell in matrix.cells}
+    with pytest.raises(MatrixError, match=r"cuda-2\.6-py311 in a container on amd64: no wheel") as caught:
+        matrix.select(["cuda-2.6-py311"], "amd64")
+    assert caught.value.hint == "PyTorch 2.15, not 2.6-py311"
+    assert matrix.explain("cuda", "2.6", os=Os.LINUX, arch="amd64").exists
+    assert not matrix.explain("cuda", "2.6", os=Os.LINUX, arch="amd64", suffix="-py311").exists
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        (
+            "cuda-2.6-py312",
+            "Python 3.12 is not in matrix.yaml, which has 3.13, 3.11",
+            'to add it: python: ["3.13", "3.11", "3.12"]; then `buildctl lock`',
+        ),
+        (
+            "cuda-2.6-py313-devel",
+            "Python 3.13 is the first in matrix.yaml, which no name mentions",
+            "leave out -py313",
+        ),
+    ],
+)
+def test_a_name_with_a_python_that_the_matrix_does_not_have(name: str, message: str, hint: str) -> None:
+    with pytest.raises(MatrixError) as caught:
+        parse(PYTHONS).select([name])
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize(
+    ("python", "problem"),
+    [
+        ("[]", "python: must not be empty"),
+        ('["3.13", "3.13"]', "python: has '3.13' more than once"),
+        ("[3.13]", 'python[0]: value 3.13 is a number (quote it: "3.13")'),
+        ('["3.13.1"]', "python[0]: '3.13.1' is not a quoted Python minor version"),
+    ],
+)
+def test_a_list_of_pythons_that_is_wrong(python: str, problem: str) -> None:
+    assert any(problem in text for text in problems(changed('python: "3.13"', f"python: {python}")))

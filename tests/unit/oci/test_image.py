@@ -37,6 +37,7 @@ FULL = ImageConfig(
     exposed_ports=("8080/tcp",),
     volumes=("/data",),
     stop_signal="SIGINT",
+    docker={"Healthcheck": {"Test": ["CMD-SHELL", "true"], "Interval": 3000000000}, "Shell": ["/bin/bash", "-c"]},
 )
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from buildctl.oci.trees import discard_changed, is_changed, keep_tree, remove_tree
+from buildctl.oci.trees.kept import discard_changed, is_changed, keep_tree, remove_tree
 from tests.support.images import nested
 
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildctl.ground.errors import EngineError, LayoutError
-from buildctl.oci import unpack
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import MediaType
 from buildctl.oci.scan import scan_layer
-from buildctl.oci.unpack import unpack_image, unpack_layer, unpack_layers
+from buildctl.oci.trees import unpack
+from buildctl.oci.trees.unpack import unpack_image, unpack_layer, unpack_layers
 from tests.support.images import Member, compress, file, folder, hard_link, image, symlink, tar
 
 TYPES = [MediaType.LAYER_ZSTD, MediaType.LAYER_GZIP, MediaType.LAYER_TAR]

@@ -13,17 +13,16 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from buildctl.ground.errors import ToolError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import canonical_json
-from buildctl.publish.keys import PrivateKey, PublicKey, SigningError
 from buildctl.publish.sign import (
     BUNDLE_KIND,
     PAYLOAD_KIND,
     Bundle,
     covered,
     open_signer,
-    pre_authentication,
     signed,
     statement,
 )
+from buildctl.registry.keys import PrivateKey, PublicKey, SigningError, pre_authentication
 
 KEY = PrivateKey(generate_private_key(SECP256R1()))
 IMAGE, OTHER = Digest("a" * 64), Digest("b" * 64)

@@ -81,3 +81,13 @@ def claims(cell: Cell, cuda: str) -> Claims:
     return Claims(
         torch="2.6.0", python="3.13", arch=cell.arch, accelerator=cell.accelerator.name, versions={"cuda": cuda}
     )
+
+
+def test_another_python_has_tags_of_its_own() -> None:
+    text = MATRIX.format(cuda="amd64").replace('python: "3.13"', 'python: ["3.13", "3.11"]')
+    cells = parse_matrix(text, Path("matrix.yaml")).cells
+    tags = tags_of(cells, {c.id: claims_of(c, wheel_lock(c)) for c in cells if not c.native})
+    assert over(tags)["2.6"] == ["cuda-2.6-amd64", "cpu-2.6-arm64"]
+    assert over(tags)["2.6-py311"] == ["cuda-2.6-py311-amd64", "cpu-2.6-py311-arm64"]
+    assert over(tags)["2.6-cuda12.4-py311-devel"] == ["cuda-2.6-py311-devel-amd64"]
+    assert over(tags)["2.6.0-cuda12.4-py3.11-amd64-REV"] == ["cuda-2.6-py311-amd64"]

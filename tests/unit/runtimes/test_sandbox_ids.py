@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.ground.errors import ToolError
-from buildctl.runtimes.sandbox.ids import FIRST, MOST, Ids, find_ids
+from buildctl.runtimes.sandbox.ids import FIRST, MOST, Ids, find_ids, outside
 
 ALL = "0 0 4294967295\n"
 
@@ -60,3 +60,8 @@ def test_no_room_for_a_large_number_is_said() -> None:
 @pytest.mark.parametrize(("number", "owner"), [(0, 5), (1000, 1005), (65534, 65539), (1000660000, 65539)])
 def test_files_of_unknown_owners_are_nobody_s(number: int, owner: int) -> None:
     assert Ids(first=5).owner(number) == owner
+
+
+def test_the_id_here_follows_the_lines_of_a_map() -> None:
+    mapping = Ids(first=1000, size=70_000).mapping([90_000])
+    assert [outside(mapping, number) for number in (0, 1000, 65_534, 90_000)] == [1000, 2000, 66_534, 66_535]

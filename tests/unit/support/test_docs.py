@@ -7,6 +7,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -95,5 +96,7 @@ def test_the_way_of_a_cell_names_functions_that_exist_and_is_short() -> None:
     for name in names:
         parts = name.split(".")
         value: object = importlib.import_module(f"buildctl.{parts[0]}.{parts[1]}")
-        for part in parts[2:]:
+        for count, part in enumerate(parts[2:], 3):
+            if isinstance(value, ModuleType) and not hasattr(value, part):
+                importlib.import_module(f"buildctl.{'.'.join(parts[:count])}")
             value = getattr(value, part)

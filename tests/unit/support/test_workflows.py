@@ -30,6 +30,7 @@ MAY: dict[str, dict[str, dict[str, str]]] = {
         "collect": READ,
         "attest": {"contents": "read", "packages": "write", "id-token": "write", "attestations": "write"},
     },
+    "cache": {"jobs": READ, "fill": {"contents": "read", "packages": "write"}},
     "ci": {"check": READ, "image": READ, "native": READ, "test": READ},
     "nightly": {"test-all": READ, "audit": READ, "alert": {"issues": "write"}},
     "publish": {
@@ -58,6 +59,7 @@ MAY: dict[str, dict[str, dict[str, str]]] = {
 TRIGGERS = {
     "alert": {"workflow_call"},
     "build": {"workflow_call"},
+    "cache": {"push", "workflow_dispatch"},
     "ci": {"pull_request", "push", "workflow_call"},
     "nightly": {"schedule", "workflow_dispatch"},
     "publish": {"push", "workflow_dispatch"},
@@ -83,9 +85,11 @@ FOREIGN = re.compile(
     r"\bmake\b|\.venv|\buv\b(?! publish)|\bpip\b|scripts/pipeline (?:check|jobs|image|natives?|all)\b"
     r"|scripts/propose patch|scripts/release|buildctl (?:build|test|lock|native)"
 )
-# the words that a job with a token may call; they need no more than buildctl, its locked wheels, git, gh and cosign
+# the words that a job with a token may call; they need no more than buildctl, its locked wheels, git, gh and cosign.
+# `fill` builds without Docker: wheels are unpacked and never run, and the base's Python compiles what it reads
 WITH_TOKEN = re.compile(
-    r"docker login|scripts/(?:pipeline (?:push|collect|newest|promote|verify|page|retention)|propose open|runner room)"
+    r"docker login|scripts/(?:pipeline (?:push|fill|collect|newest|promote|verify|page|retention)|propose open)"
+    r"|scripts/runner room"
     r"|\bgh (?:auth|issue|release create)|\.venv/bin/zizmor|make -s dev|uv publish|GITHUB_OUTPUT"
 )
 

@@ -12,7 +12,7 @@ from typing import Any
 from buildctl.artifacts.debian.python import python_packages
 from buildctl.artifacts.store import Store
 from buildctl.build.planner import Planned, Planner
-from buildctl.build.recipes import artifacts_of, material_size
+from buildctl.build.recipes import Compiling, artifacts_of, material_size
 from buildctl.cli.options import require_linux_to
 from buildctl.console.log import say
 from buildctl.console.table import folded, size, table
@@ -101,7 +101,8 @@ def _forecast(planned: Sequence[Planned], store: Store, resolve: tuple[tuple[str
     sizes = there | {key: material_size(recipe) for key, recipe in missing.items()}
     wanted: dict[Digest, int] = {a.digest: a.size for r in missing.values() for a in artifacts_of(r)}
     if missing:  # and the Python that makes the bytecode here
-        wanted |= {d.digest: d.size for p in planned for d in python_packages(p.compiling.lock)}
+        pythons = [p.compiling for p in planned if isinstance(p.compiling, Compiling)]
+        wanted |= {d.digest: d.size for compiling in pythons for d in python_packages(compiling.lock)}
     fetched = {digest: count for digest, count in wanted.items() if store.artifact(digest) is None}
     answers, docker = _docker()
     return Forecast(

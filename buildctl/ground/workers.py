@@ -112,17 +112,21 @@ class Workers(Generic[Task, Result]):
 
 
 def _serve(pipe: connection.Connection, work: Callable[[Any, Told], Any]) -> None:
+    """Ends quietly when the pipe does not work: the process at its other end says so."""
     end_with_parent()
-    while True:
-        try:
+
+    def told(count: int) -> None:
+        with contextlib.suppress(OSError):
+            pipe.send(("told", count))
+
+    with contextlib.suppress(OSError, EOFError):
+        while True:
             task = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer = ("made", work(task, lambda count: pipe.send(("told", count))))
-        except BaseException as error:  # noqa: BLE001 - it is raised in the process that asked
-            answer = ("failed", _portable(error))
-        pipe.send(answer)
+            try:
+                answer = ("made", work(task, told))
+            except BaseException as error:  # noqa: BLE001 - it is raised in the process that asked
+                answer = ("failed", _portable(error))
+            pipe.send(answer)
 
 
 def _portable(error: BaseException) -> BaseException:

@@ -17,9 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from buildctl.build.assembler import bases_under, build_bases
-from buildctl.build.buildkit_progress import watched
+from buildctl.build.buildkit.progress import watched
+from buildctl.build.buildkit.uv_image import put_tool, scratch_in
 from buildctl.build.engine import Built, Order
-from buildctl.build.uv_image import put_tool, scratch_in
 from buildctl.console.log import say
 from buildctl.dockerfile.bake import BakeTarget, bake_definition, bake_name, target_of
 from buildctl.dockerfile.parse import Instruction, read_dockerfile
@@ -27,6 +27,7 @@ from buildctl.ground.errors import DockerfileError, EngineError, ToolError
 from buildctl.ground.run import run, which
 from buildctl.ground.scratch import scratch
 from buildctl.lock.index import uv_environment
+from buildctl.lock.inside.base_image import ImageLock
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.oci.compression import ZSTD, Compression
 from buildctl.oci.image import Descriptor, MediaType
@@ -43,6 +44,7 @@ class DockerOptions:
     """`builder` is a buildx builder by name (remote, Kubernetes, several nodes), `secrets` files by id.
 
     `context` is a docker context or the URL of a daemon, whose own BuildKit builds unless a `builder` is named.
+    `cache_from` and `cache_to` are repositories of BuildKit's own cache, which is not signed: a tag for each target.
     `network` "host" lets steps reach the builder's loopback, for an index or a proxy there.
     """
 
@@ -55,6 +57,8 @@ class DockerOptions:
     cache: bool = True
     network: str | None = None
     env: Mapping[str, str] | None = None
+    cache_from: tuple[str, ...] = ()
+    cache_to: str | None = None
 
 
 def docker_images(order: Order) -> list[Built]:
@@ -77,8 +81,13 @@ def docker_images(order: Order) -> list[Built]:
                 builder=order.builder,
                 context=order.context,
                 secrets=user_secrets(Path(secrets), environment, index=index),
+                cache_from=tuple(source.name for source in order.cache.sources) if order.cache else (),
+                cache_to=order.cache.writer.name if order.cache and order.cache.writer else None,
             )
-            targets = [_target(cell, context=order.project.images, layout=layout.root) for cell in some]
+            images = {one.cell.id: one.image for one in order.locked}
+            targets = [
+                _target(cell, context=order.project.images, layout=layout.root, image=images[cell.id]) for cell in some
+            ]
             found = build_with_docker(targets, options, layout=layout)
         seconds = (time.perf_counter() - start) / len(some)
         built |= {name: _built(name, descriptor, layout, seconds) for name, descriptor in found.items()}
@@ -91,8 +100,8 @@ def _built(name: str, descriptor: Descriptor, layout: Layout, seconds: float) ->
     return Built(name=name, descriptor=descriptor, size=size, made=len(layers), reused=0, seconds=seconds)
 
 
-def _target(cell: Cell, *, context: Path, layout: Path) -> BakeTarget:
-    target = target_of(cell, context=context, layout=layout)
+def _target(cell: Cell, *, context: Path, layout: Path, image: ImageLock | None) -> BakeTarget:
+    target = target_of(cell, context=context, layout=layout, image=image)
     # a foreign base may be compressed differently, which triggers a second export
     return with_fixed_times(target) if isinstance(cell.base, DebianBase) else target
 
@@ -134,6 +143,7 @@ def _export(targets: Sequence[BakeTarget], places: Mapping[str, Path], options: 
         entry["output"] = [_output(place, options, rewrite=not target.fixed_times)]
         entry["args"] = {**entry.get("args", {}), **_proxies(), "SOURCE_DATE_EPOCH": str(options.epoch)}
         entry["secret"] = [{"id": k, "src": str(v.absolute())} for k, v in sorted(options.secrets.items())]
+        entry |= _registry_cache(target.name, options)
         if options.attest:
             del entry["attest"]
         if options.network:
@@ -142,6 +152,15 @@ def _export(targets: Sequence[BakeTarget], places: Mapping[str, Path], options: 
         file = Path(folder) / "docker-bake.json"
         file.write_text(json.dumps(definition))
         _bake(file, options)
+
+
+def _registry_cache(name: str, options: DockerOptions) -> dict[str, list[str]]:
+    """BuildKit's cache in a registry (docs.docker.com, "Registry cache"); one that cannot be written fails no build."""
+    found = [f"type=registry,ref={repository}:buildkit-{name}" for repository in options.cache_from]
+    # layers as this build exports them, intermediate stages too, in a form that every registry takes
+    how = f"mode=max,image-manifest=true,oci-mediatypes=true,compression={options.compression.method},ignore-error=true"
+    out = [f"type=registry,ref={options.cache_to}:buildkit-{name},{how}"] if options.cache_to else []
+    return {**({"cache-from": found} if found else {}), **({"cache-to": out} if out else {})}
 
 
 def _compressed_as_asked(built: Path, options: DockerOptions) -> bool:

@@ -1,16 +1,14 @@
 """Layers to directories, as root or not, without ever leaving the target directory.
 
-Names are taken apart here: every directory on the way is checked, and symlinks on the way are followed inside the
-target alone, as a kernel would do after chroot. A target appears complete or not at all.
+Where a name leads is decided in `tree`, always inside the target directory, which appears complete or not at all.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
-import shutil
-import stat
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,14 +22,9 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.files import FULL, translated
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
-from buildctl.oci.scan import clean_path
 from buildctl.oci.tarread import LayerReader
-from buildctl.oci.trees import discard_changed, keep_tree, remove_tree, rename_tree
-
-_WHITEOUT = ".wh."
-_OPAQUE = ".wh..wh..opq"
-_MAX_LINKS = 40  # as many symlinks as Linux follows in one path
-_FILES = {tarfile.REGTYPE, tarfile.AREGTYPE}
+from buildctl.oci.trees.kept import discard_changed, keep_tree, remove_tree, rename_tree
+from buildctl.oci.trees.tree import LayerTree, plain_directory
 
 Owner = Callable[[int], int]  # an id of the image -> the id here that gets the file
 
@@ -135,52 +128,52 @@ def _apply(tree: _Tree, blob: BinaryIO, media_type: str, where: str, diff_id: Di
         raise LayoutError(f"{where} has the diff id {reader.diff_id}, not {diff_id} as in the configuration")
 
 
-class _Tree:
-    """A directory that receives the entries of layers, one after the other."""
+class _Tree(LayerTree):
+    """A directory that receives the entries of layers."""
 
     def __init__(self, root: Path, *, stack: bool, owner: Owner | None) -> None:
+        super().__init__(stack=stack)
         self.root = root
-        self.stack = stack
         self.owner = owner if os.geteuid() == 0 else None
         self.directories: dict[str, tarfile.TarInfo] = {}  # their modes and times come last: they may forbid writing
-        self.real: dict[str, str] = {"": ""}  # directories that were looked at: path as given -> path without symlinks
-        self.added: set[str] = set()  # by this layer, with all directories on the way; whiteouts spare these
-
-    def begin_layer(self) -> None:
-        self.added.clear()
-
-    def add(self, info: tarfile.TarInfo, reader: LayerReader) -> None:
-        name = clean_path(info.name)
-        folder, _, last = name.rpartition("/")
-        if last.startswith(_WHITEOUT):
-            self.whiteout(folder, last)
-            return
-        path = f"{self.directory(folder)}/{last}".lstrip("/") if name else ""
-        if info.isdir():
-            self.make_directory(path, info)
-        else:
-            self.make_room(path)
-            self.make(path, info, reader)
-        while path and path not in self.added:
-            self.added.add(path)
-            path = path.rpartition("/")[0]
 
     def at(self, path: str) -> Path:
         return self.root / path
 
-    def make(self, path: str, info: tarfile.TarInfo, reader: LayerReader) -> None:
+    def mode(self, path: str) -> int | None:
+        try:
+            return self.at(path).lstat().st_mode
+        except FileNotFoundError:
+            return None
+
+    def link_target(self, path: str) -> str:
+        return str(self.at(path).readlink())
+
+    def names(self, path: str) -> list[str]:
+        return [found.name for found in self.at(path).iterdir()]
+
+    def remove(self, path: str) -> None:
         full = self.at(path)
-        if info.type in _FILES:
-            self.write(full, info, reader)
-        elif info.issym():
-            full.symlink_to(info.linkname)
-            if self.owner:
-                self.chown(full, info)
-            os.utime(full, (info.mtime, info.mtime), follow_symlinks=False)
-        elif info.islnk():
-            self.link(full, info)
+        if self.is_directory(path):
+            remove_tree(full)
+            self.directories = {p: i for p, i in self.directories.items() if not _within(p, path)}
         else:
-            raise LayoutError("is a device node, a FIFO or of unknown type, which are not supported")
+            full.unlink()
+
+    def put_directory(self, path: str, info: tarfile.TarInfo, *, fresh: bool) -> None:
+        if fresh:
+            self.at(path).mkdir(0o700)
+        self.directories[path] = info
+
+    def put(self, path: str, info: tarfile.TarInfo, reader: LayerReader) -> None:
+        full = self.at(path)
+        if not info.issym():
+            self.write(full, info, reader)
+            return
+        full.symlink_to(info.linkname)
+        if self.owner:
+            self.chown(full, info)
+        os.utime(full, (info.mtime, info.mtime), follow_symlinks=False)
 
     def write(self, full: Path, info: tarfile.TarInfo, reader: LayerReader) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -191,98 +184,18 @@ class _Tree:
                     view = view[file.write(view) :]
             if self.owner:
                 self.chown(file.fileno(), info)
-            os.fchmod(file.fileno(), self.mode(info))
+            os.fchmod(file.fileno(), info.mode & (0o7777 if self.owner else 0o1777))  # setuid would be the caller's
             os.utime(file.fileno(), (info.mtime, info.mtime))
 
-    def link(self, full: Path, info: tarfile.TarInfo) -> None:
-        folder, _, last = clean_path(info.linkname).rpartition("/")
-        source = self.at(f"{self.directory(folder)}/{last}".lstrip("/"))
+    def put_link(self, path: str, source: str, info: tarfile.TarInfo) -> None:
         try:
-            os.link(source, full, follow_symlinks=False)
+            os.link(self.at(source), self.at(path), follow_symlinks=False)
         except (FileNotFoundError, PermissionError) as error:
             raise LayoutError(f"is a hard link to {info.linkname!r}, which is not a file here") from error
 
-    def make_directory(self, path: str, info: tarfile.TarInfo) -> None:
-        full = self.at(path)
-        if not _is_directory(full):
-            self.make_room(path)
-            full.mkdir(0o700)
-        self.directories[path] = info
-
-    def directory(self, path: str) -> str:
-        """The real path of a directory below the root; made when missing, with mode 0755, as other unpackers do."""
-        known = self.real.get(path)
-        if known is not None:
-            return known
-        parts, done, links = path.split("/")[::-1], "", 0
-        while parts:
-            part = parts.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                done = done.rpartition("/")[0]
-                continue
-            step = f"{done}/{part}".lstrip("/")
-            try:
-                mode = self.at(step).lstat().st_mode
-            except FileNotFoundError:
-                self.at(step).mkdir(0o700)
-                self.directories[step] = _plain_directory(step)
-                mode = stat.S_IFDIR
-            if stat.S_ISLNK(mode):
-                links += 1
-                if links > _MAX_LINKS:
-                    raise LayoutError("is behind a loop of symlinks")
-                target = str(self.at(step).readlink())
-                done = "" if target.startswith("/") else done
-                parts.extend(target.split("/")[::-1])
-            elif stat.S_ISDIR(mode):
-                done = step
-            else:
-                raise LayoutError(f"is below {step!r}, which is not a directory")
-        self.real[path] = done
-        return done
-
-    def make_room(self, path: str) -> None:
-        """Remove what is at `path`; a directory with all that is in it."""
-        full = self.at(path)
-        if not os.path.lexists(full):
-            return
-        if not path:
-            raise LayoutError("would replace the root directory")
-        if _is_directory(full):
-            shutil.rmtree(full)
-            self.directories = {p: i for p, i in self.directories.items() if not _within(p, path)}
-        else:
-            full.unlink()
-        self.real = {"": ""}
-
-    def whiteout(self, folder: str, last: str) -> None:
-        if self.stack:
-            raise LayoutError("is a whiteout, which a stacked layer cannot have")
-        where = self.directory(folder)
-        if last == _OPAQUE:
-            self.remove_below(where)
-            return
-        gone = last.removeprefix(_WHITEOUT)
-        if gone in ("", ".", "..") or gone.startswith(_WHITEOUT):
-            raise LayoutError("is a whiteout that does not name an entry of its directory")
-        self.remove_lower(f"{where}/{gone}".lstrip("/"))
-
-    def remove_below(self, folder: str) -> None:
-        for path in list(self.at(folder).iterdir()):
-            self.remove_lower(f"{folder}/{path.name}".lstrip("/"))
-
-    def remove_lower(self, path: str) -> None:
-        """Remove `path` except for what this layer added: its entries may come before the whiteout."""
-        if path not in self.added:
-            self.make_room(path)
-        elif _is_directory(self.at(path)):
-            self.remove_below(path)
-
     def finish(self) -> None:
         """Directories get their owners, modes and times: the deepest first, so that nothing changes them afterwards."""
-        self.directories.setdefault("", _plain_directory(""))
+        self.directories.setdefault("", plain_directory(""))
         for path, info in sorted(self.directories.items(), reverse=True):
             full = self.at(path)
             if self.owner:
@@ -301,10 +214,6 @@ class _Tree:
             if error.errno not in (errno.EPERM, errno.EINVAL):  # root of a user namespace that lacks this id
                 raise
 
-    def mode(self, info: tarfile.TarInfo) -> int:
-        """A setuid file that belongs to the caller would let others run as the caller."""
-        return info.mode & (0o7777 if self.owner else 0o1777)
-
 
 @contextmanager
 def _appearing(target: Path, place: Callable[[Path, Path], object]) -> Iterator[Path]:
@@ -312,19 +221,17 @@ def _appearing(target: Path, place: Callable[[Path, Path], object]) -> Iterator[
     with translated(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{target.name}.unpack-"
-        for stale in target.parent.glob(f"{prefix}*"):
-            with suppress(OSError), _held(stale):
-                remove_tree(stale)
-        with _workplace(target.parent, prefix) as folder:
-            try:
-                yield folder
-                place(folder, target)
-            finally:
-                remove_tree(folder)
+        with workplace(target.parent, prefix) as folder:
+            yield folder
+            place(folder, target)
 
 
 @contextmanager
-def _workplace(parent: Path, prefix: str) -> Iterator[Path]:
+def workplace(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder in `parent` to put something together in; removed at the end, as are those of killed processes."""
+    for stale in parent.glob(f"{glob.escape(prefix)}*"):
+        with suppress(OSError), _held(stale):
+            remove_tree(stale)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         with suppress(FileNotFoundError, BlockingIOError), ExitStack() as stack:
@@ -333,7 +240,10 @@ def _workplace(parent: Path, prefix: str) -> Iterator[Path]:
                 held = stack.pop_all()
                 break
     with held:
-        yield folder
+        try:
+            yield folder
+        finally:
+            remove_tree(folder)
 
 
 @contextmanager
@@ -347,18 +257,5 @@ def _held(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _is_directory(full: Path) -> bool:
-    try:
-        return stat.S_ISDIR(full.lstat().st_mode)
-    except FileNotFoundError:
-        return False
-
-
 def _within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
-
-
-def _plain_directory(path: str) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(path)
-    info.type, info.mode = tarfile.DIRTYPE, 0o755
-    return info

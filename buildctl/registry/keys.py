@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import nacl.exceptions
-import nacl.secret
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
     ECDSA,
@@ -39,6 +37,10 @@ PASSWORD = "COSIGN_PASSWORD"  # noqa: S105 - cosign reads the same variable
 _ENVIRONMENT = "env://"  # cosign's way to name a variable that holds a key
 _SEALED = ("ENCRYPTED SIGSTORE PRIVATE KEY", "ENCRYPTED COSIGN PRIVATE KEY")
 _SCRYPT_LIMIT = 1 << 30  # bytes of memory that a key file may ask for
+
+
+class _WrongPasswordError(Exception):
+    """The envelope did not open."""
 
 
 class SigningError(BuildctlError):
@@ -99,7 +101,7 @@ class PrivateKey:
             else:
                 encrypted = b"BEGIN ENCRYPTED" in data or b"Proc-Type: 4,ENCRYPTED" in data
                 key = load_pem_private_key(data, password=password if encrypted else None)
-        except nacl.exceptions.CryptoError as error:
+        except _WrongPasswordError as error:
             raise SigningError(f"{source}: wrong password", hint=f"set it in ${PASSWORD}") from error
         except (ValueError, KeyError, TypeError, UnsupportedAlgorithm) as error:
             hint = f"`cosign generate-key-pair` makes one; if it is encrypted, set ${PASSWORD}"
@@ -119,6 +121,11 @@ class PrivateKey:
             return self.key.sign(data, ECDSA(SHA256(), deterministic_signing=True))
         except UnsupportedAlgorithm:  # OpenSSL before 3.2: just as valid, but different each time
             return self.key.sign(data, ECDSA(SHA256()))
+
+
+def pre_authentication(kind: str, payload: bytes) -> bytes:
+    """The bytes that are signed (DSSE v1, "PAE")."""
+    return b"DSSEv1 %d %s %d %s" % (len(kind.encode()), kind.encode(), len(payload), payload)
 
 
 def _read(source: str) -> bytes:
@@ -143,8 +150,16 @@ def _unsealed(data: bytes, password: bytes) -> bytes:
     n, r, p = (int(kdf["params"][name]) for name in "Nrp")
     salt = base64.b64decode(kdf["salt"])
     key = hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, dklen=32, maxmem=_SCRYPT_LIMIT)
-    box = nacl.secret.SecretBox(key)
-    return box.decrypt(base64.b64decode(value["ciphertext"]), base64.b64decode(cipher["nonce"]))
+    # imported here: verifying needs no password, and should not wait a tenth of a second for it
+    import nacl.exceptions  # noqa: PLC0415
+    import nacl.secret  # noqa: PLC0415
+
+    try:
+        return nacl.secret.SecretBox(key).decrypt(
+            base64.b64decode(value["ciphertext"]), base64.b64decode(cipher["nonce"])
+        )
+    except nacl.exceptions.CryptoError as error:
+        raise _WrongPasswordError from error
 
 
 def _is_p256(key: EllipticCurvePrivateKey | EllipticCurvePublicKey) -> bool:

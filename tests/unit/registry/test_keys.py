@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from buildctl.publish.keys import PrivateKey, PublicKey, SigningError
+from buildctl.registry.keys import PrivateKey, PublicKey, SigningError
 
 # `cosign generate-key-pair` of cosign 3.1.1 with the password "secret"
 SEALED = """\

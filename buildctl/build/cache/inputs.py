@@ -1,0 +1,71 @@
+"""What a signed layer is made from: hashed in this run, in a store of its own that disappears afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from buildctl.artifacts.store import Store
+from buildctl.ground.errors import ArtifactError
+from buildctl.oci.digest import Digest
+from buildctl.oci.files import bring, translated
+
+
+@contextlib.contextmanager
+def scratch_store(store: Store) -> Iterator[Store]:
+    """An empty store on the same disk, removed at the end; those of killed processes are removed first."""
+    parent = store.root / "scratch"
+    folder = parent / f"{os.getpid()}-{secrets.token_hex(4)}"
+    with translated(folder):
+        parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.iterdir():
+            _remove_unless_used(left)
+        folder.mkdir()
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    try:
+        yield Store(folder)
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_unless_used(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def take_hashed(artifacts: Iterable[Digest], store: Store, into: Store) -> None:
+    """Link these artifacts of `store` into another, each hashed now: what was hashed when it was downloaded may have
+    changed since. Raises ArtifactError for one that is missing or is not what its name says.
+    """
+
+    def one(digest: Digest) -> None:
+        path = store.artifact(digest)
+        if path is None:
+            raise ArtifactError(f"{digest} is not in the store", hint="run the build again to fetch it")
+        target = into.artifact_path(digest)
+        with translated(target):
+            bring(path, target, digest, path.stat().st_size)
+            found = Digest.of_file(target)
+        if found != digest:
+            path.unlink(missing_ok=True)
+            raise ArtifactError(
+                f"the store's file of {digest} has changed: it is {found} now",
+                hint="it was removed: run the build again to fetch it",
+            )
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for _ in pool.map(one, dict.fromkeys(artifacts)):
+            pass

@@ -1,0 +1,79 @@
+"""Private wheels (`images.*.wheels` of matrix.yaml): files of the project that are resolved, pinned and installed like
+those of an index. They lie in images/, which is the build context, so that Docker finds them too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from buildctl.artifacts.store import Store
+from buildctl.ground.errors import LockError, ResolveError
+from buildctl.lock.wheels import LockedWheel, WheelLock
+from buildctl.matrix.cells import Cell
+from buildctl.matrix.project import Project
+from buildctl.oci.digest import Digest
+
+
+@contextmanager
+def offered(project: Project, cell: Cell) -> Iterator[Path | None]:
+    """A folder that holds the cell's own wheels and nothing else, for uv; None if it has none."""
+    if not cell.wheels:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="buildctl-wheels-") as folder:
+        for name in cell.wheels:
+            (Path(folder) / Path(name).name).symlink_to((project.images / name).resolve())
+        yield Path(folder)
+
+
+def refuse_others(project: Project, cell: Cell, lock: WheelLock) -> None:
+    """Raises ResolveError if a package of the project's own comes from the index."""
+    for wheel, files in _own(project, cell, lock):
+        if not any(_digest(file) == wheel.digest for file in files):
+            raise ResolveError(
+                f"{cell.name} on {cell.platform}: {wheel.filename} is not one of images.*.wheels: the index has "
+                f"{wheel.name} {wheel.version}, too, with a wheel that fits better",
+                hint=f"give the package a name or version that the index does not have, or a wheel for {cell.platform}",
+            )
+
+
+def local_problem(project: Project, cell: Cell, lock: WheelLock) -> str | None:
+    """Why the lock no longer matches the project's own wheels; None if it does."""
+    for wheel, files in _own(project, cell, lock):
+        if not any(_digest(file) == wheel.digest for file in files):
+            return f"{wheel.filename} of images.*.wheels changed after it was locked"
+    return None
+
+
+def keep_local(project: Project, cell: Cell, lock: WheelLock, store: Store) -> None:
+    """Bring the project's own wheels of a lock into the store. Raises LockError if one changed after it was locked."""
+    for wheel, files in _own(project, cell, lock):
+        if store.artifact(wheel.digest) is not None:
+            continue
+        file = next((file for file in files if _digest(file) == wheel.digest), None)
+        if file is None:
+            raise LockError(
+                f"{cell.id}: no {wheel.filename} with SHA-256 {wheel.digest.hex} in images.*.wheels",
+                hint="run `buildctl lock`",
+            )
+        with store.temporary() as temporary:
+            shutil.copyfile(file, temporary)
+            temporary.rename(store.artifact_path(wheel.digest))
+
+
+def _own(project: Project, cell: Cell, lock: WheelLock) -> Iterator[tuple[LockedWheel, Sequence[Path]]]:
+    """Each wheel of the lock whose package is the project's own, with the files of that name."""
+    names = {canonicalize_name(parse_wheel_filename(Path(name).name)[0]) for name in cell.wheels}
+    for wheel in lock.wheels:
+        if wheel.name in names:
+            yield wheel, [project.images / name for name in cell.wheels if Path(name).name == wheel.filename]
+
+
+def _digest(path: Path) -> Digest | None:
+    return Digest.of_file(path) if path.is_file() else None
