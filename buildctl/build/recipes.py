@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from buildctl.artifacts.bytecode import BuildPython
@@ -173,7 +173,10 @@ def debian_base(name: str, locks: Sequence[BaseLock], *, compiling: Compilers, c
 def _debian_recipe(name: str, source: DebianSource, compression: Compression) -> Recipe:
     locks = [source.lock, *reversed(source.below)]
     # not by the name of an image: those that add the same packages to the same base share the layer
-    facts = [replace(lock, inputs="", base=locks[-1].base) for lock in locks]
+    facts = [asdict(replace(lock, inputs="", base=locks[-1].base)) for lock in locks]
+    for fact in facts:
+        if fact["recorded"] is None:  # most locks: the key of a layer is as it was before there were records
+            del fact["recorded"]
     kind = "debian, added" if source.added else "debian" if source.below else f"debian, configured {VERSION}"
     return Recipe(
         key=recipe_key(kind, facts, source.compiling.identity, compression.identity),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,12 @@ from buildctl.oci.compression import COMPRESSIONS
 @names_argument
 @click.option("--upgrade", is_flag=True, help="Take the newest versions that fit, instead of keeping what is locked.")
 @click.option("--upgrade-bases", is_flag=True, help="Take the newest Debian packages, and keep all wheels.")
+@click.option("--record-scripts", is_flag=True, help="Run Debian scripts that are not understood once, in a sandbox.")
 @click.option("--check", is_flag=True, help="Change nothing; fail when a lock is missing or stale (for CI).")
 @click.pass_obj
-def lock(options: Options, names: Sequence[str], upgrade: bool, upgrade_bases: bool, check: bool) -> None:
+def lock(
+    options: Options, names: Sequence[str], upgrade: bool, upgrade_bases: bool, record_scripts: bool, check: bool
+) -> None:
     """Pin every wheel and Debian package by name, version, file, size and SHA-256, for each cell's own platform.
 
     \b
@@ -43,19 +47,24 @@ def lock(options: Options, names: Sequence[str], upgrade: bool, upgrade_bases: b
       buildctl lock                      what is missing or stale
       buildctl lock --upgrade            everything, newest
       buildctl lock --upgrade-bases      security fixes of Debian; torch and all wheels stay
+      buildctl lock --record-scripts     also Debian packages whose scripts must be run, as root
       buildctl lock --check              in CI
     """
+    from buildctl.artifacts.store import Store
     from buildctl.lock.update import check_locks, lock_cells
+    from buildctl.runtimes.recorder.record import open_recorder
 
-    if check and (upgrade or upgrade_bases):
-        raise UsageError("--check changes nothing: leave out --upgrade and --upgrade-bases")
+    if check and (upgrade or upgrade_bases or record_scripts):
+        raise UsageError("--check changes nothing: leave out --upgrade, --upgrade-bases and --record-scripts")
     project = options.open()
     cells = project.matrix.select(names)
     if check:
         click.echo(f"{check_locks(project, cells)} locks are up to date")
         return
-    for line in lock_cells(project, cells, upgrade=upgrade, upgrade_bases=upgrade_bases):
-        click.echo(line)
+    with ExitStack() as stack:
+        record = stack.enter_context(open_recorder(Store.default())).record if record_scripts else None
+        for line in lock_cells(project, cells, upgrade=upgrade, upgrade_bases=upgrade_bases, record=record):
+            click.echo(line)
 
 
 @command("Write down what each locked torch wheel says of itself")

@@ -44,6 +44,12 @@ WRITTEN = (
         source=MATRIX,
     ),
     Written(
+        path="NAME/FLAVOUR.ARCH.recorded",
+        what="what the maintainer scripts of those packages did when they were run; review it like code",
+        command=LOCK,
+        source=MATRIX,
+    ),
+    Written(
         path="bases/BASE/FLAVOUR.ARCH.packages",
         what="the Debian packages of a base, by hash",
         command=LOCK,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -169,12 +169,40 @@ def _packages(root: Path, sources: Mapping[str, str], base: DebianBase, names: S
     try:
         out = apt(["apt-get", "install", "--print-uris", "-qq", "--", "?essential", *sorted(set(names))], root)
     except ToolError as error:
-        raise ResolveError(f"bases.{base.name}: apt cannot resolve the packages: {error.message}") from error
+        message = f"bases.{base.name}: apt cannot resolve the packages: {error.message}"
+        raise ResolveError(message, hint=one_of(error, root)) from error
     packages = [parse_uri(line, sources) for line in out.splitlines() if line.startswith("'")]
     # apt reads an unknown name as a pattern, or as something that another package provides
-    if unknown := sorted(set(names) - {p.name for p in packages}):
+    taken = {p.name for p in packages}
+    if unknown := unprovided(set(names) - taken, taken, root, f"bases.{base.name}"):
         raise ResolveError(f"bases.{base.name}: no such package in {base.suite}: {', '.join(unknown)}")
     return packages
+
+
+def unprovided(names: Iterable[str], taken: Collection[str], root: Path, where: str) -> list[str]:
+    """Those of `names` that none of the packages `taken` provides. The others are told: Debian renames libraries, and
+    the package of the new name provides the old one (libglib2.0-0 of Debian 12 is libglib2.0-0t64 in 13).
+    """
+    lost = []
+    for name in sorted(names):
+        if found := providers(name, root) & set(taken):
+            say(f"{where}: {name} is provided by {', '.join(sorted(found))}, which is locked")
+        else:
+            lost.append(name)
+    return lost
+
+
+def providers(name: str, root: Path) -> set[str]:
+    """The packages that provide `name`, which is not one itself."""
+    _, _, lines = apt(["apt-cache", "showpkg", "--", name], root).partition("Reverse Provides:")
+    return {line.split()[0] for line in lines.splitlines() if line.strip()}
+
+
+def one_of(error: ToolError, root: Path) -> str | None:
+    """The next step where apt would not choose between the packages that provide a name."""
+    name = re.search(r"Package '([^']+)' has no installation candidate", error.message)
+    found = sorted(providers(name[1], root)) if name else []
+    return f"write one of the packages that provide {name[1]}: {', '.join(found)}" if name and found else None
 
 
 def parse_uri(line: str, sources: Mapping[str, str]) -> DebPackage:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from buildctl.artifacts.debian.deb822 import parse_stanzas
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
+from buildctl.artifacts.debian.recorded import format_recorded, parse_recorded
 from buildctl.ground.errors import ArtifactError, LockError
 from buildctl.lock.apt_sources import ARCHIVES
 from buildctl.matrix.cells import DebianBase, Flavour
@@ -99,9 +101,18 @@ def format_base_lock(lock: BaseLock) -> str:
     return "\n".join(lines) + "\n"
 
 
+def record_of(path: Path) -> Path:
+    """Where what the scripts of a lock's packages did is recorded, if they were run."""
+    return path.with_suffix(".recorded")
+
+
 def write_base_lock(path: Path, lock: BaseLock) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, format_base_lock(lock).encode())
+    if lock.recorded is not None:
+        write_whole(record_of(path), format_recorded(lock).encode())
+    else:
+        record_of(path).unlink(missing_ok=True)
 
 
 def read_base_lock(path: Path) -> BaseLock:
@@ -112,7 +123,18 @@ def read_base_lock(path: Path) -> BaseLock:
         raise LockError(f"{path}: no such lock", hint="run `buildctl lock`") from None
     except UnicodeDecodeError as error:
         raise LockError(f"{path}: not UTF-8: {error}", hint="run `buildctl lock`") from None
-    return _parsed(path, text)
+    return _with_record(path, _parsed(path, text))
+
+
+def _with_record(path: Path, lock: BaseLock) -> BaseLock:
+    record = record_of(path)
+    try:
+        text = record.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return lock
+    except UnicodeDecodeError as error:
+        raise LockError(f"{record}: not UTF-8: {error}", hint="restore the file") from None
+    return replace(lock, recorded=parse_recorded(text, str(record), lock))
 
 
 @functools.lru_cache(maxsize=64)
@@ -123,7 +145,7 @@ def _parsed(path: Path, text: str) -> BaseLock:
         packages = tuple(_read_package(path, line, fields) for line, fields in parse_stanzas(text, str(path)))
     except ArtifactError as error:
         raise LockError(error.message, hint="restore the file, or run `buildctl lock`") from error
-    lock = BaseLock(packages=packages, **head)
+    lock = BaseLock(packages=packages, recorded=None, **head)
     names = [p.name for p in packages]
     # what an image adds (debian_added) may all be in its base already
     if names != sorted(names) or len(set(names)) != len(names) or not (names or "_" in lock.base):

@@ -7,18 +7,25 @@ images/NAME/FLAVOUR.ARCH.packages, and its inputs include the base: a changed ba
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from buildctl.artifacts.debian.base import check_scripts
 from buildctl.artifacts.debian.deb import Control
-from buildctl.artifacts.debian.package import BaseLock, DebPackage
-from buildctl.ground.errors import ResolveError, ToolError
+from buildctl.artifacts.debian.package import BaseLock, DebPackage, Recorded
+from buildctl.artifacts.debian.recorded import binding
+from buildctl.artifacts.debian.scripts.commands import UnknownScriptError
+from buildctl.ground.errors import ArtifactError, ResolveError, ToolError
 from buildctl.ground.scratch import scratch
-from buildctl.lock.apt import apt, parse_uri, private_root, update
+from buildctl.lock.apt import apt, one_of, parse_uri, private_root, unprovided, update
 from buildctl.lock.debian import FORMAT
+from buildctl.lock.inside.assembly import Debs
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import canonical_json
+
+# Runs the scripts of a lock's packages on top of the locks below, and tells what they did.
+Record = Callable[[BaseLock, Sequence[BaseLock], Callable[[DebPackage], Path]], Recorded]
 
 
 class BaseMovedError(ResolveError):
@@ -114,11 +121,13 @@ def _packages(root: Path, sources: Mapping[str, str], want: Wanted) -> tuple[Deb
     except ToolError as error:
         if "remove is disabled" in error.message:
             raise BaseMovedError(f"{what}: {', '.join(names)} would remove packages of the base") from error
-        raise ResolveError(f"{what}: apt cannot resolve the packages: {error.message}") from error
+        message = f"{what}: apt cannot resolve the packages: {error.message}"
+        raise ResolveError(message, hint=one_of(error, root)) from error
     packages = [parse_uri(line, sources) for line in out.splitlines() if line.startswith("'")]
     there = {p.name: p.version for lock in want.below for p in lock.packages}
     # apt reads an unknown name as a pattern, or as something that another package provides
-    if unknown := sorted(set(names) - there.keys() - {p.name for p in packages}):
+    taken = there.keys() | {p.name for p in packages}
+    if unknown := unprovided(set(names) - taken, taken, root, what):
         raise ResolveError(
             f"{what}: no such package in {want.below[0].suite}: {', '.join(unknown)}",
             hint=f"names are as in apt: `apt-cache search NAME` on Debian {want.below[0].suite}",
@@ -126,3 +135,46 @@ def _packages(root: Path, sources: Mapping[str, str], want: Wanted) -> tuple[Deb
     if moved := [f"{p.name} {there[p.name]} -> {p.version}" for p in packages if p.name in there]:
         raise BaseMovedError(f"{what}: {', '.join(names)} needs newer packages in the base: {', '.join(moved)}")
     return tuple(sorted(packages, key=lambda p: p.name))
+
+
+def settle(
+    wanted: Sequence[Wanted],
+    found: Sequence[BaseLock],
+    debs: Debs,
+    *,
+    olds: Sequence[BaseLock] = (),
+    record: Record | None = None,
+) -> tuple[list[BaseLock], tuple[str, ...]]:
+    """The locks with what is recorded of scripts that are not understood; and what is skipped, for people.
+
+    A record of `olds` about the same packages stays. Raises ResolveError for scripts that are not understood, without
+    `record`, and for packages that do not go together.
+    """
+    known = {binding(old): old.recorded for old in olds if old.recorded is not None}
+    notes: dict[str, None] = {}
+    settled = []
+    checked: dict[tuple[DebPackage, ...], Recorded | None] = {}
+    for want, new in zip(wanted, found, strict=True):
+        key = (*new.packages, *(package for lock in want.below for package in lock.packages))
+        if key not in checked:
+            debs.fetch(new.packages)
+            try:
+                checked[key], skipped = _checked(want, new, debs, known.get(binding(new)), record)
+            except (ArtifactError, ResolveError) as error:
+                where = f"{want.key} ({want.cell.image}, {new.arch})"
+                raise ResolveError(f"{where}: {error.message}", hint=error.hint) from error
+            notes |= dict.fromkeys(skipped)
+        settled.append(replace(new, recorded=checked[key]))
+    return settled, tuple(notes)
+
+
+def _checked(
+    want: Wanted, new: BaseLock, debs: Debs, old: Recorded | None, record: Record | None
+) -> tuple[Recorded | None, tuple[str, ...]]:
+    try:
+        return None, check_scripts(new, debs.path, below=want.below)
+    except UnknownScriptError:
+        recorded = old if old or record is None else record(new, want.below, debs.path)
+        if recorded is None:
+            raise
+    return recorded, check_scripts(replace(new, recorded=recorded), debs.path, below=want.below)

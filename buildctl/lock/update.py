@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildctl.artifacts.debian.base import check_scripts
-from buildctl.artifacts.debian.package import BaseLock, DebPackage
+from buildctl.artifacts.debian.package import BaseLock
 from buildctl.artifacts.store import Store
 from buildctl.console.log import say
-from buildctl.ground.errors import ArtifactError, FetchError, LockError, ResolveError
+from buildctl.ground.errors import FetchError, LockError
 from buildctl.lock import debian, debian_added
 from buildctl.lock.agreement import glibc_of, refuse_newer_glibc, refuse_other_python, refuse_python_of
 from buildctl.lock.apt import instead_of_apt, resolve_base
 from buildctl.lock.apt_sources import apt_mirrors
 from buildctl.lock.claim_files import derive, stale_claims, write_claims
+from buildctl.lock.debian_added import Record
 from buildctl.lock.inside import base_image
 from buildctl.lock.inside.assembly import Debs, refuse_unbuildable
 from buildctl.lock.inside.base_image import ImageLock, lock_image
@@ -33,12 +33,21 @@ from buildctl.matrix.project import Project
 from buildctl.oci.files import write_whole
 
 
-def lock_cells(project: Project, cells: Sequence[Cell], *, upgrade: bool, upgrade_bases: bool = False) -> Iterator[str]:
+def lock_cells(
+    project: Project,
+    cells: Sequence[Cell],
+    *,
+    upgrade: bool,
+    upgrade_bases: bool = False,
+    record: Record | None = None,
+) -> Iterator[str]:
     """Resolve what is missing, malformed or stale, or with `upgrade` everything, with `upgrade_bases` the Debian
     packages below unchanged wheels; one line for each lock. What is refused leaves every lock as it was.
+
+    `record` runs the maintainer scripts that are not understood; without it they are refused.
     """
     with _all_or_nothing(project):
-        yield from _lock_all(project, cells, upgrade=upgrade, upgrade_bases=upgrade_bases)
+        yield from _lock_all(project, cells, upgrade=upgrade, upgrade_bases=upgrade_bases, record=record)
 
 
 @contextlib.contextmanager
@@ -59,17 +68,19 @@ def _all_or_nothing(project: Project) -> Iterator[None]:
         raise
 
 
-def _lock_all(project: Project, cells: Sequence[Cell], *, upgrade: bool, upgrade_bases: bool) -> Iterator[str]:
+def _lock_all(
+    project: Project, cells: Sequence[Cell], *, upgrade: bool, upgrade_bases: bool, record: Record | None
+) -> Iterator[str]:
     whole = _by_wheel_lock(project, cells)
     renewed = upgrade or upgrade_bases
     if not renewed:
         refuse_other_python(project, cells)
     # first, since the base decides which wheels fit
-    yield from _lock_bases(project, _bases(project, cells), upgrade=renewed)
+    yield from _lock_bases(project, _bases(project, cells), upgrade=renewed, record=record)
     for cell in whole:
         yield from _lock_wheels(project, cell, upgrade=upgrade)
     yield from write_claims(project, whole, Store.default(), again=False)
-    yield from _lock_added(project, _added(project, cells))
+    yield from _lock_added(project, _added(project, cells), record)
 
 
 def check_locks(project: Project, cells: Sequence[Cell]) -> int:
@@ -258,7 +269,7 @@ def _base_problem(project: Project, key: BaseKey) -> str | None:
         return error.message.removeprefix(str(path)).lstrip(": ")
 
 
-def _lock_bases(project: Project, keys: Sequence[BaseKey], *, upgrade: bool) -> Iterator[str]:
+def _lock_bases(project: Project, keys: Sequence[BaseKey], *, upgrade: bool, record: Record | None) -> Iterator[str]:
     """The flavours of a base on an architecture come from one state of the archive: one stale lock renews them all."""
     groups: dict[tuple[str, str], list[BaseKey]] = {}
     for key in keys:
@@ -268,20 +279,22 @@ def _lock_bases(project: Project, keys: Sequence[BaseKey], *, upgrade: bool) -> 
         if not upgrade and not any(_base_problem(project, key) for key in group):
             yield from (f"{project.shown(key.path(project))} is up to date" for key in group)
         elif isinstance(base, DebianBase):
-            yield from renew_base(project, base, group[0].arch, shipped=not upgrade)
+            yield from renew_base(project, base, group[0].arch, shipped=not upgrade, record=record)
         else:
             yield from lock_image(project, base, [key.flavour for key in group], group[0].arch)
             refuse_other_python(project, [c for c in project.matrix.cells if not c.native and c.base == base])
 
 
-def renew_base(project: Project, base: DebianBase, arch: str, *, shipped: bool = False) -> Iterator[str]:
+def renew_base(
+    project: Project, base: DebianBase, arch: str, *, shipped: bool = False, record: Record | None = None
+) -> Iterator[str]:
     """Resolve a base again for one architecture and rewrite its locks, and those of images that have Debian packages
     of their own on it; yields which packages moved from what to what. With `shipped`, a machine that cannot resolve
     takes what comes with buildctl.
     """
     yield from _renew_base(project, base, arch, instead_of_apt(base, arch) if shipped else {})
     cells = [c for c in project.matrix.cells if c.apt and c.base == base and c.arch == arch]
-    yield from _resolve_groups(project, cells, moving=False)
+    yield from _resolve_groups(project, cells, moving=False, record=record)
 
 
 def _renew_base(project: Project, base: DebianBase, arch: str, found: Mapping[Flavour, BaseLock]) -> Iterator[str]:
@@ -330,22 +343,22 @@ def _added_problem(project: Project, cell: Cell) -> str | None:
         return error.message.removeprefix(str(path)).lstrip(": ")
 
 
-def _lock_added(project: Project, cells: Sequence[Cell]) -> Iterator[str]:
+def _lock_added(project: Project, cells: Sequence[Cell], record: Record | None) -> Iterator[str]:
     stale = [cell for cell in cells if _added_problem(project, cell)]
     yield from (f"{project.shown(project.added_lock(c))} is up to date" for c in cells if c not in stale)
-    yield from _resolve_groups(project, stale, moving=True)
+    yield from _resolve_groups(project, stale, moving=True, record=record)
 
 
-def _resolve_groups(project: Project, cells: Sequence[Cell], *, moving: bool) -> Iterator[str]:
+def _resolve_groups(project: Project, cells: Sequence[Cell], *, moving: bool, record: Record | None) -> Iterator[str]:
     """Resolve by base and architecture; with `moving` a base is resolved again if its packages are in the way."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.base.name, cell.arch), []).append(cell)
     for group in groups.values():
-        yield from _resolve_added(project, group, moving=moving)
+        yield from _resolve_added(project, group, moving=moving, record=record)
 
 
-def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool) -> Iterator[str]:
+def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool, record: Record | None) -> Iterator[str]:
     base, arch = cells[0].base, cells[0].arch
     assert isinstance(base, DebianBase)  # noqa: S101 - matrix.yaml's reader refuses the others
     say(f"resolving the Debian packages of {', '.join(cell.image for cell in cells)} for {arch}")
@@ -366,25 +379,21 @@ def _resolve_added(project: Project, cells: Sequence[Cell], *, moving: bool) -> 
         if not moving or (isinstance(error, FetchError) and not error.vanished):
             raise
         say(f"{error.message}\nresolving the base again")
-        yield from renew_base(project, base, arch)
+        yield from renew_base(project, base, arch, record=record)
         return
     for new in found:
         debs.fetch(new.packages)
-    notes: dict[str, None] = {}
-    checked: set[tuple[DebPackage, ...]] = set()
-    for want, new in zip(wanted, found, strict=True):
-        key = (*new.packages, *(package for lock in want.below for package in lock.packages))
-        if key not in checked:
-            checked.add(key)
-            notes |= dict.fromkeys(_checked(want, new, debs))
+    settled, notes = debian_added.settle(wanted, found, debs, olds=_records(project, cells), record=record)
     for note in notes:
         say(f"skipped: {note}")
-    for cell, new in zip(cells, found, strict=True):
+    for cell, new in zip(cells, settled, strict=True):
         yield from _write(project, project.added_lock(cell), new)
 
 
-def _checked(want: debian_added.Wanted, new: BaseLock, debs: Debs) -> tuple[str, ...]:
-    try:
-        return check_scripts(new, debs.path, below=want.below)
-    except ArtifactError as error:
-        raise ResolveError(f"{want.key} ({want.cell.image}, {new.arch}): {error.message}", hint=error.hint) from error
+def _records(project: Project, cells: Sequence[Cell]) -> list[BaseLock]:
+    """Locks as they are, for what was recorded about the same packages."""
+    found = []
+    for cell in cells:
+        with contextlib.suppress(LockError):
+            found.append(debian.read_base_lock(project.added_lock(cell)))
+    return found

@@ -95,7 +95,7 @@ class Project:
 
     def locks(self) -> list[Path]:
         """Every file that `buildctl lock` writes, as far as it is there."""
-        names = ("requirements.*.txt", "claims.*.json", "*.packages", "*.image")
+        names = ("requirements.*.txt", "claims.*.json", "*.packages", "*.recorded", "*.image")
         return sorted(path for name in names for path in self.images.rglob(name))
 
     def debian_locks(self, cell: Cell) -> tuple[Path, ...]:

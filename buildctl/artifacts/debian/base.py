@@ -18,6 +18,7 @@ from buildctl.artifacts.debian.configured import configured_entries
 from buildctl.artifacts.debian.deb import Deb, open_deb
 from buildctl.artifacts.debian.dpkg_database import conffile_paths, database_entries
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
+from buildctl.artifacts.debian.recorded import apply
 from buildctl.artifacts.debian.scripts.commands import WAY_OUT, Effects
 from buildctl.artifacts.debian.scripts.installed import install
 from buildctl.artifacts.debian.sources import apt_sources, example
@@ -84,8 +85,8 @@ def _stacked(
     stack: ExitStack, lock: BaseLock, debs: Debs, below: Sequence[BaseLock], scratch: Path | None, *, added: bool
 ) -> tuple[dict[str, Entry], dict[str, Entry], Effects]:
     """The tree with `lock` on top, the tree below it, and what scripts did."""
-    lower = _open_all(stack, [p for lock in below for p in lock.packages], debs, scratch)
-    upper = _open_all(stack, lock.packages, debs, scratch)
+    lower = open_all(stack, [p for lock in below for p in lock.packages], debs, scratch)
+    upper = open_all(stack, lock.packages, debs, scratch)
     tree, installed = base_tree(lock, [*lower, *upper], added=upper if added else ())
     under = base_tree(below[-1], lower)[0] if below else {}
     if gone := sorted(set(under) - set(tree)):
@@ -96,7 +97,7 @@ def _stacked(
     return tree, under, installed
 
 
-def _open_all(stack: ExitStack, packages: Sequence[DebPackage], debs: Debs, scratch: Path | None) -> list[Deb]:
+def open_all(stack: ExitStack, packages: Sequence[DebPackage], debs: Debs, scratch: Path | None) -> list[Deb]:
     """Unpacked side by side: the decompressors let go of Python's lock."""
 
     def opened(package: DebPackage, file: IO[bytes]) -> Deb:
@@ -142,10 +143,13 @@ def base_tree(lock: BaseLock, debs: Sequence[Deb], *, added: Sequence[Deb] = ())
     base = [deb.control.package for deb in under]
     generate(configured_entries(tree, read, packages=base, python=python_version(names)))
     generate(_settings(debs, lock))
-    installed = install(added, tree, under if added else (), lock.arch)
+    recorded = lock.recorded if added else None
+    installed = install(added if recorded is None else (), tree, under if added else (), lock.arch)
     generate(alternative_entries(base, exists=exists, more=installed.alternatives))
     for entry in database_entries(debs, lock.arch, left_out=left_out, content=read):
         tree[entry.path] = entry
+    if recorded is not None:
+        installed = apply(recorded, tree, lock.arch)
     shared = ldcache.libraries(lock.arch, tree, _content)
     tree["etc/ld.so.cache"] = file_entry("etc/ld.so.cache", ldcache.cache(lock.arch, shared))
     return with_parents(tree), installed

@@ -21,8 +21,39 @@ class DebPackage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What scripts did to one path. `text` is the content (in base64 if binary), the target of a link, or lines with +
+    or - before them.
+
+    `kind` is file, binary, folder, link, lines (of a file that others change too), same (but for mode and owner), gone.
+    """
+
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    path: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What maintainer scripts did when they were run. `scripts` are PACKAGE NAME DIGEST, `compiled` the folders whose
+    Python files they compiled.
+    """
+
+    scripts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    compiled: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BaseLock:
-    """The packages of one flavour on one architecture, sorted by name. Devel holds only what it adds to runtime."""
+    """The packages of one flavour on one architecture, sorted by name. Devel holds only what it adds to runtime.
+
+    `recorded` is what their scripts did, where they were run when this was locked; None: they are followed.
+    """
 
     base: str
     flavour: str
@@ -30,3 +61,4 @@ class BaseLock:
     suite: str
     inputs: str
     packages: tuple[DebPackage, ...]
+    recorded: Recorded | None = None

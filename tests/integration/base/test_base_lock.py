@@ -59,6 +59,9 @@ def main_packages(arch: str) -> str:
             stanza("docs", "1", "all"),
             stanza("enemy", "1", arch, Conflicts="lib"),
             stanza("lib", "1:1.0+b1", arch),
+            stanza("oldlibt64", "2", arch, Provides="oldlib (= 2)"),
+            stanza("one", "1", arch, Provides="role"),
+            stanza("other", "1", arch, Provides="role"),
             stanza("thief", "1", arch, Conflicts="data", Provides="data"),
             stanza("tool", "3", arch, Depends="app, toollib"),
             stanza("toollib", "3", arch),
@@ -223,6 +226,19 @@ def test_an_images_own_packages_are_what_they_add_to_the_base(
     for lock in (tool, nothing):
         write_base_lock(tmp_path / "x.packages", lock)
         assert read_base_lock(tmp_path / "x.packages") == lock
+
+
+def test_a_renamed_package_is_locked_by_its_new_name(
+    mirrors: Mapping[str, tuple[str, ...]], keyring: Path, locked: Mapping[Flavour, BaseLock]
+) -> None:
+    (lock,) = resolve_added([on_top("oldlib", locked)], mirrors=mirrors, control=control, keyring=keyring)
+    assert [p.name for p in lock.packages] == ["oldlibt64"]
+    base = replace(BASE, packages=("app", "oldlib"), devel=())
+    names = [p.name for p in resolve_base(base, "amd64", mirrors=mirrors, keyring=keyring)[Flavour.RUNTIME].packages]
+    assert "oldlibt64" in names
+    with pytest.raises(LockError) as refused:
+        resolve_added([on_top("role", locked)], mirrors=mirrors, control=control, keyring=keyring)
+    assert refused.value.hint == "write one of the packages that provide role: one, other"
 
 
 def test_such_a_lock_is_stale_when_the_matrix_or_the_base_moves(

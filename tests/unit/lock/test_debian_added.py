@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.artifacts.debian.package import BaseLock
+from buildctl.artifacts.debian.package import BaseLock, Change, Recorded
+from buildctl.artifacts.store import Store
 from buildctl.build.assembler import bases_under
 from buildctl.build.recipes import Compiling, debian_base
 from buildctl.dockerfile.bake import bake_file
 from buildctl.dockerfile.files import render_images
-from buildctl.ground.errors import LockError
+from buildctl.ground.errors import LockError, ResolveError
 from buildctl.lock.debian import read_base_lock, write_base_lock
-from buildctl.lock.debian_added import added_name, inputs_of
+from buildctl.lock.debian_added import Wanted, added_name, inputs_of, settle
+from buildctl.lock.inside.assembly import Debs
 from buildctl.lock.locked import load_locked
 from buildctl.lock.update import check_locks, stale_locks
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
@@ -24,7 +26,7 @@ from buildctl.oci.compression import ZSTD
 from buildctl.publish.provenance import Run, statement
 from buildctl.publish.sbom import locked_hashes
 from tests.conftest import ROOT
-from tests.support.debs import deb, package
+from tests.support.debs import deb, file, lock_of, package, tiny_base, write_all
 from tests.unit.publish.test_provenance import BUILDER, IMAGE
 
 LESS = package(deb("less"), "less")
@@ -143,3 +145,28 @@ def test_the_extra_tells_onnx_runtime_to_keep_quiet(project: Project) -> None:
     again = Project.find(project.root)
     list(render_images(again, load_locked(again, again.matrix.select(["cpu-2.6"]))))
     assert 'ENV ORT_DISABLE_TELEMETRY="1"\n' in again.dockerfile("cpu-2.6").read_text()
+
+
+def test_scripts_are_recorded_only_on_request_and_a_record_stays(project: Project, tmp_path: Path) -> None:
+    runtime = tiny_base()
+    tool = deb("tool", [file("usr/bin/tool")], control={"postinst": "#!/bin/sh\nfrobnicate\n"})
+    paths = write_all(tmp_path, {**runtime, "tool": tool})
+    store = Store(tmp_path / "store")
+    for digest, path in paths.items():
+        store.artifact_path(digest).write_bytes(path.read_bytes())
+    below, new = lock_of(runtime), lock_of({"tool": tool})
+    want = Wanted(cell=cell(project, "cuda-2.6-amd64"), below=(below,), key='images["cuda-2.6"].apt')
+    debs = Debs(store=store, mirrors={})
+    with pytest.raises(
+        ResolveError, match=r'images\["cuda-2.6"\].apt \(cuda-2.6, amd64\): tool 1.0: its postinst'
+    ) as e:
+        settle([want], [new], debs)
+    assert "--record-scripts" in str(e.value.hint)
+
+    made = Recorded(changes=(Change(kind="file", mode=0o644, uid=0, gid=0, path="etc/tool", text="made\n"),))
+    settled = settle([want], [new], debs, record=lambda *_: made)[0][0]
+    assert settled.recorded == made
+    assert settle([want], [new], debs, olds=[settled])[0] == [settled]  # without the option, since nothing moved
+    moved = replace(new, inputs=f"sha256:{'1' * 64}")
+    with pytest.raises(ResolveError, match="frobnicate"):
+        settle([want], [moved], debs, olds=[settled])

@@ -42,9 +42,15 @@ NOTED: Mapping[str, str] = {
     "update-mime-database": "the database of file types is not made: GTK programs recognise files by it",
 }
 WAY_OUT = (
-    "put it into a template (`RUN apt-get update && apt-get install ...`) and build with --engine docker; "
-    "docs/templates.md says how. Packages of the base (`bases`) do not help: their scripts are not run either"
+    "`buildctl lock --record-scripts` runs it once, in a sandbox, and locks what it does (docs/debian.md); or put it "
+    "into a template (`RUN apt-get update && apt-get install ...`) and build with --engine docker (docs/templates.md)"
 )
+
+
+class UnknownScriptError(ArtifactError):
+    """A script does more than is known without running it; it can be recorded."""
+
+
 FOLDERS = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin")
 
 
@@ -85,7 +91,7 @@ class Scripts:
             shell = Shell(answer=self.answer, skips=_is_left_out)
             shell.run_script(data.decode("utf-8", "replace"), arguments, environment)
         except ScriptError as error:
-            raise ArtifactError(
+            raise UnknownScriptError(
                 f"{package} {self.control.version}: its {name} script does more than is known without running it "
                 f"(line {error.line}: {error.text})",
                 hint=WAY_OUT,

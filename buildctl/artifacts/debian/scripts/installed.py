@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from buildctl.artifacts.debian.deb import Control, Deb
-from buildctl.artifacts.debian.scripts.commands import WAY_OUT, Effects, Scripts
-from buildctl.ground.errors import ArtifactError
+from buildctl.artifacts.debian.scripts.commands import WAY_OUT, Effects, Scripts, UnknownScriptError
 from buildctl.oci.entry import Entry
 
 # Programs whose work is left out, whatever their arguments.
@@ -29,7 +28,7 @@ def install(debs: Sequence[Deb], tree: dict[str, Entry], base: Sequence[Deb], ar
     done = Effects(arch=arch, tree=tree, base=frozenset(tree) - added, packages=names)
     for deb in base:
         if awaited := sorted(set(_activated(deb.control, debs)) - ANSWERED):
-            raise ArtifactError(
+            raise UnknownScriptError(
                 f"the added packages activate {', '.join(awaited)}, a trigger of {deb.control.package} of the base, "
                 "whose script is not run",
                 hint=WAY_OUT,
