@@ -154,7 +154,7 @@ def test_python_packages_that_do_not_fit_are_explained_by_uv_and_named_by_key(
     before = (project / "images" / "cpu-2.6" / "requirements.arm64.txt").read_bytes()
     done = buildctl("lock", "cpu-2.6", cwd=project, env=store)
     assert done.returncode == 16
-    assert 'what matrix.yaml asks for (versions, packages, images["cpu-*"].packages)' in done.stderr
+    assert 'sympy (images["cpu-*"].packages) does not go with t' in " ".join(done.stderr.split())
     assert "torch==2.6.0 depends on sympy" in " ".join(done.stderr.split())
     assert (project / "images" / "cpu-2.6" / "requirements.arm64.txt").read_bytes() == before
 

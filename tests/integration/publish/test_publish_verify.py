@@ -13,6 +13,7 @@ import pytest
 from buildctl.artifacts.bill import SBOM_KIND, bill
 from buildctl.artifacts.contents import packages_of
 from buildctl.console.progress import Silent
+from buildctl.ground.errors import LayoutError
 from buildctl.ground.net import Patience
 from buildctl.lock.locked import LockedCell
 from buildctl.oci.digest import Digest
@@ -24,6 +25,7 @@ from buildctl.registry.problems import UnavailableError
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import Document
 from buildctl.registry.transport import Transport
+from buildctl.registry.upload import Blob
 from buildctl.testing.report import Status
 from tests.conftest import buildctl
 from tests.support.images import config_of, file, tar
@@ -116,11 +118,16 @@ def test_a_layer_that_does_not_match_never_becomes_an_image(project: Small, fron
         findings(repository, tmp_path)
 
 
-def test_a_wrong_diff_id_is_found(project: Small, front: Proxy, tmp_path: Path) -> None:
+def test_a_wrong_diff_id_is_found(
+    project: Small, front: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(project, {"dev.buildctl.torch": "2.6.0"})
     layers = [replace(project.shared, diff_id=Digest("b" * 64))]
     project.layout.put_image(name=CELL, config=config_of(layers, arch="arm64"), layers=layers, blob=project.blobs.path)
     project.report(CELL)
+    with pytest.raises(LayoutError, match="its content does not match"):
+        published(project, front, lambda *_: [])
+    monkeypatch.setattr(Blob, "is_true", lambda _: True)  # as another program pushes it
     status, detail = findings(published(project, front, lambda *_: []), tmp_path)["layers"]
     assert status is Status.FAILED
     assert "diff" in detail
