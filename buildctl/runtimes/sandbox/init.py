@@ -22,7 +22,7 @@ import resource
 import signal
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,28 +68,33 @@ def main() -> NoReturn:
     except StepError as error:
         report(spec, {"error": error.reason, "step": error.step})
         os._exit(1)
-    if spec["attached"]:
-        pass_on(lambda number: os.kill(child, number))
-    else:
-        signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))  # the deadline
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.close(alive)
     os.write(held, b"1")
     for fd in (0, 1, 2, spec["status_fd"]):  # the command's own end of these decides when the reader sees their end
         os.close(fd)
-    os.waitpid(child, 0)  # returns when the whole pid namespace is gone
+    # returns when the whole pid namespace is gone
+    if spec["attached"]:
+        attend(child, PASSED_ON, lambda number: os.kill(child, number))
+    else:
+        attend(child, (signal.SIGTERM,), lambda _: os.kill(child, signal.SIGKILL))  # the deadline
     os._exit(0)
 
 
-def pass_on(send: Callable[[int], None]) -> None:
-    """What comes for the command goes to it; it may be gone already."""
+def attend(child: int, numbers: Sequence[int], send: Callable[[int], None]) -> int:
+    """Wait for `child`, and return its status. Signals of `numbers` that come meanwhile go to `send`; the command may
+    be gone already.
 
-    def handle(number: int, _: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            send(number)
-
-    for number in PASSED_ON:
-        signal.signal(number, handle)
+    They stay blocked and are fetched: a handler next to a waiting waitpid misses what comes just before it waits.
+    """
+    awaited = {*numbers, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_SETMASK, awaited)
+    while True:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == child:
+            return status
+        if pid == 0 and (number := signal.sigwait(awaited)) != signal.SIGCHLD:
+            with contextlib.suppress(ProcessLookupError):
+                send(number)
 
 
 def report(spec: Spec, outcome: dict[str, Any]) -> None:
@@ -163,16 +168,10 @@ def become_init(spec: Spec, alive: int) -> NoReturn:
         command = os.fork()
         if command == 0:
             become_command(spec)
-        if spec["attached"]:
-            pass_on(lambda number: os.killpg(command, number))
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         for fd in (0, 1, 2):
             os.close(fd)
-        while True:
-            pid, status = os.waitpid(-1, 0)
-            if pid == command:
-                break
-        code = os.waitstatus_to_exitcode(status)
+        passed = PASSED_ON if spec["attached"] else ()
+        code = os.waitstatus_to_exitcode(attend(command, passed, lambda number: os.killpg(command, number)))
         report(spec, {"exit": code} if code >= 0 else {"signal": -code})
     except StepError as error:
         report(spec, {"error": error.reason, "step": error.step})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def attach(spec: Mapping[str, Any], *, owner: int) -> Launched:
         try:
             if terminal:
                 join(terminal)
-            process.wait()
+            wait(process)
         finally:
             end(process)
         status = json.loads(os.read(status_read, PIECE) or b"{}")
@@ -99,6 +100,22 @@ def passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def wait(process: subprocess.Popen[bytes]) -> None:
+    """Until it has ended. Unlike in `process.wait()`, a signal that comes just before it waits is handled at once."""
+    ended = os.pidfd_open(process.pid)
+    heard, bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(bell, warn_on_full_buffer=False)
+    try:
+        while ended not in select.select([ended, heard], [], [])[0]:
+            with suppress(BlockingIOError):
+                os.read(heard, PIECE)
+        process.wait()
+    finally:
+        signal.set_wakeup_fd(before)
+        for fd in (ended, heard, bell):
+            os.close(fd)
 
 
 @contextmanager

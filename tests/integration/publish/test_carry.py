@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,12 +157,19 @@ def owned(tmp_path: Path) -> Path:
     return layout.root
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """podman takes no runroot of more than 50 characters."""
+    with tempfile.TemporaryDirectory(prefix="run-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
-def test_podman_buildah_and_skopeo_take_the_archives(owned: Path, tmp_path: Path, form: str) -> None:
+def test_podman_buildah_and_skopeo_take_the_archives(owned: Path, tmp_path: Path, short: Path, form: str) -> None:
     needed("podman", "buildah", "skopeo")
     made = exported(tmp_path, f"{owned}:a-amd64", "--bare", "--format", form, "-o", tmp_path / "a.tar")
     config = Layout(owned).manifest(Layout(owned).resolve("a-amd64")).config.digest
-    own = ["--root", str(tmp_path / "root"), "--runroot", str(tmp_path / "run"), "--storage-driver", "vfs"]
+    own = ["--root", str(tmp_path / "root"), "--runroot", str(short), "--storage-driver", "vfs"]
     loaded = subprocess.run(["podman", *own, "load", "-i", made], capture_output=True, text=True, check=False)
     assert "pytorch:a-amd64" in loaded.stdout, loaded.stderr
     ids = subprocess.run(["podman", *own, "images", "-q", "--no-trunc"], capture_output=True, text=True, check=True)

@@ -132,7 +132,11 @@ def started(here: Path, env: dict[str, str], *arguments: str) -> subprocess.Pope
     return subprocess.Popen(whole, stdin=pipe, stdout=pipe, text=True, cwd=here, env=os.environ | env)
 
 
-WAITS = "trap 'echo heard SIGINT; exit 5' INT; trap 'echo heard SIGTERM; exit 5' TERM; echo ready; cat"
+# a shell that waits for a program which came after the signal would wait for ever
+WAITS = (
+    "trap 'echo heard SIGINT; exit 5' INT; trap 'echo heard SIGTERM; exit 5' TERM; echo ready; "
+    "while :; do sleep 0.1; done"
+)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -191,8 +195,8 @@ class Typing:
 
 def test_at_a_terminal_keys_ctrl_c_and_size_are_the_program_s(image: ImageRef, env: dict[str, str], here: Path) -> None:
     code = """
-tty; echo $TERM
 trap 'echo interrupted' INT
+tty; echo $TERM
 while ! read name; do :; done
 trap - INT
 echo "got $name"; stty size
