@@ -154,7 +154,7 @@ def test_signals_go_to_the_command_which_decides(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_outlives_it(image: ImageRef, env: dict[str, str], here: Path, number: signal.Signals) -> None:
     marker = f"marker-{time.monotonic_ns()}"
-    running = started(here, env, *argv(image, "-c", "(sleep 60) & echo ready; sleep 60; true", marker))
+    running = started(here, env, *argv(image, "-c", "(sleep 60; true) & echo ready; exec sleep 60", marker))
     assert running.stdout is not None
     assert running.stdout.readline() == "ready\n"
     running.send_signal(number)
