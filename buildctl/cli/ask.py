@@ -108,7 +108,9 @@ def inspect(options: Options, target: str, arch: str | None, as_json: bool) -> N
 @command("Show what differs between two images")
 @click.argument("a", metavar="A", callback=opened)
 @click.argument("b", metavar="B", callback=opened)
-@click.option("--arch", default="amd64", show_default=True, metavar="ARCH", help="Which of a name that has several.")
+@click.option(
+    "--arch", default="amd64", show_default=True, metavar="ARCH", help="Which architecture, if a name has several."
+)
 @plain_http_option
 @json_option
 @click.pass_obj
@@ -208,7 +210,7 @@ def page(
 @json_option
 @click.pass_obj
 def doctor(options: Options, as_json: bool) -> None:
-    """What this machine has, what is missing for building, testing and running, and the command that mends each.
+    """What this machine has, what is missing for building, testing and running, and the command that fixes each.
 
     Exit code 1 when images cannot be built here.
 

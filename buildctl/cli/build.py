@@ -150,12 +150,14 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), help="OCI layout to write to (as --layout)."
 )
-@click.option("--engine", type=click.Choice(tuple(ENGINES)), default="assemble", show_default=True)
+@click.option("--engine", type=click.Choice(tuple(ENGINES)), default="assemble", show_default=True, help="What builds.")
 @click.option(
     "--builder", metavar="NAME", help="With --engine docker: a buildx builder (remote, Kubernetes, several nodes)."
 )
 @context_option
-@click.option("--compression", type=click.Choice(tuple(COMPRESSIONS)), default="zstd", show_default=True)
+@click.option(
+    "--compression", type=click.Choice(tuple(COMPRESSIONS)), default="zstd", show_default=True, help="Of the layers."
+)
 @click.option("--load/--no-load", default=None, help="Put the images into Docker (default: when a daemon answers).")
 @locked_option
 @click.option("--jobs", type=click.IntRange(1), help="Processes at once (default: one per core).")
@@ -284,7 +286,7 @@ def rebase(options: Options, names: Sequence[str], arch: str | None, locked: boo
 @json_option
 @click.pass_obj
 def native(options: Options, name: str, path: Path | None, verify: bool, as_json: bool) -> None:
-    """Make a native environment on macOS arm64 from the lock, hash-checked: the only road to an Apple GPU.
+    """Make a native environment on macOS arm64 from the lock, hash-checked: the only way to an Apple GPU.
 
     Elsewhere it says why not; --verify works everywhere.
 

@@ -18,7 +18,9 @@ from buildctl.oci.compression import COMPRESSIONS
 @names_argument
 @arch_option
 @click.option("--sample", type=click.IntRange(1), default=3, show_default=True, help="How many layers, at random.")
-@click.option("--compression", type=click.Choice(tuple(COMPRESSIONS)), default="zstd", show_default=True)
+@click.option(
+    "--compression", type=click.Choice(tuple(COMPRESSIONS)), default="zstd", show_default=True, help="Of the layers."
+)
 @cache_read_options
 @json_option
 @click.pass_obj
@@ -63,7 +65,7 @@ def verify(
     "--used-by",
     multiple=True,
     metavar="REGISTRY/REPO",
-    help="Keep every layer of the images that tags there lead to; once for each.",
+    help="Keep every layer of the images that tags there lead to; may be repeated.",
 )
 @click.option("--delete", is_flag=True, help="Remove what is shown.")
 @json_option

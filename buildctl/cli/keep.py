@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--repair", is_flag=True, help="With --store: remove what is damaged; the next build replaces it.")
 @click.pass_obj
 def fsck(options: Options, names: Sequence[str], of_store: bool, repair: bool) -> None:
-    """Re-compute every digest, size and diff id of the built images, and look for names that escape and setuid files.
+    """Re-compute all digests, sizes and diff ids of the built images; look for setuid files and paths that escape.
 
     Layers that are only in a cache are fetched first: what was not read is not checked.
     With --store, do the same for everything in the store: wheels, packages, layers, and what is unpacked from them.
@@ -107,7 +107,7 @@ def disk(as_json: bool) -> None:
 @click.option(
     "--all", "everything", is_flag=True, help="Layers and downloads, too: the next build starts from nothing."
 )
-@click.option("--older-than", "older", metavar="AGE", help="Only what was not used for so long: 12h, 30d, 8w.")
+@click.option("--older-than", "older", metavar="AGE", help="Only what was not used for this long: 12h, 30d, 8w.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask before removing what costs a download.")
 def prune(unpacked: bool, downloads: bool, everything: bool, older: str | None, dry_run: bool, yes: bool) -> None:

@@ -95,10 +95,12 @@ context_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine to read.")
 plain_http_option = click.option(
-    "--plain-http", is_flag=True, default=None, help="Speak http, which is the default only for this machine."
+    "--plain-http", is_flag=True, default=None, help="Use plain http, the default only for this machine."
 )
 locked_option = click.option("--locked", is_flag=True, help="Refuse where a lock, claim or Dockerfile would change.")
-runtime_option = click.option("--runtime", type=click.Choice((AUTO, *RUNTIMES)), default=AUTO, show_default=True)
+runtime_option = click.option(
+    "--runtime", type=click.Choice((AUTO, *RUNTIMES)), default=AUTO, show_default=True, help="Where the image runs."
+)
 environment_option = click.option(
     "--path", type=click.Path(file_okay=False, path_type=Path), help="Where the native environment is (mps-... only)."
 )
@@ -110,14 +112,14 @@ _READ = (
         multiple=True,
         envvar="BUILDCTL_CACHE_FROM",
         metavar="REGISTRY/REPO",
-        help="Take layers from there that others made (default: `cache` in matrix.yaml); once for each.",
+        help="Take layers from there that others made (default: `cache` in matrix.yaml); may be repeated.",
     ),
     click.option(
         "--cache-trust",
         multiple=True,
         envvar="BUILDCTL_CACHE_TRUST",
         metavar="FILE",
-        help="Public key whose signatures count: a file, or env://NAME; once for each.",
+        help="Public key whose signatures count: a file, or env://NAME; may be repeated.",
     ),
 )
 _BUILD = (

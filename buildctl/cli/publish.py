@@ -69,7 +69,7 @@ allow_option = click.option(
     multiple=True,
     metavar="NAME",
     callback=_known_findings,
-    help="A finding that may be NOT RUN, besides those that matrix.yaml allows; once for each.",
+    help="A finding that may be NOT RUN, besides those that matrix.yaml allows; may be repeated.",
 )
 drop_option = click.option(
     "--drop-platform", multiple=True, metavar="PLATFORM", help="Let a tag lose linux/arm64 or another it has."
@@ -232,7 +232,7 @@ def promote(
     """Point moving tags at published images by the reports attached to them: the last job of a pipeline.
 
     It needs the registry and the locks, not the images: the builders of all architectures have pushed theirs before.
-    With --expect nothing in the registry is believed that a builder did not push: a tag that points elsewhere, or a
+    With --expect nothing in the registry is trusted that no builder pushed: a tag that points elsewhere, or a
     document that was removed or attached since, ends it with exit code 1, before anything is signed or moved.
 
     \b
@@ -273,7 +273,7 @@ def promote(
 @json_option
 @click.pass_obj
 def tags(options: Options, names: Sequence[str], revision: str, allow_not_run: Sequence[str], as_json: bool) -> None:
-    """Show the tags that the rule gives, what each would point at, and what stands against it.
+    """Show the tags that the rule gives, what each would point at, and what blocks it.
 
     \b
     Examples:

@@ -111,7 +111,7 @@ def verify(
     packages, provenance and report against the image.
 
     Pulls every layer into a temporary folder. Exit code 1 when something FAILED. Without --key, signatures are NOT RUN;
-    what is NOT RUN counts with --require alone.
+    NOT RUN affects the exit code only with --require.
 
     \b
     Examples:

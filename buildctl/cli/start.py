@@ -125,7 +125,7 @@ def _next(folder: Path, wish: Wish) -> str:
 @json_option
 @click.pass_obj
 def plan(options: Options, names: Sequence[str], arch: str | None, as_json: bool) -> None:
-    """Say what `buildctl build` would resolve, download, make and load, and how big that is. Keeps nothing.
+    """Say what `buildctl build` would resolve, download, make and load, and how big that is. Writes nothing.
 
     What is not locked yet is resolved in a temporary folder, to know the sizes.
 
