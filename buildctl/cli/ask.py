@@ -115,7 +115,8 @@ def inspect(options: Options, target: str, arch: str | None, as_json: bool) -> N
 def diff(options: Options, a: str, b: str, arch: str, plain_http: bool | None, as_json: bool) -> None:
     """Show what differs between two images: packages, configuration, layers and sizes.
 
-    A and B are names in the layout or references to a registry. Exit code 0, also when they differ.
+    A and B are names in the layout, references to a registry, or PATH:NAME of another layout or an archive. Exit code
+    0, also when they differ.
 
     \b
     Examples:

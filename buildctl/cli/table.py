@@ -33,7 +33,8 @@ def _rows(before: str, command: click.Command) -> Iterator[str]:
         for one in command.commands.values():
             yield from _rows(words, one)
         return
-    yield f"| `{' '.join((words, *_arguments(command)))}` | {command.short_help} |\n"
+    usage = " ".join((words, *_arguments(command))).replace("|", "\\|")
+    yield f"| `{usage}` | {command.short_help} |\n"
 
 
 def _arguments(command: click.Command) -> Iterator[str]:
@@ -41,7 +42,7 @@ def _arguments(command: click.Command) -> Iterator[str]:
     context = click.Context(command, obj=Options(Path(), None))
     for parameter in command.params:
         if isinstance(parameter, click.Argument):
-            yield parameter.make_metavar(context).replace("|", "\\|")
+            yield parameter.make_metavar(context)
         elif parameter.required:
             yield f"{parameter.opts[0]} {parameter.make_metavar(context)}"
 

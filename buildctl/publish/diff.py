@@ -20,6 +20,7 @@ from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.pull import resolve
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import document, referrers
+from buildctl.registry.target import as_layout, in_layout
 
 _WIDTH = 70  # characters of a step that are shown
 
@@ -198,9 +199,10 @@ def compare(project: Project, a: str, b: str, *, arch: str, plain_http: bool | N
 
 
 def _seen(project: Project, name: str, arch: str, plain_http: bool | None) -> Side:
-    layout = Layout(project.layout)
+    if found := as_layout(name):
+        return from_elsewhere(*found, name, arch)
     if "/" not in name:
-        return from_layout(layout, name, arch)
+        return from_layout(Layout(project.layout), name, arch)
     reference = Reference.parse(name)
     return from_registry(open_repository(reference, plain_http=plain_http), arch)
 
@@ -220,6 +222,22 @@ def from_layout(layout: Layout, name: str, arch: str) -> Side:
         config=layout.config(descriptor),
         layers=layout.manifest(descriptor).layers,
         packages=packages,
+    )
+
+
+def from_elsewhere(layout: Layout, wanted: str, name: str, arch: str) -> Side:
+    """One image of somebody's layout: the only one, or that of `arch`."""
+    target = in_layout(layout, wanted, text=name)
+    images = target.of(None) if len(target.of(None)) == 1 else target.of(arch)
+    if len(images) > 1:
+        raise LayoutError(f"{name} has several images for {arch}", hint="name one: PATH:NAME")
+    (image,) = images
+    return Side(
+        name=name,
+        descriptor=image.descriptor,
+        config=image.config,
+        layers=image.manifest.layers,
+        packages=packages_here(layout, image.descriptor, store=Store.default()),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -112,6 +114,12 @@ def test_a_table_that_differs_is_refused_and_written(tmp_path: Path, capsys: pyt
     assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
     (tmp_path / "README.md").write_text("nothing")
     assert table.main([str(tmp_path)]) == 4
+
+
+@pytest.mark.parametrize("rows", table.TABLES.values(), ids=lambda rows: str(rows.__name__))
+def test_no_value_splits_a_cell_of_a_table(rows: Callable[[], Iterator[str]]) -> None:
+    lines = "".join(rows()).splitlines()
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {lines[0].count("|")}
 
 
 def test_all_commands_are_in_a_section() -> None:

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from buildctl.artifacts.contents import Package, packages_of
+from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, History, ImageConfig, MediaType, Platform
-from buildctl.publish.diff import Change, Side, difference, package_changes
+from buildctl.publish.diff import Change, Side, compare, difference, package_changes
+from tests.conftest import ROOT
 from tests.support.images import file, image, tar
 
 STATUS = b"Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.41-12\n"
@@ -92,3 +96,15 @@ def test_packages_that_are_not_known_are_not_called_the_same() -> None:
 def test_one_side_of_a_change_is_null_in_json() -> None:
     assert Change(what="user", after="1000").to_json() == {"what": "user", "before": None, "after": "1000"}
     assert Change(what="user", before="1000").line() == "- user 1000"
+
+
+def test_images_of_other_layouts_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUILDCTL_CACHE", str(tmp_path / "store"))
+    paths = []
+    for name, layer in {"a": BASE, "b": BASE.replace(b"2.41-12", b"2.41-13")}.items():
+        layout, descriptor = image(tmp_path / name, layer)
+        layout.tag(descriptor, "one")
+        paths.append(f"{layout.root}:one")
+    found = compare(Project(root=ROOT, layout=tmp_path / "none"), *paths, arch="amd64")
+    assert [found.a.name, found.b.name] == paths
+    assert [c.line() for c in found.packages or ()] == ["~ deb libc6 2.41-12 -> 2.41-13"]
