@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -40,9 +41,13 @@ def tell(error: BuildctlError, arguments: Sequence[str], *, code: int | None = N
 
 def tell_system(error: OSError, arguments: Sequence[str]) -> int:
     """What the operating system refused, with or without the name of a file: a full stdout has none."""
-    where = "" if error.filename is None else f"{_cut(os.fsdecode(error.filename))}: "
-    hint = None if where else _ADVICE.get(error.errno or 0)
-    return tell(BuildctlError(f"{where}{error.strerror or error}", hint=hint), arguments)
+    from buildctl.oci.files import FULL, full_disk  # not needed before a failure
+
+    name = None if error.filename is None else _cut(os.fsdecode(error.filename))
+    if name is not None and error.errno in FULL:
+        return tell(full_disk(Path(name)), arguments)
+    where = "" if name is None else f"{name}: "
+    return tell(BuildctlError(f"{where}{error.strerror or error}", hint=_ADVICE.get(error.errno or 0)), arguments)
 
 
 def _cut(name: str) -> str:

@@ -260,3 +260,27 @@ def test_an_error_of_the_system_without_a_file_is_a_message(
     monkeypatch.setattr(Project, "find", fail)
     assert run(monkeypatch, "matrix") == ExitCode.FILE
     assert capsys.readouterr().err.startswith(f"error: {os.strerror(number)}\nhint: ")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_as_one_wherever_it_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, number: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "new"))
+
+    monkeypatch.setattr(Project, "find", fail)
+    assert run(monkeypatch, "matrix") == ExitCode.ENGINE
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the disk is full: cannot write {tmp_path}/new\nhint: free some space and run")
+
+
+def test_an_error_of_the_system_with_a_file_gives_advice_as_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/some/file")
+
+    monkeypatch.setattr(Project, "find", fail)
+    assert run(monkeypatch, "matrix") == ExitCode.FILE
+    assert capsys.readouterr().err.startswith("error: /some/file: Input/output error\nhint: the disk or network file")
