@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from buildctl.console.plain import plain
 from buildctl.console.table import fitted
 from buildctl.ground.errors import BuildctlError, ExitCode
 
@@ -89,7 +90,7 @@ def _say(word: str, colour: str, text: str) -> None:
     with contextlib.suppress(OSError):  # a full or closed stderr: the exit code tells it all the same
         if sys.stderr.isatty():
             text = fitted(word + text).removeprefix(word)
-        click.echo(click.style(word, fg=colour, bold=word == "error: ") + text, err=True, color=color)
+        click.echo(click.style(word, fg=colour, bold=word == "error: ") + plain(text), err=True, color=color)
 
 
 def _verbose() -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TextIO, cast
 
 import click
 
@@ -13,6 +15,7 @@ from buildctl.cli import ask, build, carry, keep, publish, start, test
 from buildctl.cli.commands import CommandGroup, usage_error
 from buildctl.cli.failure import tell, tell_bug, tell_interrupt, tell_system
 from buildctl.cli.options import Options
+from buildctl.console.plain import Plain
 from buildctl.ground import interrupts
 from buildctl.ground.errors import BuildctlError
 
@@ -20,7 +23,10 @@ from buildctl.ground.errors import BuildctlError
 def main() -> None:
     """Run the command line; every error becomes a message, a hint and an exit code here and nowhere else."""
     interrupts.listen()
-    sys.exit(_run(sys.argv[1:]))
+    os.umask(os.umask(0o022) | 0o022)  # others may not write to what is written here, whatever the umask
+    with redirect_stdout(cast("TextIO", Plain(sys.stdout))):  # no answer is coloured: a control character is foreign
+        status = _run(sys.argv[1:])
+    sys.exit(status)
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -284,3 +284,27 @@ def test_an_error_of_the_system_with_a_file_gives_advice_as_well(
     monkeypatch.setattr(Project, "find", fail)
     assert run(monkeypatch, "matrix") == ExitCode.FILE
     assert capsys.readouterr().err.startswith("error: /some/file: Input/output error\nhint: the disk or network file")
+
+
+def test_control_characters_of_an_image_do_not_reach_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    labels = {"org.opencontainers.image.version": "1\x1b[2J\x1b]0;mine\x07", "dev.buildctl.torch": "2.6.0\x9b1A\r"}
+    project = small(tmp_path / "p")
+    project.build("cpu-2.6-arm64", labels=labels)
+    for more in ((), ("--json",)):
+        assert run(monkeypatch, "inspect", f"{project.layout.root}:cpu-2.6-arm64", *more) == ExitCode.OK
+        said = capsys.readouterr()
+        assert not set(said.out + said.err) & {"\x1b", "\x07", "\x9b", "\r"}
+
+
+@pytest.mark.parametrize(("had", "has"), [(0o000, 0o022), (0o002, 0o022), (0o077, 0o077)])
+def test_what_is_written_is_the_user_s_own_whatever_the_umask(
+    monkeypatch: pytest.MonkeyPatch, had: int, has: int
+) -> None:
+    before = os.umask(had)
+    try:
+        run(monkeypatch, "--version")
+        assert os.umask(0o022) == has
+    finally:
+        os.umask(before)
