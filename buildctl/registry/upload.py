@@ -176,6 +176,9 @@ class Upload:
                 tries.failed(error)
                 self._resume()
             except AbsentError as error:
+                if not self._url:  # not a session that was lost: none was opened
+                    hint = "create the repository first: some registries, such as ECR, make none when one pushes"
+                    raise AbsentError(error.message, hint=hint, codes=error.codes) from error
                 self._start_over()
                 tries.failed(AgainError(f"the upload session is lost ({error.message})"))
             except RefusedError as error:
