@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -40,10 +41,18 @@ def tell(error: BuildctlError, arguments: Sequence[str], *, code: int | None = N
     return code
 
 
+def is_told(error: OSError) -> bool:
+    """Whether it is the system's refusal: with a number, or those that a copy of a folder collects."""
+    return error.errno is not None or isinstance(error, shutil.Error)
+
+
 def tell_system(error: OSError, arguments: Sequence[str]) -> int:
     """What the operating system refused, with or without the name of a file: a full stdout has none."""
     from buildctl.oci.files import FULL, full_disk  # not needed before a failure
 
+    if isinstance(error, shutil.Error):
+        source, _, why = error.args[0][0]
+        return tell(BuildctlError(f"cannot copy {_cut(str(source))}: {why}"), arguments)
     name = None if error.filename is None else _cut(os.fsdecode(error.filename))
     if name is not None and error.errno in FULL:
         return tell(full_disk(Path(name)), arguments)

@@ -13,7 +13,7 @@ import click
 
 from buildctl.cli import ask, build, carry, keep, publish, start, test
 from buildctl.cli.commands import CommandGroup, usage_error
-from buildctl.cli.failure import tell, tell_bug, tell_interrupt, tell_system
+from buildctl.cli.failure import is_told, tell, tell_bug, tell_interrupt, tell_system
 from buildctl.cli.options import Options
 from buildctl.console.plain import Plain
 from buildctl.ground import interrupts
@@ -45,7 +45,7 @@ def _run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a file or folder that is not there, or that the system does not read or write
-        return tell_bug(error, arguments) if error.errno is None else tell_system(error, arguments)
+        return tell_system(error, arguments) if is_told(error) else tell_bug(error, arguments)
     except Exception as error:  # noqa: BLE001 - the last net: a bug has an exit code of its own, not that of FAILED
         return tell_bug(error, arguments)
     return status if isinstance(status, int) else 0

@@ -6,13 +6,13 @@ answers and claims is its own word, so both are compared with its layers as well
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.console.log import say
 from buildctl.ground.clock import now, rfc3339
+from buildctl.ground.jsontext import parse_json
 from buildctl.host.subject import claims_from_environment
 from buildctl.lock.claims import Claims, claims_from_labels
 from buildctl.oci.image import Descriptor
@@ -105,7 +105,7 @@ def _distributions(target: Target, image: Image) -> Mapping[str, str] | None:
     bills = referrers(target.repository, image.descriptor.digest, SBOM_KIND)
     if not bills:
         return None
-    packages = packages_in_bill(json.loads(document(target.repository, bills[0])))
+    packages = packages_in_bill(parse_json(document(target.repository, bills[0])))
     return {p.name: p.version for p in packages if p.kind == "pypi" and not p.within}
 
 

@@ -97,7 +97,8 @@ def _real(outside: Outside, folder: str) -> str:
 
 
 def _outside(expected: Expected) -> Outside:
-    assert expected.outside is not None  # noqa: S101 - else the check does not apply
+    if expected.outside is None:
+        raise TypeError("nothing was read from outside")
     return expected.outside
 
 

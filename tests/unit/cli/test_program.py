@@ -308,3 +308,36 @@ def test_what_is_written_is_the_user_s_own_whatever_the_umask(
         assert os.umask(0o022) == has
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "command", "said"),
+    [
+        ("matrix.yaml", "python: " + "9" * 5000, ["matrix"], "is a number"),
+        ("images/cpu-2.6/claims.arm64.json", "[" * 100_000, ["render", "--check"], "claims.arm64.json"),
+    ],
+)
+def test_a_file_of_the_project_with_anything_in_it_is_one_error(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    name: str,
+    text: str,
+    command: list[str],
+    said: str,
+) -> None:
+    small(tmp_path / "p")
+    (tmp_path / "p" / name).write_text(text)
+    assert run(monkeypatch, "--project", str(tmp_path / "p"), *command) not in {ExitCode.OK, ExitCode.BUG}
+    told = capsys.readouterr().err
+    assert said in told
+    assert len(told) < 2000
+
+
+def test_a_copy_that_fails_is_one_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise shutil.Error([("/a", "/b", "[Errno 2] No such file or directory: '/a'"), ("/c", "/d", "other")])
+
+    monkeypatch.setattr(Project, "find", fail)
+    assert run(monkeypatch, "matrix") == ExitCode.FILE
+    assert capsys.readouterr().err == "error: cannot copy /a: [Errno 2] No such file or directory: '/a'\n"
