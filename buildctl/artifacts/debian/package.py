@@ -52,7 +52,8 @@ class Recorded:
 class BaseLock:
     """The packages of one flavour on one architecture, sorted by name. Devel holds only what it adds to runtime.
 
-    `recorded` is what their scripts did, where they were run when this was locked; None: they are followed.
+    `recorded` is what their scripts did, where they were run when this was locked; None: they are followed. `newest` is
+    when the last of them was made, in seconds since 1970; 0 if that is not known.
     """
 
     base: str
@@ -62,3 +63,4 @@ class BaseLock:
     inputs: str
     packages: tuple[DebPackage, ...]
     recorded: Recorded | None = None
+    newest: int = 0
