@@ -25,7 +25,8 @@ class Change:
     """What scripts did to one path. `text` is the content (in base64 if binary), the target of a link, or lines with +
     or - before them.
 
-    `kind` is file, binary, folder, link, lines (of a file that others change too), same (but for mode and owner), gone.
+    `kind` is file, binary, folder, link, lines (of a file that others change too), same (but for mode and owner),
+    capable (the same, with file capabilities: `text` is their value in hex), gone.
     """
 
     kind: str
