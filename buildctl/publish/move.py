@@ -17,6 +17,7 @@ from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType, Platform, canonical_json
 from buildctl.oci.layout import INDEX_TYPES
+from buildctl.publish.lazy import Twins, lazy
 from buildctl.publish.tags import Tag, TagKind
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.members import IndexEntry, NotAnImageError, entries, is_unknown, look, same_platform
@@ -68,12 +69,13 @@ class TagState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Move:
-    """A tag that may be set: `data` is stored under it."""
+    """A tag that may be set: `data` is stored under it; `members` are the images that it leads to."""
 
     state: TagState
     media_type: str = ""
     data: bytes = b""
     index: Descriptor | None = None
+    members: tuple[Descriptor, ...] = ()
 
 
 def move_tags(
@@ -88,24 +90,29 @@ def move_tags(
     dry_run: bool = False,
     signer: Signer | None = None,
     keep: bool = True,
+    manifests: Mapping[Digest, bytes] = MappingProxyType({}),
 ) -> tuple[TagState, ...]:
-    """Point `tags`, in order, at the candidates (by cell id, as `index.claimed` gives them). Manifests of single
-    cells must be in the repository.
+    """Point `tags`, in order, at the candidates (by cell id, as `index.claimed` gives them), and each `-lazy` tag at
+    their twins. Manifests of single cells must be in the repository; `manifests` are those of candidates, by digest,
+    that need not be read from it.
 
     An architecture of a tag without a candidate keeps what the tag has for it; if it has nothing, the tag waits.
     A `signer` signs every index before a tag names it, and keeps only what it has signed. Without `keep`, such a tag
     is refused: nothing counts but the candidates. `waits` is what another machine still asks of a cell.
     """
-    decide = _Decide(repository, candidates, objections, waits, revision, drop_platforms, dry_run, signer, keep)
+    twins = Twins(repository=repository, manifests=manifests)
+    decide = _Decide(repository, candidates, objections, waits, revision, drop_platforms, dry_run, signer, keep, twins)
     with ThreadPoolExecutor(WORKERS) as pool:
-        moves = list(pool.map(decide.move, tags))
+        moves = [move for both in pool.map(decide.both, tags) for move in both]
     if not dry_run:
+        for data in twins.made.values():
+            repository.put_manifest(data, MediaType.MANIFEST, str(Digest.of(data)))
         for data, media_type in {m.data: m.media_type for m in moves if m.data and m.media_type in INDEX_TYPES}.items():
             repository.put_manifest(data, media_type, str(Digest.of(data)))
         if signer:
-            indexes = {m.index.digest: m.index for m in moves if m.index}.values()
+            subjects = {m.index.digest: m.index for m in moves if m.index} | twins.descriptors
             with ThreadPoolExecutor(WORKERS) as pool:
-                list(pool.map(lambda index: signer.sign(repository, index, ()), indexes))
+                list(pool.map(lambda one: signer.sign(repository, one, ()), subjects.values()))
         for move in moves:
             if move.data:
                 _set(repository, move)
@@ -133,9 +140,16 @@ class _Decide:
     waits: Mapping[str, str]
     revision: str
     drop_platforms: frozenset[str]
-    dry_run: bool = False
-    signer: Signer | None = None
-    keep: bool = True
+    dry_run: bool
+    signer: Signer | None
+    keep: bool
+    twins: Twins
+
+    def both(self, tag: Tag) -> tuple[_Move, ...]:
+        """The tag and its twin, which goes where the tag goes."""
+        move = self.move(tag)
+        twin = self.twin(tag, move) if move.members else None
+        return (move,) if twin is None else (move, twin)
 
     def move(self, tag: Tag) -> _Move:
         if tag.kind is not TagKind.IMMUTABLE:
@@ -153,10 +167,24 @@ class _Decide:
         found = self.candidates[cell.id]
         name = tag.name(self.revision or found.digest.short)
         state = self._state(tag, name, found.digest, {f"linux/{cell.arch}": cell.id}, self.repository.head(name))
+        members = (found,) if state.digest == found.digest else ()
         if state.outcome is not TagOutcome.CREATED:
-            return _Move(state=state)
+            return _Move(state=state, members=members)
         data = b"" if self.dry_run else self.repository.manifest(str(found.digest)).data
-        return _Move(state=state, media_type=found.media_type, data=data)
+        return _Move(state=state, media_type=found.media_type, data=data, members=members)
+
+    def twin(self, tag: Tag, move: _Move) -> _Move | None:
+        """None where no image has a twin. A moving tag that has been there since they had stays: it gets the images."""
+        data, media_type = self.twins.under(tag, move.members)
+        digest, own = Digest.of(data), lazy(tag)
+        moving = tag.kind is not TagKind.IMMUTABLE
+        if digest == move.state.digest and not moving:
+            return None
+        name = own.name(self.revision or digest.short)
+        before = self.repository.head(name)
+        if digest == move.state.digest and before is None:
+            return None
+        return self._move(own, name, data, media_type, move.state.platforms, before, move.members)
 
     def _index(self, tag: Tag) -> _Move:
         """With the digest as revision, an immutable tag's name follows from its content, so it has no past."""
@@ -189,14 +217,28 @@ class _Decide:
         name = named or tag.name(digest.short)
         before = there.descriptor if there else (None if named else self.repository.head(name))
         ids = {f"linux/{cell.arch}": cell.id for cell in tag.cells}
-        state = self._state(tag, name, digest, ids, before)
+        return self._move(tag, name, data, MediaType.INDEX, ids, before, tuple(members.values()))
+
+    def _move(
+        self,
+        tag: Tag,
+        name: str,
+        data: bytes,
+        media_type: str,
+        platforms: Mapping[str, str],
+        before: Descriptor | None,
+        members: tuple[Descriptor, ...],
+    ) -> _Move:
+        digest = Digest.of(data)
+        state = self._state(tag, name, digest, platforms, before)
         moves = state.outcome in {TagOutcome.CREATED, TagOutcome.MOVED}
-        signable = moves or state.outcome is TagOutcome.UNCHANGED
+        signable = media_type == MediaType.INDEX and (moves or state.outcome is TagOutcome.UNCHANGED)
         return _Move(
             state=state,
-            media_type=MediaType.INDEX,
+            media_type=media_type,
             data=data if moves else b"",
             index=Descriptor(media_type=MediaType.INDEX, digest=digest, size=len(data)) if signable else None,
+            members=members if moves or state.outcome is TagOutcome.UNCHANGED else (),
         )
 
     def _state(

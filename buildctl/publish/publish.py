@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from buildctl.artifacts.store import Store
@@ -88,7 +89,8 @@ def publish(
         layout=layout, repository=repository, progress=progress, dry_run=options.dry_run, signer=options.signer
     )
     pushed = push.images(candidates)
-    tags = _tag(project, pinned, repository, candidates, options) if options.tags != "none" else ()
+    data = {c.descriptor.digest: layout.read_bytes(c.descriptor) for c in candidates}
+    tags = _tag(project, pinned, repository, candidates, options, data) if options.tags != "none" else ()
     return _published(repository, tags, options, candidates, pushed)
 
 
@@ -280,6 +282,7 @@ def _tag(
     repository: Repository,
     candidates: Sequence[Candidate],
     options: PublishOptions,
+    manifests: Mapping[Digest, bytes] = MappingProxyType({}),
 ) -> tuple[TagState, ...]:
     tags = tags_of(project.matrix.cells, _claims(pinned), of=[c.cell.id for c in candidates])
     return move_tags(
@@ -293,6 +296,7 @@ def _tag(
         dry_run=options.dry_run,
         signer=options.signer,
         keep=options.expect is None,
+        manifests=manifests,
     )
 
 
