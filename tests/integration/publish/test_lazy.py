@@ -20,7 +20,7 @@ from buildctl.oci.entry import Entry, directory_entry, file_entry
 from buildctl.oci.image import Descriptor, Layer, Manifest, MediaType, canonical_json
 from buildctl.oci.layer import write_layer
 from buildctl.oci.layout import parse_object
-from buildctl.publish.publish import PublishOptions, promote
+from buildctl.publish.publish import PublishOptions, planned_tags, promote
 from buildctl.publish.sign import KeySigner
 from buildctl.publish.verify import Verified, verify
 from buildctl.registry.client import Repository
@@ -132,6 +132,15 @@ def test_the_twin_goes_where_the_tag_goes(project: Small, to: Repository) -> Non
     project.report(CPU)
     assert outcomes(push(project, to, revision="three"))["cpu-2.6-lazy"] == "MOVED"
     assert platforms(to, "cpu-2.6-lazy") == platforms(to, "cpu-2.6")
+
+
+def test_tags_are_listed_with_their_twins(project: Small, to: Repository) -> None:
+    build(project)
+    options = PublishOptions(revision="r")
+    planned = {p.name: p for p in planned_tags(project.project, project.pinned, project.cells(), options)}
+    assert planned.keys() == outcomes(push(project, to, revision="r")).keys()
+    assert str(planned["2.6-lazy"].digests[CPU]) == str(platforms(to, "2.6-lazy")["linux/arm64"])
+    assert "cuda-2.6-lazy" not in planned
 
 
 def test_a_dry_run_says_what_would_move(project: Small, to: Repository) -> None:
