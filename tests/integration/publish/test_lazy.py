@@ -28,8 +28,10 @@ from buildctl.registry.keys import PrivateKey
 from buildctl.registry.reference import Reference
 from buildctl.testing.report import Status
 from tests.conftest import buildctl
+from tests.support.engine import Unavailable
 from tests.support.images import config_of
 from tests.support.lazy import Counted, podman_layer, sha256, stargz_layer
+from tests.support.podman import podman
 from tests.support.projects import Small
 from tests.support.publishing import outcomes, platforms, push, repository
 from tests.support.registry import Proxy
@@ -53,21 +55,26 @@ def signer(tmp_path: Path) -> KeySigner:
 def chunked(project: Small) -> Layer:
     """A layer with a large file that a lazy client does not read, and a small one that it does."""
     entries = [directory_entry("usr"), file_entry("usr/large", os.urandom(5 << 20)), file_entry("usr/small.py", WANTED)]
-    return _layer(project, entries)
+    return layer_of(project, entries)
 
 
-def _layer(project: Small, entries: list[Entry]) -> Layer:
+def layer_of(project: Small, entries: list[Entry]) -> Layer:
     out = io.BytesIO()
     layer = write_layer(entries, out, compression=CHUNKED)
     project.blobs.path(layer.descriptor.digest).write_bytes(out.getvalue())
     return layer
 
 
-def build(project: Small, cell_id: str = CPU) -> Descriptor:
-    layers = [project.shared, chunked(project)]
-    config = replace(config_of(layers, arch=project.cell(cell_id).arch), labels={"dev.buildctl.torch": "2.6.0"})
-    found = project.layout.put_image(name=cell_id, config=config, layers=layers, blob=project.blobs.path)
-    project.report(cell_id)
+def build(project: Small) -> Descriptor:
+    return put(project, chunked(project))
+
+
+def put(project: Small, layer: Layer) -> Descriptor:
+    """As the image for arm64, tested."""
+    layers = [project.shared, layer]
+    config = replace(config_of(layers, arch="arm64"), labels={"dev.buildctl.torch": "2.6.0"})
+    found = project.layout.put_image(name=CPU, config=config, layers=layers, blob=project.blobs.path)
+    project.report(CPU)
     return found
 
 
@@ -107,11 +114,11 @@ def test_a_client_gets_a_file_of_a_published_image_and_little_else(
     assert (lazy.config, [d.digest for d in lazy.layers]) == (image.config, [d.digest for d in image.layers])
     assert platforms(to, "2.6-lazy")["linux/amd64"] == project.layout.resolve(CUDA).digest
     stargz = stargz_layer(blob(front, to, lazy.layers[1]), lazy.layers[1].size, lazy.layers[1].annotations)
-    podman = podman_layer(blob(front, to, image.layers[1]), image.layers[1].annotations)
-    for client in (stargz, podman):
+    theirs = podman_layer(blob(front, to, image.layers[1]), image.layers[1].annotations)
+    for client in (stargz, theirs):
         assert client.content("usr/small.py") == WANTED
         assert client.blob.bytes < 5000 < 5 << 20 < image.layers[1].size
-    assert sha256(b"".join(podman.tar())) == str(project.layout.config(built).diff_ids[1])
+    assert sha256(b"".join(theirs.tar())) == str(project.layout.config(built).diff_ids[1])
 
 
 def test_the_twin_goes_where_the_tag_goes(project: Small, to: Repository) -> None:
@@ -197,3 +204,29 @@ def test_inspect_tells_the_image_from_its_twin(project: Small, to: Repository) -
     assert f"zstd:chunked: 1 of 2 layers, file by file for stargz, twin of {built.digest}" in said.stdout, said.stderr
     here = buildctl("inspect", CPU, cwd=project.project.root).stdout
     assert "zstd:chunked: 1 of 2 layers, file by file for podman; for stargz the tag with -lazy" in here
+
+
+@pytest.mark.big
+@pytest.mark.network
+def test_podman_fetches_what_it_does_not_have_and_makes_the_same_tar_of_it(
+    project: Small, to: Repository, front: Proxy, stores: Path
+) -> None:
+    large, reference = os.urandom(5 << 20), f"{front.netloc}/{to.reference.repository}:cpu-2.6"
+    folder = stores / "podman"
+    try:
+        with podman(folder) as run:
+            pulled = []
+            for text in (b"first\n", b"second\n"):
+                layer = layer_of(project, [file_entry("large", large), file_entry("small", text)])
+                image = put(project, layer)
+                push(project, to)
+                front.seen.clear()
+                pulled.append(run("pull", "-q", "--tls-verify=false", "--arch=arm64", reference).strip())
+                fetched = sum(e.got for e in front.seen if str(layer.descriptor.digest) in e.path)
+                assert fetched > 5 << 20 if text == b"first\n" else 100 < fetched < 5000
+                assert pulled[-1] == project.layout.manifest(image).config.digest.hex
+                run("save", "-q", "--format=oci-dir", "--uncompressed", "-o", f"/data/{len(pulled)}", pulled[-1])
+                saved = {p.name for p in (folder / "data" / str(len(pulled)) / "blobs/sha256").iterdir()}
+                assert {d.hex for d in project.layout.config(image).diff_ids} <= saved
+    except Unavailable as reason:
+        pytest.skip(f"NOT RUN: {reason}")
