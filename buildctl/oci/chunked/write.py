@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import zstandard
@@ -14,67 +18,74 @@ from buildctl.oci.chunked.tarsplit import TarSplit
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry, Kind
 
-CHUNK = 4 << 20  # bytes of a large file in one frame; see docs/design.md
+CHUNK = 4 << 20  # bytes of a large file in one frame: at 1 MiB cuda-2.6 is 8.8 % larger than plain, at 4 MiB 3.0 %
+_THREADS = 4  # of one layer: inflating and hashing keeps no more of them busy
+_SMALL = 1 << 16  # bytes that are compressed sooner than handed over
+_QUEUE = 16  # frames that wait to be written, of at most CHUNK bytes each
 _TABLE_LEVEL = 9  # of table and tar-split, which are small
 
 
 class ChunkedWriter:
-    """Takes the bytes of a tar with the entries they belong to, and gives the bytes of the blob to `emit`."""
+    """Takes the bytes of a tar with the entries they belong to, and gives the bytes of the blob to `emit`.
+
+    Where a frame ends follows from the content alone, so threads may compress several at the same time.
+    """
 
     def __init__(self, emit: Callable[[bytes], object], level: int) -> None:
-        self._emit_to = emit
-        self._compressor = zstandard.ZstdCompressor(level=level)
+        self._emit_to, self._level = emit, level
         self._size = 0
         self._split = TarSplit()
-        self._records: list[dict[str, Any]] = []
+        self._entries: list[_Written] = []
         self._between = bytearray()  # what lies between two files
-        self._entry: Entry | None = None  # the file whose content comes
-        self._left = 0
+        self._file: _File | None = None  # whose content comes
         self._pending = bytearray()
-        self._chunks: list[Chunk] = []
-        self._file, self._crc = hashlib.sha256(), 0
+        self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS))
+        self._own = zstandard.ZstdCompressor(level=level)
+        self._spare = deque[zstandard.ZstdCompressor]()  # one may not be used by two threads
+        self._waiting = deque[tuple[_Frame, Future[bytes]]]()  # in the order of the content
 
     def begin(self, entry: Entry, framing: bytes) -> None:
         """`framing` is the padding of the file before, and the header of `entry`."""
         self._between += framing
         self._split.segment(framing)
+        written = _Written(entry)
+        self._entries.append(written)
         if entry.kind is Kind.FILE and entry.size:
             self._frame_between()
-            self._entry, self._left = entry, entry.size
-            self._chunks, self._file, self._crc = [], hashlib.sha256(), 0
+            self._file = _File(written, left=entry.size)
         else:
-            records = described(entry)
-            self._records += records
-            self._split.file(records[0]["name"], 0, 0)
+            self._split.file(described(entry)[0]["name"], 0, 0)
 
     def write(self, data: bytes) -> None:
         """Content of the entry that began last; without one, the end of the tar."""
         if not data:  # how an empty file is read
             return
-        if self._entry is None:
+        if self._file is None:
             self._between += data
             self._split.segment(data)
             return
-        self._left -= len(data)
+        self._file.left -= len(data)
         self._pending += data
         while len(self._pending) >= CHUNK:
-            self._chunk(bytes(self._pending[:CHUNK]))
+            self._chunk(self._file, bytes(self._pending[:CHUNK]))
             del self._pending[:CHUNK]
-        if self._left <= 0:
-            self._end_file(self._entry)
+        if self._file.left <= 0:
+            self._end_file(self._file)
 
     def close(self) -> dict[str, str]:
         """The annotations of the layer."""
         self._frame_between()
+        while self._waiting:
+            self._finish()
+        self._pool.shutdown()
         split = self._split.data()
         packed_split = self._packed(split)
-        table = table_json(self._records, Digest.of(packed_split))
+        table = table_json([r for entry in self._entries for r in entry.records()], Digest.of(packed_split))
         packed = self._packed(table)
-        start = self._size + FRAME_HEADER
-        table_part = Part(offset=start, size=len(packed), unpacked=len(table))
+        part = Part(offset=self._size + FRAME_HEADER, size=len(packed), unpacked=len(table))
         places = Places(
-            table=table_part,
-            split=Part(offset=table_part.after + FRAME_HEADER, size=len(packed_split), unpacked=len(split)),
+            table=part,
+            split=Part(offset=part.after + FRAME_HEADER, size=len(packed_split), unpacked=len(split)),
             packed=Digest.of(packed),
             unpacked=Digest.of(table),
         )
@@ -82,27 +93,56 @@ class ChunkedWriter:
             self._emit(piece)
         return places.annotations
 
-    def _end_file(self, entry: Entry) -> None:
+    def _end_file(self, file: _File) -> None:
         if self._pending:
-            self._chunk(bytes(self._pending))
+            self._chunk(file, bytes(self._pending))
             self._pending.clear()
-        digest = self._chunks[0].digest if len(self._chunks) == 1 else Digest(self._file.hexdigest())
-        self._records += described(entry, self._chunks, digest)
-        self._split.file(entry.path, entry.size, self._crc)
-        self._entry = None
+        entry = file.written.entry
+        if entry.size > CHUNK:
+            file.written.digest = Digest(file.sha256.hexdigest())
+        self._split.file(entry.path, entry.size, file.crc or 0)
+        self._file = None
 
-    def _chunk(self, data: bytes) -> None:
-        if self._entry is not None and self._entry.size > CHUNK:
-            self._file.update(data)
-        self._crc = go_iso(data, self._crc if self._chunks else None)
-        start = self._size
-        self._emit(self._compressor.compress(data))
-        self._chunks.append(Chunk(start=start, end=self._size, size=len(data), digest=Digest.of(data)))
+    def _chunk(self, file: _File, data: bytes) -> None:
+        if file.written.entry.size > CHUNK:
+            file.sha256.update(data)
+        file.crc = go_iso(data, file.crc)
+        file.written.frames.append(self._frame(data))
 
     def _frame_between(self) -> None:
         if self._between:
-            self._emit(self._compressor.compress(bytes(self._between)))
+            self._frame(bytes(self._between))
             self._between.clear()
+
+    def _frame(self, data: bytes) -> _Frame:
+        """Its place and digest are known when it is finished."""
+        frame = _Frame(size=len(data))
+        if len(data) < _SMALL and not self._waiting:
+            self._place(frame, frame.packed(data, self._own))
+            return frame
+        self._waiting.append((frame, self._pool.submit(self._compressed, frame, data)))
+        while self._waiting and (self._waiting[0][1].done() or len(self._waiting) > _QUEUE):
+            self._finish()
+        return frame
+
+    def _compressed(self, frame: _Frame, data: bytes) -> bytes:
+        """In a thread."""
+        try:
+            compressor = self._spare.pop()
+        except IndexError:
+            compressor = zstandard.ZstdCompressor(level=self._level)
+        packed = frame.packed(data, compressor)
+        self._spare.append(compressor)
+        return packed
+
+    def _finish(self) -> None:
+        frame, packed = self._waiting.popleft()
+        self._place(frame, packed.result())
+
+    def _place(self, frame: _Frame, packed: bytes) -> None:
+        frame.start = self._size
+        self._emit(packed)
+        frame.end = self._size
 
     def _emit(self, data: bytes) -> None:
         self._size += len(data)
@@ -111,3 +151,44 @@ class ChunkedWriter:
     @staticmethod
     def _packed(data: bytes) -> bytes:
         return zstandard.ZstdCompressor(level=_TABLE_LEVEL).compress(data)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Frame:
+    """In bytes; `digest` is of the content."""
+
+    size: int
+    start: int = 0
+    end: int = 0
+    digest: Digest | None = None
+
+    def packed(self, data: bytes, compressor: zstandard.ZstdCompressor) -> bytes:
+        self.digest = Digest.of(data)
+        return compressor.compress(data)
+
+    def chunk(self) -> Chunk:
+        assert self.digest is not None  # noqa: S101 - it is finished
+        return Chunk(start=self.start, end=self.end, size=self.size, digest=self.digest)
+
+
+@dataclass(slots=True)
+class _Written:
+    """An entry; `digest` is of its content if that has several frames."""
+
+    entry: Entry
+    frames: list[_Frame] = field(default_factory=list)
+    digest: Digest | None = None
+
+    def records(self) -> list[dict[str, Any]]:
+        chunks = [frame.chunk() for frame in self.frames]
+        return described(self.entry, chunks, self.digest or (chunks[0].digest if chunks else None))
+
+
+@dataclass(slots=True)
+class _File:
+    """The file whose content is written."""
+
+    written: _Written
+    left: int
+    sha256: Any = field(default_factory=hashlib.sha256)
+    crc: int | None = None

@@ -135,3 +135,9 @@ def test_the_size_of_chunks_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) 
     before = CHUNKED.identity
     monkeypatch.setattr(write, "CHUNK", 999)
     assert CHUNKED.identity not in {before, ZSTD.identity}
+
+
+def test_the_same_bytes_whatever_threads_compress(monkeypatch: pytest.MonkeyPatch, layer: Layer) -> None:
+    monkeypatch.setattr(write, "_SMALL", 0)
+    for _ in range(5):
+        assert write_layer(ENTRIES, io.BytesIO(), compression=CHUNKED) == layer
