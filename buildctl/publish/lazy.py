@@ -7,26 +7,25 @@ believed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from buildctl.build.index import index_of
 from buildctl.oci.chunked.twin import twin_of
 from buildctl.oci.digest import Digest
-from buildctl.oci.image import Descriptor, MediaType, canonical_json
-from buildctl.publish.tags import Tag
+from buildctl.oci.image import Descriptor, Index, MediaType, canonical_json
+from buildctl.oci.layout import INDEX_TYPES, MANIFEST_TYPES, parse_object
 from buildctl.registry.client import Repository
 
 
-def lazy(tag: Tag) -> Tag:
-    """The tag for the twins of its images: `cuda-2.6-lazy`, `2.6.0-cuda12.4-py3.13-lazy-REVISION`."""
-    return replace(tag, stem=f"{tag.stem}-lazy")
+def lazy(stem: str) -> str:
+    """The tag, or its stem, of the twins: `cuda-2.6-lazy`, `2.6.0-cuda12.4-py3.13-lazy-REVISION`."""
+    return f"{stem}-lazy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Twins:
-    """Of images by digest; `manifests` are those that are at hand, others are read from the repository. `made` are the
-    manifests of the twins so far, by their own digest.
+    """`manifests` are those of images that are at hand, others are read from the repository; `made` are those of the
+    twins so far. Both are by their own digest.
     """
 
     repository: Repository
@@ -34,18 +33,28 @@ class Twins:
     made: dict[Digest, bytes] = field(default_factory=dict)
     _known: dict[Digest, bytes] = field(default_factory=dict)
 
-    def under(self, tag: Tag, members: Sequence[Descriptor]) -> tuple[bytes, str]:
-        """What the twin of a tag names, and its media type; what the tag itself names where no member has a twin."""
-        if tag.single:
-            return self._twin(members[0]), MediaType.MANIFEST
-        twins = [self._described(member) for member in members]
-        return canonical_json(index_of(twins, title=tag.title, torch=tag.torch).to_json()), MediaType.INDEX
+    def under(self, top: Descriptor, data: bytes = b"") -> bytes:
+        """What the twin of a tag names where the tag names `top`, the same where no image has a twin. `data` is `top`
+        itself, if it is an index.
+        """
+        if top.media_type not in INDEX_TYPES:
+            return self._twin(top)
+        index = Index.from_json(parse_object(data, str(top.digest)))
+        twins = tuple(map(self._described, index.manifests))
+        return data if twins == index.manifests else canonical_json(replace(index, manifests=twins).to_json())
 
     @property
     def descriptors(self) -> dict[Digest, Descriptor]:
         return {d: Descriptor(media_type=MediaType.MANIFEST, digest=d, size=len(v)) for d, v in self.made.items()}
 
+    def put(self) -> None:
+        """Those that were made, by digest."""
+        for digest, data in self.made.items():
+            self.repository.put_manifest(data, MediaType.MANIFEST, str(digest))
+
     def _described(self, image: Descriptor) -> Descriptor:
+        if image.media_type not in MANIFEST_TYPES:
+            return image
         data = self._twin(image)
         return replace(image, digest=Digest.of(data), size=len(data))
 

@@ -69,13 +69,19 @@ class TagState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Move:
-    """A tag that may be set: `data` is stored under it; `members` are the images that it leads to."""
+    """A tag and what it names afterwards, an index or an image with the content `data`; no `top` if it stays."""
 
     state: TagState
-    media_type: str = ""
+    top: Descriptor | None = None
     data: bytes = b""
-    index: Descriptor | None = None
-    members: tuple[Descriptor, ...] = ()
+
+    @property
+    def index(self) -> Descriptor | None:
+        return self.top if self.top is not None and self.top.media_type in INDEX_TYPES else None
+
+    @property
+    def sets(self) -> bool:
+        return self.state.outcome in {TagOutcome.CREATED, TagOutcome.MOVED}
 
 
 def move_tags(
@@ -105,24 +111,23 @@ def move_tags(
     with ThreadPoolExecutor(WORKERS) as pool:
         moves = [move for both in pool.map(decide.both, tags) for move in both]
     if not dry_run:
-        for data in twins.made.values():
-            repository.put_manifest(data, MediaType.MANIFEST, str(Digest.of(data)))
-        for data, media_type in {m.data: m.media_type for m in moves if m.data and m.media_type in INDEX_TYPES}.items():
-            repository.put_manifest(data, media_type, str(Digest.of(data)))
+        twins.put()
+        for digest, data in {m.index.digest: m.data for m in moves if m.index and m.sets}.items():
+            repository.put_manifest(data, MediaType.INDEX, str(digest))
         if signer:
             subjects = {m.index.digest: m.index for m in moves if m.index} | twins.descriptors
             with ThreadPoolExecutor(WORKERS) as pool:
                 list(pool.map(lambda one: signer.sign(repository, one, ()), subjects.values()))
         for move in moves:
-            if move.data:
-                _set(repository, move)
+            if move.top and move.sets:
+                _set(repository, move, move.top)
     return tuple(move.state for move in moves)
 
 
-def _set(repository: Repository, move: _Move) -> None:
+def _set(repository: Repository, move: _Move, top: Descriptor) -> None:
     """PUT, then read back, since people pull by tag. Raises UnavailableError."""
     for _ in range(3):
-        repository.put_manifest(move.data, move.media_type, move.state.name)
+        repository.put_manifest(move.data, top.media_type, move.state.name)
         there = repository.head(move.state.name)
         if there is not None and there.digest == move.state.digest:
             return
@@ -148,7 +153,7 @@ class _Decide:
     def both(self, tag: Tag) -> tuple[_Move, ...]:
         """The tag and its twin, which goes where the tag goes."""
         move = self.move(tag)
-        twin = self.twin(tag, move) if move.members else None
+        twin = self.twin(tag, move, move.top) if move.top else None
         return (move,) if twin is None else (move, twin)
 
     def move(self, tag: Tag) -> _Move:
@@ -167,24 +172,20 @@ class _Decide:
         found = self.candidates[cell.id]
         name = tag.name(self.revision or found.digest.short)
         state = self._state(tag, name, found.digest, {f"linux/{cell.arch}": cell.id}, self.repository.head(name))
-        members = (found,) if state.digest == found.digest else ()
-        if state.outcome is not TagOutcome.CREATED:
-            return _Move(state=state, members=members)
-        data = b"" if self.dry_run else self.repository.manifest(str(found.digest)).data
-        return _Move(state=state, media_type=found.media_type, data=data, members=members)
+        idle = self.dry_run or state.outcome is not TagOutcome.CREATED
+        return _moved(state, found, b"" if idle else self.repository.manifest(str(found.digest)).data)
 
-    def twin(self, tag: Tag, move: _Move) -> _Move | None:
+    def twin(self, tag: Tag, move: _Move, top: Descriptor) -> _Move | None:
         """None where no image has a twin. A moving tag that has been there since they had stays: it gets the images."""
-        data, media_type = self.twins.under(tag, move.members)
-        digest, own = Digest.of(data), lazy(tag)
-        moving = tag.kind is not TagKind.IMMUTABLE
-        if digest == move.state.digest and not moving:
+        data, own = self.twins.under(top, move.data), replace(tag, stem=lazy(tag.stem))
+        twin = replace(top, digest=Digest.of(data), size=len(data))
+        if twin == top and tag.kind is TagKind.IMMUTABLE:
             return None
-        name = own.name(self.revision or digest.short)
+        name = own.name(self.revision or twin.digest.short)
         before = self.repository.head(name)
-        if digest == move.state.digest and before is None:
+        if twin == top and before is None:
             return None
-        return self._move(own, name, data, media_type, move.state.platforms, before, move.members)
+        return _moved(self._state(own, name, twin.digest, move.state.platforms, before), twin, data)
 
     def _index(self, tag: Tag) -> _Move:
         """With the digest as revision, an immutable tag's name follows from its content, so it has no past."""
@@ -217,29 +218,8 @@ class _Decide:
         name = named or tag.name(digest.short)
         before = there.descriptor if there else (None if named else self.repository.head(name))
         ids = {f"linux/{cell.arch}": cell.id for cell in tag.cells}
-        return self._move(tag, name, data, MediaType.INDEX, ids, before, tuple(members.values()))
-
-    def _move(
-        self,
-        tag: Tag,
-        name: str,
-        data: bytes,
-        media_type: str,
-        platforms: Mapping[str, str],
-        before: Descriptor | None,
-        members: tuple[Descriptor, ...],
-    ) -> _Move:
-        digest = Digest.of(data)
-        state = self._state(tag, name, digest, platforms, before)
-        moves = state.outcome in {TagOutcome.CREATED, TagOutcome.MOVED}
-        signable = media_type == MediaType.INDEX and (moves or state.outcome is TagOutcome.UNCHANGED)
-        return _Move(
-            state=state,
-            media_type=media_type,
-            data=data if moves else b"",
-            index=Descriptor(media_type=MediaType.INDEX, digest=digest, size=len(data)) if signable else None,
-            members=members if moves or state.outcome is TagOutcome.UNCHANGED else (),
-        )
+        top = Descriptor(media_type=MediaType.INDEX, digest=digest, size=len(data))
+        return _moved(self._state(tag, name, digest, ids, before), top, data)
 
     def _state(
         self, tag: Tag, name: str, digest: Digest, platforms: Mapping[str, str], before: Descriptor | None
@@ -281,6 +261,10 @@ class _Decide:
                 if not is_unknown(platform):
                     found.setdefault(str(platform), entry.descriptor.digest)  # clients take the first
         return found
+
+
+def _moved(state: TagState, top: Descriptor, data: bytes) -> _Move:
+    return _Move(state=state) if state.outcome is TagOutcome.REFUSED else _Move(state=state, top=top, data=data)
 
 
 def _other_than(cell: Cell, member: Descriptor) -> str:

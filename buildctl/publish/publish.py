@@ -166,7 +166,9 @@ def planned_tags(
                 said[cell.id] = objection
     out = []
     tags = tags_of(project.matrix.cells, _claims(pinned), of=[cell.id for cell in cells])
-    lazily = [(lazy(tag), digests | twins) for tag in tags if any(cell.id in twins for cell in tag.cells)]
+    lazily = [
+        (replace(t, stem=lazy(t.stem)), digests | twins) for t in tags if any(cell.id in twins for cell in t.cells)
+    ]
     for tag, which in [*((tag, digests) for tag in tags), *lazily]:
         digest = which.get(tag.cells[0].id) if tag.single else None
         name = tag.name(options.revision or (digest.short if digest else "REVISION"))

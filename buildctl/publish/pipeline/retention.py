@@ -19,7 +19,7 @@ from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError
 from buildctl.registry.referrers import fallback_tag
 
-_REVISION = re.compile(r"-[0-9a-f]{12,64}$")  # a commit, or a digest where no revision was given
+_REVISION = re.compile(r"-[0-9a-f]{12,64}(-lazy)?$")  # a commit, or a digest where no revision was given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from tests.conftest import buildctl, fresh_store
 from tests.support.lazy import of_file, podman_layer, sha256
+from tests.support.publishing import skopeo
 from tests.support.tiny import CELL, NAME, WHEELS, tiny
 
 TORCH = "usr/local/lib/python3.13/dist-packages/torch/"
@@ -89,6 +90,14 @@ def test_the_zstd_program_decompresses_it(both: Both) -> None:
     (layer,) = [layer for layer in both.layers(both.chunked) if layer.annotations]
     tar = subprocess.run(["zstd", "-dc", both.chunked.blob_path(layer.digest)], check=True, capture_output=True).stdout
     assert sha256(tar) in map(str, both.chunked.config(both.chunked.resolve(CELL)).diff_ids)
+
+
+def test_skopeo_decompresses_it(both: Both, tmp_path: Path) -> None:
+    if shutil.which("skopeo") is None:
+        pytest.skip("NOT RUN: skopeo is not installed (apt-get install skopeo)")
+    skopeo("copy", "--dest-decompress", f"oci:{both.chunked.root}:{CELL}", f"dir:{tmp_path}/dir")
+    found = {sha256(path.read_bytes()) for path in (tmp_path / "dir").iterdir()}
+    assert {str(d) for d in both.chunked.config(both.chunked.resolve(CELL)).diff_ids} <= found
 
 
 def test_buildkit_does_not_make_it_and_says_who_does(both: Both) -> None:

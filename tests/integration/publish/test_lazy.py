@@ -20,6 +20,7 @@ from buildctl.oci.entry import Entry, directory_entry, file_entry
 from buildctl.oci.image import Descriptor, Layer, Manifest, MediaType, canonical_json
 from buildctl.oci.layer import write_layer
 from buildctl.oci.layout import parse_object
+from buildctl.publish.pipeline.retention import links_in
 from buildctl.publish.publish import PublishOptions, planned_tags, promote
 from buildctl.publish.sign import KeySigner
 from buildctl.publish.verify import Verified, verify
@@ -230,3 +231,29 @@ def test_podman_fetches_what_it_does_not_have_and_makes_the_same_tar_of_it(
                 assert {d.hex for d in project.layout.config(image).diff_ids} <= saved
     except Unavailable as reason:
         pytest.skip(f"NOT RUN: {reason}")
+
+
+def test_a_twin_keeps_its_image(project: Small, to: Repository) -> None:
+    built = build(project)
+    push(project, to)
+    twin = links_in(to, platforms(to, "cpu-2.6-lazy")["linux/arm64"])
+    assert twin is not None
+    assert twin.members == {built.digest}
+
+
+def test_an_archive_brings_the_twin_into_another_registry(
+    project: Small, to: Repository, front: Proxy, request: pytest.FixtureRequest, tmp_path: Path, signer: KeySigner
+) -> None:
+    build(project)
+    push(project, to)
+    archive = tmp_path / "a.oci.tar"
+    store = {"BUILDCTL_CACHE": str(tmp_path / "cache")}
+    done = buildctl("export", f"{to.reference}:2.6", "--format", "oci-archive", "-o", archive, cwd=tmp_path, env=store)
+    assert done.returncode == 0, done.stderr
+    there = repository(front, request, name="there")
+    key = str(tmp_path / "key.pem")
+    done = buildctl("publish", archive, "--to", str(there.reference), "--sign-key", key, cwd=tmp_path, env=store)
+    assert done.returncode == 0, done.stderr
+    assert "2.6-lazy" in done.stdout
+    assert there.manifest("2.6-lazy").data == to.manifest("2.6-lazy").data
+    assert checked(there, "2.6-lazy", signer)["twin"][0] is Status.PASSED
