@@ -1,7 +1,8 @@
 """The floor: what turning wheels into layers costs at the very least, with the same C libraries and nothing else.
 
 Every byte of every wheel is inflated (isal), hashed (SHA-256, as the tar would be), compressed (zstandard, level 3, in
-frames of 16 MiB) and hashed again, in two processes, largest wheel first. No tar, no checks, no bytecode, no disk but reading.
+frames of 16 MiB) and hashed again, in two processes, largest wheel first. No tar, no checks, no bytecode, no disk but
+reading.
 
     python benchmarks/floor.py WHEEL...
 """

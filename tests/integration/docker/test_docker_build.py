@@ -88,6 +88,19 @@ def test_two_builds_agree_and_keep_the_bases_layers(tmp_path: Path, base: Layout
 
 
 @pytest.mark.usefixtures("docker_client")
+@pytest.mark.parametrize("fixed", [True, False])
+def test_an_image_has_a_time_of_its_own_and_its_files_do_not(tmp_path: Path, base: Layout, fixed: bool) -> None:
+    layout = Layout(tmp_path / "dist")
+    cell = replace(target(tmp_path, base, WITH_RUN), created=1_794_897_324, fixed_times=fixed)
+    built = build_with_docker([cell], DockerOptions(epoch=EPOCH), layout=layout)["x-amd64"]
+    config = layout.config(built)
+    assert config.created == "2026-11-17T06:35:24Z"
+    assert check_image(layout, built) == []
+    if not fixed:
+        assert {entry["mtime"] for entry in tree(layout, built).values()} == {EPOCH}
+
+
+@pytest.mark.usefixtures("docker_client")
 @pytest.mark.parametrize(("compression", "kind"), [(ZSTD, MediaType.LAYER_ZSTD), (GZIP, MediaType.LAYER_GZIP)])
 def test_layers_are_compressed_as_asked(tmp_path: Path, base: Layout, compression: Compression, kind: str) -> None:
     layout = Layout(tmp_path / "dist")
