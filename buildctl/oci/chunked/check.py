@@ -14,7 +14,7 @@ from buildctl.ground.errors import LayoutError
 from buildctl.oci.chunked.read import RebuiltTar, read_table
 from buildctl.oci.chunked.table import Places, described
 from buildctl.oci.digest import Digest
-from buildctl.oci.entry import Entry, Kind
+from buildctl.oci.entry import CAPABILITY, Entry, Kind
 from buildctl.oci.image import Descriptor, MediaType
 from buildctl.oci.tarread import LayerReader
 
@@ -71,5 +71,6 @@ def _agrees(record: Mapping[str, Any], info: tarfile.TarInfo) -> bool:
         size=info.size,
         mtime=int(info.mtime),
         target=info.linkname,
+        capability=info.pax_headers.get(CAPABILITY, "").encode("utf-8", "surrogateescape"),
     )
     return {key: value for key, value in record.items() if key not in _OF_CHUNKS} == described(entry)[0]

@@ -6,6 +6,7 @@ docs/estargz.md and estargz/zstdchunked.
 
 from __future__ import annotations
 
+import base64
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Self
 
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
-from buildctl.oci.entry import Entry, Kind
+from buildctl.oci.entry import CAPABILITY, Entry, Kind
 from buildctl.oci.image import Descriptor, canonical_json
 
 # containers/storage: SHA-256 of the compressed table; OFFSET:SIZE:UNPACKED:TYPE of it; the same of tar-split, no TYPE
@@ -127,6 +128,9 @@ def described(entry: Entry, chunks: Iterable[Chunk] = (), digest: Digest | None 
     record: dict[str, Any] = {"type": TYPES[entry.kind], "name": entry.path + "/" * (entry.kind is Kind.DIRECTORY)}
     optional = {"linkName": entry.target, "mode": entry.mode, "size": entry.size, "uid": entry.uid, "gid": entry.gid}
     record |= {key: value for key, value in optional.items() if value}
+    if entry.capability:
+        name = CAPABILITY.removeprefix("SCHILY.xattr.")
+        record["xattrs"] = {name: base64.b64encode(entry.capability).decode()}
     record["modtime"] = datetime.fromtimestamp(entry.mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     parts = list(chunks)
     if not parts:

@@ -17,7 +17,7 @@ from buildctl.oci.chunked.table import FRAME_HEADER, Part, Places, skippable
 from buildctl.oci.chunked.tarsplit import SEGMENT
 from buildctl.oci.compression import CHUNKED
 from buildctl.oci.digest import Digest
-from buildctl.oci.entry import directory_entry, file_entry, symlink_entry
+from buildctl.oci.entry import Bytes, Entry, capability, directory_entry, file_entry, symlink_entry
 from buildctl.oci.image import Layer, canonical_json
 from buildctl.oci.layer import write_layer
 from buildctl.oci.layout import Layout
@@ -28,6 +28,7 @@ ENTRIES = [
     file_entry("bin/a", b"a" * 2500),
     file_entry("bin/b", b"harmless"),
     symlink_entry("c", "bin/b"),
+    Entry(path="ping", size=4, body=Bytes(b"ping"), capability=capability("cap_net_raw+ep")),
 ]
 
 
@@ -106,6 +107,7 @@ def test_what_we_make_has_no_problems(tmp_path: Path) -> None:
         (lambda t, _: record(t, "c").update(linkName="/etc/passwd"), "'c' is not in its table of contents as it is"),
         (lambda t, _: record(t, "bin/b").update(digest=f"sha256:{'0' * 64}"), "'bin/b' has another digest in its"),
         (lambda t, _: record(t, "bin/b").update(xattrs={"security.capability": "AAAA"}), "'bin/b' is not in its table"),
+        (lambda t, _: record(t, "ping").pop("xattrs"), "'ping' is not in its table of contents as it is in its tar"),
         (lambda t, _: t["entries"].append({"type": "reg", "name": "more"}), "'more' is in its table of contents, but"),
         (lambda t, _: t["entries"].remove(record(t, "c")), "'c' is not in its table of contents as it is in its tar"),
         (lambda t, _: record(t, "bin/b").pop("offset"), "its table of contents is malformed (KeyError('offset'))"),

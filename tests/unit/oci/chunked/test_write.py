@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -12,7 +14,7 @@ from buildctl.oci.chunked import write
 from buildctl.oci.chunked.twin import twin_of
 from buildctl.oci.compression import CHUNKED, COMPRESSIONS, ZSTD
 from buildctl.oci.digest import Digest
-from buildctl.oci.entry import Entry, Kind, directory_entry, file_entry, symlink_entry
+from buildctl.oci.entry import Bytes, Entry, Kind, capability, directory_entry, file_entry, symlink_entry
 from buildctl.oci.image import Descriptor, Layer, Manifest, MediaType, canonical_json
 from buildctl.oci.layer import write_layer
 from buildctl.oci.layout import parse_object
@@ -32,6 +34,7 @@ ENTRIES = [
     directory_entry("usr/lib", uid=1000, gid=1000),
     *(file_entry(path, data, mode=0o755) for path, data in CONTENT.items()),
     symlink_entry("usr/bin", "lib/x.py"),
+    Entry(path="usr/ping", mode=0o755, size=4, body=Bytes(b"ping"), capability=capability("cap_net_raw+ep")),
     Entry(path="usr/lib/y.py", kind=Kind.HARDLINK, target="usr/lib/x.py"),
 ]
 
@@ -94,6 +97,8 @@ def test_metadata_is_that_of_the_tar(tmp_path: Path, layer: Layer) -> None:
     assert list(files) == [entry.path + "/" * (entry.kind is Kind.DIRECTORY) for entry in ENTRIES]
     folder = {"type": "dir", "name": "usr/lib/", "mode": 0o755, "uid": 1000, "gid": 1000}
     assert files["usr/lib/"] == [{**folder, "modtime": "1980-01-01T00:00:00Z"}]
+    value = base64.b64encode(capability("cap_net_raw+ep")).decode()
+    assert files["usr/ping"][0]["xattrs"] == {"security.capability": value}
     assert files["usr/bin"][0]["linkName"] == "lib/x.py"
     assert files["usr/lib/y.py"][0].items() >= {"type": "hardlink", "linkName": "usr/lib/x.py"}.items()
     assert files["usr/lib/empty"] == [
@@ -116,8 +121,8 @@ def test_the_same_bytes_however_the_content_is_cut(layer: Layer) -> None:
 
     out = io.BytesIO()
     cut = [
-        Entry(path=e.path, mode=e.mode, size=e.size, body=Cut(CONTENT[e.path]))  # type: ignore[arg-type]
-        if e.kind is Kind.FILE
+        replace(e, body=Cut(CONTENT[e.path]))  # type: ignore[arg-type]
+        if e.path in CONTENT
         else e
         for e in ENTRIES
     ]
