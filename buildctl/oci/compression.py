@@ -227,7 +227,7 @@ class Compression:
 ZSTD = Compression(method="zstd", media_type=MediaType.LAYER_ZSTD, sink=ZstdSink, level=3)
 GZIP = Compression(method="gzip", media_type=MediaType.LAYER_GZIP, sink=GzipSink, level=6)
 CHUNKED = Compression(
-    method="zstd:chunked", media_type=MediaType.LAYER_ZSTD, sink=ChunkedSink, level=3, worth=100_000_000, plain=ZSTD
+    method="zstd:chunked", media_type=MediaType.LAYER_ZSTD, sink=ChunkedSink, level=3, worth=20_000_000, plain=ZSTD
 )
 UNCOMPRESSED = Compression(method="uncompressed", media_type=MediaType.LAYER_TAR, sink=Sink)
 # By the name on the command line. Another level is another entry.
