@@ -22,6 +22,7 @@ from buildctl.docker.load import load
 from buildctl.dockerfile.bake import BakeTarget
 from buildctl.ground.errors import EngineError
 from buildctl.lock.index import uv_environment
+from buildctl.lock.locked import load_locked
 from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.check import check_image
@@ -216,8 +217,15 @@ def test_both_engines_make_the_same_image(
     contexts = {
         context: f"oci-layout://{theirs.root}:{image}" for context, image in (("base", "base-debian13"), ("uv", "uv"))
     }
+    project = Project.find(ROOT)
+    (locked,) = load_locked(project, [found for found in project.matrix.cells if found.id == cell])
     wanted = BakeTarget(
-        name=cell, arch=arch, dockerfile=f"{name}/Dockerfile", context=str(ROOT / "images"), contexts=contexts
+        name=cell,
+        arch=arch,
+        dockerfile=f"{name}/Dockerfile",
+        context=str(ROOT / "images"),
+        contexts=contexts,
+        created=locked.created,
     )
     with source(cell, tmp_path) as options:
         made = build_with_docker([with_fixed_times(wanted)], options, layout=theirs)[cell]
