@@ -13,7 +13,7 @@ from typing import BinaryIO
 from buildctl.oci.entry import DeflatedBody, Entry
 from buildctl.oci.image import MediaType
 
-FRAME = 1 << 24  # bytes of content in a zstd frame: at 4 MiB layers grow by 1.6 %, at 16 MiB by 0.3 %
+FRAME = 1 << 24  # bytes of content in a zstd frame: at 4 MiB wheels grow by 1.6 %, at 16 MiB by 0.3 %
 _THREADS = 4  # of one layer: inflating and hashing keeps no more of them busy
 _GZIP_PIECE = 1 << 20  # bytes per gzip member of what has to be compressed here
 # RFC 1952: magic, method deflate, no flags, no time, no extra flags, unknown system
