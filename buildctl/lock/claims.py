@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 from buildctl.ground.errors import LockError, ResolveError
+from buildctl.ground.jsontext import parse_json
 from buildctl.lock.torch_build import certain_build
 from buildctl.matrix.accelerators import MPS, VERSIONED, AcceleratorKind, kind_of, public_version
 from buildctl.matrix.arch import ARCHES
@@ -212,7 +213,7 @@ def format_claims(claims: Claims) -> bytes:
 def read_claims(path: Path) -> Claims:
     """Raises LockError, naming the file, for anything that `format_claims` would not write."""
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise LockError(f"{path} does not exist", hint="run `buildctl claims`") from error
     except (OSError, ValueError) as error:
