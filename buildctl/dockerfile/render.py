@@ -226,11 +226,12 @@ def _image_env(cell: Cell, claims: Claims, base: ImageLock | None) -> dict[str, 
 
 
 def _labels(cell: Cell, each: Sequence[Claims], title: str) -> dict[str, str]:
-    return dict(cell.labels) | {
-        "org.opencontainers.image.title": cell.name,
+    return {
         "org.opencontainers.image.description": title,
-        "org.opencontainers.image.version": public_version(each[0].torch),
         "org.opencontainers.image.licenses": "BSD-3-Clause",
+        **dict(cell.labels),
+        "org.opencontainers.image.title": cell.name,
+        "org.opencontainers.image.version": public_version(each[0].torch),
         "org.opencontainers.image.base.name": cell.base_image,
         **claim_labels(each),
     }
@@ -269,8 +270,6 @@ def _neutral(context: Any) -> Any:
             return {key: _neutral(value) for key, value in context.items()}
         case list():
             return [_neutral(value) for value in context]
-        case bool():  # chooses lines of the template, and is none
-            return context
         case bool():  # chooses lines of the template, and is in none
             return context
         case tuple():

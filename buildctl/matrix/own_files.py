@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
@@ -15,9 +16,17 @@ from buildctl.matrix import yamlfile
 from buildctl.matrix.account import HOME
 
 CONTEXT = "images"  # the folder that Docker sees, next to matrix.yaml
-# Every user may write there: a folder that an image brings along would take that away.
-OPEN = (HOME, "/workspace")
-RESERVED = ("dev.buildctl.", "org.opencontainers.image.base.")
+_WRITABLE = "is in a folder that every user may write to (use /app or /opt/NAME)"
+# Where a layer must bring no file: it would also bring the folder above, with an owner and a mode of its own.
+FORBIDDEN = {
+    **dict.fromkeys((HOME, "/workspace", "/tmp", "/var/tmp"), _WRITABLE),  # noqa: S108 - paths inside the image
+    **dict.fromkeys(("/dev", "/proc", "/run", "/sys"), "is hidden in a container, which mounts its own there"),
+    **{f"/{name}": f"is a link in the image (use /usr/{name})" for name in ("bin", "lib", "lib32", "lib64", "sbin")},
+    "/root": "is root's own folder (use /etc or /opt/NAME)",
+    "/var/run": "is a link in the image (use /opt/NAME)",
+    "/var/lock": "is a link in the image (use /opt/NAME)",
+}
+RESERVED = ("dev.buildctl.", *(f"org.opencontainers.image.{name}" for name in ("base.", "title", "version")))
 
 
 def read_wheels(document: yamlfile.YamlDocument, path: yamlfile.Path, value: Mapping[str, Any]) -> tuple[str, ...]:
@@ -76,10 +85,24 @@ def read_files(
         elif not full.resolve().is_relative_to(_context(document).resolve()):
             document.problem(here, f"{CONTEXT}/{name} leads out of {CONTEXT}/, which is all that a build sees")
         target = posixpath.normpath(place)
-        if any(target == folder or target.startswith(f"{folder}/") for folder in OPEN):
-            document.problem(here, f"{place} is in a folder that every user may write to (use /app or /opt/NAME)")
+        if place.endswith("/") and not full.is_dir():
+            target = posixpath.join(target, posixpath.basename(name))
+        for problem in _place_problems(full, target):
+            document.problem(here, problem)
         found.append((f"{name}/" if full.is_dir() else name, f"{target}/" if full.is_dir() else target))
     return tuple(found)
+
+
+def _place_problems(full: Path, target: str) -> Iterator[str]:
+    """What is wrong with bringing `full` to `target`, which for a folder is where its content goes."""
+    if full.is_dir() and not any(full.iterdir()):
+        yield "the folder is empty"
+    for folder, why in FORBIDDEN.items():
+        inside = posixpath.relpath(folder, target)
+        if target == folder or target.startswith(f"{folder}/"):
+            yield f"{target} {why}"
+        elif not inside.startswith("../") and full.is_dir() and os.path.lexists(full / inside):
+            yield f"{folder} {why}"
 
 
 def read_labels(
