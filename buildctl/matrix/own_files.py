@@ -39,13 +39,24 @@ def read_wheels(document: yamlfile.YamlDocument, path: yamlfile.Path, value: Map
             inside = sorted(file.name for file in full.glob("*.whl"))
             newest = _newest(document, here, inside)
             found += [f"{name}/{file}" for file in newest]
+            for file in newest:
+                _refuse_outside(document, here, f"{name}/{file}")
             if not inside:
                 document.problem(here, f"no wheel in {CONTEXT}/{name}")
         elif full.is_file() and full.suffix == ".whl":
             found += [name for _ in _newest(document, here, [full.name])]
+            _refuse_outside(document, here, name)
         else:
             document.problem(here, f"{CONTEXT}/{name} is neither a wheel nor a folder of wheels")
     return tuple(dict.fromkeys(found))
+
+
+def _refuse_outside(document: yamlfile.YamlDocument, here: yamlfile.Path, name: str) -> None:
+    folder = _context(document)
+    if not (folder / name).exists():
+        document.problem(here, f"{CONTEXT}/{name} is a link to nothing")
+    elif not (folder / name).resolve().is_relative_to(folder.resolve()):
+        document.problem(here, f"{CONTEXT}/{name} leads out of {CONTEXT}/, which is all that a build sees")
 
 
 def _newest(document: yamlfile.YamlDocument, here: yamlfile.Path, names: list[str]) -> list[str]:
@@ -80,10 +91,10 @@ def read_files(
     for name, place in value.get("files", {}).items():
         here: yamlfile.Path = (*path, "files", name)
         full = _context(document) / name
-        if not full.exists():
+        if not os.path.lexists(full):
             document.problem(here, f"no such file or folder: {CONTEXT}/{name}")
-        elif not full.resolve().is_relative_to(_context(document).resolve()):
-            document.problem(here, f"{CONTEXT}/{name} leads out of {CONTEXT}/, which is all that a build sees")
+        else:
+            _refuse_outside(document, here, name)
         target = posixpath.normpath(place)
         if place.endswith("/") and not full.is_dir():
             target = posixpath.join(target, posixpath.basename(name))

@@ -51,6 +51,8 @@ def test_all_that_matches_adds_up_and_the_last_word_counts(root: Path) -> None:
         ("wheels: [app]", "wheels[0]: no wheel in images/app"),
         ("wheels: [app/main.py]", "wheels[0]: images/app/main.py is neither a wheel nor a folder of wheels"),
         ("wheels: [../outside]", "wheels[0]: '../outside' is not a relative path inside the project, without '..'"),
+        ("wheels: [links]", "wheels[0]: images/links/a-1-py3-none-any.whl is a link to nothing"),
+        ("wheels: [tree/b-1-py3-none-any.whl]", "images/tree/b-1-py3-none-any.whl leads out of images/"),
         ("wheels: [odd]", "wheels[0]: Invalid wheel filename"),
         ("files: {nothing: /app}", "files.nothing: no such file or folder: images/nothing"),
         ("files: {out: /app}", "files.out: images/out leads out of images/, which is all that a build sees"),
@@ -74,6 +76,9 @@ def test_what_cannot_be_is_told_with_key_and_line(root: Path, entry: str, proble
     (root / "images/odd/x.whl").write_text("x")
     for folder in ("tree/tmp", "tree/empty"):
         (root / "images" / folder).mkdir(parents=True)
+    (root / "images/links").mkdir()
+    (root / "images/links/a-1-py3-none-any.whl").symlink_to("gone")
+    (root / "images/tree/b-1-py3-none-any.whl").symlink_to(root / "outside/x")
     (root / "images/out").symlink_to(root / "outside")
     with pytest.raises(ProblemsError) as caught:
         parse(root, f"  cpu-2.6: {{{entry}}}\n")
