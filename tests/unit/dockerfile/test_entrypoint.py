@@ -184,14 +184,14 @@ def installed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def install(root: Path, arch: str, *, more: str = "") -> subprocess.CompletedProcess[str]:
+def install(root: Path, arch: str, *, more: str = "", first: str = "") -> subprocess.CompletedProcess[str]:
     folder = root / "bin"
     folder.mkdir(exist_ok=True)
     write(folder / "uv", FAKE_UV.replace("PYTHON", f"python{sysconfig.get_python_version()}"))
     (folder / "python3").unlink(missing_ok=True)
     (folder / "python3").symlink_to(os.path.realpath(sys.executable))
     env = {
-        "PATH": f"{folder}:/usr/bin:/bin",
+        "PATH": f"{first}:{folder}:/usr/bin:/bin".lstrip(":"),
         "TARGETARCH": arch,
         "OUT": f"{root}/out",
         "UV_SAID": f"{root}/said",
@@ -231,6 +231,17 @@ def test_bytecode_is_unchecked_and_names_the_path_in_the_image(installed: Path) 
     assert data[4:8] == (1).to_bytes(4, "little")  # PEP 552: hash-based, not checked
     assert f"{site()}/pkg/__init__.py".encode() in data
     assert str(installed).encode() not in data
+
+
+def test_a_virtual_environment_behind_a_link_is_installed_into(tmp_path: Path) -> None:
+    python = os.path.realpath(sys.executable)
+    subprocess.run([python, "-m", "venv", "--without-pip", tmp_path / "real"], check=True, timeout=60)
+    (tmp_path / "link").symlink_to("real")
+    done = install(tmp_path, "amd64", first=f"{tmp_path}/link/bin")
+    assert done.returncode == 0, done.stderr
+    found = tmp_path / f"out{tmp_path}/real/lib/python{sysconfig.get_python_version()}/site-packages/pkg/__init__.py"
+    assert found.exists()
+    assert f"{tmp_path}/real/bin/python{sysconfig.get_python_version()}" in (tmp_path / "said").read_text()
 
 
 def test_both_engines_compile_with_the_same_code() -> None:
