@@ -197,6 +197,7 @@ def _context(locked: LockedCell, each: Sequence[Claims], steps: Sequence[Install
             "base": cell.base_image,
             "user": cell.user or (base.user if base else "") or f"{UID}:{UID}",
             "python": base is None or base.has_python,
+            "local_bin": base is None or "/usr/local/bin" in base.path.split(":"),
         },
         "wheels": list(cell.wheels),
         "files": [list(pair) for pair in cell.files],

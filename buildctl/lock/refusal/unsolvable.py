@@ -58,8 +58,7 @@ def explained(
             asked += f", {cell.accelerator.place('index')}"
         return ResolveError(
             f"{where}: what matrix.yaml asks for (versions, {asked}) cannot be satisfied: {_short(error.message)}",
-            hint=error.hint
-            or f"ask for versions that the index has, or correct {cell.accelerator.place('index')}",
+            hint=error.hint or f"ask for versions that the index has, or correct {cell.accelerator.place('index')}",
         )
     return ResolveError(
         "\n".join(f"{where}: {blame.what}" for blame in found),

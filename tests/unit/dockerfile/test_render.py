@@ -221,6 +221,8 @@ def test_what_was_found_in_a_base_image_stays(matrix: Matrix) -> None:
         return render_image(with_image, ROOT / "templates").splitlines()
 
     assert 'ENV PATH="/home/torch/.local/bin:/opt/py/bin:/usr/bin:/usr/local/bin"' in rendered()
+    assert 'ENV PATH="${PATH}:/usr/local/bin"' in rendered(), "where install-wheels is"
+    assert not [line for line in rendered(path="/usr/local/bin:/bin") if "${PATH}" in line]
     assert "USER 1000:1000" in rendered()
     assert "USER 8:8" in rendered(user="8:8")
     own = "COPY --chmod=0755 common/python /out/usr/local/bin/python"
