@@ -234,7 +234,7 @@ def _failure(done: Completed) -> LockError:
         return NoSolutionError(f"uv found no solution:\n{story}")
     if re.search(r"[Ff]ailed to fetch|error sending request|dns error|network|timed out", story):
         hint = "is the package index reachable? it is set in uv's or pip's configuration"
-    elif re.search(r"401|403|[Uu]nauthorized|[Ff]orbidden", story):
+    elif re.search(r"\b40[13]\b|[Uu]nauthorized|[Ff]orbidden", story):
         hint = "the package index needs credentials: put them where uv or pip find them (netrc, keyring, URL)"
     else:
         return ResolverError(f"uv failed (exit {done.returncode}):\n{story}")
