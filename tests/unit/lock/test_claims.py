@@ -50,11 +50,6 @@ hip: Optional[str] = None
 LIBRARY = b"\x7fELF junk\0compute_at\0sm_50 sm_86 compute_90\0more\0"
 
 
-@pytest.fixture(scope="module")
-def project() -> Project:
-    return Project.find(ROOT)
-
-
 def cell_of(project: Project, name: str, arch: str) -> Cell:
     return next(c for c in project.matrix.cells if (c.name, c.arch) == (name, arch))
 

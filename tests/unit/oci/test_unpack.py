@@ -4,7 +4,6 @@ import os
 import stat
 import tarfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,13 +36,6 @@ def whole_image(tmp_path: Path, *tars: bytes) -> Path:
     layout, descriptor = image(tmp_path, *tars)
     unpack_image(layout, descriptor, tmp_path / "root")
     return tmp_path / "root"
-
-
-@pytest.fixture
-def umask() -> Iterator[None]:
-    before = os.umask(0o077)
-    yield
-    os.umask(before)
 
 
 @pytest.fixture
