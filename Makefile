@@ -35,7 +35,7 @@ test: dev tools ## units, small real images, a real registry and Docker Engine: 
 	@$(INTEGRATION) -m "not big"
 
 test-all: dev tools ## the same, and what needs CUDA images or many minutes: an hour, 30 GB
-	@$(PYTEST) tests/unit -n auto
+	@$(PYTEST) tests/unit -n auto --hypothesis-profile=thorough
 	@$(INTEGRATION) -m "not images"
 	@$(PYTEST) tests/integration -m images
 

@@ -23,8 +23,9 @@ from buildctl.artifacts.store import Store
 ROOT = Path(__file__).parents[1]
 
 # how fast a machine is at the moment says nothing about the code
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+settings.register_profile("usual", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", settings.get_profile("usual"), max_examples=1000)  # `make test-all`
+settings.load_profile("usual")
 
 # A shell that starts the tests in the background has told them to ignore Ctrl-C, and so what they start; some tests
 # press it.

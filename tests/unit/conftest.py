@@ -33,7 +33,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_disk_is_waited_for() -> Iterator[None]:
-    """Nobody pulls the plug: an fsync protects nothing here, and takes a third of the time. Who counts them sets it."""
+    """Nobody pulls the plug here, and most waiting is for an fsync. Tests that count them set it themselves."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
