@@ -28,7 +28,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """What a fixture or the test tried, even where the error was caught."""
     yield
     if tried := item.stash[REFUSED].read_text().splitlines():
-        pytest.fail(f"a unit test must not {tried[0]}: such a test belongs in tests/integration", pytrace=False)
+        pytest.fail(f"a unit test must not {tried[0]}", pytrace=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -198,6 +200,18 @@ def test_a_wheel_that_is_not_what_the_lock_says_is_refused(
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}-{p.name}")
 def test_a_file_is_what_would_be_written(path: Path) -> None:
     assert format_claims(read_claims(path)) == path.read_bytes()
+
+
+def test_a_kind_that_is_added_to_the_code_leaves_files_as_they_are() -> None:
+    code = """
+import dataclasses, pathlib, sys
+from buildctl.matrix import accelerators
+accelerators.VERSIONED += (dataclasses.replace(accelerators.CUDA, name="npu", attribute="npu"),)
+from buildctl.lock.claims import format_claims, read_claims
+for path in map(pathlib.Path, sys.argv[1:]):
+    assert format_claims(read_claims(path)) == path.read_bytes(), path
+"""
+    subprocess.run([sys.executable, "-c", code, *FILES], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize(
