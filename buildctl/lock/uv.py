@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -234,7 +235,7 @@ def _failure(done: Completed) -> LockError:
         return NoSolutionError(f"uv found no solution:\n{story}")
     if re.search(r"[Ff]ailed to fetch|error sending request|dns error|network|timed out", story):
         hint = "is the package index reachable? it is set in uv's or pip's configuration"
-    elif re.search(r"401|403|[Uu]nauthorized|[Ff]orbidden", story):
+    elif re.search(r"\b40[13]\b|[Uu]nauthorized|[Ff]orbidden", story):
         hint = "the package index needs credentials: put them where uv or pip find them (netrc, keyring, URL)"
     else:
         return ResolverError(f"uv failed (exit {done.returncode}):\n{story}")
@@ -271,7 +272,7 @@ def best(candidates: Sequence[Found], *, python: str, platform: str, glibc: tupl
     Raises LockError if none fits.
     """
     what = f"{candidates[0].name}=={candidates[0].version}"
-    ranks = {tag: rank for rank, tag in enumerate(supported_tags(python, platform, glibc))}
+    ranks = _ranks(python, platform, glibc)
     ranked: list[tuple[int, tuple[int, str], Found]] = []
     for found in candidates:
         try:
@@ -297,6 +298,11 @@ def _uv_platform(platform: str, glibc: tuple[int, int] | None) -> str:
 def _minor(glibc: tuple[int, int] | None) -> int:
     """The newest glibc 2 that uv knows and that wheels for it run on."""
     return max([known for known in _GLIBCS if glibc is None or (2, known) <= glibc] or _GLIBCS[:1])
+
+
+@cache
+def _ranks(python: str, platform: str, glibc: tuple[int, int] | None) -> Mapping[tags.Tag, int]:
+    return {tag: rank for rank, tag in enumerate(supported_tags(python, platform, glibc))}
 
 
 def supported_tags(python: str, platform: str, glibc: tuple[int, int] | None = None) -> tuple[tags.Tag, ...]:

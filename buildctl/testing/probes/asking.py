@@ -48,9 +48,12 @@ class Answers:
 def ask(
     session: Session, probe: str, *, deadline: float, options: Mapping[str, Any] | None = None, **how: Any
 ) -> Answers:
-    """Run `inside/PROBE.py` in the session's image; `deadline` is in seconds on the machine's own architecture."""
+    """Run `inside/PROBE.py` in the session's image; `deadline`, and options that end in `_s`, are in seconds on the
+    machine's own architecture.
+    """
     source = "\n".join(_source(name) for name in ("ask", *PARTS.get(probe, ()), probe))
-    argv = ["python", "-c", source, json.dumps(dict(options or {}))]
+    given = {k: deadline_for(session, v) if k.endswith("_s") else v for k, v in (options or {}).items()}
+    argv = ["python", "-c", source, json.dumps(given)]
     return read_answers(session.run(argv, timeout=deadline_for(session, deadline), **how))
 
 
