@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from buildctl.ground.jsontext import parse_json
 from buildctl.runtimes.api import Outcome, Session
 
 # Emulated programs were measured 8 to 12 times slower, imports above all.
@@ -95,7 +96,7 @@ def _last_answers(stdout: str) -> tuple[str | None, dict[str, Any] | None]:
         if not line.startswith('{"doing"'):  # a library's chatter, or a line that a kill cut short
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("answers"), dict):
