@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import docker
@@ -45,7 +46,7 @@ def test_both_engines_agree_on_a_teams_image(
     target = target_of(locked.cell, context=project.images, layout=ours.root, image=locked.image)
     secrets = user_secrets(tmp_path, uv_environment(), index=locked.cell.accelerator.index)
     options = DockerOptions(epoch=EPOCH, secrets=secrets, network="host", cache=False)
-    target = target if locked.image else with_fixed_times(target)  # as the engine does
+    target = replace(target if locked.image else with_fixed_times(target), created=locked.created)  # as the engine does
     made = build_with_docker([target], options, layout=theirs)[locked.cell.id]
     assert check_image(theirs, made) == []
     one = ours.resolve(locked.cell.id)
