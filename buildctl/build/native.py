@@ -19,8 +19,9 @@ from buildctl.ground.errors import (
 )
 from buildctl.ground.run import run
 from buildctl.ground.scratch import scratch
+from buildctl.host.catalogue import catalogue
 from buildctl.host.facts import Host, this_host
-from buildctl.host.verdict import VerdictKind, catalogue, decide
+from buildctl.host.verdict import VerdictKind, decide
 from buildctl.lock.claims import check_facts
 from buildctl.lock.index import uv_environment
 from buildctl.lock.locked import LockedCell, load_locked

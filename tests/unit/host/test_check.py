@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.ground.errors import LayoutError, MatrixError
+from buildctl.ground.errors import ImpossibleError, LayoutError, MatrixError
+from buildctl.host.catalogue import catalogue
 from buildctl.host.check import CheckResult, check_images
 from buildctl.host.facts import read_host
-from buildctl.host.verdict import Verdict, VerdictKind, catalogue, decide
+from buildctl.host.verdict import Verdict, VerdictKind, decide
 from buildctl.lock.claims import claim_labels, claims_from_labels, label_values, read_claims
+from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
+from buildctl.publish.named import subjects_named
 from tests.conftest import ROOT
 from tests.support.images import Blobs, config_of, file, tar
 
@@ -164,7 +168,9 @@ def test_the_answer_comes_first_the_newest_that_runs_best(host: str, take: str) 
     assert found.take is not None
     assert (found.take.name, found.to_json()["take"]) == (take, take)
     assert found.text().splitlines()[2].startswith(f"Take {take}, which runs ")
-    assert found.take.next_step in found.text()
+    assert found.text().splitlines()[-1] != ""
+    for command in (command for step in found.take.steps for command in step.commands):
+        assert f"    {command}" in found.text().splitlines(), "whole, on a line of its own"
 
 
 def test_one_image_that_was_asked_about_is_answered_without_advice() -> None:
@@ -175,9 +181,48 @@ def test_one_image_that_was_asked_about_is_answered_without_advice() -> None:
 def test_a_common_reason_is_told_once() -> None:
     found = check_images(ROOT, NOT_BUILT, (), host_file=HOSTS / "no-gpu.json", save=None)
     text = " ".join(found.text().split())
-    assert text.count("no NVIDIA GPU here") == 2, "in the answer, and for all of them"
-    assert "cuda-2.6, cuda-2.10, cuda-2.15 runs on CPU: no NVIDIA GPU here" in text
-    assert "buildctl build NAME, then docker run -it --rm pytorch:NAME" in text
+    assert text.count("no NVIDIA GPU here") == 1
+    assert "Take cuda-2.15, which runs on CPU: no NVIDIA GPU here" in text
+    assert "cuda-2.6, cuda-2.10 the same" in text
+    old = check_images(ROOT, NOT_BUILT, (), host_file=HOSTS / "old-driver.json", save=None).text()
+    assert " ".join(old.split()).count("driver 470.223.02 is older than") == 2
+    assert "525, which CUDA 12.4 needs; 525, which CUDA 12.8 needs" in " ".join(old.split())
+
+
+@pytest.mark.parametrize("path", sorted(HOSTS.glob("*.json")), ids=lambda path: path.stem)
+def test_only_commands_are_wider_than_the_terminal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found = check_images(ROOT, NOT_BUILT, (), host_file=path, save=None)
+    commands = {f"    {command}" for v in found.verdicts for step in v.steps for command in step.commands}
+    named = {re.sub(r"(cuda|cpu|mps)-[\d.]+", "NAME", command) for command in commands}
+    wide = [line for line in found.text().splitlines() if len(line) > 80]
+    assert not set(wide) - commands - named
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        ("cuda-2.6-devel", ["cuda-2.6-devel"]),
+        ("cuda-2.15-amd64", ["cuda-2.15-amd64"]),
+        ("pytorch:cuda-2.6", ["cuda-2.6"]),
+        ("cpu-*-devel", ["cpu-2.6-devel", "cpu-2.10-devel"]),
+        ("2.6", ["2.6"]),
+        ("2.6-cuda12.4-devel", ["2.6-cuda12.4-devel"]),
+        ("2.15.0-cuda13.2-py3.13-20261122", ["2.15.0-cuda13.2-py3.13-20261122"]),
+    ],
+)
+def test_flavours_architectures_globs_and_tags_are_known(asked: str, names: list[str]) -> None:
+    found = subjects_named(Project.find(ROOT, layout=NOT_BUILT), catalogue(ROOT, NOT_BUILT), asked, "amd64")
+    assert [s.name for s in found] == names
+
+
+def test_a_tag_starts_the_image_that_it_means_on_the_hosts_architecture() -> None:
+    project, known = Project.find(ROOT, layout=NOT_BUILT), catalogue(ROOT, NOT_BUILT)
+    for host, arch, command in [("h200", "amd64", "pytorch:cuda-2.6"), ("arm64-server", "arm64", "pytorch:cpu-2.6")]:
+        (subject,) = subjects_named(project, known, "2.6", arch)
+        assert decide(subject, read_host(HOSTS / f"{host}.json"), known).next_step.endswith(command)
+    with pytest.raises(ImpossibleError, match="CUDA builds"):
+        subjects_named(project, known, "cpu-2.15", "amd64")
 
 
 def test_where_nothing_runs_it_says_so_first() -> None:
