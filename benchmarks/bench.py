@@ -1,7 +1,7 @@
 """What is claimed about speed, measured on one machine, as ratios: docs/benchmarks.json, from which page.py makes
 docs/benchmarks.md, its charts and the one in the README.
 
-make bench, or some parts, which leave the others as they were: benchmarks/bench.py assemble cache change docker
+make bench, or some parts, which leave the others as they were: benchmarks/bench.py assemble docker
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from results import Part, load, save
 def parts() -> dict[str, Callable[[Path, int], Part]]:
     from assembled import assemble  # noqa: PLC0415 - each part loads what it needs
     from changes import change  # noqa: PLC0415
+    from minute import minute  # noqa: PLC0415
     from shared import cache  # noqa: PLC0415
 
     def docker(root: Path, repeat: int) -> Part:
@@ -33,7 +34,7 @@ def parts() -> dict[str, Callable[[Path, int], Part]]:
 
         return pulls.measure(root, repeat)
 
-    return {"assemble": assemble, "cache": cache, "change": change, "docker": docker, "pull": pull}
+    return {"minute": minute, "assemble": assemble, "cache": cache, "change": change, "docker": docker, "pull": pull}
 
 
 def main() -> None:

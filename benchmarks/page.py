@@ -28,7 +28,6 @@ STYLE = """\
 <style>text{font:13px system-ui,sans-serif;fill:#1f2328}.t{font-weight:600}.b{fill:#8c959f}.o{fill:#1a7f37}
 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.b{fill:#6e7681}.o{fill:#3fb950}}</style>"""
 IN_README = ("pip install", "our Dockerfile through BuildKit", "assemble")
-MARKS = "<!-- chart: written by `make bench` -->\n", "<!-- end of chart -->"
 
 
 def write(parts: Mapping[str, Part], results: Path) -> None:
@@ -121,26 +120,33 @@ def chart(title: str, bars: Sequence[tuple[str, float, bool]]) -> str:
 
 
 def readme(parts: Mapping[str, Part], path: Path) -> None:
-    """Bars as text, where the README has its marks."""
-    if "docker" not in parts:
-        return
-    before, start, rest = path.read_text().partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
+    """What the README shows of it, between its marks."""
+    text = path.read_text()
+    if "docker" in parts:
+        text = _between(text, "chart", f"```text\n{_bars(parts['docker'])}\n```\n")
+    if "minute" in parts:
+        text = _between(text, "first minute", f"{parts['minute'].notes}\n")
+    path.write_text(text)
+
+
+def _between(text: str, what: str, new: str) -> str:
+    before, start, rest = text.partition(f"<!-- {what}: written by `make bench` -->\n")
+    _, end, after = rest.partition(f"<!-- end of {what} -->")
+    return f"{before}{start}{new}{end}{after}" if start and end else text
+
+
+def _bars(part: Part) -> str:
     lines = []
-    for title in dict.fromkeys(row.chart for row in parts["docker"].rows if row.chart):
-        rows = [
-            r
-            for r in parts["docker"].rows
-            if r.chart == title and _bar_label(r).startswith(IN_README) and "cache" not in r.what
-        ]
+    for title in dict.fromkeys(row.chart for row in part.rows if row.chart):
+        rows = [row for row in part.rows if row.chart == title and _bar_label(row).startswith(IN_README)]
+        rows = [row for row in rows if "cache" not in row.what]
         longest = max(row.best.wall for row in rows)
         for number, row in enumerate(rows):
             name = title.partition(",")[0] if number == 0 else ""
             label = _bar_label(row).replace(" in a plain Dockerfile", "").replace("assemble", "buildctl")
             bar = "█" * max(1, round(row.best.wall / longest * 32))
             lines.append(f"{name:<15} {label:<31} {bar} {row.best.wall:.0f} s")
-    if start and end:
-        path.write_text(f"{before}{start}```text\n" + "\n".join(lines) + f"\n```\n{end}{after}")
+    return "\n".join(lines)
 
 
 def machine() -> str:
