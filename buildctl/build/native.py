@@ -9,6 +9,8 @@ from pathlib import Path
 import uv
 
 from buildctl.artifacts.store import Store
+from buildctl.console.log import say
+from buildctl.console.table import size
 from buildctl.ground.errors import (
     ImpossibleError,
     LockError,
@@ -74,6 +76,7 @@ def make_native(project: Project, name: str, path: Path | None, *, host: Host | 
     if refused := refusal(project, cell, host or this_host()):
         raise refused
     target = path or default_folder(project, cell)
+    say(downloads(cell, lock))
     for argv in install_commands(uv.find_uv_bin(), cell, project.wheel_lock(cell.name, cell.arch), target):
         run(argv, timeout=_INSTALL, env=environment())
     shown = project.shown(project.wheel_lock(cell.name, cell.arch))
@@ -117,6 +120,17 @@ def environment() -> dict[str, str]:
     env = uv_environment()
     env["UV_PYTHON_DOWNLOADS"] = "automatic"  # the Python of the matrix is rarely on a Mac
     return env
+
+
+def downloads(cell: Cell, lock: WheelLock) -> str:
+    """What is about to come, the largest first. uv has some of it in its cache, perhaps."""
+    largest = sorted(lock.wheels, key=lambda wheel: -wheel.size)
+    named = ", ".join(f"{wheel.name} {wheel.version} ({size(wheel.size)})" for wheel in largest[:3])
+    total = size(sum(wheel.size for wheel in lock.wheels))
+    return (
+        f"{cell.name}: {len(lock.wheels)} wheels, {total}: {named}, ...; and Python {cell.python} if there is none here."
+        " uv downloads what is not in its cache"
+    )
 
 
 def _asked(target: Path) -> Iterator[str]:
