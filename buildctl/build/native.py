@@ -127,10 +127,8 @@ def downloads(cell: Cell, lock: WheelLock) -> str:
     largest = sorted(lock.wheels, key=lambda wheel: -wheel.size)
     named = ", ".join(f"{wheel.name} {wheel.version} ({size(wheel.size)})" for wheel in largest[:3])
     total = size(sum(wheel.size for wheel in lock.wheels))
-    return (
-        f"{cell.name}: {len(lock.wheels)} wheels, {total}: {named}, ...; and Python {cell.python} if there is none here."
-        " uv downloads what is not in its cache"
-    )
+    wheels = f"{len(lock.wheels)} wheels, {total}: {named}, ..."
+    return f"{cell.name}: {wheels}; and Python {cell.python} if there is none here. uv has some in its cache, perhaps"
 
 
 def _asked(target: Path) -> Iterator[str]:
