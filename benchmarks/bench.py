@@ -2,6 +2,7 @@
 docs/benchmarks.md, its charts and the one in the README.
 
 make bench, or some parts, which leave the others as they were: benchmarks/bench.py assemble docker
+With BENCH_SMALL=1 and --results elsewhere, some parts measure only the small image: to try the benchmark itself.
 """
 
 from __future__ import annotations

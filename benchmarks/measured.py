@@ -18,6 +18,7 @@ from typing import TypeVar
 from buildctl.artifacts.store import Store
 
 ROOT = Path(__file__).parents[1]
+SMALL = "BENCH_SMALL" in os.environ  # only the small image, to try the benchmark itself
 _TICK = os.sysconf("SC_CLK_TCK")
 _T = TypeVar("_T")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from measured import Took, buildctl, measured, output
+from measured import SMALL, Took, buildctl, measured, output
 from plain import PLAIN, Bench, docker_bench, index_for
 from results import Goal, Part, Row, ratio
 from throttled import throttled
 
-NAME, ARCH = "cuda-2.6", "amd64"
+NAME, ARCH = ("cpu-2.6", "arm64") if SMALL else ("cuda-2.6", "amd64")
 FIRST = "import torch; print(torch.ones(3).sum())"
 THEIRS, OURS = "a plain `pip install` image, gzip", "ours, zstd in layers"
 RATES = {100: 1, 25: 1}  # MB/s: turns
@@ -65,8 +65,8 @@ def _first(registry: str, what: str) -> Took:
     image = f"{registry}/{'theirs' if what == THEIRS else 'ours'}:1"
 
     def pull_and_run() -> None:
-        output(["docker", "pull", "-q", image])
-        said = output(["docker", "run", "--rm", image, "python3", "-c", FIRST])
+        output(["docker", "pull", "-q", "--platform", f"linux/{ARCH}", image])
+        said = output(["docker", "run", "--rm", "--platform", f"linux/{ARCH}", image, "python3", "-c", FIRST])
         assert "tensor(3.)" in said, said
 
     took, _ = measured(pull_and_run)
