@@ -24,6 +24,7 @@ def parts() -> dict[str, Callable[[Path, int], Part]]:
     from changes import change  # noqa: PLC0415
     from minute import minute  # noqa: PLC0415
     from shared import cache  # noqa: PLC0415
+    from slow_index import slow_index  # noqa: PLC0415
 
     def docker(root: Path, repeat: int) -> Part:
         import plain  # noqa: PLC0415 - needs a Docker Engine
@@ -35,7 +36,15 @@ def parts() -> dict[str, Callable[[Path, int], Part]]:
 
         return pulls.measure(root, repeat)
 
-    return {"minute": minute, "assemble": assemble, "cache": cache, "change": change, "docker": docker, "pull": pull}
+    return {
+        "minute": minute,
+        "assemble": assemble,
+        "first": slow_index,
+        "cache": cache,
+        "change": change,
+        "docker": docker,
+        "pull": pull,
+    }
 
 
 def main() -> None:
