@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=2, help="turns of each row (default 2)")
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "benchmarks.json")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is in the scratch folder goes
     results = load(arguments.results)
     for name in arguments.part or known:
         start = time.monotonic()

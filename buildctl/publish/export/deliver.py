@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from buildctl.console.progress import Progress, Task
-from buildctl.console.table import folded, size
+from buildctl.console.table import size, table
 from buildctl.ground.errors import ExitCode, LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, blob_names
@@ -71,7 +71,7 @@ class Delivery:
         rows = [
             (d.name, size(d.sent), str(d.documents), f"sha256:{d.digest.short}", d.objection or "") for d in self.names
         ]
-        return folded(("TAG", sent, "DOCUMENTS", "DIGEST", "REFUSED"), rows, right=frozenset({1, 2}))
+        return table(("TAG", sent, "DOCUMENTS", "DIGEST", "REFUSED"), rows, right=frozenset({1, 2}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
