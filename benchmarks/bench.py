@@ -3,6 +3,7 @@ docs/benchmarks.md, its charts and the one in the README.
 
 make bench, or some parts, which leave the others as they were: benchmarks/bench.py assemble docker
 With BENCH_SMALL=1 and --results elsewhere, some parts measure only the small image: to try the benchmark itself.
+BENCH_RATES=100 leaves out the slower network of `first` and `pull`, which takes ten minutes.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from measured import ROOT, SMALL, Took, buildctl, fresh_store
+from measured import RATES, ROOT, SMALL, Took, buildctl, fresh_store
 from results import Goal, Part, Row
 from throttled import throttled
 
@@ -20,7 +20,6 @@ sys.path.insert(0, str(ROOT))  # the tests' index
 from tests.support.wheelhouse import wheelhouse
 
 NAME, ARCH = ("cpu-2.6", "arm64") if SMALL else ("cuda-2.6", "amd64")
-RATES = (25, 100)  # MB/s
 NOTES = """\
 The locked wheels come from an index on loopback, behind a proxy that lets so many bytes a second through; the base's
 Debian packages are there. The goal: a build that does both takes little longer than the longer of its halves."""
