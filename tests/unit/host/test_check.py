@@ -11,15 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.ground.errors import ImpossibleError, LayoutError, MatrixError
+from buildctl.ground.errors import LayoutError, MatrixError
 from buildctl.host.catalogue import catalogue
 from buildctl.host.check import CheckResult, check_images
 from buildctl.host.facts import read_host
 from buildctl.host.verdict import Verdict, VerdictKind, decide
 from buildctl.lock.claims import claim_labels, claims_from_labels, label_values, read_claims
-from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
-from buildctl.publish.named import subjects_named
 from tests.conftest import ROOT
 from tests.support.images import Blobs, config_of, file, tar
 
@@ -197,32 +195,6 @@ def test_only_commands_are_wider_than_the_terminal(path: Path, monkeypatch: pyte
     named = {re.sub(r"(cuda|cpu|mps)-[\d.]+", "NAME", command) for command in commands}
     wide = [line for line in found.text().splitlines() if len(line) > 80]
     assert not set(wide) - commands - named
-
-
-@pytest.mark.parametrize(
-    ("asked", "names"),
-    [
-        ("cuda-2.6-devel", ["cuda-2.6-devel"]),
-        ("cuda-2.15-amd64", ["cuda-2.15-amd64"]),
-        ("pytorch:cuda-2.6", ["cuda-2.6"]),
-        ("cpu-*-devel", ["cpu-2.6-devel", "cpu-2.10-devel"]),
-        ("2.6", ["2.6"]),
-        ("2.6-cuda12.4-devel", ["2.6-cuda12.4-devel"]),
-        ("2.15.0-cuda13.2-py3.13-20261122", ["2.15.0-cuda13.2-py3.13-20261122"]),
-    ],
-)
-def test_flavours_architectures_globs_and_tags_are_known(asked: str, names: list[str]) -> None:
-    found = subjects_named(Project.find(ROOT, layout=NOT_BUILT), catalogue(ROOT, NOT_BUILT), asked, "amd64")
-    assert [s.name for s in found] == names
-
-
-def test_a_tag_starts_the_image_that_it_means_on_the_hosts_architecture() -> None:
-    project, known = Project.find(ROOT, layout=NOT_BUILT), catalogue(ROOT, NOT_BUILT)
-    for host, arch, command in [("h200", "amd64", "pytorch:cuda-2.6"), ("arm64-server", "arm64", "pytorch:cpu-2.6")]:
-        (subject,) = subjects_named(project, known, "2.6", arch)
-        assert decide(subject, read_host(HOSTS / f"{host}.json"), known).next_step.endswith(command)
-    with pytest.raises(ImpossibleError, match="CUDA builds"):
-        subjects_named(project, known, "cpu-2.15", "amd64")
 
 
 def test_where_nothing_runs_it_says_so_first() -> None:
