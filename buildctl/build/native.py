@@ -9,6 +9,8 @@ from pathlib import Path
 import uv
 
 from buildctl.artifacts.store import Store
+from buildctl.console.log import say
+from buildctl.console.table import size
 from buildctl.ground.errors import (
     ImpossibleError,
     LockError,
@@ -19,8 +21,9 @@ from buildctl.ground.errors import (
 )
 from buildctl.ground.run import run
 from buildctl.ground.scratch import scratch
+from buildctl.host.catalogue import catalogue
 from buildctl.host.facts import Host, this_host
-from buildctl.host.verdict import VerdictKind, catalogue, decide
+from buildctl.host.verdict import VerdictKind, decide
 from buildctl.lock.claims import check_facts
 from buildctl.lock.index import uv_environment
 from buildctl.lock.locked import LockedCell, load_locked
@@ -73,6 +76,7 @@ def make_native(project: Project, name: str, path: Path | None, *, host: Host | 
     if refused := refusal(project, cell, host or this_host()):
         raise refused
     target = path or default_folder(project, cell)
+    say(downloads(cell, lock))
     for argv in install_commands(uv.find_uv_bin(), cell, project.wheel_lock(cell.name, cell.arch), target):
         run(argv, timeout=_INSTALL, env=environment())
     shown = project.shown(project.wheel_lock(cell.name, cell.arch))
@@ -116,6 +120,15 @@ def environment() -> dict[str, str]:
     env = uv_environment()
     env["UV_PYTHON_DOWNLOADS"] = "automatic"  # the Python of the matrix is rarely on a Mac
     return env
+
+
+def downloads(cell: Cell, lock: WheelLock) -> str:
+    """What is about to come, the largest first. uv has some of it in its cache, perhaps."""
+    largest = sorted(lock.wheels, key=lambda wheel: -wheel.size)
+    named = ", ".join(f"{wheel.name} {wheel.version} ({size(wheel.size)})" for wheel in largest[:3])
+    total = size(sum(wheel.size for wheel in lock.wheels))
+    wheels = f"{len(lock.wheels)} wheels, {total}: {named}, ..."
+    return f"{cell.name}: {wheels}; and Python {cell.python} if there is none here. uv has some in its cache, perhaps"
 
 
 def _asked(target: Path) -> Iterator[str]:

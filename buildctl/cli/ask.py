@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +22,9 @@ from buildctl.cli.options import (
     targets_argument,
 )
 from buildctl.ground.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from buildctl.host.catalogue import Subject
 
 
 @command("Show what can be built, what is built, what cannot exist")
@@ -72,11 +76,17 @@ def check(options: Options, names: Sequence[str], host_file: Path | None, save: 
       buildctl check
       buildctl check cuda-2.6 --save server.json
       buildctl check --host server.json
+      buildctl check cuda-2.6-devel 2.10-cuda12.8       flavours, globs and tags, too
       buildctl check pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime     by its labels or its environment
     """
     from buildctl.host.check import check_images
 
-    found = check_images(options.project, options.layout, names, host_file=host_file, save=save)
+    def more(known: Sequence[Subject], name: str, arch: str) -> list[Subject]:
+        from buildctl.publish.named import subjects_named
+
+        return subjects_named(options.open(), known, name, arch)
+
+    found = check_images(options.project, options.layout, names, host_file=host_file, save=save, more=more)
     answer(found, as_json=as_json)
     sys.exit(found.exit_code if names else ExitCode.OK)
 
@@ -108,13 +118,11 @@ def inspect(options: Options, target: str, arch: str | None, as_json: bool) -> N
 @command("Show what differs between two images")
 @click.argument("a", metavar="A", callback=opened)
 @click.argument("b", metavar="B", callback=opened)
-@click.option(
-    "--arch", default="amd64", show_default=True, metavar="ARCH", help="Which architecture, if a name has several."
-)
+@click.option("--arch", metavar="ARCH", help="Which architecture (default: one that both have, this machine's first).")
 @plain_http_option
 @json_option
 @click.pass_obj
-def diff(options: Options, a: str, b: str, arch: str, plain_http: bool | None, as_json: bool) -> None:
+def diff(options: Options, a: str, b: str, arch: str | None, plain_http: bool | None, as_json: bool) -> None:
     """Show what differs between two images: packages, configuration, layers and sizes.
 
     A and B are names in the layout, references to a registry, or PATH:NAME of another layout or an archive. Exit code
@@ -122,13 +130,13 @@ def diff(options: Options, a: str, b: str, arch: str, plain_http: bool | None, a
 
     \b
     Examples:
-      buildctl diff cpu-2.6-arm64 cpu-2.10-arm64
+      buildctl diff cpu-2.6 cpu-2.10
       buildctl diff registry.example/pytorch:cuda-2.6 cuda-2.6
     """
     from buildctl.matrix.matrix import parse_arch
     from buildctl.publish.diff import compare
 
-    found = compare(options.open(), a, b, arch=parse_arch(arch), plain_http=plain_http)
+    found = compare(options.open(), a, b, arch=parse_arch(arch) if arch else None, plain_http=plain_http)
     answer(found, as_json=as_json)
 
 

@@ -219,7 +219,7 @@ def build(
     update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
     result = renewing(project, lambda: build_images(project, load_locked(project, cells), wanted), locked=locked)
     answer(result, as_json=as_json)
-    runs = [f"docker run --rm -it {image.tag}" for image in result.loaded[-1:]]
+    runs = [f"docker run --rm -it {image.tag}" for image in result.loaded[-1:]] or [f"buildctl run {cells[0].image}"]
     say_next(*runs, " ".join(["buildctl test", *names]))
 
 

@@ -268,30 +268,39 @@ def promote(
 
 @command("Show each tag that would be set, and what prevents it")
 @names_argument
+@arch_option
 @revision_option
 @allow_option
 @json_option
 @click.pass_obj
-def tags(options: Options, names: Sequence[str], revision: str, allow_not_run: Sequence[str], as_json: bool) -> None:
+def tags(
+    options: Options,
+    names: Sequence[str],
+    arch: str | None,
+    revision: str,
+    allow_not_run: Sequence[str],
+    as_json: bool,
+) -> None:
     """Show the tags that the rule gives, what each would point at, and what blocks it.
 
     \b
     Examples:
       buildctl tags cpu-2.6
+      buildctl tags cuda-2.15 --arch arm64
       buildctl tags --allow-not-run entrypoint
     """
-    from buildctl.console.table import table
+    from buildctl.console.table import folded
     from buildctl.lock.locked import load_matrix_images
     from buildctl.publish.publish import PublishOptions, planned_tags
 
     project = options.open()
     wanted = PublishOptions(revision=revision, allow_not_run=frozenset(allow_not_run))
-    cells = project.matrix.images_of(names)
+    cells = project.matrix.images_of(names, arch)
     found = planned_tags(project, load_matrix_images(project), cells, wanted)
     if as_json:
         click.echo(as_text([tag.to_json() for tag in found]))
     else:
-        click.echo(table(("TAG", "KIND", "OVER", "STATE"), [tag.row() for tag in found]))
+        click.echo(folded(("TAG", "KIND", "STATE"), [tag.row() for tag in found]))
 
 
 COMMANDS = (publish, promote, tags, sign, verify)

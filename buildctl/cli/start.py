@@ -41,8 +41,9 @@ def init(folder: Path, ci: str | None, python: str | None, torch: str | None, **
       buildctl init --torch 2.10 --cpu --mps --ci github
       buildctl init --cuda 2.10 --python 3.13,3.11
     """
-    from buildctl.matrix.initial import matrix_text, write_project
+    from buildctl.matrix.initial import matrix_text, refuse_existing, write_project
 
+    refuse_existing(folder)
     chosen = {name: value for name, value in asked.items() if value is not None}
     wish = _wish(chosen, torch, python, ci) if chosen else _asked(torch, python, ci)
     matrix_text(wish)  # refuses before a folder is made
@@ -84,23 +85,39 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _asked(torch: str | None, python: str | None, ci: str | None) -> Wish:
-    """From a person at a terminal. Raises UsageError without one."""
+    """From a person at a terminal, who is asked again after a wrong answer. Raises UsageError without a terminal."""
     from buildctl.ground.machine import system
-    from buildctl.matrix.initial import ACCELERATORS, USUAL
+    from buildctl.matrix.initial import ACCELERATORS, USUAL, releases
 
     if not on_terminal():
         raise UsageError("init needs to know what for", hint="for example: buildctl init --cuda 2.6,2.10 --cpu")
     for name, text in ACCELERATORS.items():
         click.echo(f"  {name:<6}{text}")
     usual = "cpu,mps" if system() == "macos" else "cuda,cpu"
-    words = _words(click.prompt("For which", default=usual))
-    if wrong := [word for word in words if word not in ACCELERATORS]:
-        raise UsageError(f"unknown accelerator {wrong[0]!r}", hint=f"one or more of {', '.join(ACCELERATORS)}")
-    torch = torch or click.prompt("Versions of PyTorch", default=USUAL)
+    words = click.prompt("For which", default=usual, value_proc=_accelerators)
+
+    def versions(text: str) -> str:
+        try:
+            releases(_words(text))
+        except UsageError as error:
+            raise click.UsageError(f"{error.message}; for example 2.6,2.10 or 2.7.1") from error
+        return text
+
+    torch = torch or click.prompt("Versions of PyTorch", default=USUAL, value_proc=versions)
     if ci is None:
         found = click.prompt("CI workflow", type=click.Choice(("none", "github", "gitlab")), default="none")
         ci = None if found == "none" else found
     return _wish(dict.fromkeys(words, ""), torch, python, ci)
+
+
+def _accelerators(text: str) -> tuple[str, ...]:
+    from buildctl.matrix.initial import ACCELERATORS
+
+    words = _words(text)
+    if not words or (wrong := [word for word in words if word not in ACCELERATORS]):
+        what = f"unknown accelerator {wrong[0]!r}" if words else "nothing"
+        raise click.UsageError(f"{what}; one or more of {', '.join(ACCELERATORS)}")
+    return words
 
 
 def on_terminal() -> bool:

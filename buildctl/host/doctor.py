@@ -13,7 +13,7 @@ from typing import Any
 
 from buildctl.artifacts.debian.python import NEEDED
 from buildctl.artifacts.store import Store
-from buildctl.console.table import size
+from buildctl.console.table import size, wrapped
 from buildctl.ground.errors import BuildctlError, ExitCode, RuntimeUnavailableError, ToolError
 from buildctl.ground.machine import IN_LINUX
 from buildctl.ground.run import run, which
@@ -71,15 +71,31 @@ class Examination:
         return {"host": self.host.to_json(), "symptoms": [s.to_json() for s in self.symptoms]}
 
     def text(self) -> str:
-        lines = [self.host.summary()]
+        """First what can be done here, and what is in the way of the rest; then everything that was looked at."""
+        lines = [*wrapped("", self.host.summary()), "", *self._answer()]
         width = max(len(s.what) for s in self.symptoms)
         for purpose in dict.fromkeys(s.purpose for s in self.symptoms):
             lines += ["", f"To {purpose}:"]
             for s in self.symptoms:
                 if s.purpose == purpose:
-                    lines.append(f"  {s.state:<12}  {s.what:<{width}}  {s.detail}")
-                    lines += [f"{'':{width + 18}}{s.mend}"] if s.mend else []
+                    lines += wrapped(f"  {s.state:<12}  {s.what:<{width}}  ", s.detail)
+                    lines += [f"      {part}" for part in s.mend.split(" && ") if s.state is State.WORTH and part]
         return "\n".join(lines)
+
+    def _answer(self) -> list[str]:
+        purposes = dict.fromkeys(s.purpose for s in self.symptoms)
+        lacking = {p: [s for s in self.symptoms if (s.purpose, s.state) == (p, State.MISSING)] for p in purposes}
+        ready = [purpose for purpose, missing in lacking.items() if not missing]
+        lines = [f"Ready to {_listed(ready)}."] if ready else []
+        for purpose, missing in lacking.items():
+            for s in missing:
+                lines += wrapped(f"Not ready to {purpose}: ", f"{s.what}: {s.detail}")
+                lines += [f"    {part}" for part in s.mend.split(" && ") if part]
+        return lines
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def examine(open_project: Callable[[], Project], host: Host | None = None) -> Examination:

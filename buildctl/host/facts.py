@@ -162,6 +162,8 @@ class Host:
             for kind in VERSIONED
             if kind.files is not None and (found := device_files(kind.files, self.nodes)[0])
         )
+        if self.system == "macos":  # the chip has been named
+            return ()
         if names or self.gpu_problem or not others:
             return (f"{names} (driver {self.driver})" if names else self.gpu_problem or "no NVIDIA GPU", *others)
         return others

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from packaging.version import InvalidVersion, Version
 
 from buildctl.ground.errors import LayoutError
+from buildctl.host.catalogue import Subject
 from buildctl.host.requirement import asked_cuda
-from buildctl.host.verdict import Subject
 from buildctl.lock.claims import LABEL, Claims, claims_from_labels
 from buildctl.matrix.accelerators import CPU, CUDA
 from buildctl.registry.target import Image, Target, find_target

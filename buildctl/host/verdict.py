@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 
 from packaging.version import Version
 
-from buildctl.ground.errors import LayoutError, MatrixError
+from buildctl.host.catalogue import Subject
 from buildctl.host.facts import Gpu, Host
-from buildctl.lock.claims import Claims, read_claims, runs_on
+from buildctl.lock.claims import Claims, runs_on
 from buildctl.matrix.accelerators import DeviceFiles, public_version
 from buildctl.matrix.arch import ARCHES
 from buildctl.runtimes.devices import device_files
@@ -32,34 +31,29 @@ class VerdictKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """One image name with the claims for each of its architectures; `built`: it is in the layout.
+class Step:
+    """What to do: `says` for people, `commands` to copy, one after the other."""
 
-    For an image outside the matrix, `start` is how to start it, with {options} where options of `docker run`
-    go, in `requires` what its NVIDIA_REQUIRE_CUDA asks for, and in `says` False if it claims nothing about CUDA.
-    """
+    says: str = ""
+    commands: tuple[str, ...] = ()
 
-    name: str
-    claims: tuple[Claims, ...]
-    built: bool
-    start: str = ""
-    requires: str = ""
-    says: bool = True
-
-    @property
-    def native(self) -> bool:
-        return all(c.platform.startswith("darwin/") for c in self.claims)
-
-    def of(self, arch: str) -> Claims | None:
-        return next((c for c in self.claims if c.arch == arch), None)
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.says, ", then ".join(self.commands))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
+    """`reason` ends with `own` if only that tells it from the reason of other images."""
+
     name: str
     kind: VerdictKind
     reason: str
-    next_step: str
+    steps: tuple[Step, ...]
+    own: str = ""
+
+    @property
+    def next_step(self) -> str:
+        return "; ".join(map(str, self.steps))
 
     def to_json(self) -> dict[str, str]:
         return {"name": self.name, "verdict": str(self.kind), "reason": self.reason, "nextStep": self.next_step}
@@ -67,14 +61,6 @@ class Verdict:
 
 def decide(subject: Subject, host: Host, others: Sequence[Subject] = ()) -> Verdict:
     """`others` may be proposed instead. Commands use the host's own engine."""
-    verdict = _decided(subject, host, others)
-    if host.engine is None or host.engine.name != "podman":
-        return verdict
-    step = verdict.next_step.replace("docker run", "podman run").replace("docker-daemon:", "containers-storage:")
-    return replace(verdict, next_step=step)
-
-
-def _decided(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
     if host.arch not in ARCHES:
         reason = f"PyTorch publishes no wheels for {host.arch}, so there are no images for it"
         return _verdict(subject, VerdictKind.NOT, reason, f"use a machine with {' or '.join(ARCHES)}")
@@ -91,20 +77,23 @@ def _decided(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict
         return _foreign(subject, host, others)
     if not subject.says:
         reason = f"native on {claims.arch}; its labels and environment claim nothing about CUDA"
-        return _verdict(subject, VerdictKind.CPU, reason, f"{_run(subject)}; `buildctl test {subject.name}` finds out")
+        ask = Step(says="to find out", commands=(f"buildctl test {subject.name}",))
+        return _verdict(subject, VerdictKind.CPU, reason, _run(subject, host), ask)
     if not claims.kind.gpu:
-        gpu = _instead_gpu(claims, host, others)
-        return _verdict(subject, VerdictKind.CPU, f"a CPU build, native on {claims.arch}{gpu}", _run(subject))
+        steps = (_run(subject, host), *_instead_gpu(claims, host, others))
+        return _verdict(subject, VerdictKind.CPU, f"a CPU build, native on {claims.arch}", *steps)
     if host.system == "macos":
-        reason = f"containers on macOS cannot use the GPU{_instead_gpu(claims, host, others)}"
-        return _verdict(subject, VerdictKind.CPU, reason, _run(subject))
+        steps = (_run(subject, host), *_instead_gpu(claims, host, others))
+        return _verdict(subject, VerdictKind.CPU, "containers on macOS cannot use the GPU", *steps)
     if claims.kind.files is not None:
         return _device_files(subject, claims, claims.kind.files, host)
     return _nvidia(subject, claims, host, others)
 
 
-def _verdict(subject: Subject, kind: VerdictKind, reason: str, next_step: str) -> Verdict:
-    return Verdict(name=subject.name, kind=kind, reason=reason, next_step=next_step)
+def _verdict(subject: Subject, kind: VerdictKind, reason: str, *steps: Step | str, own: str = "") -> Verdict:
+    """Text among the `steps` is for people."""
+    made = tuple(Step(says=step) if isinstance(step, str) else step for step in steps)
+    return Verdict(name=subject.name, kind=kind, reason=reason, steps=made, own=own)
 
 
 def _without_engine(subject: Subject, host: Host) -> Verdict:
@@ -118,11 +107,19 @@ def _without_engine(subject: Subject, host: Host) -> Verdict:
     return _verdict(subject, VerdictKind.NOT, reason, step)
 
 
-def _run(subject: Subject, *options: str) -> str:
-    command = " ".join(["docker run -it --rm", *options, f"{_REPOSITORY}:{subject.name}"])
+def _run(subject: Subject, host: Host, *options: str, says: str = "") -> Step:
+    """With the engine of the host. podman has no image that it did not pull, and reads layouts itself."""
+    podman = host.engine is not None and host.engine.name == "podman"
+    given = "".join(f"{option} " for option in options)
     if subject.start:
-        return subject.start.replace("{options}", "".join(f"{option} " for option in options))
-    return command if subject.built else f"buildctl build {subject.name}, then {command}"
+        start = subject.start.replace("{options}", given)
+        if podman:
+            start = start.replace("docker run", "podman run").replace("docker-daemon:", "containers-storage:")
+        return Step(says=says, commands=(start,))
+    image = subject.image or subject.name
+    build = () if subject.built else (f"buildctl build {image}",)
+    program, where = ("podman", f"oci:{subject.place}") if podman else ("docker", _REPOSITORY)
+    return Step(says=says, commands=(*build, f"{program} run -it --rm {given}{where}:{image}"))
 
 
 # emulation
@@ -136,9 +133,11 @@ def _foreign(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict
     if host.virtual_engine or arch in host.emulates:
         how = "Rosetta or QEMU" if host.system == "macos" and host.arch == "arm64" else "QEMU"
         gpu = ", without GPU access" if subject.claims[0].kind.gpu else ""
-        step = better or _run(subject, f"--platform linux/{arch}")
+        step = better or _run(subject, host, f"--platform linux/{arch}")
         return _verdict(subject, VerdictKind.EMULATED, f"{only}: {how} translates every instruction{gpu}", step)
-    step = better or "sudo apt-get install qemu-user-static binfmt-support, then it runs slowly under emulation"
+    step = better or Step(
+        says="to run it slowly under emulation", commands=("sudo apt-get install qemu-user-static binfmt-support",)
+    )
     return _verdict(subject, VerdictKind.NOT, f"{only}, and no emulator is registered", step)
 
 
@@ -164,13 +163,11 @@ def _same_torch(subject: Subject, others: Sequence[Subject]) -> list[Subject]:
 def _device_files(subject: Subject, claims: Claims, files: DeviceFiles, host: Host) -> Verdict:
     found, reason = device_files(files, host.nodes)
     if not found:
-        return _verdict(subject, VerdictKind.CPU, f"{reason} here", _run(subject))
+        return _verdict(subject, VerdictKind.CPU, f"{reason} here", _run(subject, host))
+    podman = host.engine is not None and host.engine.name == "podman"
+    groups = ("--group-add keep-groups",) if podman else ("--group-add video", "--group-add render")
     options = [f"--device {path}" for path in dict.fromkeys(_folder(path) for path in found)]
-    step = _run(subject, *options, *(f"--group-add {group}" for group in ("video", "render")))
-    if host.engine and host.engine.name == "podman":
-        step = step.replace("docker run", "podman run").replace(
-            "--group-add video --group-add render", "--group-add keep-groups"
-        )
+    step = _run(subject, host, *options, *groups)
     reason = (
         f"an {files.maker} GPU ({', '.join(found)}); unknown: the driver {claims.kind.titled(claims.built_for)} needs, "
         "and whether torch has code for this GPU"
@@ -186,10 +183,9 @@ def _folder(path: str) -> str:
 
 
 def _nvidia(subject: Subject, claims: Claims, host: Host, others: Sequence[Subject]) -> Verdict:
-    cpu = _run(subject)
-
-    def on_cpu(reason: str, step: str = "") -> Verdict:
-        return _verdict(subject, VerdictKind.CPU, reason, f"{step}; until then: {cpu}" if step else cpu)
+    def on_cpu(reason: str, *fix: Step | str, own: str = "") -> Verdict:
+        run = _run(subject, host, says="until then" if fix else "")
+        return _verdict(subject, VerdictKind.CPU, reason, *fix, run, own=own)
 
     if not host.gpus:
         if not host.gpu_problem:
@@ -213,18 +209,19 @@ def _nvidia(subject: Subject, claims: Claims, host: Host, others: Sequence[Subje
         other = _covered_elsewhere(subject, host, others)
         where = " in Windows" if host.wsl else ""
         step = f"update the driver{where} to {_new_enough(subject, claims)}{f', or use {other}' if other else ''}"
-        return on_cpu(reason, f"{step}; with {gpu_option(host)} the container would not start")
+        own = reason.partition(" is older than ")[2]
+        return on_cpu(reason, step, f"with {gpu_option(host)} the container would not start", own=own)
     if reason := toolkit_refusal(host):
-        return on_cpu(reason, toolkit_step(host))
+        return on_cpu(reason, Step(commands=(toolkit_step(host),)))
     rest = [gpu for gpu in host.gpus if gpu not in covered]
     names = ", ".join(dict.fromkeys(f"{gpu.name} ({capability_word(gpu)})" for gpu in covered))
     but = f"; but {_uncovered(claims, rest)}" if rest else ""
     but += f"; but {host.gpu_problem}" if host.gpu_problem else ""
-    step = _run(subject, gpu_option(host))
-    floor = f" >= {claims.driver_floor}" if claims.driver_floor else ""
+    floor = f">= {claims.driver_floor}" if claims.driver_floor and host.driver else ""
     unknown = "" if claims.facts else "; the image does not claim which GPUs its torch is compiled for"
-    reason = f"{names}, driver {host.driver or 'of unknown version'}{floor if host.driver else ''}{but}{unknown}"
-    return _verdict(subject, VerdictKind.GPU, reason, step)
+    own = f"{floor}{but}{unknown}"
+    reason = f"{names}, driver {host.driver or 'of unknown version'}{' ' if floor else ''}{own}"
+    return _verdict(subject, VerdictKind.GPU, reason, _run(subject, host, gpu_option(host)), own=own)
 
 
 def gpu_option(host: Host) -> str:
@@ -306,15 +303,25 @@ def _covered_elsewhere(subject: Subject, host: Host, others: Sequence[Subject]) 
     return ""
 
 
+def _newest(subject: Subject) -> Version:
+    return Version(subject.claims[0].torch or "0")
+
+
 # Macs
 
 
-def _instead_gpu(claims: Claims, host: Host, others: Sequence[Subject]) -> str:
-    if host.system != "macos" or host.arch != "arm64" or host.virtual or not claims.torch:
-        return ""
+def _instead_gpu(claims: Claims, host: Host, others: Sequence[Subject]) -> tuple[Step, ...]:
+    """The native environment of the same torch, if that gets the GPU, or would under an arm64 Python."""
+    if host.system != "macos" or host.arch != "arm64" or not claims.torch:
+        return ()
     wanted = public_version(claims.torch)
-    names = [o.name for o in others if o.native and public_version(o.claims[0].torch) == wanted]
-    return f"; with the GPU: buildctl native {names[0]}" if names else ""
+    same = [o for o in others if o.native and public_version(o.claims[0].torch) == wanted]
+    for verdict in [_native(o, host, others) for o in same[:1]]:
+        if verdict.kind is VerdictKind.GPU:
+            return (Step(says="with the GPU", commands=verdict.steps[0].commands),)
+        if host.translated:
+            return (Step(says=f"with the GPU, {verdict.steps[0].says}", commands=verdict.steps[0].commands),)
+    return ()
 
 
 def _native(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
@@ -328,55 +335,23 @@ def _native(subject: Subject, host: Host, others: Sequence[Subject]) -> Verdict:
     if host.arch != "arm64":
         images = [o.name for o in _same_torch(subject, others) if o.of(host.arch)]
         reason = "PyTorch dropped wheels for Intel Macs after 2.2, and MPS needs an Apple GPU"
-        return _verdict(
-            subject, VerdictKind.NOT, reason, f"use {images[0]} in Docker, on the CPU" if images else "another machine"
-        )
-    make = f"buildctl native {subject.name}"
+        return _verdict(subject, VerdictKind.NOT, reason, f"use {images[0]}" if images else "use another machine")
+    make = Step(commands=(f"buildctl native {subject.name}",))
     if host.macos is None:
-        return _verdict(subject, VerdictKind.NOT, "the macOS version is unknown", f"sw_vers shows it; or try {make}")
+        return _verdict(
+            subject, VerdictKind.NOT, "the macOS version is unknown", "sw_vers shows it", replace(make, says="or try")
+        )
     version, floor = Version(host.macos), Version(claims.macos or "11.0")
     if version < floor:
         return _verdict(subject, VerdictKind.NOT, f"its wheels need macOS {floor}, this is {version}", "update macOS")
     if host.translated:
         reason = f"this Python runs under {host.translated}, which has no MPS"
-        return _verdict(subject, VerdictKind.NOT, reason, f"use an arm64 Python (`arch -arm64 zsh`), then {make}")
+        step = replace(make, says="use an arm64 Python (`arch -arm64 zsh`), then")
+        return _verdict(subject, VerdictKind.NOT, reason, step)
     if version < MPS_MACOS:
         return _verdict(
-            subject, VerdictKind.CPU, f"MPS needs macOS {MPS_MACOS}, this is {version}", f"update macOS; {make}"
+            subject, VerdictKind.CPU, f"MPS needs macOS {MPS_MACOS}, this is {version}", "update macOS", make
         )
     if host.virtual:
         return _verdict(subject, VerdictKind.CPU, "MPS does not work in a macOS virtual machine", make)
     return _verdict(subject, VerdictKind.GPU, f"MPS on {host.chip or 'Apple silicon'}, macOS {version}", make)
-
-
-def catalogue(start: Path, layout: Path | None) -> list[Subject]:
-    """Every name with a claims file in the project above `start`. Raises MatrixError outside a project."""
-    root = next((p for p in (start.resolve(), *start.resolve().parents) if (p / "matrix.yaml").is_file()), None)
-    if root is None:
-        raise MatrixError(f"no matrix.yaml in {start} or any folder above it", hint="buildctl --project DIR check")
-    names = _layout_names(layout or root / "dist")
-    found: dict[str, list[Claims]] = {}
-    for path in sorted((root / "images").glob("*/claims.*.json")):
-        claims = read_claims(path)
-        found.setdefault(claims.name, []).append(claims)
-    return [
-        Subject(name=name, claims=tuple(c), built=name in names)
-        for name, c in sorted(found.items(), key=lambda item: _order(item[1][0]))
-    ]
-
-
-def _newest(subject: Subject) -> Version:
-    return Version(subject.claims[0].torch or "0")
-
-
-def _order(claims: Claims) -> tuple[str, Version]:
-    return claims.accelerator, Version(claims.torch)
-
-
-def _layout_names(layout: Path) -> set[str]:
-    from buildctl.oci.layout import Layout  # noqa: PLC0415 - only with a layout
-
-    try:
-        return set(Layout(layout).names())
-    except LayoutError:
-        return set()

@@ -132,13 +132,17 @@ def files(wish: Wish) -> dict[str, str]:
     return texts
 
 
-def write_project(folder: Path, wish: Wish) -> tuple[str, ...]:
-    """Write what is not there; one line for each file. Raises UsageError if `folder` has a matrix.yaml already."""
-    texts = files(wish)
+def refuse_existing(folder: Path) -> None:
     if (folder / "matrix.yaml").exists():
         raise UsageError(
             f"{folder / 'matrix.yaml'} exists, and init never overwrites it", hint="edit it, or use an empty folder"
         )
+
+
+def write_project(folder: Path, wish: Wish) -> tuple[str, ...]:
+    """Write what is not there; one line for each file. Raises UsageError if `folder` has a matrix.yaml already."""
+    texts = files(wish)
+    refuse_existing(folder)
     return tuple(_written(folder, name, text) for name, text in texts.items())
 
 

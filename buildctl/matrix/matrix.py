@@ -64,6 +64,7 @@ class Matrix:
 
     def select(self, names: Iterable[str] = (), arch: str | None = None) -> tuple[Cell, ...]:
         """The cells of these image names (globs allowed; none stands for all), on one architecture or on every one.
+        The id of a cell stands for that cell alone.
 
         Raises MatrixError for an unknown name (with a suggestion) and for what cannot exist (with the reason
         and what to use instead).
@@ -95,7 +96,9 @@ class Matrix:
     def _named(self, name: str, arch: str | None) -> list[Cell]:
         here = [cell for cell in self.cells if arch in {None, cell.arch}]
         glob = any(mark in name for mark in "*?[")
-        found = [cell for cell in here if (fnmatch.fnmatchcase(cell.image, name) if glob else cell.image == name)]
+        found = [
+            cell for cell in here if (fnmatch.fnmatchcase(cell.image, name) if glob else name in {cell.image, cell.id})
+        ]
         if found:
             return found
         if glob:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -282,3 +283,21 @@ class Index:
             )
         except _MALFORMED as error:
             raise LayoutError(f"malformed image index ({error!r})") from error
+
+
+def blob_names(manifest: Manifest, config: ImageConfig, image: str) -> dict[Digest, str]:
+    """What people call the blobs of `image`: a layer by the step that made it."""
+    steps = [step.created_by for step in config.history if not step.empty_layer]
+    known = len(steps) == len(manifest.layers)
+    names = [_step_name(step) for step in steps] if known else [f"layer {n}" for n in range(len(manifest.layers))]
+    found = {layer.digest: f"{name} ({image})" for layer, name in zip(manifest.layers, names, strict=True)}
+    return {manifest.config.digest: f"configuration ({image})", **found}
+
+
+def _step_name(step: str) -> str:
+    """`torch==2.6.0`, `17 wheels`, `100 Debian packages (trixie, runtime)`, or how the step begins."""
+    wheels = re.findall(r'"([^"=\s]+==[^"\s]+)"', step) if "install-wheels" in step else []
+    if wheels:
+        return wheels[0] if len(wheels) == 1 else f"{len(wheels)} wheels"
+    words = step.removeprefix("buildctl: ").split()
+    return " ".join(words) if step.startswith("buildctl: ") else " ".join(words[:2]) or "layer"

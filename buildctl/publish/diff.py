@@ -13,6 +13,8 @@ from buildctl.build.cache.contents import packages_here
 from buildctl.console.table import size
 from buildctl.ground.errors import LayoutError
 from buildctl.ground.jsontext import parse_json
+from buildctl.ground.machine import machine
+from buildctl.matrix.arch import arch_named
 from buildctl.matrix.project import Project
 from buildctl.oci.image import Descriptor, ImageConfig, Manifest
 from buildctl.oci.layout import Layout, parse_object
@@ -20,7 +22,7 @@ from buildctl.registry.client import Repository, open_repository
 from buildctl.registry.pull import resolve
 from buildctl.registry.reference import Reference
 from buildctl.registry.referrers import document, referrers
-from buildctl.registry.target import as_layout, in_layout
+from buildctl.registry.target import as_layout, in_layout, in_registry
 
 _WIDTH = 70  # characters of a step that are shown
 
@@ -38,6 +40,9 @@ class Side:
     @property
     def size(self) -> int:
         return sum(layer.size for layer in self.layers)
+
+    def line(self) -> str:
+        return f"{self.name}  {self.config.platform}  sha256:{self.descriptor.digest.short}  {size(self.size)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +88,12 @@ class Difference:
 
     def to_json(self) -> dict[str, Any]:
         sides = {
-            key: {"name": side.name, "digest": str(side.descriptor.digest), "size": side.size}
+            key: {
+                "name": side.name,
+                "platform": str(side.config.platform),
+                "digest": str(side.descriptor.digest),
+                "size": side.size,
+            }
             for key, side in {"a": self.a, "b": self.b}.items()
         }
         return {
@@ -96,7 +106,7 @@ class Difference:
         }
 
     def text(self) -> str:
-        lines = [f"{s.name}  sha256:{s.descriptor.digest.short}  {size(s.size)}" for s in (self.a, self.b)]
+        lines = [s.line() for s in (self.a, self.b)]
         if self.same:
             return "\n".join([*lines, "identical images, byte for byte"])
         new = self.b.size - self.shared
@@ -191,11 +201,33 @@ def shown(layer: Descriptor) -> str:
     return f"sha256:{layer.digest.short} ({size(layer.size)})"
 
 
-def compare(project: Project, a: str, b: str, *, arch: str, plain_http: bool | None = None) -> Difference:
-    """Raises LayoutError, RegistryError. Of an image in a registry only the manifest, the configuration and the
-    attached bill of materials are fetched.
+def compare(project: Project, a: str, b: str, *, arch: str | None = None, plain_http: bool | None = None) -> Difference:
+    """Without `arch` the architecture that both have; this machine's, if that is one of several. Raises LayoutError,
+    RegistryError. Of an image in a registry only manifests, configuration and attached bill of materials are fetched.
     """
-    return difference(*(_seen(project, name, arch, plain_http) for name in (a, b)))
+    chosen = (arch, arch) if arch else _common(*(_arches(project, name, plain_http) for name in (a, b)))
+    return difference(*(_seen(project, name, one, plain_http) for name, one in zip((a, b), chosen, strict=True)))
+
+
+def _arches(project: Project, name: str, plain_http: bool | None) -> tuple[str, ...]:
+    if found := as_layout(name):
+        target = in_layout(*found, text=name)
+    elif "/" in name:
+        target = in_registry(open_repository(Reference.parse(name), plain_http=plain_http), name)
+    else:
+        target = in_layout(Layout(project.layout), name)
+    return tuple(dict.fromkeys(image.arch for image in target.of(None)))
+
+
+def _common(a: Sequence[str], b: Sequence[str]) -> tuple[str, str]:
+    """Of each side its own first choice if they have none in common."""
+    here = arch_named(machine())
+
+    def choice(arches: Sequence[str]) -> str:
+        return here if here in arches else arches[0]
+
+    both = [arch for arch in a if arch in b]
+    return choice(both or a), choice(both or b)
 
 
 def _seen(project: Project, name: str, arch: str, plain_http: bool | None) -> Side:

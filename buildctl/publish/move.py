@@ -52,8 +52,7 @@ class TagState:
     def where(self) -> str:
         if self.reason:
             return self.reason
-        what = ", ".join(f"{platform} {cell}" for platform, cell in self.platforms.items())
-        return f"sha256:{self.digest.short}  {what}" if self.digest else what
+        return ", ".join(self.platforms.values())
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -205,11 +205,11 @@ class PlannedTag:
             "notRun": list(self.not_run),
         }
 
-    def row(self) -> tuple[str, str, str, str]:
-        cells = ", ".join(f"{c.platform} {c.id}" for c in self.tag.cells)
+    def row(self) -> tuple[str, str, str]:
+        cells = ", ".join(c.id for c in self.tag.cells)
         moving = self.tag.kind is not TagKind.IMMUTABLE
         ready = f"ready, with {', '.join(self.not_run)} NOT RUN" if self.not_run and moving else "ready"
-        return self.name, self.tag.kind, cells, self.against or ready
+        return self.name, self.tag.kind, self.against or f"{ready}: {cells}"
 
 
 def promote(

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from buildctl.console.progress import Progress, Task
 from buildctl.oci.digest import Digest
-from buildctl.oci.image import Descriptor, Manifest
+from buildctl.oci.image import Descriptor, Manifest, blob_names
 from buildctl.oci.layout import Layout
 from buildctl.oci.remote import Place, place_of
 from buildctl.publish.result import Candidate, Pushed
@@ -42,6 +42,7 @@ class ImagePush:
     signer: Signer | None = None
     moved: dict[Digest, tuple[Moved, int]] = field(default_factory=dict)
     diff_ids: dict[Digest, Digest] = field(default_factory=dict)
+    names: dict[Digest, str] = field(default_factory=dict)
     _sources: dict[str, Repository] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -50,8 +51,9 @@ class ImagePush:
         missing = [c for c, there in zip(candidates, known, strict=True) if there is None]
         needed = {c.cell.id: self._blobs(c) for c in candidates}
         for candidate in missing:
-            layers, config = self.layout.manifest(candidate.descriptor).layers, self.layout.config(candidate.descriptor)
-            self.diff_ids.update(zip((d.digest for d in layers), config.diff_ids, strict=False))
+            manifest, config = self.layout.manifest(candidate.descriptor), self.layout.config(candidate.descriptor)
+            self.diff_ids.update(zip((d.digest for d in manifest.layers), config.diff_ids, strict=False))
+            self.names = blob_names(manifest, config, candidate.cell.id) | self.names
         self.blobs(b for c in missing for b in needed[c.cell.id])
         if not self.dry_run:
             parallel(self.manifest, missing)
@@ -84,7 +86,8 @@ class ImagePush:
             there = self.repository.blob_size(descriptor.digest) == descriptor.size
             self.moved[descriptor.digest] = (Moved.THERE, 0) if there else (Moved.SENT, descriptor.size)
             return
-        task = self.progress.add(f"sha256:{descriptor.digest.short}", descriptor.size)
+        name = self.names.get(descriptor.digest, f"sha256:{descriptor.digest.short}")
+        task = self.progress.add(name, descriptor.size)
         with ExitStack() as stack:
             upload = self._upload(descriptor, task, stack)
             how = upload.run()

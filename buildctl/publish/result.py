@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from buildctl.console.table import size, table
+from buildctl.console.table import folded, size, table
 from buildctl.ground.errors import ExitCode
 from buildctl.matrix.cells import Cell
 from buildctl.oci.image import Descriptor
@@ -96,7 +96,7 @@ class Published:
                     size(p.sent),
                     str(p.new),
                     str(p.mounted + p.there),
-                    str(p.candidate.descriptor.digest),
+                    f"sha256:{p.candidate.descriptor.digest.short}",
                 )
                 for p in self.images
             ]
@@ -112,8 +112,7 @@ class Published:
 
 
 def tags_text(tags: Sequence[TagState]) -> str:
-    rows = [(tag.name, tag.kind, tag.outcome.value, tag.where()) for tag in tags]
-    return table(("TAG", "KIND", "", "POINTS AT"), rows)
+    return folded(("TAG", "", "POINTS AT"), [(tag.name, tag.outcome.value, tag.where()) for tag in tags])
 
 
 def _not_run_lines(candidates: Sequence[Candidate]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from buildctl.console.progress import Progress, Task
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import TEMPORARY, translated
-from buildctl.oci.image import Descriptor, ImageConfig, Manifest, Platform
+from buildctl.oci.image import Descriptor, ImageConfig, Manifest, Platform, blob_names
 from buildctl.oci.layout import JSON_LIMIT, MANIFEST_TYPES, Layout, parse_object
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.members import NotAnImageError, entries, is_unknown, look, same_platform
@@ -62,22 +62,30 @@ def pull(
     blobs = {d.digest: d for d in (manifest.config, *manifest.layers)}.values()
     missing = [d for d in blobs if not _there(layout, d)]
     with ThreadPoolExecutor(WORKERS) as pool:
-        futures = [pool.submit(fetch_blob, repository, layout, d, progress) for d in missing]
+        if manifest.config in missing:  # first: it says what the layers are
+            fetch_blob(repository, layout, manifest.config, progress, f"configuration ({name})")
+        config = ImageConfig.from_json(_json(layout, manifest.config))
+        names = blob_names(manifest, config, name)
+        layers = [d for d in missing if d.digest != manifest.config.digest]
+        futures = [pool.submit(fetch_blob, repository, layout, d, progress, names[d.digest]) for d in layers]
         for future in futures:
             future.result()
-    config = ImageConfig.from_json(_json(layout, manifest.config))
     written = layout.write_bytes(found.descriptor.media_type, found.data)
     descriptor = replace(written, platform=config.platform)
     layout.tag(descriptor, name)
     return descriptor
 
 
-def fetch_blob(repository: Repository, layout: Layout, descriptor: Descriptor, progress: Progress) -> None:
-    """One blob, resumed if a connection breaks, restarted if it does not match. Raises RegistryError."""
+def fetch_blob(
+    repository: Repository, layout: Layout, descriptor: Descriptor, progress: Progress, name: str = ""
+) -> None:
+    """One blob, resumed if a connection breaks, restarted if it does not match; `name` is for people. Raises
+    RegistryError.
+    """
     what = f"blob sha256:{descriptor.digest.short}"
     tries = Tries(repository.transport.patience, f"{repository.reference.name}: {what}")
     with _temporary(layout) as temporary:
-        coming = _Coming(repository, descriptor, temporary, progress.add(what, descriptor.size))
+        coming = _Coming(repository, descriptor, temporary, progress.add(name or what, descriptor.size))
         for _ in range(MISMATCHES):
             while coming.size < descriptor.size:
                 before = coming.size

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from buildctl.console.table import table
+from buildctl.console.table import folded
 from buildctl.ground.errors import BuildctlError
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
@@ -93,7 +93,7 @@ def debt_text(found: Iterable[Debt], now: datetime) -> str:
     for debt in sorted(found, key=lambda d: (d.finding != EVERYTHING, d.allowed, d.finding)):
         grouped.setdefault((debt.finding or "everything", debt.state(now)), []).append(debt.cell)
     rows: Sequence[tuple[str, str, str]] = [(name, state, _few(ids)) for (name, state), ids in grouped.items()]
-    return table(("NOT RUN", "STATE", "CELLS"), rows) if rows else ""
+    return folded(("NOT RUN", "STATE", "CELLS"), rows) if rows else ""
 
 
 def _few(ids: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from buildctl.console.table import folded, table
+from buildctl.console.table import folded, wrapped
 from buildctl.ground.clock import now
 from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.lock.locked import load_locked
@@ -85,14 +85,13 @@ class Overview:
                 state.cell.image,
                 state.cell.platform,
                 state.torch,
-                "native environment" if state.cell.native else "image",
                 state.locked,
-                state.built.removeprefix("sha256:")[:12] or "-",
+                "native" if state.cell.native else state.built.removeprefix("sha256:")[:12] or "-",
                 state.tested or "-",
             )
             for state in self.cells
         ]
-        out = table(("NAME", "PLATFORM", "TORCH", "KIND", "LOCKED", "BUILT", "TESTED"), rows)
+        out = folded(("NAME", "PLATFORM", "TORCH", "LOCKED", "BUILT", "TESTED"), rows)
         debt = debt_text(self.debt, self.now)
         return out + (f"\n\nDebt, because NOT RUN is not PASSED:\n{debt}" if debt else "") + self._reasons()
 
@@ -104,8 +103,12 @@ class Overview:
             instead = c.instead.replace(f"{c.key}{c.suffix}", "VERSION")
             grouped.setdefault((platform, c.reason, instead), []).append(c.name)
         lines = [
-            f"  {', '.join(names)} on {platform}: {reason}\n      instead: {instead}"
+            line
             for (platform, reason, instead), names in grouped.items()
+            for line in (
+                *wrapped("  ", f"{', '.join(names)} on {platform}: {reason}"),
+                *wrapped("      instead: ", instead),
+            )
         ]
         return "\n\nCannot exist:\n" + "\n".join(lines) if lines else ""
 

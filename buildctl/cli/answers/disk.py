@@ -22,7 +22,7 @@ _UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 NOTES = {
     Sort.DOWNLOADS: "prune --downloads; needed again only for layers that are gone",
     Sort.LAYERS: "prune --all",
-    Sort.ORPHANS: "prune",
+    Sort.ORPHANS: "prune, an hour after they were made",
     Sort.UNPACKED: "prune; a test in the sandbox unpacks again",
     Sort.OTHER: "prune --all",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -10,12 +11,29 @@ import click
 
 from buildctl.console import log
 from buildctl.console.table import wrapped
+from buildctl.testing.probes.known import known_findings
 from buildctl.testing.report import Finding, Report, Status, counts_line
 
 if TYPE_CHECKING:
     from rich.status import Status as Spinner
+    from rich.text import Text
 
 _NAME = 18  # columns; a longer name moves its own line
+
+
+@dataclass(slots=True, kw_only=True)
+class Moving:
+    """A line for the terminal that is drawn again and again, with the seconds since the image was begun."""
+
+    name: str
+    text: str = ""
+    since: float = field(default_factory=time.monotonic)
+
+    def __rich__(self) -> Text:
+        from rich.text import Text
+
+        seconds = time.monotonic() - self.since
+        return Text(f"{self.name}: {seconds:.0f} s, {self.text}", no_wrap=True, overflow="ellipsis")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,6 +45,7 @@ class Printed:
     name: str = ""
     told: set[str] = field(default_factory=set)
     live: Spinner | None = None
+    moving: Moving | None = None
 
     def __enter__(self) -> Self:
         """On a terminal it shows that it goes on, until the block is left."""
@@ -41,7 +60,8 @@ class Printed:
 
     def began(self, name: str) -> None:
         self.name, self.told = name, set()
-        self._show(f"{name}: starting")
+        self.moving = Moving(name=name)
+        self._show("starting")
 
     def found(self, finding: Finding) -> None:
         self.told.add(finding.name)
@@ -50,7 +70,7 @@ class Printed:
             self._head()
             for line in finding_lines(finding):
                 self.write(line)
-        self._show(f"{len(self.told)} answers, the last: {finding.name}")
+        self._show(f"{len(self.told)} of about {len(known_findings())} answers, the last: {finding.name}")
 
     def ended(self, report: Report) -> None:
         """What nobody has told yet, and the sum; one reason for everything is said once."""
@@ -68,10 +88,9 @@ class Printed:
         self._line(f"{counts_line(report)}  ({where})  sha256:{report.digest.short}")
 
     def _show(self, text: str) -> None:
-        if self.live is not None:
-            from rich.text import Text
-
-            self.live.update(Text(text))
+        if self.live is not None and self.moving is not None:
+            self.moving.text = text
+            self.live.update(self.moving)
             self.live.start()
 
     def _stop(self) -> None:

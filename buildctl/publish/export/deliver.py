@@ -11,11 +11,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from buildctl.console.progress import Progress
+from buildctl.console.progress import Progress, Task
 from buildctl.console.table import size, table
 from buildctl.ground.errors import ExitCode, LayoutError
 from buildctl.oci.digest import Digest
-from buildctl.oci.image import Descriptor
+from buildctl.oci.image import Descriptor, blob_names
 from buildctl.oci.layout import INDEX_TYPES, MANIFEST_TYPES, Layout, parse_object
 from buildctl.publish.export.archives import SINCE
 from buildctl.publish.export.parcel import Carried, find_carried
@@ -69,7 +69,9 @@ class Delivery:
 
     def text(self) -> str:
         sent = "TO SEND" if self.dry_run else "SENT"
-        rows = [(d.name, size(d.sent), str(d.documents), str(d.digest), d.objection or "") for d in self.names]
+        rows = [
+            (d.name, size(d.sent), str(d.documents), f"sha256:{d.digest.short}", d.objection or "") for d in self.names
+        ]
         return table(("TAG", sent, "DOCUMENTS", "DIGEST", "REFUSED"), rows, right=frozenset({1, 2}))
 
 
@@ -110,7 +112,10 @@ def _deliver(
 ) -> Delivered:
     documents = 0
     if not options.dry_run:
-        parallel(lambda blob: _send(repository, carried.layout, blob, progress), blobs)
+        names = _names(carried)
+        parallel(
+            lambda blob: _send(repository, carried.layout, blob, progress.add(names[blob.digest], blob.size)), blobs
+        )
         for descriptor in _deepest_first(carried):
             data = carried.layout.read_bytes(descriptor)
             repository.put_manifest(data, descriptor.media_type, str(descriptor.digest))
@@ -174,8 +179,14 @@ def _missing(repository: Repository, carried: Carried) -> list[Descriptor]:
     return sorted(todo, key=lambda d: (-d.size, d.digest))
 
 
-def _send(repository: Repository, layout: Layout, blob: Descriptor, progress: Progress) -> None:
-    task = progress.add(f"sha256:{blob.digest.short}", blob.size)
+def _names(carried: Carried) -> dict[Digest, str]:
+    found: dict[Digest, str] = {}
+    for _, manifest in carried.layout.manifests([carried.descriptor]):
+        found = blob_names(manifest, carried.layout.config(manifest.config), carried.name) | found
+    return found
+
+
+def _send(repository: Repository, layout: Layout, blob: Descriptor, task: Task) -> None:
     Upload(repository, Blob(descriptor=blob, path=layout.blob_path(blob.digest)), task).run()
     task.finish()
 

@@ -15,7 +15,7 @@ from buildctl.build.origin import outdated
 from buildctl.build.record import read_record
 from buildctl.console.log import say
 from buildctl.ground.errors import BuildctlError, LayoutError
-from buildctl.host.verdict import Subject, catalogue
+from buildctl.host.catalogue import Subject, catalogue
 from buildctl.lock.locked import LockedCell, load_locked, load_matrix_images
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project

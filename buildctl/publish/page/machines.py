@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from buildctl.host.catalogue import Subject
 from buildctl.host.facts import ContainerEngine, Gpu, Host
 from buildctl.host.requirement import CUDA_OF_DRIVER
-from buildctl.host.verdict import Subject, decide
+from buildctl.host.verdict import decide
 from buildctl.lock.claims import Claims
 from buildctl.matrix.cells import Cell
 from buildctl.publish.page.generations import GENERATIONS

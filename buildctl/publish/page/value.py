@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from buildctl.artifacts.contents import Package
 from buildctl.build.record import BuildRecord
-from buildctl.host.verdict import Subject
+from buildctl.host.catalogue import Subject
 from buildctl.lock.claims import Claims
 from buildctl.matrix.cells import Cell, Combination
 from buildctl.oci.digest import Digest

@@ -15,8 +15,9 @@ from typing import Any
 
 from packaging.version import Version
 
+from buildctl.host.catalogue import Subject
 from buildctl.host.facts import DRIVER, SCHEMA, WRITTEN, ContainerEngine, Gpu, Host
-from buildctl.host.verdict import JETPACK7_KERNEL, MPS_MACOS, Subject, Verdict, capability_word, covers, decide
+from buildctl.host.verdict import JETPACK7_KERNEL, MPS_MACOS, Verdict, capability_word, covers, decide
 from buildctl.lock.claims import Claims
 from buildctl.matrix.arch import ARCHES
 

@@ -19,8 +19,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from buildctl.host.catalogue import Subject, catalogue
 from buildctl.host.facts import Host, read_host
-from buildctl.host.verdict import Subject, catalogue, decide
+from buildctl.host.verdict import decide
 from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
 from buildctl.publish.diff import compare

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.build.native import install_commands, make_native, native_cell, refuse_stale
+from buildctl.build.native import downloads, install_commands, make_native, native_cell, refuse_stale
 from buildctl.cli.answers.findings import Printed
 from buildctl.ground.errors import LockError, MatrixError, RuntimeUnavailableError
 from buildctl.host.facts import read_host
@@ -61,6 +61,14 @@ def test_uv_gets_the_lock_with_its_hashes_and_nothing_else(project: Project, tmp
     assert sync[:3] == ["uv", "pip", "sync"]
     assert "--require-hashes" in sync
     assert sync[-1] == str(lock)
+
+
+def test_it_says_what_it_downloads(project: Project) -> None:
+    locked = pinned(project)
+    text = downloads(locked.cell, locked.wheels)
+    assert text.startswith(f"mps-2.6: {len(locked.wheels.wheels)} wheels, ")
+    assert "MB: torch 2.6.0 (" in text
+    assert "Python 3.13 if there is none here" in text
 
 
 def test_a_lock_that_is_not_what_the_matrix_asks_for_is_refused(project: Project) -> None:

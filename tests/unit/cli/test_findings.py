@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from buildctl.cli.answers.findings import Printed
+from buildctl.cli.answers.findings import Moving, Printed
 from buildctl.oci.digest import Digest
 from buildctl.testing.listener import Listener
 from buildctl.testing.report import Finding, Report, Status
@@ -58,6 +58,12 @@ def test_a_finding_is_told_when_it_is_known() -> None:
     printed.found(FAILED)
     assert lines[0] == "cuda-2.6-amd64"
     assert "FAILED   python" in lines[1]
+
+
+def test_on_a_terminal_a_line_says_how_far_it_is_and_since_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 112.2)
+    moving = Moving(name="cuda-2.6-amd64", text="2 of about 40 answers, the last: torch", since=100.0)
+    assert moving.__rich__().plain == "cuda-2.6-amd64: 12 s, 2 of about 40 answers, the last: torch"
 
 
 def test_everything_is_told_if_wanted_and_what_was_found_out_later_too() -> None:

@@ -50,8 +50,12 @@ def test_a_person_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     matrix = load_matrix(tmp_path / "matrix.yaml")
     assert [a.name for a in matrix.accelerators] == ["cpu", "mps"]
     assert (tmp_path / ".github/workflows/images.yml").is_file()
-    with pytest.raises(UsageError, match="unknown accelerator 'tpu'"):
-        asked(tmp_path / "other", answers="tpu\n")
+    out = asked(tmp_path / "other", answers="tpu\n,\ncpu\nnew\n2.10\nnone\n")
+    assert "unknown accelerator 'tpu'; one or more of cuda, cpu, mps" in out
+    assert "'new' is not a version of torch; for example 2.6,2.10" in out
+    assert [a.name for a in load_matrix(tmp_path / "other" / "matrix.yaml").accelerators] == ["cpu"]
+    with pytest.raises(UsageError, match="never overwrites"):  # before anything is asked
+        asked(tmp_path, answers="")
 
 
 def test_a_script_is_not_asked(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from buildctl.ground.errors import LayoutError, MatrixError
+from buildctl.host.catalogue import catalogue
 from buildctl.host.check import CheckResult, check_images
 from buildctl.host.facts import read_host
-from buildctl.host.verdict import Verdict, VerdictKind, catalogue, decide
+from buildctl.host.verdict import Verdict, VerdictKind, decide
 from buildctl.lock.claims import claim_labels, claims_from_labels, label_values, read_claims
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT
@@ -164,7 +166,9 @@ def test_the_answer_comes_first_the_newest_that_runs_best(host: str, take: str) 
     assert found.take is not None
     assert (found.take.name, found.to_json()["take"]) == (take, take)
     assert found.text().splitlines()[2].startswith(f"Take {take}, which runs ")
-    assert found.take.next_step in found.text()
+    assert found.text().splitlines()[-1] != ""
+    for command in (command for step in found.take.steps for command in step.commands):
+        assert f"    {command}" in found.text().splitlines(), "whole, on a line of its own"
 
 
 def test_one_image_that_was_asked_about_is_answered_without_advice() -> None:
@@ -175,9 +179,22 @@ def test_one_image_that_was_asked_about_is_answered_without_advice() -> None:
 def test_a_common_reason_is_told_once() -> None:
     found = check_images(ROOT, NOT_BUILT, (), host_file=HOSTS / "no-gpu.json", save=None)
     text = " ".join(found.text().split())
-    assert text.count("no NVIDIA GPU here") == 2, "in the answer, and for all of them"
-    assert "cuda-2.6, cuda-2.10, cuda-2.15 runs on CPU: no NVIDIA GPU here" in text
-    assert "buildctl build NAME, then docker run -it --rm pytorch:NAME" in text
+    assert text.count("no NVIDIA GPU here") == 1
+    assert "Take cuda-2.15, which runs on CPU: no NVIDIA GPU here" in text
+    assert "cuda-2.6, cuda-2.10 the same" in text
+    old = check_images(ROOT, NOT_BUILT, (), host_file=HOSTS / "old-driver.json", save=None).text()
+    assert " ".join(old.split()).count("driver 470.223.02 is older than") == 2
+    assert "525, which CUDA 12.4 needs; 525, which CUDA 12.8 needs" in " ".join(old.split())
+
+
+@pytest.mark.parametrize("path", sorted(HOSTS.glob("*.json")), ids=lambda path: path.stem)
+def test_only_commands_are_wider_than_the_terminal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found = check_images(ROOT, NOT_BUILT, (), host_file=path, save=None)
+    commands = {f"    {command}" for v in found.verdicts for step in v.steps for command in step.commands}
+    named = {re.sub(r"(cuda|cpu|mps)-[\d.]+", "NAME", command) for command in commands}
+    wide = [line for line in found.text().splitlines() if len(line) > 80]
+    assert not set(wide) - commands - named
 
 
 def test_where_nothing_runs_it_says_so_first() -> None:

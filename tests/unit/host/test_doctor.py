@@ -67,6 +67,16 @@ def test_a_disk_that_is_too_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert (disk.mend == "") == (state is State.GOOD)
 
 
+def test_the_answer_comes_first_with_the_command_for_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = seen("no-toolkit").text().splitlines()
+    assert lines[2].startswith("Ready to ")
+    start = next(n for n, line in enumerate(lines) if line.startswith("Not ready to run: GPU in containers:"))
+    assert "    sudo systemctl restart docker" in lines[start:]
+    assert lines[start:].index("    sudo systemctl restart docker") < lines[start:].index("To build:")
+    assert all(len(line) <= 80 for line in lines if "sudo" not in line and "/" not in line)
+
+
 def test_closed_namespaces_name_the_switch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (tmp_path / "kernel").mkdir()

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from buildctl.ground.errors import MatrixError
+from buildctl.host.catalogue import Subject, catalogue
 from buildctl.host.check import check_images
 from buildctl.host.facts import Gpu, Host, read_host
-from buildctl.host.verdict import Subject, Verdict, VerdictKind, catalogue, covers, decide
+from buildctl.host.verdict import Verdict, VerdictKind, covers, decide
 from buildctl.lock.claims import WheelFacts
 from tests.conftest import ROOT
 
@@ -70,12 +71,14 @@ def test_recorded_host(subjects: list[Subject], host: str) -> None:
         ("gh200", "cuda-2.6", "only for amd64, this is arm64", "use cpu-2.6"),
         ("gh200", "cuda-2.15", "GH200 480GB (sm_90), driver 580.95.05 >= 580", "docker run -it --rm --gpus all"),
         ("m3-docker-desktop", "cuda-2.6", "Rosetta or QEMU", "use cpu-2.6 or mps-2.6 (native, with the GPU)"),
-        ("m3-docker-desktop", "cpu-2.6", "with the GPU: buildctl native mps-2.6", "pytorch:cpu-2.6"),
+        ("m3-docker-desktop", "cpu-2.6", "a CPU build", "pytorch:cpu-2.6; with the GPU: buildctl native mps-2.6"),
+        ("m3-rosetta-python", "cpu-2.6", "a CPU build", "(`arch -arm64 zsh`), then: buildctl native mps-2.6"),
+        ("podman-cdi", "cuda-2.6", "NVIDIA L4", "then podman run -it --rm --device nvidia.com/gpu=all oci:"),
         ("m3-docker-desktop", "mps-2.15", "MPS on Apple M3 Pro, macOS 15.6", "buildctl native mps-2.15"),
         ("m3-rosetta-python", "mps-2.6", "under rosetta", "arch -arm64"),
         ("m1-macos13", "mps-2.15", "need macOS 14.0, this is 13.7", "update macOS"),
         ("macos-ci", "mps-2.6", "virtual machine", "buildctl native"),
-        ("intel-mac", "mps-2.6", "Intel", "use cuda-2.6 in Docker, on the CPU"),
+        ("intel-mac", "mps-2.6", "Intel", "use cuda-2.6"),
         ("intel-mac", "cpu-2.6", "QEMU translates", "use cuda-2.6"),
         ("no-gpu", "cuda-2.6", "no NVIDIA GPU here", "docker run -it --rm pytorch:cuda-2.6"),
         (

@@ -147,6 +147,13 @@ def ids(matrix: Matrix, *names: str, arch: str | None = None) -> list[str]:
     return [cell.id for cell in matrix.select(names, arch)]
 
 
+def test_the_id_of_a_cell_is_a_name_of_it_alone(default: Matrix) -> None:
+    assert ids(default, "cuda-2.15-arm64") == ["cuda-2.15-arm64"]
+    assert ids(default, "cpu-2.6-devel-arm64", "mps-2.6-arm64") == ["cpu-2.6-devel-arm64", "mps-2.6-arm64"]
+    with pytest.raises(MatrixError, match="unknown image name"):
+        default.select(["cuda-2.15-arm64"], "amd64")
+
+
 def test_a_name_means_one_flavour_on_every_architecture(default: Matrix) -> None:
     assert ids(default, "cuda-2.15") == ["cuda-2.15-amd64", "cuda-2.15-arm64"]
     assert ids(default, "cuda-2.15-devel", arch="arm64") == ["cuda-2.15-devel-arm64"]

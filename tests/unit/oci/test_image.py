@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
-from buildctl.oci.image import Descriptor, History, ImageConfig, Index, Manifest, MediaType, Platform, canonical_json
+from buildctl.oci.image import (
+    Descriptor,
+    History,
+    ImageConfig,
+    Index,
+    Manifest,
+    MediaType,
+    Platform,
+    blob_names,
+    canonical_json,
+)
 
 LAYER = Descriptor(media_type=MediaType.LAYER_ZSTD, digest=Digest.of(b"layer"), size=5, annotations={"k": "v"})
 CONFIG = Descriptor(media_type=MediaType.CONFIG, digest=Digest.of(b"config"), size=6)
@@ -133,6 +143,26 @@ def test_malformed_json_is_a_layout_error_and_nothing_else(good: Any, path: list
     with contextlib.suppress(LayoutError):
         parsed = type(good).from_json(value)
         hash(parsed.digest) if isinstance(parsed, Descriptor) else canonical_json(parsed.to_json())
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        ('RUN --mount=type=secret,id=uv-config ["install-wheels", "torch==2.6.0"]', "torch==2.6.0 (cuda-2.6)"),
+        ('RUN ["install-wheels",     "filelock==4.2.11",     "pip==26.3"]', "2 wheels (cuda-2.6)"),
+        ("buildctl: 100 Debian packages (trixie, runtime)", "100 Debian packages (trixie, runtime) (cuda-2.6)"),
+        ("COPY --link --from=own_files /out/ /", "COPY --link (cuda-2.6)"),
+        ("", "layer (cuda-2.6)"),
+    ],
+)
+def test_a_layer_is_called_by_what_made_it(step: str, name: str) -> None:
+    history = (History(created_by=step), History(created_by="USER 1000", empty_layer=True))
+    config = ImageConfig(platform=Platform(architecture="amd64"), diff_ids=(LAYER.digest,), history=history)
+    manifest = Manifest(config=CONFIG, layers=(LAYER,))
+    found = blob_names(manifest, config, "cuda-2.6")
+    assert found == {LAYER.digest: name, CONFIG.digest: "configuration (cuda-2.6)"}
+    without = blob_names(manifest, ImageConfig(platform=config.platform, diff_ids=(LAYER.digest,)), "x")
+    assert without[LAYER.digest] == "layer 0 (x)"
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from buildctl.artifacts.contents import Package, packages_of
+from buildctl.ground.errors import LayoutError
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, History, ImageConfig, MediaType, Platform
+from buildctl.oci.layout import Layout
 from buildctl.publish.diff import Change, Side, compare, difference, package_changes
 from tests.conftest import ROOT
-from tests.support.images import file, image, tar
+from tests.support.images import Blobs, config_of, file, image, tar
 
 STATUS = b"Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.41-12\n"
 BASE = tar(file("var/lib/dpkg/status", STATUS))
@@ -96,6 +98,26 @@ def test_packages_that_are_not_known_are_not_called_the_same() -> None:
 def test_one_side_of_a_change_is_null_in_json() -> None:
     assert Change(what="user", after="1000").to_json() == {"what": "user", "before": None, "after": "1000"}
     assert Change(what="user", before="1000").line() == "- user 1000"
+
+
+def test_the_architecture_that_there_is_needs_no_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUILDCTL_CACHE", str(tmp_path / "store"))
+    project = Project(root=ROOT, layout=tmp_path / "dist")
+    blobs = Blobs(tmp_path / "blobs")
+    layers = [blobs.add(tar(file("a")))]
+    for name, arch in {"here": "amd64", "mac": "arm64", "both-a": "arm64"}.items():
+        config = config_of(layers, arch=arch)
+        Layout(project.layout).put_image(name=name, config=config, layers=layers, blob=blobs.path)
+    monkeypatch.setattr("buildctl.publish.diff.machine", lambda: "x86_64")
+
+    def sides(a: str, b: str, arch: str | None = None) -> list[str]:
+        found = compare(project, a, b, arch=arch)
+        return [found.a.config.platform.architecture, found.b.config.platform.architecture]
+
+    assert sides("mac", "both-a") == ["arm64", "arm64"]
+    assert sides("here", "mac") == ["amd64", "arm64"]
+    with pytest.raises(LayoutError, match="has no linux/amd64"):
+        sides("mac", "both-a", "amd64")
 
 
 def test_images_of_other_layouts_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from buildctl.host.verdict import Subject, VerdictKind, catalogue
+from buildctl.host.catalogue import Subject, catalogue
+from buildctl.host.verdict import VerdictKind
 from buildctl.publish.page import verdicts
 from buildctl.publish.page.verdicts import VerdictTable, verdict_table
 from tests.conftest import ROOT

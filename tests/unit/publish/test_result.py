@@ -55,9 +55,9 @@ def test_only_a_tag_that_was_refused_fails() -> None:
 def test_what_was_sent_is_a_table_with_its_sum() -> None:
     lines = result(candidate(CUDA), candidate(CPU)).text().splitlines()
     assert lines[0].split() == ["CELL", "SENT", "BLOBS", "THERE", "DIGEST"]
-    assert lines[1].split() == [CUDA.id, "1.50", "MB", "2", "4", str(DIGEST)]
+    assert lines[1].split() == [CUDA.id, "1.50", "MB", "2", "4", f"sha256:{DIGEST.short}"]
     assert lines[-1] == "r.example/a: 3.00 MB sent, images and indexes are signed"
-    assert f"2.6  universal  new  sha256:{DIGEST.short}  linux/amd64 {CUDA.id}" in lines
+    assert f"2.6  new  {CUDA.id}" in lines
 
 
 def test_a_dry_run_does_not_say_that_it_sent() -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import docker
 import pytest
 
+from buildctl.host.catalogue import Subject
 from buildctl.host.doctor import examine
 from buildctl.host.facts import read_host
-from buildctl.host.verdict import Subject, VerdictKind, decide
+from buildctl.host.verdict import VerdictKind, decide
 from buildctl.lock.claims import LABEL, Claims, claims_from_labels, label_values
 from buildctl.matrix.accelerators import CPU, CUDA, ROCM, XPU, AcceleratorKind
 from buildctl.matrix.project import Project

@@ -18,6 +18,7 @@ from buildctl.testing.kept import bring, built_digest, keep
 from buildctl.testing.merge import read_report
 from buildctl.testing.overview import overview
 from buildctl.testing.report import Finding, Report, Status
+from tests.conftest import ROOT
 from tests.support.projects import Small, small
 
 P, F, N = Status.PASSED, Status.FAILED, Status.NOT_RUN
@@ -188,7 +189,8 @@ def with_native(project: Small) -> Project:
     return Project.find(project.project.root)
 
 
-def test_matrix_shows_the_debt_and_json_all_of_it(project: Small) -> None:
+def test_matrix_shows_the_debt_and_json_all_of_it(project: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     reread = with_native(project)
     statuses = {"torch": P, "torch.compile": N, "torchrun": N}
     keep(reread, project.cell(CELL), report(project, statuses), at=DAY.format(8))
@@ -207,6 +209,12 @@ def test_matrix_shows_the_debt_and_json_all_of_it(project: Small) -> None:
         "cell": CELL, "finding": "torchrun", "lastRan": None, "notRunSince": DAY.format(8), "days": 12,
         "allowed": False, "reason": "about torchrun",
     }  # fmt: skip
+
+
+def test_matrix_fits_into_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    view = overview(Project.find(ROOT, layout=ROOT / "no-layout"), [], None)
+    assert max(map(len, view.text().splitlines())) <= 80
 
 
 def test_no_debt_no_table() -> None:

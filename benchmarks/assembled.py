@@ -1,0 +1,102 @@
+"""Our engine alone: against the floor, nothing changed, one thing changed, and `import torch` inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+from pathlib import Path
+
+import floor
+from measured import ROOT, Took, buildctl, fresh_store, measured, taking_turns, timed_as, warm
+from results import Goal, Part, Row, ratio
+
+from buildctl.artifacts.store import Store
+from buildctl.lock.wheels import read_wheel_lock
+from buildctl.matrix.project import Project
+from buildctl.oci.layout import Layout
+from buildctl.runtimes.sandbox.sandbox import SandboxRuntime
+from buildctl.testing.images import image_ref
+
+FLOOR = "floor: the wheels of cuda-2.6 inflated (isal), hashed twice (SHA-256), compressed (zstd, level 3)"
+CUDA = "cuda-2.6/amd64 from downloaded wheels, with bytecode"
+CPU = "cpu-2.6/arm64 from downloaded wheels, with bytecode"
+IMPORT = "import time; t = time.perf_counter(); import torch; print(time.perf_counter() - t)"
+OURS, THEIRS = "import torch in the assembled image", "import torch, the same packages compiled by compileall"
+NOTES = """\
+The floor starts with running processes and makes no bytecode; ours includes the start of the command and the bytecode
+of 5,900 files (about 9 s of CPU). `import torch` varies by 0.1 s from run to run."""
+
+
+def assemble(root: Path, repeat: int) -> Part:
+    # whatever has to be downloaded is, before the clock starts
+    buildctl("build", "cuda-2.6", "cpu-2.6", "--no-load", env={})
+    project, store = Project.find(ROOT), Store.default()
+    wheels = [store.artifact(w.digest) for w in read_wheel_lock(project.wheel_lock("cuda-2.6", "amd64")).wheels]
+    paths = [w for w in wheels if w is not None]
+    warm(paths)
+    ways = {FLOOR: lambda: _floor(paths), CUDA: lambda: _whole(root, "cuda-2.6"), CPU: lambda: _whole(root, "cpu-2.6")}
+    took = taking_turns(ways, repeat)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    times = ratio(took[CUDA], took[FLOOR])
+    unchanged, names = _unchanged()
+    imports = _imports()
+    rows = (
+        Row(what=FLOOR, turns=tuple(took[FLOOR])),
+        Row(what=CUDA, turns=tuple(took[CUDA]), than=FLOOR),
+        Row(what="peak resident memory of any process", note=f"{peak:.0f} MiB"),
+        Row(what=CPU, turns=tuple(took[CPU]), note="no emulation, no daemon, no root"),
+        Row(what=f"build again, nothing changed, {names} image names", turns=unchanged, note="no network"),
+        *imports,
+    )
+    goals = (
+        Goal(what="assemble cuda-2.6: CPU", want=34, got=min(t.cpu for t in took[CUDA]), unit="s"),
+        Goal(what="assemble cuda-2.6: times the floor", want=1.5, got=times),
+        Goal(what=f"nothing changed, {names} image names", want=0.3, got=min(t.wall for t in unchanged), unit="s"),
+    )
+    return Part(title="Assemble", rows=rows, notes=NOTES, goals=goals, turns=repeat)
+
+
+def _floor(paths: list[Path]) -> Took:
+    took, found = measured(lambda: floor.measure(paths, processes=os.cpu_count() or 1))
+    return timed_as(took, found.seconds)
+
+
+def _whole(root: Path, name: str) -> Took:
+    """The whole command, from downloads and a base; its layers are removed."""
+    folder = root / f"assemble-{name}"
+    env = fresh_store(folder)
+    buildctl("--layout", folder / "dist", "bases", name, env=env)  # not wheels: not in this row
+    took, _ = buildctl("--layout", folder / "dist", "build", name, "--no-load", env=env)
+    shutil.rmtree(folder)
+    return took
+
+
+def _unchanged() -> tuple[tuple[Took, ...], int]:
+    cells = json.loads(buildctl("matrix", "--json", env={})[1])["cells"]
+    images = sorted({c["image"] for c in cells if c["built"]})
+    return tuple(buildctl("build", *images, "--no-load", env={})[0] for _ in range(5)), len(images)
+
+
+def _imports() -> list[Row]:
+    """`import torch` in the assembled image, and the same packages with bytecode as pip leaves it."""
+    project = Project.find(ROOT)
+    cell = next(c for c in project.matrix.cells if c.id == "cuda-2.6-amd64")
+    with SandboxRuntime(Store.default()).start(image_ref(Layout(project.layout), cell)) as session:
+        ours = [float(session.run(["python", "-c", IMPORT], timeout=120).stdout) for _ in range(6)]
+        # the same packages as an installer leaves them: bytecode by compileall, checked against the source's time
+        script = (
+            "mkdir /tmp/site && cp -as /usr/local/lib/python3.13/dist-packages/. /tmp/site/"
+            " && find /tmp/site -name __pycache__ -prune -exec rm -r {} +"
+            " && python -m compileall -q -j 0 /tmp/site; for i in 1 2 3 4 5 6; do"
+            f" python -S -c 'import sys; sys.path.insert(0, \"/tmp/site\"); {IMPORT}'; done"
+        )
+        theirs = [float(x) for x in session.run(["sh", "-c", script], timeout=600, read_only=False).stdout.split()]
+    rows = [Row(what=THEIRS, turns=_inside(theirs))]
+    return [Row(what=OURS, turns=_inside(ours), than=THEIRS), *rows]
+
+
+def _inside(seconds: list[float]) -> tuple[Took, ...]:
+    """Measured by the process itself, which knows only its wall time; the first one warms up."""
+    return tuple(Took(wall=s, user=0, system=0, others=0) for s in seconds[1:])
