@@ -5,7 +5,6 @@ Needs neither project nor locks. What cannot be checked is NOT RUN, with the rea
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -17,6 +16,7 @@ from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.artifacts.contents import Package, packages_of
 from buildctl.console.progress import Progress
 from buildctl.ground.errors import BuildctlError, ExitCode, LayoutError
+from buildctl.ground.jsontext import parse_json
 from buildctl.ground.scratch import scratch as scratch_folder
 from buildctl.lock.claims import LABEL
 from buildctl.matrix.accelerators import VERSIONED, kind_in_image, public_version
@@ -329,7 +329,7 @@ class _Verification:
         return text
 
     def _json(self, kind: str) -> list[Any]:
-        return [json.loads(data) for data in self._documents(kind)]
+        return [parse_json(data) for data in self._documents(kind)]
 
     def _documents(self, kind: str) -> list[bytes]:
         return [document(self.repository, referrer) for referrer in self.signed.of_kind(kind)]

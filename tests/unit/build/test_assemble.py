@@ -36,11 +36,6 @@ def in_store(store: Store, name: str) -> Layer:
     return layer
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 def test_a_layer_that_is_in_the_store_is_found_without_a_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = [in_store(store, name) for name in "ab"]
     monkeypatch.setattr("buildctl.build.assemble._in_processes", None)
