@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ from buildctl.runtimes.gpu_files import EMULATED, NOT_FOR_GPUS, files_here, kind
 
 LABEL = "buildctl.deadline"  # seconds since 1970, after which anyone may remove the container
 SLACK = 60.0  # seconds over a command's own deadline before its container counts as abandoned
+_LONGEST = 128  # letters of a name; Docker takes 255 with what is before it
 OUTPUT = 4 << 20  # bytes kept of each of stdout and stderr
 CDI = "nvidia.com/gpu"  # the kind of device that NVIDIA's toolkit describes
 NO_GPU = "the Docker daemon has neither the NVIDIA runtime nor NVIDIA CDI devices"
@@ -47,7 +49,7 @@ class DockerRuntime:
         with connected(self.context) as client:
             self.name = _where(client, self.context)
             _sweep(client)
-            tag = f"buildctl-test/{image.name}:{image.descriptor.digest.short}"
+            tag = f"buildctl-test/{repository_name(image.name)}:{image.descriptor.digest.short}"
             try:
                 load(Layout(image.layout), image.descriptor, tag, client=client)
             except EngineError as error:
@@ -57,6 +59,11 @@ class DockerRuntime:
             finally:
                 with suppress(DockerException, OSError):
                     client.api.remove_image(tag)
+
+
+def repository_name(text: str) -> str:
+    """What is left of any text, a reference or a path for example, in letters that Docker takes."""
+    return "-".join(re.findall(r"[a-z0-9]+(?:\.[a-z0-9]+)*", text.lower()))[-_LONGEST:].lstrip("-.") or "image"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

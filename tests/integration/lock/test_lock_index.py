@@ -14,7 +14,7 @@ import uv
 
 from buildctl.artifacts.store import Store
 from buildctl.console.progress import Silent
-from buildctl.ground.errors import FetchError, LockError
+from buildctl.ground.errors import FetchError, LockError, SettingsError
 from buildctl.ground.net import Patience
 from buildctl.lock import fetch
 from buildctl.lock.claims import claims_of
@@ -264,6 +264,30 @@ def test_wheels_without_hashes_on_the_index_are_hashed(server: Site, monkeypatch
     wheels = stack("a")
     monkeypatch.setenv("UV_DEFAULT_INDEX", server.publish("a", wheels, hashes=False))
     assert {w.filename: w.digest for w in resolve_wheels(cell()).wheels} == {n: Digest.of(d) for n, d in wheels.items()}
+
+
+def test_an_index_elsewhere_cannot_name_a_file_of_this_machine(
+    server: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = server.publish("a", stack("default"))
+    data = wheel(NUMPY, content="here")
+    (tmp_path / NUMPY).write_bytes(data)
+    link = f'<a href="{(tmp_path / NUMPY).as_uri()}#sha256={Digest.of(data).hex}">{NUMPY}</a>'
+    server.put("/a/simple/numpy/", link.encode(), "text/html")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", url)
+    with pytest.raises(SettingsError, match=r"numpy==2\.5\.0: the index names a file of this machine: file://"):
+        resolve_wheels(cell())
+
+
+def test_a_folder_of_own_wheels_may_hold_links(server: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", server.publish("a", {**stack("default")}))
+    own, links = "numpy-2.6.0-cp313-cp313-manylinux_2_28_x86_64.whl", tmp_path / "links"
+    links.mkdir()
+    (tmp_path / own).write_bytes(wheel(own))
+    (links / own).symlink_to(tmp_path / own)
+    found = resolve_wheels(cell(), links=links).wheel("numpy")
+    assert found is not None
+    assert found.filename == own
 
 
 def test_a_version_that_is_not_there_is_no_solution(server: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,7 @@ def test_every_other_lie_fails_too(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.big
 @pytest.mark.docker
+@pytest.mark.usefixtures("docker_client")
 @pytest.mark.parametrize("name", FALSE)
 def test_docker_is_told_the_same_lies(name: str, tmp_path: Path) -> None:
     judge(name, found(name, tmp_path, "docker"))

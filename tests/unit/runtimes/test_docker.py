@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from buildctl.docker.daemon import connect
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.matrix.accelerators import CPU, CUDA
 from buildctl.runtimes.api import ImageRef, Runtime
-from buildctl.runtimes.docker import NO_GPU, DockerRuntime, _as_signal, gpu_request
+from buildctl.runtimes.docker import NO_GPU, DockerRuntime, _as_signal, gpu_request, repository_name
 from tests.support.images import file, image, tar
 
 
@@ -103,3 +104,19 @@ def test_no_gpu_for_images_that_cannot_use_one(info: dict[str, Any]) -> None:
 )
 def test_a_death_by_signal_is_a_negative_code(status: int, code: int) -> None:
     assert _as_signal(status) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("cuda-2.6-amd64", "cuda-2.6-amd64"),
+        ("image linux/amd64", "image-linux-amd64"),
+        ("registry.example:5000/A/b@sha256:00 linux/arm64", "registry.example-5000-a-b-sha256-00-linux-arm64"),
+        ("../x__y..z/", "x-y-z"),
+        ("\x1b中文", "image"),
+        ("a." * 300, "a" + ".a" * 63),
+    ],
+)
+def test_any_name_of_an_image_becomes_one_that_docker_takes(text: str, name: str) -> None:
+    assert repository_name(text) == name
+    assert re.fullmatch(r"[a-z0-9]+(?:[.-][a-z0-9]+)*", name)
