@@ -26,7 +26,7 @@ class Never:
 
 
 def recipe(name: str) -> Recipe:
-    return Recipe(key=name * 64, label=name, weight=1, source=Never())
+    return Recipe(key=name * 64, label=name, weight=1, source=Never(), compression=ZSTD)
 
 
 def in_store(store: Store, name: str) -> Layer:
@@ -49,7 +49,6 @@ def test_a_layer_that_is_in_the_store_is_found_without_a_process(store: Store, m
         [recipe("a"), recipe("b"), recipe("a")],
         store=store,
         layers=store,
-        compression=ZSTD,
         progress=Silent(),
         meanwhile=lambda: asked.append(1),
     )
@@ -63,7 +62,7 @@ def test_a_layer_that_is_in_the_store_is_found_without_a_process(store: Store, m
 def test_an_image_is_its_layers_from_the_bottom_up(store: Store, tmp_path: Path) -> None:
     layers = [in_store(store, name) for name in "ab"]
     recipes = (recipe("b"), recipe("a"))
-    made = make_layers(recipes, store=store, layers=store, compression=ZSTD, progress=Silent())
+    made = make_layers(recipes, store=store, layers=store, progress=Silent())
     layout = Layout(tmp_path / "dist")
     image = ImageRecipe(
         name="cell",
