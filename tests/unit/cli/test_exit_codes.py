@@ -209,7 +209,12 @@ WRONG: list[tuple[tuple[str, ...], str, int]] = [
     (("build", "cpu-2.15"), "cpu-2.15 in a container on amd64: ", 14),
     (("build", "--arhc", "arm64"), "no option --arhc (did you mean '--arch'?)", 2),
     (("buil",), "no command 'buil' (did you mean 'build'?)", 2),
-    (("build", "--compression", "gzi"), "--compression: 'gzi' is not one of 'zstd', 'gzip' (did you mean 'gzip'?)", 2),
+    (
+        ("build", "--compression", "gzi"),
+        "--compression: 'gzi' is not one of 'zstd', 'gzip', 'zstd:chunked' (did you mean 'gzip'?)",
+        2,
+    ),
+    (("build", "--compression-level", "20"), "--compression-level: zstd has no level '20'", 2),
     (("publish",), "missing option --to", 2),
     (("diff", "a"), "missing argument B", 2),
     (("doctor", "x"), "got unexpected extra argument (x)", 2),
