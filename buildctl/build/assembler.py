@@ -20,7 +20,7 @@ from buildctl.console.progress import Silent, open_progress
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.matrix.project import Project
-from buildctl.oci.compression import ZSTD
+from buildctl.oci.compression import Compression
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 
@@ -49,13 +49,19 @@ def assemble_images(order: Order) -> list[Built]:
 
 
 def build_bases(
-    project: Project, cells: Sequence[Cell], layers: LayerStore, layout: Layout, *, jobs: int | None = None
+    project: Project,
+    cells: Sequence[Cell],
+    layers: LayerStore,
+    layout: Layout,
+    *,
+    compression: Compression,
+    jobs: int | None = None,
 ) -> tuple[str, ...]:
     """Only the bases of these cells, into the layout, for `FROM base` under Docker; their names.
 
     Raises BuildctlError, among them VanishedDebError.
     """
-    store, planner = Store.default(), Planner(project=project, compression=ZSTD)
+    store, planner = Store.default(), Planner(project=project, compression=compression)
     planned = [planner.plan_base(cell) for cell in cells]
     fetch_materials(project, planned, store, layers)
     with opened(None, planned, store, layers) as session:

@@ -21,7 +21,7 @@ from buildctl.lock.locked import LockedCell
 from buildctl.matrix.arch import arch_named
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
-from buildctl.oci.compression import COMPRESSIONS
+from buildctl.oci.compression import ZSTD, Compression
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 
@@ -39,7 +39,7 @@ class BuildOptions:
     """`load` None means: if a Docker daemon answers. `context` is a docker context or the URL of a daemon."""
 
     engine: str = "assemble"
-    compression: str = "zstd"
+    compression: Compression = ZSTD
     load: bool | None = None
     jobs: int | None = None
     builder: str | None = None
@@ -119,7 +119,7 @@ def build_images(project: Project, locked: Sequence[LockedCell], options: BuildO
         locked=tuple(locked),
         layout=Layout(project.layout),
         layers=Store.default(),
-        compression=COMPRESSIONS[options.compression],
+        compression=options.compression,
         epoch=source_date_epoch(),
         jobs=options.jobs,
         builder=options.builder,
@@ -150,7 +150,7 @@ def _cache(project: Project, options: BuildOptions) -> SharedCache | None:
         return None
     from buildctl.build.cache.settings import open_cache
 
-    return open_cache(project, asked, COMPRESSIONS[options.compression])
+    return open_cache(project, asked, options.compression)
 
 
 def load_images(

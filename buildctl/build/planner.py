@@ -29,7 +29,7 @@ from buildctl.lock.locked import LockedCell, debian_bases, load_debian, load_run
 from buildctl.lock.wheels import WheelLock
 from buildctl.matrix.cells import Cell, DebianBase, Flavour, ImageBase
 from buildctl.matrix.project import Project
-from buildctl.oci.compression import Compression
+from buildctl.oci.compression import Compression, compression_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,15 @@ class Planned:
     def keys(self) -> tuple[str, ...]:
         """The recipe keys of the image's layers, the lowest first; none for a base alone."""
         return tuple(recipe.key for recipe in self.recipe.layers)
+
+
+def chosen_compression(project: Project, method: str | None = None, level: str | None = None) -> Compression:
+    """What the command line says, else matrix.yaml, whose level is for its own method alone. Raises UsageError."""
+    configured = project.matrix
+    method = method or configured.compression
+    if level is None and method == configured.compression:
+        level = configured.compression_level
+    return compression_of(method, level)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,20 +9,23 @@ from typing import Any
 import click
 
 from buildctl.cli.commands import command, command_group
-from buildctl.cli.options import Options, answer, arch_option, cache_read_options, json_option, names_argument
+from buildctl.cli.options import (
+    Options,
+    answer,
+    arch_option,
+    cache_read_options,
+    compression_options,
+    json_option,
+    names_argument,
+)
 from buildctl.ground.errors import ExitCode, UsageError
-from buildctl.oci.compression import COMPRESSIONS
 
 
 @command("Make layers of a shared cache again, and compare")
 @names_argument
 @arch_option
 @click.option("--sample", type=click.IntRange(1), default=3, show_default=True, help="How many layers, at random.")
-@click.option(
-    "--compression",
-    type=click.Choice(tuple(COMPRESSIONS)),
-    help="Of the layers (default: as in matrix.yaml, or zstd).",
-)
+@compression_options
 @cache_read_options
 @json_option
 @click.pass_obj
@@ -33,6 +36,7 @@ def verify(
     arch: str | None,
     sample: int,
     compression: str | None,
+    compression_level: str | None,
     as_json: bool,
     **cache: Any,
 ) -> None:
@@ -48,10 +52,11 @@ def verify(
     from buildctl.build.cache.options import CacheOptions
     from buildctl.build.cache.settings import open_cache
     from buildctl.build.cache.verify import compare
+    from buildctl.build.planner import chosen_compression
     from buildctl.lock.locked import load_locked
 
     project = options.open()
-    how = COMPRESSIONS[compression or project.matrix.compression]
+    how = chosen_compression(project, compression, compression_level)
     opened = open_cache(project, CacheOptions.given(**cache), how)
     if opened is None:
         raise UsageError("no cache is configured", hint="--cache-from REGISTRY/REPO, or `cache` in matrix.yaml")
@@ -85,14 +90,14 @@ def prune(options: Options, repository: str, months: int, used_by: Sequence[str]
       buildctl cache prune registry.example/team/cache --months 1 --delete
     """
     from buildctl.build.cache.prune import prune as pruned
-    from buildctl.build.planner import Planner
+    from buildctl.build.planner import Planner, chosen_compression
     from buildctl.ground.clock import now
     from buildctl.lock.locked import load_locked
     from buildctl.registry.client import open_repository
     from buildctl.registry.reference import Reference
 
     project = options.open()
-    planner = Planner(project=project, compression=COMPRESSIONS[project.matrix.compression])
+    planner = Planner(project=project, compression=chosen_compression(project))
     planned = [planner.plan(locked) for locked in load_locked(project, project.matrix.images_of())]
     cache, *others = (open_repository(Reference.parse_repository(name)) for name in (repository, *used_by))
     found = pruned(cache, planned, others, months=months, today=now(), delete=delete)

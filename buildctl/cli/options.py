@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from buildctl.ground.errors import BuildctlError
+from buildctl.oci.compression import COMPRESSIONS
 from buildctl.runtimes.choose import AUTO, RUNTIMES
 
 if TYPE_CHECKING:
@@ -105,7 +106,18 @@ environment_option = click.option(
     "--path", type=click.Path(file_okay=False, path_type=Path), help="Where the native environment is (mps-... only)."
 )
 
-
+_COMPRESSION = (
+    click.option(
+        "--compression",
+        type=click.Choice(tuple(COMPRESSIONS)),
+        help="Of the layers (default: as in matrix.yaml, or zstd).",
+    ),
+    click.option(
+        "--compression-level",
+        metavar="LEVEL",
+        help="1 (quick) to 19 (small), for gzip to 9, or none (default: as in matrix.yaml, or 3, for gzip 6).",
+    ),
+)
 _READ = (
     click.option(
         "--cache-from",
@@ -134,6 +146,11 @@ _BUILD = (
     ),
 )
 Decorated = Callable[..., None]
+
+
+def compression_options(function: Decorated) -> Decorated:
+    """How layers are compressed."""
+    return functools.reduce(lambda made, option: option(made), reversed(_COMPRESSION), function)
 
 
 def cache_read_options(function: Decorated) -> Decorated:

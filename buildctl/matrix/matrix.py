@@ -56,6 +56,7 @@ class Matrix:
     publish: Policy = field(default_factory=Policy)
     cache: CacheSettings = field(default_factory=CacheSettings)
     compression: str = "zstd"
+    compression_level: str | None = None
 
     @property
     def images(self) -> tuple[str, ...]:

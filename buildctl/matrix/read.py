@@ -126,6 +126,7 @@ class _Builder:
             publish=read_policy(self.document, cells),
             cache=self._cache(),
             compression=self.value.get("compression", "zstd"),
+            compression_level=self.value.get("compression-level"),
         )
 
     def _cache(self) -> CacheSettings:

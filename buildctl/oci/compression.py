@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import BinaryIO
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO, cast
 
+from buildctl.ground.errors import UsageError
 from buildctl.oci.entry import DeflatedBody, Entry
 from buildctl.oci.image import MediaType
 
+if TYPE_CHECKING:
+    import zstandard  # the names of what can be chosen are read by `buildctl --help`
+
 FRAME = 1 << 24  # bytes of content in a zstd frame: at 4 MiB wheels grow by 1.6 %, at 16 MiB by 0.3 %
 _THREADS = 4  # of one layer: inflating and hashing keeps no more of them busy
+_CONTEXTS = 180_000_000  # bytes of all compressors of one layer: one of level 19 takes 85 million
 _GZIP_PIECE = 1 << 20  # bytes per gzip member of what has to be compressed here
 # RFC 1952: magic, method deflate, no flags, no time, no extra flags, unknown system
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
@@ -62,33 +68,40 @@ class ZstdSink(Sink):
     def __init__(self, out: BinaryIO, level: int) -> None:
         super().__init__(out)
         self._level = level
-        self._threads = min(os.cpu_count() or 1, _THREADS)
+        self._threads = threads_of(level)
         self._pool = ThreadPoolExecutor(self._threads)
-        self._frame, self._filled = _Frame(level), 0
-        self._spare = deque[_Frame]()
-        self._waiting = deque[tuple[_Frame, Future[bytes]]]()  # in the order of the content
+        self._own = threading.local()  # a compressor, which no two threads may use
+        self._frame, self._filled = _frame(), 0
+        self._spare = deque[memoryview]()
+        self._waiting = deque[tuple[memoryview, Future[bytes]]]()  # in the order of the content
 
     @staticmethod
     def version() -> str:
-        import zstandard  # noqa: PLC0415 - the names of what can be chosen are read by `buildctl --help`
+        import zstandard  # noqa: PLC0415 - see TYPE_CHECKING
 
         return f"{'.'.join(map(str, zstandard.ZSTD_VERSION))} frames {FRAME}"
 
     def write(self, data: bytes) -> None:
         at = 0
         while len(data) - at >= (room := FRAME - self._filled):
-            self._frame.buffer[self._filled :] = memoryview(data)[at : at + room]
+            self._frame[self._filled :] = memoryview(data)[at : at + room]
             at, self._filled = at + room, FRAME
             self._compress()
-        self._frame.buffer[self._filled : self._filled + len(data) - at] = memoryview(data)[at:]
+        self._frame[self._filled : self._filled + len(data) - at] = memoryview(data)[at:]
         self._filled += len(data) - at
 
     def _compress(self) -> None:
         """Hand over the frame that is full; as many may wait as threads work."""
-        self._waiting.append((self._frame, self._pool.submit(self._frame.compressed, self._filled)))
+        self._waiting.append((self._frame, self._pool.submit(self._compressed, self._frame[: self._filled])))
         if len(self._waiting) > self._threads:
             self._finish()
-        self._frame, self._filled = self._spare.pop() if self._spare else _Frame(self._level), 0
+        self._frame, self._filled = self._spare.pop() if self._spare else _frame(), 0
+
+    def _compressed(self, content: memoryview) -> bytes:
+        """In a thread."""
+        if not hasattr(self._own, "compressor"):
+            self._own.compressor = _compressor(self._level)
+        return cast("bytes", self._own.compressor.compress(content))
 
     def _finish(self) -> None:
         frame, compressed = self._waiting.popleft()
@@ -103,21 +116,28 @@ class ZstdSink(Sink):
         self._pool.shutdown()
 
 
-class _Frame:
-    """Content of one frame, with a compressor of its own: one may not be used by two threads."""
+def _frame() -> memoryview:
+    return memoryview(bytearray(FRAME))
 
-    def __init__(self, level: int) -> None:
-        import zstandard  # noqa: PLC0415
 
-        self.buffer = memoryview(bytearray(FRAME))
-        parameters = zstandard.ZstdCompressionParameters.from_level(
-            level, write_checksum=False, write_content_size=True, write_dict_id=False, threads=0
-        )
-        self._compressor = zstandard.ZstdCompressor(compression_params=parameters)
+def _parameters(level: int) -> zstandard.ZstdCompressionParameters:
+    import zstandard  # noqa: PLC0415
 
-    def compressed(self, size: int) -> bytes:
-        """The frame of the first `size` bytes of the buffer."""
-        return self._compressor.compress(self.buffer[:size])
+    return zstandard.ZstdCompressionParameters.from_level(
+        level, write_checksum=False, write_content_size=True, write_dict_id=False, threads=0
+    )
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    import zstandard  # noqa: PLC0415
+
+    return zstandard.ZstdCompressor(compression_params=_parameters(level))
+
+
+def threads_of(level: int) -> int:
+    """How many compress one zstd layer at once: fewer where each takes much memory."""
+    memory = _parameters(level).estimated_compression_context_size()
+    return max(1, min(os.cpu_count() or 1, _THREADS, _CONTEXTS // memory))
 
 
 class ChunkedSink(Sink):
@@ -127,7 +147,7 @@ class ChunkedSink(Sink):
         from buildctl.oci.chunked.write import ChunkedWriter  # noqa: PLC0415
 
         super().__init__(out)
-        self._writer = ChunkedWriter(self._emit, level)
+        self._writer = ChunkedWriter(self._emit, level, threads_of(level))
 
     @staticmethod
     def version() -> str:
@@ -200,14 +220,15 @@ def _trailer(crc32: int, size: int) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compression:
-    """`method` is what containerd, podman and BuildKit call it, `level` the compressor's. A layer made from less than
-    `worth` bytes of packages is compressed as `plain` says.
+    """`method` is what containerd, podman and BuildKit call it, `level` the compressor's, one of `levels`. A layer
+    made from less than `worth` bytes of packages is compressed as `plain` says.
     """
 
     method: str
     media_type: MediaType
     sink: type[Sink]
     level: int = 0
+    levels: range = range(0)
     worth: int = 0
     plain: Compression | None = None
 
@@ -220,15 +241,33 @@ class Compression:
         """The compression of a layer made from so many bytes; 0 for one that every client needs whole."""
         return self.plain if self.plain is not None and material < self.worth else self
 
+    def at(self, level: int) -> Compression:
+        """The same method with one of its `levels`."""
+        return replace(self, level=level, plain=self.plain and self.plain.at(level))
+
     def open(self, out: BinaryIO) -> Sink:
         return self.sink(out, self.level)
 
 
-ZSTD = Compression(method="zstd", media_type=MediaType.LAYER_ZSTD, sink=ZstdSink, level=3)
-GZIP = Compression(method="gzip", media_type=MediaType.LAYER_GZIP, sink=GzipSink, level=6)
-CHUNKED = Compression(
-    method="zstd:chunked", media_type=MediaType.LAYER_ZSTD, sink=ChunkedSink, level=3, worth=20_000_000, plain=ZSTD
-)
+ZSTD = Compression(method="zstd", media_type=MediaType.LAYER_ZSTD, sink=ZstdSink, level=3, levels=range(1, 20))
+GZIP = Compression(method="gzip", media_type=MediaType.LAYER_GZIP, sink=GzipSink, level=6, levels=range(1, 10))
+CHUNKED = replace(ZSTD, method="zstd:chunked", sink=ChunkedSink, worth=20_000_000, plain=ZSTD)
 UNCOMPRESSED = Compression(method="uncompressed", media_type=MediaType.LAYER_TAR, sink=Sink)
-# By the name on the command line. Another level is another entry.
-COMPRESSIONS: Mapping[str, Compression] = {c.method: c for c in (ZSTD, GZIP, CHUNKED)}
+COMPRESSIONS: Mapping[str, Compression] = {c.method: c for c in (ZSTD, GZIP, CHUNKED)}  # without a level
+
+
+def compression_of(method: str, level: str | None = None) -> Compression:
+    """What the command line or matrix.yaml names: a method with its usual level, with a number, or with "none", which
+    leaves layers uncompressed. Raises UsageError for a level that the method does not have.
+    """
+    found = COMPRESSIONS[method]
+    if level is None:
+        return found
+    if level == "none" and found.plain is None:
+        return UNCOMPRESSED
+    if level in map(str, found.levels):
+        return found.at(int(level))
+    none = "" if found.plain else ", or none for uncompressed layers"
+    raise UsageError(
+        f"--compression-level: {method} has no level {level!r}", hint=f"{found.levels[0]} to {found.levels[-1]}{none}"
+    )

@@ -42,8 +42,9 @@ _SHOWN = (
 class InspectedImage:
     """One image on one platform. `source` is where `says` comes from: labels, environment, or the file of claims of
     what is not built (then there is no digest, and `size` is 0). `size` is compressed, in bytes. `report` is about this
-    exact digest; `attached` are the documents that a registry lists for it, media type and digest. `chunked` counts the
-    layers that clients can read file by file; `twin_of` is the image of which this is the twin.
+    exact digest; `attached` are the documents that a registry lists for it, media type and digest. `compressions` are
+    those of the layers; `chunked` counts the layers that clients can read file by file; `twin_of` is the image of which
+    this is the twin.
     """
 
     name: str
@@ -56,6 +57,7 @@ class InspectedImage:
     says: Mapping[str, str]
     report: Report | None = None
     attached: tuple[tuple[str, str], ...] = ()
+    compressions: tuple[str, ...] = ()
     chunked: int = 0
     twin_of: str = ""
 
@@ -66,6 +68,7 @@ class InspectedImage:
             "digest": self.digest or None,
             "size": self.size,
             "layers": self.layers,
+            "compressions": list(self.compressions),
             "chunkedLayers": self.chunked,
             "twinOf": self.twin_of or None,
             "created": self.created or None,
@@ -80,7 +83,8 @@ class InspectedImage:
         yield f"{self.name}  {self.platform}"
         if self.digest:
             made = f", created {self.created}" if self.created else ""
-            yield f"  {self.digest}, {size(self.size)} in {self.layers} layer{'s' * (self.layers != 1)}{made}"
+            layers = f"{self.layers} layer{'s' * (self.layers != 1)} ({', '.join(self.compressions)})"
+            yield f"  {self.digest}, {size(self.size)} in {layers}{made}"
             if self.chunked:
                 who = f"stargz, twin of {self.twin_of}" if self.twin_of else "podman; for stargz the tag with -lazy"
                 yield f"  zstd:chunked: {self.chunked} of {self.layers} layers, file by file for {who}"
@@ -194,12 +198,19 @@ def _seen(image: Image) -> InspectedImage:
         digest=str(image.descriptor.digest),
         size=sum(layer.size for layer in image.manifest.layers),
         layers=len(image.manifest.layers),
+        compressions=tuple(sorted({_compression(layer.media_type) for layer in image.manifest.layers})),
         chunked=sum(not {TABLE, STARGZ_TABLE}.isdisjoint(layer.annotations) for layer in image.manifest.layers),
         twin_of=image.manifest.annotations.get(OF, ""),
         created=image.config.created,
         source=source,
         says=says,
     )
+
+
+def _compression(media_type: str) -> str:
+    """From the end of any media type, OCI's or Docker's: `zstd`, `gzip`, `uncompressed`."""
+    _, found, end = media_type.rpartition("tar")
+    return (end[1:] or "uncompressed") if found else media_type
 
 
 def told_by(config: ImageConfig) -> tuple[str, dict[str, str]]:

@@ -17,6 +17,7 @@ from buildctl.build.cache.contents import packages_here
 from buildctl.build.index import write_indexes
 from buildctl.build.material import renewing
 from buildctl.build.origin import note_rebased
+from buildctl.build.planner import chosen_compression
 from buildctl.console.table import size, table
 from buildctl.ground.errors import LayoutError
 from buildctl.lock.locked import LOCKED
@@ -96,7 +97,10 @@ def rebase_images(project: Project, cells: Sequence[Cell], *, locked: bool, jobs
     for cell in cells:
         _above(layout, layout.resolve(cell.id, cell.arch), old[cell.id], cell.id)  # refuse before anything changes
     lines: list[str] = [] if locked else _renew(project, cells)
-    renewing(project, lambda: build_bases(project, cells, store, layout, jobs=jobs), locked=True)
+    compression = chosen_compression(project)
+    renewing(
+        project, lambda: build_bases(project, cells, store, layout, compression=compression, jobs=jobs), locked=True
+    )
     if locked:
         lines = _moved(layout, cells, old, store)
     start = time.perf_counter()

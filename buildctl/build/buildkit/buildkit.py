@@ -73,7 +73,7 @@ def docker_images(order: Order) -> list[Built]:
             hint=f"--engine assemble does; --compression {order.compression.plain.method} gives the same diff ids",
         )
     layout, cells = order.layout, order.cells
-    build_bases(order.project, bases_under(cells), order.layers, layout, jobs=order.jobs)
+    build_bases(order.project, bases_under(cells), order.layers, layout, compression=order.compression, jobs=order.jobs)
     put_tool(layout)
     environment = uv_environment()
     built: dict[str, Built] = {}
@@ -167,7 +167,8 @@ def _registry_cache(name: str, options: DockerOptions) -> dict[str, list[str]]:
     """BuildKit's cache in a registry (docs.docker.com, "Registry cache"); one that cannot be written fails no build."""
     found = [f"type=registry,ref={repository}:buildkit-{name}" for repository in options.cache_from]
     # layers as this build exports them, intermediate stages too, in a form that every registry takes
-    how = f"mode=max,image-manifest=true,oci-mediatypes=true,compression={options.compression.method},ignore-error=true"
+    how = "mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true"
+    how += "".join(f",{key}={value}" for key, value in _compression(options).items())
     out = [f"type=registry,ref={options.cache_to}:buildkit-{name},{how}"] if options.cache_to else []
     return {**({"cache-from": found} if found else {}), **({"cache-to": out} if out else {})}
 
@@ -234,9 +235,14 @@ def _output(destination: Path, options: DockerOptions, *, rewrite: bool) -> dict
         "oci-mediatypes": "true",
         # for which BuildKit unpacks and compresses every layer a second time
         **({"rewrite-timestamp": "true"} if rewrite else {}),
-        "compression": options.compression.method,
-        **({"compression-level": str(options.compression.level)} if options.compression.level else {}),
+        **_compression(options),
     }
+
+
+def _compression(options: DockerOptions) -> dict[str, str]:
+    """BuildKit's cache does not tell levels apart: what it has as compressed with another one stays as it is."""
+    level = options.compression.level
+    return {"compression": options.compression.method, **({"compression-level": str(level)} if level else {})}
 
 
 def has_fixed_times(instructions: Sequence[Instruction]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from buildctl.artifacts.debian.python import python_packages
 from buildctl.artifacts.store import Store
-from buildctl.build.planner import Planned, Planner
+from buildctl.build.planner import Planned, Planner, chosen_compression
 from buildctl.build.recipes import Compiling, artifacts_of, material_size
 from buildctl.cli.options import require_linux_to
 from buildctl.console.log import say
@@ -23,7 +23,6 @@ from buildctl.lock.locked import load_locked, of_all_architectures
 from buildctl.lock.update import stale_locks, update_locks
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import MATRIX, Project
-from buildctl.oci.compression import COMPRESSIONS
 from buildctl.oci.digest import Digest
 
 
@@ -89,7 +88,7 @@ def forecast(project: Project, names: Sequence[str], arch: str | None) -> Foreca
     require_linux_to("plan")
     cells = project.matrix.images_of(names, arch)
     with _resolved(project, cells) as (scratch, resolve):
-        planner = Planner(project=scratch, compression=COMPRESSIONS[project.matrix.compression])
+        planner = Planner(project=scratch, compression=chosen_compression(project))
         planned = [planner.plan(locked) for locked in load_locked(scratch, cells)]
     return _forecast(planned, Store.default(), resolve)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +18,6 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Entry, Kind
 
 CHUNK = 4 << 20  # bytes of a large file in one frame; why: docs/lazy.md, "What to expect"
-_THREADS = 4  # of one layer: inflating and hashing keeps no more of them busy
 _SMALL = 1 << 16  # bytes that are compressed sooner than handed over
 _QUEUE = 16  # frames that wait to be written, of at most CHUNK bytes each
 _TABLE_LEVEL = 9  # of table and tar-split, which are small
@@ -31,7 +29,7 @@ class ChunkedWriter:
     Where a frame ends follows from the content alone, so threads may compress several at the same time.
     """
 
-    def __init__(self, emit: Callable[[bytes], object], level: int) -> None:
+    def __init__(self, emit: Callable[[bytes], object], level: int, threads: int) -> None:
         self._emit_to, self._level = emit, level
         self._size = 0
         self._split = TarSplit()
@@ -39,7 +37,7 @@ class ChunkedWriter:
         self._between = bytearray()  # what lies between two files
         self._file: _File | None = None  # whose content comes
         self._pending = bytearray()
-        self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS))
+        self._pool = ThreadPoolExecutor(threads)
         self._own = zstandard.ZstdCompressor(level=level)
         self._spare = deque[zstandard.ZstdCompressor]()  # one may not be used by two threads
         self._waiting = deque[tuple[_Frame, Future[bytes]]]()  # in the order of the content

@@ -16,7 +16,7 @@ from buildctl.ground.errors import EngineError
 from buildctl.lock.locked import load_locked
 from buildctl.matrix.project import Project
 from buildctl.oci.check import check_layout
-from buildctl.oci.compression import CHUNKED, COMPRESSIONS
+from buildctl.oci.compression import CHUNKED, COMPRESSIONS, compression_of
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from tests.conftest import buildctl, fresh_store
@@ -39,7 +39,7 @@ class Both:
     def build(self, compression: str, *, engine: str = "assemble") -> BuildResult:
         layout = self.plain if compression == "zstd" else self.chunked
         project = Project.find(self.root, layout=layout.root)
-        options = BuildOptions(engine=engine, compression=compression, load=False)
+        options = BuildOptions(engine=engine, compression=compression_of(compression), load=False)
         return build_images(project, load_locked(project, project.matrix.cells), options)
 
     def layers(self, layout: Layout) -> tuple[Descriptor, ...]:

@@ -214,6 +214,7 @@ WRONG: list[tuple[tuple[str, ...], str, int]] = [
         "--compression: 'gzi' is not one of 'zstd', 'gzip', 'zstd:chunked' (did you mean 'gzip'?)",
         2,
     ),
+    (("build", "--compression-level", "20"), "--compression-level: zstd has no level '20'", 2),
     (("publish",), "missing option --to", 2),
     (("diff", "a"), "missing argument B", 2),
     (("doctor", "x"), "got unexpected extra argument (x)", 2),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import jsonschema
@@ -10,11 +11,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildctl.ground.errors import MatrixError, ProblemsError
+from buildctl.ground.errors import MatrixError, ProblemsError, UsageError
 from buildctl.matrix.cells import DebianBase, Flavour, ImageBase, Os
 from buildctl.matrix.matrix import Matrix, parse_arch
 from buildctl.matrix.read import load_matrix, parse_matrix, schema
-from buildctl.oci.compression import COMPRESSIONS
+from buildctl.oci.compression import COMPRESSIONS, compression_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -540,3 +541,24 @@ def test_the_compressions_of_the_schema_are_those_that_can_be_made() -> None:
     assert schema()["properties"]["compression"]["enum"] == list(COMPRESSIONS)
     assert parse(SMALL).compression == "zstd"
     assert parse(f"{SMALL}compression: zstd:chunked\n").compression == "zstd:chunked"
+
+
+@pytest.mark.parametrize("method", [None, *COMPRESSIONS])
+def test_the_levels_of_the_schema_are_those_that_can_be_made(method: str | None) -> None:
+    start = SMALL + (f"compression: {method}\n" if method else "")
+    assert parse(start).compression_level is None
+    for level in (*map(str, range(-1, 30)), "none", "fast", "109", "01"):
+        text = f'{start}compression-level: "{level}"\n'
+        if _possible(method or "zstd", level):
+            assert parse(text).compression_level == level
+            continue
+        with pytest.raises(ProblemsError) as caught:
+            parse(text)
+        (problem,) = caught.value.problems
+        assert f"compression-level: '{level}' is not a level of {method or 'zstd'} (1 to" in problem
+
+
+def _possible(method: str, level: str) -> bool:
+    with suppress(UsageError):
+        return bool(compression_of(method, level))
+    return False

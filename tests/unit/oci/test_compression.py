@@ -11,16 +11,30 @@ from itertools import pairwise
 import pytest
 import zstandard
 
+from buildctl.ground.errors import UsageError
 from buildctl.oci import compression
-from buildctl.oci.compression import FRAME, ZSTD
+from buildctl.oci.compression import (
+    CHUNKED,
+    COMPRESSIONS,
+    FRAME,
+    GZIP,
+    UNCOMPRESSED,
+    ZSTD,
+    Compression,
+    compression_of,
+    threads_of,
+)
+from buildctl.oci.entry import file_entry
+from buildctl.oci.layer import write_layer
+from tests.support.sources import PACKAGE
 
 CONTENT = random.Random(1).randbytes(1 << 16) * 520  # 34 MB: two whole frames and a rest
 
 
-def compressed(cuts: list[int]) -> bytes:
+def compressed(cuts: list[int], how: Compression = ZSTD) -> bytes:
     """CONTENT, written in pieces that end at `cuts`."""
     out = io.BytesIO()
-    sink = ZSTD.open(out)
+    sink = how.open(out)
     for start, end in pairwise([0, *cuts, len(CONTENT)]):
         sink.write(CONTENT[start:end])
     sink.close()
@@ -51,12 +65,14 @@ def test_the_bytes_do_not_depend_on_how_content_is_cut(cuts: list[int]) -> None:
     assert compressed(cuts) == compressed([])
 
 
-@pytest.mark.parametrize("threads", [1, 2, 7])
-def test_the_bytes_do_not_depend_on_the_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = compressed([])
+@pytest.mark.parametrize(("threads", "level"), [(1, "3"), (2, "3"), (7, "3"), (2, "9")])
+def test_the_bytes_do_not_depend_on_the_threads(threads: int, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = compression_of("zstd", level)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    expected = compressed([], how)
     monkeypatch.setattr(compression, "_THREADS", threads)
     monkeypatch.setattr(os, "cpu_count", lambda: threads)
-    assert compressed([FRAME // 2]) == expected
+    assert compressed([FRAME // 2], how) == expected
 
 
 def test_content_that_ends_with_a_frame_has_no_empty_one_after_it() -> None:
@@ -69,3 +85,60 @@ def test_content_that_ends_with_a_frame_has_no_empty_one_after_it() -> None:
 
 def test_another_size_of_frames_is_another_recipe() -> None:
     assert str(FRAME) in ZSTD.identity
+
+
+def test_the_usual_levels_are_todays() -> None:
+    assert {method: compression_of(method) for method in COMPRESSIONS} == COMPRESSIONS
+    assert [compression_of(*named) for named in (("zstd", "3"), ("gzip", "6"), ("zstd:chunked", "3"))] == [
+        ZSTD,
+        GZIP,
+        CHUNKED,
+    ]
+    assert [c.identity.split()[0] for c in COMPRESSIONS.values()] == ["zstd-3", "gzip-6", "zstd:chunked-3"]
+
+
+def test_each_level_is_another_recipe() -> None:
+    levels = [c.at(level) for c in COMPRESSIONS.values() for level in c.levels]
+    assert len({c.identity for c in (*levels, UNCOMPRESSED)}) == 19 + 9 + 19 + 1
+    plain = compression_of("zstd:chunked", "9").of(0)
+    assert plain == compression_of("zstd", "9")
+
+
+@pytest.mark.parametrize("method", ["zstd", "gzip"])
+def test_none_is_uncompressed(method: str) -> None:
+    assert compression_of(method, "none") is UNCOMPRESSED
+
+
+@pytest.mark.parametrize("method", COMPRESSIONS)
+def test_a_higher_level_is_smaller(method: str) -> None:
+    sources = b"".join(path.read_bytes() for path in sorted((PACKAGE / "oci").glob("*.py")))
+    made = {}
+    for level in ("1", "9"):
+        layer = write_layer([file_entry("a", sources)], io.BytesIO(), compression=compression_of(method, level))
+        made[layer.descriptor.size] = layer.diff_id
+    low, high = made
+    assert low > high
+    assert made[low] == made[high]
+
+
+@pytest.mark.parametrize(
+    ("method", "level", "possible"),
+    [
+        ("zstd", "20", "1 to 19, or none for uncompressed layers"),
+        ("zstd", "0", "1 to 19, or none for uncompressed layers"),
+        ("zstd", "-1", "1 to 19, or none for uncompressed layers"),
+        ("gzip", "12", "1 to 9, or none for uncompressed layers"),
+        ("zstd:chunked", "none", "1 to 19"),
+        ("zstd", "fast", "1 to 19, or none for uncompressed layers"),
+    ],
+)
+def test_a_level_that_a_method_does_not_have(method: str, level: str, possible: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        compression_of(method, level)
+    assert caught.value.message == f"--compression-level: {method} has no level {level!r}"
+    assert caught.value.hint == possible
+
+
+def test_high_levels_use_fewer_threads_instead_of_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert [threads_of(level) for level in (1, 3, 9, 19)] == [4, 4, 4, 2]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildctl.ground.errors import ArtifactError
-from buildctl.oci.compression import CHUNKED, COMPRESSIONS, GZIP, UNCOMPRESSED, ZSTD, Compression
+from buildctl.oci.compression import CHUNKED, COMPRESSIONS, GZIP, UNCOMPRESSED, ZSTD, Compression, compression_of
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import EPOCH, Bytes, Entry, Kind, directory_entry, file_entry, symlink_entry
 from buildctl.oci.image import Layer
@@ -106,6 +106,21 @@ GOLDEN = {
     "gzip": "0b1b898fe248",
     "uncompressed": "5f197ccee03e",
 }
+
+
+@pytest.mark.parametrize(
+    ("method", "level", "digest"),
+    [
+        ("zstd", "1", "792be551c601"),
+        ("zstd", "9", "d04c5b5ab9d9"),
+        ("zstd", "19", "979e8fb4f9e0"),
+        ("gzip", "1", "f6078880e181"),
+        ("gzip", "9", "8fedc396700a"),
+        ("zstd:chunked", "9", "b8b114b9e1cd"),
+    ],
+)
+def test_bytes_of_other_levels_stay_the_same(method: str, level: str, digest: str) -> None:
+    assert written(EXAMPLE, compression_of(method, level))[1].descriptor.digest.short == digest
 
 
 @pytest.mark.parametrize("compression", METHODS, ids=lambda c: c.method)
