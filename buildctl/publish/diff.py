@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -248,7 +247,9 @@ def from_registry(repository: Repository, arch: str) -> Side:
     bills = referrers(repository, found.descriptor.digest, SBOM_KIND)
     packages: tuple[Package, ...] | None = None
     if bills:
-        packages = packages_in_bill(json.loads(document(repository, bills[0])))
+        packages = packages_in_bill(
+            parse_object(document(repository, bills[0]), f"bill of materials of {repository.reference}")
+        )
     return Side(
         name=str(repository.reference),
         descriptor=found.descriptor,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from buildctl.artifacts.store import Store
@@ -24,7 +25,9 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.oci.remote import place_of
+from buildctl.publish.diff import Side, from_layout, from_registry
 from buildctl.publish.gate import objection
+from buildctl.publish.growth import also, measured, too_large
 from buildctl.publish.move import TagState, move_tags, published
 from buildctl.publish.pipeline.handover import Handover, UnexpectedError, refuse_unexpected
 from buildctl.publish.provenance import Run, provenance_document
@@ -47,7 +50,8 @@ class PublishOptions:
     `immutable` (of single images, for a later `promote`), or `none`: push by digest only.
 
     `promote` alone reads `expect`, what the builders handed on (None: it believes the registry), `reports` of other
-    machines, which it attaches, and `awaits`, findings that another machine still asks.
+    machines, which it attaches, and `awaits`, findings that another machine still asks. With `compare`, each image is
+    compared with what its moving tag has now.
     """
 
     dry_run: bool = False
@@ -59,6 +63,7 @@ class PublishOptions:
     expect: Handover | None = None
     reports: tuple[Report, ...] = ()
     awaits: frozenset[str] = frozenset()
+    compare: bool = False
 
 
 def publish(
@@ -84,6 +89,8 @@ def publish(
     repository.ping()  # before bills of materials are read out of layers
     candidates = [_local(project, layout, pinned[c.id], images[c.id], options, wanted) for c in cells]
     candidates = parallel(lambda c: _with_attached(project, repository, c, options), candidates)
+    built = partial(_built_side, layout)
+    candidates = measured(repository, candidates, project.matrix.publish, built, compare=options.compare)
     push = ImagePush(
         layout=layout, repository=repository, progress=progress, dry_run=options.dry_run, signer=options.signer
     )
@@ -155,7 +162,10 @@ def planned_tags(
             digests[cell.id] = found.descriptor.digest
             waived[cell.id] = found.not_run
             old = outdated(project, cell, found.descriptor.digest)
-            if objection := f"{old}: run `buildctl build`" if old else found.objection:
+            limit = project.matrix.publish.limit(cell)
+            large = limit is not None and found.size > limit.most
+            size = too_large(_built_side(layout, found), limit) if large else ""
+            if objection := f"{old}: run `buildctl build`" if old else also(found.objection, size):
                 said[cell.id] = objection
     out = []
     for tag in tags_of(project.matrix.cells, _claims(pinned), of=[cell.id for cell in cells]):
@@ -226,6 +236,8 @@ def promote(
     expect = options.expect.with_documents(brought) if options.expect is not None else None
     options = replace(options, expect=expect)
     found = parallel(lambda cell: _reported(project, repository, cell, images[cell.id], options), cells)
+    there = partial(_published_side, repository)
+    found = measured(repository, found, project.matrix.publish, there, compare=options.compare)
     if options.signer and not options.dry_run:
         parallel(lambda candidate: _vouch(repository, candidate, options), found)
     return _published(repository, _tag(project, pinned, repository, found, options), options, found)
@@ -303,6 +315,15 @@ def _image(layout: Layout, cell: Cell) -> Descriptor:
         raise LayoutError(f"{cell.id} is not built: {error.message}", hint=f"buildctl build {cell.image}") from error
 
 
+def _built_side(layout: Layout, candidate: Candidate) -> Side:
+    return from_layout(layout, candidate.cell.id, candidate.cell.arch)
+
+
+def _published_side(repository: Repository, candidate: Candidate) -> Side:
+    reference = replace(repository.reference, tag="", digest=candidate.descriptor.digest)
+    return from_registry(replace(repository, reference=reference), candidate.cell.arch)
+
+
 def _local(
     project: Project,
     layout: Layout,
@@ -323,7 +344,9 @@ def _local(
     report = read_report(project.report(cell))
     about = report is not None and report.digest == descriptor.digest
     attached = [Document(kind=REPORT_KIND, data=report_bytes(report))] if report is not None and about else []
-    candidate = Candidate(cell=cell, descriptor=descriptor, documents=(*attached, *documents(locked, descriptor)))
+    total = sum(layer.size for layer in layout.manifest(found).layers)
+    there = (*attached, *documents(locked, descriptor))
+    candidate = Candidate(cell=cell, descriptor=descriptor, documents=there, size=total)
     return _judged(project, candidate, report, options)
 
 

@@ -5,7 +5,6 @@ Expects what the image claims: in our labels, else in its environment. What it d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -15,6 +14,7 @@ from buildctl.ground.clock import now, rfc3339
 from buildctl.host.subject import claims_from_environment
 from buildctl.lock.claims import Claims, claims_from_labels
 from buildctl.oci.image import Descriptor
+from buildctl.oci.layout import parse_object
 from buildctl.registry.client import Repository
 from buildctl.registry.referrers import document, referrers
 from buildctl.registry.target import Image, Target, find_target
@@ -84,7 +84,7 @@ def _distributions(target: Target, image: Image) -> Mapping[str, str] | None:
     bills = referrers(target.repository, image.descriptor.digest, SBOM_KIND)
     if not bills:
         return None
-    packages = packages_in_bill(json.loads(document(target.repository, bills[0])))
+    packages = packages_in_bill(parse_object(document(target.repository, bills[0]), f"bill of {target.text}"))
     return {p.name: p.version for p in packages if p.kind == "pypi" and not p.within}
 
 

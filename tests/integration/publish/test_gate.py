@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +113,54 @@ def test_what_the_matrix_requires_holds_back_the_tag(project: Small, to: Reposit
     assert reasons(result)["cpu-2.6"] == "cpu-2.6-arm64: required and NOT RUN: torchrun"
     project.report("cpu-2.6-arm64", torchrun=Status.PASSED)
     assert outcomes(push(project, to, "cpu-2.6-arm64"))["cpu-2.6"] == "CREATED"
+
+
+# how large an image may be
+
+
+def test_an_image_above_its_limit_holds_back_the_tag_and_says_what_grew(project: Small, to: Repository) -> None:
+    """For publish, for promote by what the registry has, and in `tags`, which asks no registry."""
+    id_ = "cpu-2.6-arm64"
+    assert outcomes(push(project, to, id_))["cpu-2.6"] == "CREATED"
+    path = project.project.root / "matrix.yaml"
+    path.write_text(path.read_text() + 'publish: {max-size: {"cpu-*": 300kB}}\n')
+    project = replace(project, project=Project.find(project.project.root))
+    assert outcomes(push(project, to, id_))["cpu-2.6"] == "UNCHANGED", "below the limit"
+    project.build(id_, os.urandom(150_000), labels=LABELS)
+    project.report(id_)
+    result = push(project, to, id_)
+    why = reasons(result)["cpu-2.6"]
+    assert re.fullmatch(
+        r'cpu-2\.6-arm64: 351 kB, more than 300 kB \(line 10: publish\.max-size\["cpu-\*"\]\); '
+        r"the tag cpu-2\.6 has 251 kB: layer 1 \+10[01] kB",
+        why,
+    )
+    assert result.exit_code == 1
+    revision = project.layout.resolve(id_).digest.short
+    moved = promote(project.project, project.pinned, project.cells(id_), to, PublishOptions(revision=revision))
+    assert reasons(moved)["cpu-2.6"] == why
+    rows = {t.name: t for t in planned_tags(project.project, project.pinned, project.cells(id_), PublishOptions())}
+    assert "more than 300 kB" in rows["cpu-2.6"].against
+    assert rows["cpu-2.6"].against.endswith("its largest layers: layer 0 201 kB, layer 1 151 kB")
+
+
+def test_the_page_of_a_run_shows_what_changed_against_the_tag(
+    project: Small, to: Repository, tmp_path: Path, store: dict[str, str]
+) -> None:
+    page, id_ = tmp_path / "page.md", "cpu-2.6-arm64"
+    push(project, to, id_)
+    project.build(id_, os.urandom(150_000), labels=LABELS)
+    project.report(id_, gpu=Status.NOT_RUN)
+    argv = ("publish", "cpu-2.6", "--to", str(to.reference), "--no-sbom", "--allow-not-run", "works on the gpu")
+    done = buildctl("--project", project.project.root, *argv, env={**store, "GITHUB_STEP_SUMMARY": str(page)})
+    lines = page.read_text().splitlines()
+    assert lines[0] == f"### Published: {to.reference}"
+    row = next(line for line in lines if line.startswith("| cpu-2.6-arm64 |")).strip("| ").split(" | ")
+    assert row[1:5] == ["NOT RUN without permission: gpu", "gpu", "351 kB", row[4]]
+    assert re.fullmatch(r"\+10[01] kB, packages unknown", row[4])
+    assert re.search(r"^    \+10[01] kB layer 1$", page.read_text(), re.MULTILINE)
+    assert any(line.startswith("| cpu-2.6 | moving | refused |") for line in lines)
+    assert done.returncode == 1, done.stderr
 
 
 # what other machines found out
