@@ -53,10 +53,13 @@ check: dev ## what CI checks before it builds: linters of every language here, d
 	@.venv/bin/mypy
 	@.venv/bin/check-jsonschema -q --schemafile buildctl/matrix/schema.json matrix.yaml
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml buildctl/matrix/github.yml
-	@.venv/bin/zizmor -q --offline --pedantic .github buildctl/matrix/github.yml
+	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-actions action.yml
+	@.venv/bin/check-jsonschema -q --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci buildctl/matrix/gitlab.yml
+	@.venv/bin/zizmor -q --offline --pedantic .github action.yml buildctl/matrix/github.yml
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.compose-spec docs/examples/compose.yaml
 	@.venv/bin/pre-commit validate-config .pre-commit-config.yaml
-	@.venv/bin/shellcheck scripts/setup scripts/pipeline scripts/propose scripts/release scripts/runner scripts/no-hosts images/common/* tests/support/engine/*.sh
+	@.venv/bin/pre-commit validate-manifest .pre-commit-hooks.yaml
+	@.venv/bin/shellcheck scripts/setup scripts/pipeline scripts/action scripts/propose scripts/release scripts/runner scripts/no-hosts images/common/* tests/support/engine/*.sh
 	@.venv/bin/hadolint images/*/Dockerfile
 	@.venv/bin/python -m buildctl.cli.table --check
 	@$(BUILDCTL) lock --check
