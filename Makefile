@@ -1,8 +1,9 @@
 # Every target does its own set-up: a fresh Debian or Ubuntu machine with git, make and Python 3.11 needs nothing else.
 BUILDCTL := .venv/bin/buildctl
 .DEFAULT_GOAL := help
-.PHONY: help venv dev tools images lock render requirements test test-all test-root chaos unit check format bench clean
+.PHONY: help venv dev tools images lock render requirements docs test test-all test-root chaos unit check format bench clean
 
+export NO_MKDOCS_2_WARNING := 1 # a notice about another program
 PYTEST := .venv/bin/python -m pytest -q
 
 help: ## this list
@@ -62,9 +63,13 @@ check: dev ## what CI checks before it builds: linters of every language here, d
 	@.venv/bin/shellcheck scripts/setup scripts/pipeline scripts/action scripts/propose scripts/release scripts/runner scripts/no-hosts images/common/* tests/support/engine/*.sh
 	@.venv/bin/hadolint images/*/Dockerfile
 	@.venv/bin/python -m buildctl.cli.table --check
+	@.venv/bin/mkdocs build
 	@$(BUILDCTL) lock --check
 	@$(BUILDCTL) claims --check
 	@$(BUILDCTL) render --check
+
+docs: dev ## write the documentation as a site to dist/site; a broken link is an error
+	@.venv/bin/mkdocs build
 
 format: dev ## format the code
 	@.venv/bin/ruff format buildctl tests benchmarks

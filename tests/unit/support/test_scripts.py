@@ -52,7 +52,7 @@ def test_what_is_newer_would_be_seen(line: str) -> None:
     assert any(re.search(pattern, line) for pattern in NEWER.values())
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "scripts").iterdir()), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(p for p in (ROOT / "scripts").iterdir() if p.is_file()), ids=lambda p: p.name)
 def test_every_script_says_what_it_is_for(path: Path) -> None:
     """In its first lines, which it prints when it is called wrongly."""
     first, second = path.read_text().splitlines()[:2]

@@ -40,6 +40,7 @@ MAY: dict[str, dict[str, dict[str, str]]] = {
         "promote": PROMOTE,
         "promote-gpu": PROMOTE,
         "verify": {"contents": "read", "packages": "read"},
+        "docs": READ,
         "page": {"contents": "read", "packages": "read"},
         "pages": {"pages": "write", "id-token": "write"},
     },
