@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from buildctl.matrix.initial import Wish, files
 from buildctl.registry.client import open_repository
 from buildctl.registry.reference import Reference
 from tests.conftest import ROOT, fresh_store
+from tests.support.bsd import mac_like
 from tests.support.registry import Proxy
 from tests.support.tiny import CELL, NAME, tiny
 from tests.support.workflows import FailedError, Runner, evaluate
 
 COMMIT = "c0ffee" * 6 + "beef"
 PROGRAM = ROOT / ".venv" / "bin" / "buildctl"
+RESTRICTED = ROOT / "tests" / "support" / "restricted.py"
 # tiny's torch is noise, so nobody can be asked: everything but `test` is the program itself
 TESTED = f"""\
 [ "$1" = test ] || exec {PROGRAM} "$@"
@@ -101,7 +104,8 @@ def promoted(place: str) -> None:
 
 @pytest.mark.network
 def test_the_reusable_workflow_and_the_action(runner: Runner, front: Proxy) -> None:
-    """An owner in capitals, as GitHub allows."""
+    """With an owner in capitals, as GitHub allows, and with programs as a Mac has them, where people run these."""
+    mac_like(runner.root / "tools")
     place = f"{front.netloc}/Team/own"
     done = runner.workflow(
         ROOT / ".github/workflows/build.yml", registry=place, buildctl="Somebody/buildctl", ref="a" * 40
@@ -168,6 +172,37 @@ def _gitlab(runner: Runner, pipeline: Mapping[str, Any], name: str, env: dict[st
             target = kept / found.relative_to(workspace)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(found, target, dirs_exist_ok=True) if found.is_dir() else shutil.copy(found, target)
+
+
+@pytest.mark.network
+def test_an_ordinary_user_without_user_namespaces(
+    runner: Runner, front: Proxy, layers: dict[str, str], tmp_path: Path
+) -> None:
+    """Builds and publishes, is told what is NOT RUN, and moves no tag."""
+    project, home, place = tmp_path / "project", tmp_path / "home", f"{front.netloc}/team/ordinary"
+    runner.clone(project)
+    buildctl(home)
+    (home / ".venv" / "bin" / "buildctl").write_text(f'#!/bin/sh\nexec {PROGRAM} "$@"\n')
+    env = {**os.environ, **layers, "PROJECT": str(project), "REGISTRY": place, "REVISION": COMMIT}
+    user = ["unshare", "--user", "--map-user=4242", "--map-group=4343"]
+
+    def ask(*words: str) -> subprocess.CompletedProcess[str]:
+        argv = [*user, sys.executable, RESTRICTED, home / "scripts" / "pipeline", *words]
+        return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=300)
+
+    built = ask("build", "arm64", NAME)
+    if "unshare failed" in built.stderr:
+        pytest.skip("NOT RUN: no user namespaces here")
+    assert built.returncode == 0, built.stderr
+    tested = ask("test", "arm64", NAME)
+    assert tested.returncode == 3, tested.stderr
+    assert "NOT RUN  all " in tested.stdout
+    assert "user namespaces are blocked here" in " ".join(tested.stdout.split())
+    assert ask("push", "arm64", NAME).returncode == 0
+    moved = ask("promote")
+    assert moved.returncode == 1
+    assert "every finding is NOT RUN" in moved.stdout
+    assert open_repository(Reference.parse_repository(place)).head(NAME) is None
 
 
 def test_the_expressions_that_the_walk_evaluates() -> None:
