@@ -187,7 +187,7 @@ def test_an_ordinary_user_without_user_namespaces(
     user = ["unshare", "--user", "--map-user=4242", "--map-group=4343"]
 
     def ask(*words: str) -> subprocess.CompletedProcess[str]:
-        argv = [*user, sys.executable, RESTRICTED, home / "scripts" / "pipeline", *words]
+        argv: list[str | Path] = [*user, sys.executable, RESTRICTED, home / "scripts" / "pipeline", *words]
         return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=300)
 
     built = ask("build", "arm64", NAME)
