@@ -112,7 +112,7 @@ class Overview:
 
 
 def _jobs(cells: Sequence[CellState]) -> list[dict[str, str]]:
-    """One for each image name and architecture: flavours share every layer but the base's, so one machine makes both."""
+    """One for each image name and architecture: flavours share every layer but the base's, one machine makes both."""
     found: dict[tuple[str, str], list[str]] = {}
     for state in cells:
         if not state.cell.native:
