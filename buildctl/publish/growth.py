@@ -14,6 +14,7 @@ from buildctl.publish.diff import Change, Difference, Side, difference, from_reg
 from buildctl.publish.push import parallel
 from buildctl.publish.result import Candidate
 from buildctl.registry.client import Repository
+from buildctl.registry.problems import RefusedError
 
 _SHOWN = 6  # layers, and packages, that one line names
 _WHEEL = re.compile(r'"([A-Za-z0-9][\w.-]*)==')
@@ -66,7 +67,7 @@ def published_side(repository: Repository, cell: Cell) -> Side | None:
     reference = replace(repository.reference, tag=cell.image, digest=None)
     try:
         return from_registry(replace(repository, reference=reference), cell.arch)
-    except LayoutError:  # an index without this architecture, or something that is no image of ours
+    except (LayoutError, RefusedError):  # an index without this architecture, or what somebody else put there
         return None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.artifacts.bill import SBOM_KIND
 from buildctl.build.index import write_indexes
 from buildctl.console.progress import Silent
 from buildctl.host.check import check_images
@@ -22,6 +23,7 @@ from buildctl.publish.publish import PublishOptions, planned_tags, promote, publ
 from buildctl.publish.result import Published
 from buildctl.registry.client import Repository
 from buildctl.registry.reference import Reference
+from buildctl.registry.referrers import Document, attach
 from buildctl.registry.transport import Transport
 from buildctl.runtimes.image import PULLED
 from buildctl.testing.attached import attach_report, attached_reports
@@ -142,6 +144,18 @@ def test_an_image_above_its_limit_holds_back_the_tag_and_says_what_grew(project:
     rows = {t.name: t for t in planned_tags(project.project, project.pinned, project.cells(id_), PublishOptions())}
     assert "more than 300 kB" in rows["cpu-2.6"].against
     assert rows["cpu-2.6"].against.endswith("its largest layers: layer 0 201 kB, layer 1 151 kB")
+
+
+def test_a_forged_bill_of_what_the_tag_has_stops_nothing(project: Small, to: Repository) -> None:
+    id_ = "cpu-2.6-arm64"
+    push(project, to, id_)
+    attach(to, project.layout.resolve(id_), Document(kind=SBOM_KIND, data=b'{"components": ["x"]}'))
+    project.build(id_, labels=LABELS)
+    project.report(id_)
+    wanted = PublishOptions(compare=True)
+    result = publish(project.project, project.pinned, project.cells(id_), to, wanted, progress=Silent())
+    assert outcomes(result)["cpu-2.6"] == "MOVED"
+    assert result.candidates[0].change is None
 
 
 def test_the_page_of_a_run_shows_what_changed_against_the_tag(
