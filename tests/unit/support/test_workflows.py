@@ -300,6 +300,19 @@ def test_steps_give_the_action_inputs_that_it_has(name: str) -> None:
                 assert step["with"].keys() <= ACTION["inputs"].keys()
 
 
+def test_the_examples_for_other_repositories_use_inputs_that_there_are() -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/ci-own.md").read_text(), re.MULTILINE | re.DOTALL)
+    jobs = [job for block in blocks for job in (yaml.safe_load(block).get("jobs") or {}).values()]
+    called = [job for job in jobs if "/build.yml@" in job.get("uses", "")]
+    ours = [step for job in jobs for step in steps(job) if step.get("uses") == "BUILDCTL_OWNER/buildctl@COMMIT"]
+    assert (len(called), len(ours)) == (1, 2)
+    for one in called:
+        assert one["with"].keys() <= WORKFLOWS["build"]["on"]["workflow_call"]["inputs"].keys()
+        assert one["permissions"] == WORKFLOWS["publish"]["jobs"]["build"]["permissions"]
+    for one in ours:
+        assert one["with"].keys() <= ACTION["inputs"].keys()
+
+
 def test_root_knows_the_list_of_skips_too() -> None:
     """sudo drops variables that it is not told to keep."""
     test = WORKFLOWS["ci"]["jobs"]["test"]
