@@ -20,7 +20,7 @@ from buildctl.console.progress import Silent, open_progress
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.matrix.project import Project
-from buildctl.oci.compression import ZSTD, Compression
+from buildctl.oci.compression import ZSTD
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 
@@ -36,7 +36,7 @@ def assemble_images(order: Order) -> list[Built]:
     with opened(order.cache, planned, store, order.layers) as session:
         layers = session.layers
         fetch_materials(order.project, planned, store, layers)
-        made = _make(session, order.compression, order.jobs)
+        made = _make(session, order.jobs)
         session.note_places(layout)
         _write_bases(planned, made, layout, layers, epoch)
         built, fresh = list[Built](), dict(made)
@@ -59,7 +59,7 @@ def build_bases(
     planned = [planner.plan_base(cell) for cell in cells]
     fetch_materials(project, planned, store, layers)
     with opened(None, planned, store, layers) as session:
-        made = _make(session, ZSTD, jobs)
+        made = _make(session, jobs)
     _write_bases(planned, made, layout, layers, source_date_epoch())
     return tuple(dict.fromkeys(p.base.name for p in planned))
 
@@ -73,7 +73,7 @@ def bases_under(cells: Iterable[Cell]) -> list[Cell]:
     return list(found.values())
 
 
-def _make(session: CacheSession, compression: Compression, jobs: int | None) -> dict[str, Made]:
+def _make(session: CacheSession, jobs: int | None) -> dict[str, Made]:
     """What is missing; meanwhile wheels that overwrite each other are looked for, in images not checked before."""
     recipes = list({r.key: r for p in session.planned for r in p.recipes}.values())
     missing = any(session.layers.get(recipe.key) is None for recipe in recipes)
@@ -92,7 +92,6 @@ def _make(session: CacheSession, compression: Compression, jobs: int | None) -> 
             recipes,
             store=session.inputs,
             layers=session.layers,
-            compression=compression,
             jobs=jobs,
             progress=progress,
             meanwhile=check,

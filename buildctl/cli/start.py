@@ -29,7 +29,7 @@ def _accelerator(name: str, text: str) -> click.Option:
 @click.option(
     "--ci", type=click.Choice(("github", "gitlab")), help="Write a workflow that builds, tests and publishes."
 )
-@click.option("--python", metavar="VERSION", help="Python of the images (default: that of the default base).")
+@click.option("--python", metavar="VERSIONS", help="Pythons of the images, of 3.11, 3.13 and 3.14 (default: 3.13).")
 @click.option("--torch", metavar=_VERSIONS, help="Versions of PyTorch, for all accelerators: 2.6,2.10.")
 def init(folder: Path, ci: str | None, python: str | None, torch: str | None, **asked: str | None) -> None:
     """Write matrix.yaml, .gitignore and, with --ci, a workflow. What is there is never overwritten.
@@ -41,6 +41,7 @@ def init(folder: Path, ci: str | None, python: str | None, torch: str | None, **
       buildctl init
       buildctl init --cuda 2.6,2.10 --cpu
       buildctl init --torch 2.10 --cpu --mps --ci github
+      buildctl init --cuda 2.10 --python 3.13,3.11
     """
     from buildctl.matrix.initial import matrix_text, write_project
 
@@ -74,7 +75,7 @@ def _wish(chosen: dict[str, str], torch: str | None, python: str | None, ci: str
     return Wish(
         accelerators=tuple(chosen),
         versions=versions or (USUAL,),
-        python=python or default_python(),
+        pythons=tuple(dict.fromkeys(_words(python or ""))) or (default_python(),),
         ci=ci,
         source=source() if ci else "",
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from buildctl.console import log
+from buildctl.console.plain import plain
 from buildctl.console.table import size
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Lines:
     def add(self, label: str, total: int, *, exact: bool = True) -> Task:
         with self._lock:
             self._pieces += 1
-        return _Line(lines=self, label=label, total=total, exact=exact)
+        return _Line(lines=self, label=plain(label), total=total, exact=exact)
 
     def started(self, label: str, total: int, *, exact: bool) -> None:
         self.console.print(f"  {label}: {'' if exact else 'about '}{size(total)} ...")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from buildctl.artifacts.store import Store
@@ -21,14 +22,15 @@ from buildctl.lock.locked import LockedCell
 from buildctl.matrix.accelerators import public_version
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
+from buildctl.oci.chunked.twin import twin_of
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.oci.remote import place_of
-from buildctl.publish.diff import Side, from_layout, from_registry
 from buildctl.publish.gate import objection
-from buildctl.publish.growth import also, measured, too_large
+from buildctl.publish.lazy import lazy
 from buildctl.publish.move import TagState, move_tags, published
+from buildctl.publish.pipeline.growth import also, built_side, measured, pushed_side, too_large_here
 from buildctl.publish.pipeline.handover import Handover, UnexpectedError, refuse_unexpected
 from buildctl.publish.provenance import Run, provenance_document
 from buildctl.publish.push import ImagePush, parallel
@@ -89,13 +91,14 @@ def publish(
     repository.ping()  # before bills of materials are read out of layers
     candidates = [_local(project, layout, pinned[c.id], images[c.id], options, wanted) for c in cells]
     candidates = parallel(lambda c: _with_attached(project, repository, c, options), candidates)
-    built = partial(_built_side, layout)
-    candidates = measured(repository, candidates, project.matrix.publish, built, compare=options.compare)
+    here = partial(built_side, layout)
+    candidates = measured(repository, candidates, project.matrix.publish, here, compare=options.compare)
     push = ImagePush(
         layout=layout, repository=repository, progress=progress, dry_run=options.dry_run, signer=options.signer
     )
     pushed = push.images(candidates)
-    tags = _tag(project, pinned, repository, candidates, options) if options.tags != "none" else ()
+    data = {c.descriptor.digest: layout.read_bytes(c.descriptor) for c in candidates}
+    tags = _tag(project, pinned, repository, candidates, options, data) if options.tags != "none" else ()
     return _published(repository, tags, options, candidates, pushed)
 
 
@@ -155,27 +158,32 @@ def planned_tags(
     said: dict[str, str] = {}
     waived: dict[str, tuple[str, ...]] = {}
     digests: dict[str, Digest] = {}
+    twins: dict[str, Digest] = {}
     for cell in project.matrix.cells:
         if cell.id in there and not cell.native:
             image = _image(layout, cell)
             found = _local(project, layout, pinned[cell.id], image, options, _no_documents)
             digests[cell.id] = found.descriptor.digest
             waived[cell.id] = found.not_run
+            if twin := twin_of(layout.read_bytes(image)):
+                twins[cell.id] = Digest.of(twin)
             old = outdated(project, cell, found.descriptor.digest)
-            limit = project.matrix.publish.limit(cell)
-            large = limit is not None and found.size > limit.most
-            size = too_large(_built_side(layout, found), limit) if large else ""
+            size = too_large_here(layout, found, project.matrix.publish)
             if objection := f"{old}: run `buildctl build`" if old else also(found.objection, size):
                 said[cell.id] = objection
     out = []
-    for tag in tags_of(project.matrix.cells, _claims(pinned), of=[cell.id for cell in cells]):
-        digest = digests.get(tag.cells[0].id) if tag.single else None
+    tags = tags_of(project.matrix.cells, _claims(pinned), of=[cell.id for cell in cells])
+    lazily = [
+        (replace(t, stem=lazy(t.stem)), digests | twins) for t in tags if any(cell.id in twins for cell in t.cells)
+    ]
+    for tag, which in [*((tag, digests) for tag in tags), *lazily]:
+        digest = which.get(tag.cells[0].id) if tag.single else None
         name = tag.name(options.revision or (digest.short if digest else "REVISION"))
         against = {} if tag.kind is TagKind.IMMUTABLE else said
         why = [f"{c.id}: {against[c.id]}" for c in tag.cells if c.id in against]
-        why += [f"{c.id}: not built" for c in tag.cells if c.id not in digests]
+        why += [f"{c.id}: not built" for c in tag.cells if c.id not in which]
         names = dict.fromkeys(n for c in tag.cells for n in waived.get(c.id, ()))
-        out.append(PlannedTag(name=name, tag=tag, digests=digests, against="; ".join(why), not_run=tuple(names)))
+        out.append(PlannedTag(name=name, tag=tag, digests=which, against="; ".join(why), not_run=tuple(names)))
     return tuple(out)
 
 
@@ -236,7 +244,7 @@ def promote(
     expect = options.expect.with_documents(brought) if options.expect is not None else None
     options = replace(options, expect=expect)
     found = parallel(lambda cell: _reported(project, repository, cell, images[cell.id], options), cells)
-    there = partial(_published_side, repository)
+    there = partial(pushed_side, repository)
     found = measured(repository, found, project.matrix.publish, there, compare=options.compare)
     if options.signer and not options.dry_run:
         parallel(lambda candidate: _vouch(repository, candidate, options), found)
@@ -292,6 +300,7 @@ def _tag(
     repository: Repository,
     candidates: Sequence[Candidate],
     options: PublishOptions,
+    manifests: Mapping[Digest, bytes] = MappingProxyType({}),
 ) -> tuple[TagState, ...]:
     tags = tags_of(project.matrix.cells, _claims(pinned), of=[c.cell.id for c in candidates])
     return move_tags(
@@ -305,6 +314,7 @@ def _tag(
         dry_run=options.dry_run,
         signer=options.signer,
         keep=options.expect is None,
+        manifests=manifests,
     )
 
 
@@ -313,15 +323,6 @@ def _image(layout: Layout, cell: Cell) -> Descriptor:
         return layout.resolve(cell.id, cell.arch)
     except LayoutError as error:
         raise LayoutError(f"{cell.id} is not built: {error.message}", hint=f"buildctl build {cell.image}") from error
-
-
-def _built_side(layout: Layout, candidate: Candidate) -> Side:
-    return from_layout(layout, candidate.cell.id, candidate.cell.arch)
-
-
-def _published_side(repository: Repository, candidate: Candidate) -> Side:
-    reference = replace(repository.reference, tag="", digest=candidate.descriptor.digest)
-    return from_registry(replace(repository, reference=reference), candidate.cell.arch)
 
 
 def _local(

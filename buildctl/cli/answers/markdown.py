@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from buildctl.build.images import BuildResult
 from buildctl.console.table import size
 from buildctl.publish.diff import Difference
-from buildctl.publish.growth import by_content, newest
+from buildctl.publish.pipeline.growth import by_content, newest
 from buildctl.publish.result import Candidate, Published
 from buildctl.testing.images import TestResult
 from buildctl.testing.report import Report, Status

@@ -11,7 +11,7 @@ from buildctl.matrix.policy import Limit
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, History, ImageConfig, MediaType, Platform
 from buildctl.publish.diff import Side, difference
-from buildctl.publish.growth import by_content, grown, too_large
+from buildctl.publish.pipeline.growth import by_content, grown, too_large
 
 LIMIT = Limit(glob="cpu-*", where='line 9: publish.max-size["cpu-*"]', most=300_000_000)
 BASE = "buildctl: 100 Debian packages (trixie, runtime)"

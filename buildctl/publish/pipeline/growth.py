@@ -10,7 +10,8 @@ from buildctl.console.table import size
 from buildctl.ground.errors import LayoutError
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.policy import Limit, Policy
-from buildctl.publish.diff import Change, Difference, Side, difference, from_registry
+from buildctl.oci.layout import Layout
+from buildctl.publish.diff import Change, Difference, Side, difference, from_layout, from_registry
 from buildctl.publish.push import parallel
 from buildctl.publish.result import Candidate
 from buildctl.registry.client import Repository
@@ -47,6 +48,23 @@ def measured(
         return found
 
     return parallel(one, candidates)
+
+
+def built_side(layout: Layout, candidate: Candidate) -> Side:
+    return from_layout(layout, candidate.cell.id, candidate.cell.arch)
+
+
+def pushed_side(repository: Repository, candidate: Candidate) -> Side:
+    reference = replace(repository.reference, tag="", digest=candidate.descriptor.digest)
+    return from_registry(replace(repository, reference=reference), candidate.cell.arch)
+
+
+def too_large_here(layout: Layout, candidate: Candidate, policy: Policy) -> str:
+    """As `too_large`, without asking a registry."""
+    limit = policy.limit(candidate.cell)
+    if limit is None or candidate.size <= limit.most:
+        return ""
+    return too_large(built_side(layout, candidate), limit)
 
 
 def also(objection: str | None, more: str) -> str | None:
