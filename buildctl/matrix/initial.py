@@ -128,7 +128,8 @@ def files(wish: Wish) -> dict[str, str]:
     texts = {"matrix.yaml": matrix_text(wish), ".gitignore": "".join(f"{line}\n" for line in _IGNORED)}
     if wish.ci is not None:
         text = importlib.resources.files("buildctl.matrix").joinpath(f"{wish.ci}.yml").read_text("utf-8")
-        values = {"BUILDCTL": wish.source, "PYTHON": wish.pythons[0], "ARCHES": '", "'.join(_arches(texts["matrix.yaml"]))}
+        arches = '", "'.join(_arches(texts["matrix.yaml"]))
+        values = {"BUILDCTL": wish.source, "PYTHON": wish.pythons[0], "ARCHES": arches}
         texts[_PLACES[wish.ci]] = re.sub(r"@([A-Z]+)@", lambda found: values[found[1]], text)
     return texts
 
