@@ -197,6 +197,7 @@ def build(
     from buildctl.build.images import BuildOptions, build_images, reach
     from buildctl.build.material import renewing
     from buildctl.build.planner import chosen_compression
+    from buildctl.cli.answers.summary import add_summary
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
@@ -218,6 +219,7 @@ def build(
     update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
     result = renewing(project, lambda: build_images(project, load_locked(project, cells), wanted), locked=locked)
     answer(result, as_json=as_json)
+    add_summary(result)
     runs = [f"docker run --rm -it {image.tag}" for image in result.loaded[-1:]] or [f"buildctl run {cells[0].image}"]
     say_next(*runs, " ".join(["buildctl test", *names]))
 
