@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # Without a terminal: what takes long says when it starts, what is small is only counted.
 _LONG = 64_000_000
 _SMALL = 1_000_000
+_SILENCE = 20.0  # seconds after which a line says how far everything is
+_WINDOW = 15.0  # seconds over which a rate is measured
 
 
 class Task(Protocol):
@@ -34,6 +37,9 @@ class Progress(Protocol):
     def add(self, label: str, total: int, *, exact: bool = True) -> Task:
         """A piece of work of `total` bytes, 0 when that is not known; one that is not `exact` ends with `finish`."""
 
+    def of(self, verb: str) -> Progress:
+        """For pieces of another kind that are worked on at the same time, in the same place."""
+
 
 @contextlib.contextmanager
 def open_progress(verb: str, *, console: Console | None = None) -> Iterator[Progress]:
@@ -44,8 +50,8 @@ def open_progress(verb: str, *, console: Console | None = None) -> Iterator[Prog
     elif console.is_terminal and not console.is_dumb_terminal:
         from buildctl.console.bars import Bars
 
-        bars = Bars(verb, console)
-        with bars.rich:
+        bars = Bars.on(console, verb)
+        with bars.display:
             yield bars
     else:
         lines = Lines(verb, console)
@@ -60,6 +66,9 @@ class Silent:
     def add(self, label: str, total: int, *, exact: bool = True) -> Silent:  # noqa: ARG002
         return self
 
+    def of(self, verb: str) -> Silent:  # noqa: ARG002
+        return self
+
     def advance(self, n: int) -> None:
         pass
 
@@ -67,41 +76,144 @@ class Silent:
         pass
 
 
-class Lines:
-    """One line for each piece that is not small, when it is whole; one for the rest at the end."""
+@dataclass(slots=True)
+class Sum:
+    """All pieces of one kind: how many, how many bytes, how much of both is done. Its users lock it."""
 
-    def __init__(self, verb: str, console: Console) -> None:
-        self.verb, self.console = verb, console
-        self._lock = threading.Lock()
-        self._small = self._small_bytes = 0
-        self._pieces = self._whole = 0
+    verb: str
+    pieces: int = 0
+    whole: int = 0
+    total: int = 0
+    done: int = 0
+    unknown: bool = False
+    rough: bool = False
+    seen: deque[tuple[float, int]] = field(default_factory=lambda: deque([(time.monotonic(), 0)]))
+
+    def add(self, total: int, *, exact: bool) -> None:
+        self.pieces += 1
+        self.total += total
+        self.unknown |= total == 0
+        self.rough |= not exact
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        self.total = max(self.total, self.done)  # some pieces are bigger than was thought
+        now = time.monotonic()
+        if now - self.seen[-1][0] > 0.2:
+            self.seen.append((now, self.done))
+        while len(self.seen) > 2 and now - self.seen[0][0] > _WINDOW:
+            self.seen.popleft()
+
+    def finish(self, off: int) -> None:
+        """A piece is whole; it was `off` bytes more than expected."""
+        self.whole += 1
+        self.total = max(self.total + off, self.done)
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second, of late."""
+        first, before = self.seen[0]
+        return max(0.0, self.done - before) / max(time.monotonic() - first, 0.1)
+
+    @property
+    def left(self) -> float:
+        """Seconds; 0 when nobody can tell."""
+        return 0.0 if self.unknown or self.rate <= 0 else (self.total - self.done) / self.rate
+
+
+def told(sums: Sequence[Sum]) -> str:
+    """One line about everything: "fetched 1.20 GB of 2.60 GB, made layer 2 of 15, 98 MB/s, 0:23 left"."""
+    sums = [one for one in sums if one.pieces]
+    now = current(sums)
+    if now is None:
+        return ""
+    words = [f"{one.verb} {one.whole} of {one.pieces}" for one in sums]
+    done = size(now.done) if now.unknown else f"{size(now.done)} of {size(now.total)}"
+    if len(sums) == 1:
+        words.append(done)
+    elif not now.rough:  # its bytes say more than how many pieces they come in
+        words[sums.index(now)] = f"{now.verb} {done}"
+    if now.rate > 0:
+        words.append(f"{size(now.rate)}/s")
+    if now.left and (seconds := round(max(one.left for one in sums))):
+        words.append(f"{seconds // 60}:{seconds % 60:02} left")
+    return ", ".join(words)
+
+
+def current(sums: Sequence[Sum]) -> Sum | None:
+    """The kind that everything waits for: the first that is not whole."""
+    return next((one for one in sums if one.whole < one.pieces), sums[-1] if sums else None)
+
+
+class Lines:
+    """One line for each piece that is not small, when it is whole; one for the rest at the end. If nothing was said for
+    a while, one says how far everything is.
+    """
+
+    def __init__(self, verb: str, console: Console, story: _Story | None = None) -> None:
+        self.sum, self.console = Sum(verb), console
+        self._story = _Story() if story is None else story
+        self._story.lines.append(self)
+        self.small = self.small_bytes = 0
 
     def add(self, label: str, total: int, *, exact: bool = True) -> Task:
-        with self._lock:
-            self._pieces += 1
+        with self._story.lock:
+            self.sum.add(total, exact=exact)
         return _Line(lines=self, label=label, total=total, exact=exact)
 
-    def started(self, label: str, total: int, *, exact: bool) -> None:
-        self.console.print(f"  {label}: {'' if exact else 'about '}{size(total)} ...")
+    def of(self, verb: str) -> Lines:
+        return Lines(verb, self.console, self._story)
 
-    def whole(self, label: str, count: int, timed: int, seconds: float) -> None:
+    def started(self, label: str, total: int, *, exact: bool) -> None:
+        self._say(f"  {label}: {'' if exact else 'about '}{size(total)} ...")
+
+    def advance(self, count: int) -> None:
+        story = self._story
+        with story.lock:
+            self.sum.advance(count)
+            if time.monotonic() - story.said < _SILENCE:
+                return
+            text = told([lines.sum for lines in story.lines])
+        self._say(f"  {text}")
+
+    def whole(self, label: str, count: int, timed: int, seconds: float, *, off: int) -> None:
         """`timed` of the `count` bytes came within `seconds`: what was there before the first report took no time."""
-        with self._lock:
-            self._whole += 1
-            which = f", {self._whole} of {self._pieces}" if self._pieces > 1 else ""
+        with self._story.lock:
+            self.sum.finish(off)
+            which = f", {self.sum.whole} of {self.sum.pieces}" if self.sum.pieces > 1 else ""
             if count < _SMALL:
-                self._small += 1
-                self._small_bytes += count
+                self.small += 1
+                self.small_bytes += count
                 return
         rate = f", {size(timed / seconds)}/s" if seconds > 0.01 else ""
-        self.console.print(f"  {self.verb} {label}: {size(count)} in {seconds:.1f} s{rate}{which}")
+        self._say(f"  {self.sum.verb} {label}: {size(count)} in {seconds:.1f} s{rate}{which}")
+
+    def skipped(self, off: int) -> None:
+        """It was there already."""
+        with self._story.lock:
+            self.sum.finish(off)
 
     def close(self) -> None:
-        with self._lock:
-            if self._small:
-                noun = "small one" if self._small == 1 else "small ones"
-                self.console.print(f"  {self.verb} {self._small} {noun}: {size(self._small_bytes)}")
-            self._small = self._small_bytes = 0
+        for lines in self._story.lines:
+            with self._story.lock:
+                small, count = lines.small, lines.small_bytes
+                lines.small = lines.small_bytes = 0
+            if small:
+                noun = "small one" if small == 1 else "small ones"
+                self._say(f"  {lines.sum.verb} {small} {noun}: {size(count)}")
+
+    def _say(self, text: str) -> None:
+        self._story.said = time.monotonic()
+        self.console.print(text)
+
+
+@dataclass(slots=True)
+class _Story:
+    """What is said in one place: kinds of work, and when the last line was."""
+
+    lines: list[Lines] = field(default_factory=list)
+    said: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,6 +236,7 @@ class _Line:
                     self.lines.started(self.label, self.total, exact=self.exact)
             self.done += n
             whole = self.exact and 0 < self.total <= self.done
+        self.lines.advance(n)
         if whole:
             self.finish()
 
@@ -132,7 +245,9 @@ class _Line:
             if self.reported:
                 return
             self.reported = True
+        off = self.done - self.total if self.total else 0
         if self.total and not self.done:  # it was there already: nothing came or went
+            self.lines.skipped(off)
             return
         seconds = time.monotonic() - self.began if self.began is not None else 0.0
-        self.lines.whole(self.label, self.done, self.done - self.first, seconds)
+        self.lines.whole(self.label, self.done, self.done - self.first, seconds, off=off)
