@@ -210,4 +210,5 @@ def write_image(
         reused=len(stack) - len(fresh),
         seconds=sum(m.seconds for m in fresh.values()) + time.perf_counter() - start,
         work=tuple(LayerWork(label=r.label, began=m.began, seconds=m.seconds) for r, m in fresh.items()),
+        layers={recipe.key: made[recipe.key].layer.descriptor.digest for recipe in image.layers},
     )
