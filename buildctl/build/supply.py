@@ -68,9 +68,11 @@ def supplied(
     from buildctl.artifacts.download import Downloads  # noqa: PLC0415 - HTTP: not when every layer is there
 
     materials = locate_materials(project, session.planned, session.store, missing)
-    ordered = [artifact.digest for recipe in in_order(missing.values()) for artifact in artifacts_of(recipe)]
-    place = {digest: number for number, digest in reversed(list(enumerate(ordered)))}  # the first of several
-    wheels = sorted(materials.wheels, key=lambda item: place[item.digest])
+    place: dict[Digest, int] = {}
+    for number, recipe in enumerate(in_order(missing.values())):
+        for artifact in artifacts_of(recipe):
+            place.setdefault(artifact.digest, number)
+    wheels = sorted(materials.wheels, key=lambda item: (place[item.digest], -item.size, item.label))
     downloads = Downloads(
         wheels, store=session.store, progress=progress, also=sum(item.size for item in materials.debs)
     )

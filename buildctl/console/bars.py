@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from buildctl.console.progress import Sum, current, told
+from buildctl.console.sums import Sum, current, told
 
 
 class Display(RichProgress):

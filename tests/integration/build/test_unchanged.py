@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -160,7 +161,7 @@ def test_what_is_damaged_is_built_again(root: Path) -> None:
     manifest = layout.manifest(image)
     base = layout.resolve("base-debian13-arm64")
     layer = manifest.layers[-1].digest
-    damaged = {
+    damaged: dict[str, Callable[[], None]] = {
         "manifest": lambda: flipped(layout.blob_path(image.digest)),
         "configuration": lambda: flipped(layout.blob_path(manifest.config.digest)),
         "index": lambda: flipped(layout.blob_path(layout.resolve(NAME).digest)),
@@ -181,9 +182,13 @@ def test_what_is_damaged_is_built_again(root: Path) -> None:
 
 
 def test_what_people_were_told_they_are_told_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(*given: Any) -> None:
+        say("a warning")
+        write_indexes(*given)
+
     (root / "dist/builds/unchanged.json").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("buildctl.build.images.write_indexes", lambda *given: (say("a warning"), write_indexes(*given)))
+        patch.setattr("buildctl.build.images.write_indexes", warn)
         assert "a warning" in built(root).stderr
         assert not knows(root)
     assert "a warning" not in built(root).stderr

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from buildctl.console.bars import Bars
-from buildctl.console.progress import Lines, Silent, Sum, open_progress, told
+from buildctl.console.progress import Lines, Silent, open_progress
+from buildctl.console.sums import Sum, told
 
 
 def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
