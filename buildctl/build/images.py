@@ -26,7 +26,7 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.image import REF_NAME, Descriptor
 from buildctl.oci.layout import Layout
 
-# Docker and each engine are imported where they are used: a build with nothing to do answers in half a second.
+# Docker and each engine are imported where they are used: most builds have little to do.
 if TYPE_CHECKING:
     from buildctl.build.cache.options import CacheOptions
     from buildctl.build.cache.settings import SharedCache

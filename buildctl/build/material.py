@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from buildctl.artifacts.download import Download
 
 T = TypeVar("T")
-# Downloads are imported where they are used: a build with nothing to do answers in half a second.
+# Downloads are imported where they are used: most builds have little to do.
 
 
 def fetch_images(project: Project, locked: Sequence[LockedCell]) -> int:
