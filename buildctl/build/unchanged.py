@@ -1,9 +1,9 @@
 """A build that has nothing to do says so before anything is imported that it would need.
 
 What a build answered is kept in the layout, under a digest of everything that it was made from: this program, options,
-environment, and the content of every file of the project that a build reads. If all of that is the same, the answer
-is the same. Whether what was built is still there and whole is looked at again, as strictly as a build does: layers in
-the store by their receipts, everything small in the layout by its content.
+environment, and the content of every file of the project that a build reads (of big ones their state). If all of that
+is the same, the answer is the same. Whether what was built is still there and whole is looked at again, as strictly as
+a build does: layers in the store by their receipts, everything small in the layout by its content.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,12 +29,13 @@ from buildctl.ground.errors import BuildctlError
 from buildctl.ground.machine import machine
 from buildctl.matrix.project import MATRIX, Project
 from buildctl.oci.digest import Digest
-from buildctl.oci.files import is_the_same, translated, write_whole
+from buildctl.oci.files import is_the_same, write_whole
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import MANIFEST_TYPES, Layout
 
 PACKAGE = Path(__file__).parents[1]
 _KEPT = "builds/unchanged.json"  # in the layout
+_BIG, _SETTLED = 1 << 20, 2.0  # bytes, seconds
 # The environment that a build reads, by the beginning of its names; of the rest only programs know that it starts for
 # work, and then there is something to do.
 ENVIRONMENT = ("BUILDCTL_", "HOME", "PIP_", "SOURCE_DATE_EPOCH", "UV_", "XDG_")
@@ -43,7 +45,9 @@ def remembered(project: Project, *, load: bool | None, **asked: str | bool | Seq
     """The memory of builds for which all of this was `asked`; None if its images may have to go into Docker."""
     if load or (load is None and may_answer()):
         return None
-    return Memory(project=project, asked=asked, digest=_digest(project, asked), told=told())
+    with suppress(OSError):  # a folder that cannot be read: the build says so if it needs it
+        return Memory(project=project, asked=asked, digest=_digest(project, asked), told=told())
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,23 +75,24 @@ class Memory:
         """Not if anything of it is elsewhere than here, if people were told something that they should be told again,
         or if anything has changed meanwhile.
         """
-        if told() != self.told or self.project.matrix.cache.read:
-            return
-        if any(len(image.layers) != image.made + image.reused for image in result.images):
-            return
-        layout = Layout(self.project.layout)
-        used = {key: str(layer) for image in result.images for key, layer in image.layers.items()}
-        if not _is_whole(layout, used) or _digest(self.project, self.asked) != self.digest:
+        if told() == self.told and not self.project.matrix.cache.read:
+            with suppress(OSError, BuildctlError):  # without a memory the next build only takes longer
+                self._keep(Layout(self.project.layout), result.images)
+
+    def _keep(self, layout: Layout, built: Sequence[Built]) -> None:
+        used = {key: str(layer) for image in built for key, layer in image.layers.items()}
+        here = all(len(image.layers) == image.made + image.reused for image in built)
+        if not here or not _is_whole(layout, used) or _digest(self.project, self.asked) != self.digest:
             return
         images = [
             {"name": i.name, "descriptor": i.descriptor.to_json(), "size": i.size, "layers": len(i.layers)}
-            for i in result.images
+            for i in built
         ]
-        kept = {"images": images, "layout": result.layout, "layers": used, "small": _small(layout)}
+        shown = self.project.shown(layout.root)
+        kept = {"images": images, "layout": shown, "layers": used, "small": _small(layout)}
         path = layout.root / _KEPT
-        with translated(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, sealed(self.digest, kept))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, sealed(self.digest, kept))
 
 
 def _built(kept: Mapping[str, Any]) -> Built:
@@ -137,10 +142,17 @@ def _contents(root: Path) -> Iterator[str]:
 
 
 def _content(path: Path) -> str:
-    """A link is what it points to and what it says."""
+    """A link is what it points to and what it says. A big file is its state, once that is so old that a change would
+    show in it: the time of the last change (ctime) cannot be set.
+    """
     try:
         link = os.readlink(path) if path.is_symlink() else ""  # noqa: PTH115 - Path.readlink tidies it up
-        return f"{path} {link} {path.stat().st_mode:o} {'' if path.is_dir() else Digest.of_file(path)}"
+        state, what = path.stat(), ""
+        if stat.S_ISREG(state.st_mode) and state.st_size > _BIG and time.time() - state.st_ctime > _SETTLED:
+            what = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
+        elif stat.S_ISREG(state.st_mode):
+            what = str(Digest.of_file(path))
+        return f"{path} {link} {state.st_mode:o} {what}"
     except OSError as error:
         return f"{path} {error.errno}"
 

@@ -130,6 +130,23 @@ def test_a_change_of_anything_is_looked_at(root: Path, what: str) -> None:
     assert knows(root)
 
 
+def test_a_big_file_is_looked_at_by_its_state_and_a_pipe_is_not_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big, pipe = root / "images/big", root / "images/pipe"
+    monkeypatch.setattr(unchanged, "_SETTLED", 0.0)
+    big.write_bytes(bytes(2 << 20))
+    os.mkfifo(pipe)
+    state, first = big.stat(), memory(root).digest
+    assert memory(root).digest == first
+    big.write_bytes(b"1" + bytes((2 << 20) - 1))
+    os.utime(big, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert memory(root).digest != first
+    big.unlink()
+    pipe.unlink()
+    assert knows(root)
+
+
 def test_another_question_or_environment_or_program_is_looked_at(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
