@@ -54,10 +54,18 @@ def open_progress(verb: str, *, console: Console | None = None) -> Iterator[Prog
             yield bars
     else:
         lines = Lines(verb, console)
+        done = threading.Event()
+        threading.Thread(target=_remind, args=(lines, done), daemon=True).start()
         try:
             yield lines
         finally:
+            done.set()
             lines.close()
+
+
+def _remind(lines: Lines, done: threading.Event) -> None:
+    while not done.wait(1.0):
+        lines.remind()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +106,16 @@ class Lines:
         self._say(f"  {label}: {'' if exact else 'about '}{size(total)} ...")
 
     def advance(self, count: int) -> None:
-        story = self._story
-        with story.lock:
+        with self._story.lock:
             self.sum.advance(count)
-            if time.monotonic() - story.said < _SILENCE:
-                return
-            text = told([lines.sum for lines in story.lines])
-        self._say(f"  {text}")
+
+    def remind(self) -> None:
+        """Say how far everything is, if nothing was said for a while."""
+        with self._story.lock:
+            silent = time.monotonic() - self._story.said >= _SILENCE
+            text = told([lines.sum for lines in self._story.lines]) if silent else ""
+        if text:
+            self._say(f"  {text}")
 
     def whole(self, label: str, count: int, timed: int, seconds: float, *, off: int) -> None:
         """`timed` of the `count` bytes came within `seconds`: what was there before the first report took no time."""

@@ -170,8 +170,14 @@ def test_two_kinds_of_work_share_one_line_of_80_columns(terminal: bool, monkeypa
         wheels[12].advance(10_000_000)
         now[0] += 1
         wheels[12].advance(10_000_000)
+        now[0] += 0.6
         if isinstance(progress, Bars):
             progress.display.refresh()
+        else:
+            assert isinstance(progress, Lines)
+            progress.remind()
+            progress.remind()
+    assert terminal or out.getvalue().count(" left") == 1
     said = r"fetched 1\.22 GB of 12\.0 GB, made layer 7 of 55, \d\d\.\d MB/s, \d:\d\d left"
     found = re.search(said, out.getvalue())
     assert found
