@@ -117,19 +117,24 @@ def _digest(project: Project, asked: Mapping[str, Any]) -> str:
 
 
 def _program() -> list[str]:
-    """The state of every file of this package, and of the folders that others are installed in."""
-    places = [Path(place) for place in sys.path if place.endswith("-packages")]
-    return [*_states(str(PACKAGE)), *(f"{p} {p.stat().st_mtime_ns}" for p in places if p.is_dir())]
+    """The content of this package, and the names and versions of those installed with it. Times say nothing here: in
+    container images they are often all the same.
+    """
+    found = []
+    for place in (Path(place) for place in sys.path if place.endswith("-packages")):
+        with suppress(OSError):
+            found += sorted(name for name in os.listdir(place) if name.endswith(".dist-info"))  # noqa: PTH208 - fast
+    return found + [hashlib.sha256(data).hexdigest() for data in _files(str(PACKAGE))]
 
 
-def _states(folder: str) -> Iterator[str]:
+def _files(folder: str) -> Iterator[bytes]:
     with os.scandir(folder) as found:
         for entry in sorted(found, key=lambda entry: entry.name):
-            if entry.is_dir():
-                yield from _states(entry.path) if entry.name != "__pycache__" else ()
-            else:
-                state = entry.stat()
-                yield f"{entry.path} {state.st_size} {state.st_mtime_ns}"
+            yield entry.name.encode()
+            if not entry.is_dir():
+                yield Path(entry.path).read_bytes()
+            elif entry.name != "__pycache__":
+                yield from _files(entry.path)
 
 
 def _contents(root: Path) -> Iterator[str]:

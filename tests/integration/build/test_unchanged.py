@@ -159,6 +159,13 @@ def test_another_question_or_environment_or_program_is_looked_at(
     with monkeypatch.context() as patch:
         patch.setattr(unchanged, "PACKAGE", tmp_path)
         assert not knows(root)
+        (tmp_path / "a.py").write_text("VERSION = 3")
+        first = memory(root).digest
+        os.utime(tmp_path / "a.py", (0, 0))
+        assert memory(root).digest == first
+        (tmp_path / "a.py").write_text("VERSION = 4")
+        os.utime(tmp_path / "a.py", (0, 0))
+        assert memory(root).digest != first
     assert remembered(Project.find(root), load=True, names=(NAME,)) is None
     assert knows(root)
 
