@@ -11,14 +11,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Protocol
 
 from buildctl.artifacts.store import LayerStore, Store
 from buildctl.build.engine import Built, LayerWork
 from buildctl.console.progress import Progress
-from buildctl.ground.clock import rfc3339
+from buildctl.ground.clock import written
 from buildctl.ground.errors import UsageError
 from buildctl.ground.workers import Workers
 from buildctl.oci.compression import Compression
@@ -57,7 +56,7 @@ class Shown:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecipe:
     """An image to write: `base` are layers that exist already, in the layout `blobs`; `layers` come on top, from the
-    bottom up. `config` has no diff ids.
+    bottom up. `config` has no diff ids. `created` is the time of the image, in seconds since 1970.
     """
 
     name: str
@@ -65,6 +64,7 @@ class ImageRecipe:
     config: ImageConfig
     history: tuple[History, ...]
     annotations: Mapping[str, str]
+    created: int = EPOCH
     base: tuple[Layer, ...] = ()
     blobs: Layout | None = None
 
@@ -172,11 +172,11 @@ def _in_processes(
     return made
 
 
-def source_date_epoch() -> int:
-    """$SOURCE_DATE_EPOCH in seconds since 1970 (reproducible-builds.org), else a constant."""
+def source_date_epoch() -> int | None:
+    """$SOURCE_DATE_EPOCH in seconds since 1970 (reproducible-builds.org), None if it is not set."""
     text = os.environ.get("SOURCE_DATE_EPOCH", "")
     if not text:
-        return EPOCH
+        return None
     if not text.isascii() or not text.isdigit():
         raise UsageError(f"SOURCE_DATE_EPOCH is not a number of seconds: {text!r}", hint="unset it, or date +%s")
     if len(text) > len(str(LAST_SECOND)) or int(text) > LAST_SECOND:  # long numbers are not even read
@@ -185,12 +185,12 @@ def source_date_epoch() -> int:
 
 
 def write_image(
-    image: ImageRecipe, made: Mapping[str, Made], *, layout: Layout, layers: LayerStore, epoch: int
+    image: ImageRecipe, made: Mapping[str, Made], *, layout: Layout, layers: LayerStore, epoch: int | None
 ) -> Built:
-    """Write one image whose layers are made, and tag it in the layout."""
+    """Write one image whose layers are made, and tag it in the layout; `epoch` in the place of its own time."""
     start = time.perf_counter()
     stack = [*image.base, *(made[recipe.key].layer for recipe in image.layers)]
-    created = rfc3339(datetime.fromtimestamp(epoch, UTC))
+    created = written(image.created if epoch is None else epoch)
     below = {layer.descriptor.digest: image.blobs for layer in image.base if image.blobs is not None}
     descriptor = layout.put_image(
         name=image.name,

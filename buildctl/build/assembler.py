@@ -132,7 +132,7 @@ def _shown(planned: Sequence[Planned]) -> dict[str, Shown]:
 
 
 def _write_bases(
-    planned: Sequence[Planned], made: Mapping[str, Made], layout: Layout, layers: LayerStore, epoch: int
+    planned: Sequence[Planned], made: Mapping[str, Made], layout: Layout, layers: LayerStore, epoch: int | None
 ) -> None:
     """The bases built here, as images, and one index for each over the available architectures."""
     bases = {(p.base.name, p.cell.arch): p.base for p in planned if p.base.recipes}

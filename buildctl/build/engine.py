@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Cells to build into `layout`, from layers that are in `layers` or will be put there. `epoch` is the time of
-    everything in them, in seconds since 1970.
+    """Cells to build into `layout`, from layers that are in `layers` or will be put there. `epoch` is the time
+    of the images in seconds since 1970, None for the time of what is locked for each.
 
     `jobs` is the number of processes (None: one per core). `builder` is a buildx builder, `context` a docker context or
     the URL of a daemon; an engine without Docker has no use for them. `cache` has layers that others made.
@@ -38,7 +38,7 @@ class Order:
     layout: Layout
     layers: LayerStore
     compression: Compression
-    epoch: int
+    epoch: int | None
     jobs: int | None = None
     builder: str | None = None
     context: str | None = None

@@ -83,6 +83,7 @@ class Planner:
             site=site_of(cell, locked.image),
             compiling=compiling,
             compression=self.compression,
+            created=locked.created,
         )
         return Planned(cell=cell, base=base, recipe=recipe, compiling=compiling, wheels=locked.wheels)
 

@@ -19,6 +19,7 @@ from buildctl.artifacts.wheels.wheel import Site
 from buildctl.build.assemble import ImageRecipe, Recipe
 from buildctl.build.plan import FilesLayer, Operation, Plan, Setting, WheelsLayer
 from buildctl.ground.errors import ArtifactError, LockError, MatrixError
+from buildctl.lock import locked
 from buildctl.lock.inside.base_image import ImageLock, locate, program_of, tree_path, unpacked
 from buildctl.lock.inside.image_python import ImageTree
 from buildctl.lock.wheels import LockedWheel, WheelLock
@@ -28,7 +29,7 @@ from buildctl.matrix.cells import DebianBase, ImageBase
 from buildctl.matrix.project import Project
 from buildctl.oci.compression import Compression
 from buildctl.oci.digest import Digest
-from buildctl.oci.entry import Entry
+from buildctl.oci.entry import EPOCH, Entry
 from buildctl.oci.image import Descriptor, History, ImageConfig, Layer, Platform
 from buildctl.oci.layout import Layout
 
@@ -137,6 +138,7 @@ class BaseRecipe:
     blobs: Layout | None = None
     digest: Digest | None = None
     history: tuple[History, ...] = field(default=())
+    created: int = EPOCH
 
 
 def _artifact(store: Store, artifact: Artifact) -> Path:
@@ -167,6 +169,7 @@ def debian_base(name: str, locks: Sequence[BaseLock], *, compiling: Compilers, c
             History(created_by=f"buildctl: {len(s.lock.packages)} Debian packages ({s.lock.suite}, {s.lock.flavour})")
             for s in sources
         ),
+        created=locked.created(None, locks),
     )
 
 
@@ -175,6 +178,7 @@ def _debian_recipe(name: str, source: DebianSource, compression: Compression) ->
     # not by the name of an image: those that add the same packages to the same base share the layer
     facts = [asdict(replace(lock, inputs="", base=locks[-1].base)) for lock in locks]
     for fact in facts:
+        del fact["newest"]  # the layer is the same whenever its packages were made
         if fact["recorded"] is None:  # most locks: the key of a layer is as it was before there were records
             del fact["recorded"]
     kind = "debian, added" if source.added else "debian" if source.below else f"debian, configured {VERSION}"
@@ -194,6 +198,7 @@ def base_image(base: BaseRecipe) -> ImageRecipe:
         config=base.config,
         history=base.history,
         annotations={},
+        created=base.created,
     )
 
 
@@ -227,6 +232,7 @@ def image_recipe(
     site: Site,
     compiling: Compilers,
     compression: Compression,
+    created: int,
 ) -> ImageRecipe:
     """All layers of an image, with its history. `locks` are the wheel locks by path, as the Dockerfile names them."""
     recipes: list[Recipe] = []
@@ -244,6 +250,7 @@ def image_recipe(
         config=plan.config,
         history=(*base.history, *history),
         annotations=annotations,
+        created=created,
         blobs=base.blobs,
     )
 

@@ -20,7 +20,7 @@ UV = "uv"  # the image that holds /uv and nothing else, a named context of every
 class BakeTarget:
     """One cell to build. `dockerfile` is relative to `context`; `contexts` are named contexts, as buildx writes them
     (`oci-layout://DIR:NAME`, a folder, `docker-image://...`). `fixed_times` says that no layer of it can hold a time
-    stamp of the build, so that none has to be rewritten.
+    stamp of the build, so that none has to be rewritten. `created` is the time of the image in seconds since 1970.
     """
 
     name: str
@@ -31,6 +31,7 @@ class BakeTarget:
     args: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     fixed_times: bool = False
+    created: int | None = None
 
 
 def bake_definition(targets: Sequence[BakeTarget]) -> dict[str, Any]:
@@ -88,13 +89,21 @@ def _image_context(base: ImageBase, reference: str, *, root: Path) -> str:
     return f"oci-layout://{root / base.layout}@{reference.partition('@')[2]}"
 
 
-def bake_file(cells: Iterable[Cell], image_of_cell: Callable[[Cell], ImageLock | None] = lambda _: None) -> str:
+def bake_file(
+    cells: Iterable[Cell],
+    image_of_cell: Callable[[Cell], ImageLock | None] = lambda _: None,
+    created_of_cell: Callable[[Cell], int] = lambda _: EPOCH,
+) -> str:
     """docker-bake.json for a clone: relative paths, the layout in dist/, two builds of one checkout agree.
 
     A base that is an image is named by its digest once it is locked.
     """
-    where, args = {"context": Path("images"), "layout": Path("dist")}, {"SOURCE_DATE_EPOCH": str(EPOCH)}
+    where = {"context": Path("images"), "layout": Path("dist")}
     targets = [
-        replace(target_of(cell, **where, image=image_of_cell(cell)), args=args) for cell in cells if not cell.native
+        replace(
+            target_of(cell, **where, image=image_of_cell(cell)), args={"SOURCE_DATE_EPOCH": str(created_of_cell(cell))}
+        )
+        for cell in cells
+        if not cell.native
     ]
     return json.dumps(bake_definition(targets), indent=2) + "\n"

@@ -5,7 +5,7 @@ A Dockerfile is one for all architectures of its name: every function here takes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from buildctl.dockerfile.guide import GUIDE, guide
 from buildctl.dockerfile.render import drift, render_image
 from buildctl.ground.errors import DriftError, LockError
 from buildctl.lock.inside.base_image import ImageLock, load_image_lock
-from buildctl.lock.locked import LOCKED, LockedCell
+from buildctl.lock.locked import LOCKED, LockedCell, created, load_debian
+from buildctl.lock.wheels import WheelLock, read_wheel_lock
 from buildctl.matrix.cells import Cell, Flavour
 from buildctl.matrix.project import Project
+from buildctl.oci.entry import EPOCH
 from buildctl.oci.files import write_whole
 
 
@@ -82,12 +84,23 @@ def _image(project: Project, cell: Cell) -> ImageLock | None:
     return None
 
 
+def _created(project: Project, cell: Cell, wheels: Mapping[tuple[str, str], WheelLock]) -> int:
+    """Also of cells that are not being rendered, as far as they are locked."""
+    with suppress(LockError):
+        found = wheels.get((cell.name, cell.arch)) or read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
+        return created(found, load_debian(project, cell))
+    return EPOCH
+
+
 def _render(project: Project, cells: Iterable[LockedCell]) -> dict[Path, str]:
     cells = tuple(cells)
     wanted = (*COMMON, PYTHON) if any(one.image and not one.image.has_python for one in cells) else COMMON
     texts = {project.common / name: common_file(name).decode() for name in wanted}
     texts[project.images / GUIDE] = guide()
-    texts[project.root / BAKE] = bake_file(project.matrix.cells, lambda cell: _image(project, cell))
+    wheels = {(one.cell.name, one.cell.arch): one.wheels for one in cells}
+    texts[project.root / BAKE] = bake_file(
+        project.matrix.cells, lambda cell: _image(project, cell), lambda cell: _created(project, cell, wheels)
+    )
     names: dict[str, list[LockedCell]] = {}
     for locked in cells:
         if not locked.cell.native and locked.cell.flavour is Flavour.RUNTIME:

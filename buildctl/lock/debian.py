@@ -15,6 +15,7 @@ from pathlib import Path
 from buildctl.artifacts.debian.deb822 import parse_stanzas
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.debian.recorded import format_recorded, parse_recorded
+from buildctl.ground.clock import seconds_of, written
 from buildctl.ground.errors import ArtifactError, LockError
 from buildctl.lock.apt_sources import ARCHIVES
 from buildctl.matrix.cells import DebianBase, Flavour
@@ -25,6 +26,7 @@ from buildctl.oci.image import canonical_json
 FORMAT = 1
 FIELDS = ("Package", "Version", "Architecture", "Archive", "Filename", "Size", "SHA256")
 HEAD = ("base", "flavour", "arch", "suite", "inputs")
+NEWEST = "newest"  # locks of an earlier buildctl have none
 NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+]")
 VERSION = re.compile(r"[A-Za-z0-9.+:~-]+")
 FILENAME = re.compile(r"pool/(?:[A-Za-z0-9_+~][A-Za-z0-9_.+~:%-]*/)+[A-Za-z0-9_.+~:%-]+\.deb")
@@ -87,6 +89,7 @@ def shipped_base(base: DebianBase, arch: str, folders: Sequence[Path] = SHIPPED)
 def format_base_lock(lock: BaseLock) -> str:
     lines = ["# Written by `buildctl lock`. Debian packages of a base; Filename is below the root of Archive."]
     lines += [f"# {key}: {getattr(lock, key)}" for key in HEAD]
+    lines += [f"# {NEWEST}: {written(lock.newest)}"] if lock.newest else []
     for package in lock.packages:
         values = (
             package.name,
@@ -145,7 +148,11 @@ def _parsed(path: Path, text: str) -> BaseLock:
         packages = tuple(_read_package(path, line, fields) for line, fields in parse_stanzas(text, str(path)))
     except ArtifactError as error:
         raise LockError(error.message, hint="restore the file, or run `buildctl lock`") from error
-    lock = BaseLock(packages=packages, recorded=None, **head)
+    try:
+        newest = seconds_of(head.pop(NEWEST)) if NEWEST in head else 0
+    except ValueError as error:
+        raise LockError(f"{path}: malformed {NEWEST}: {error}", hint="run `buildctl lock`") from error
+    lock = BaseLock(packages=packages, recorded=None, newest=newest, **head)
     names = [p.name for p in packages]
     # what an image adds (debian_added) may all be in its base already
     if names != sorted(names) or len(set(names)) != len(names) or not (names or "_" in lock.base):
@@ -164,7 +171,7 @@ def _read_head(path: Path, text: str) -> dict[str, str]:
         if not line.startswith("#"):
             break
         key, colon, value = line.removeprefix("# ").partition(": ")
-        if colon and key in HEAD:
+        if colon and key in (*HEAD, NEWEST):
             if key in head:
                 raise LockError(f"{path}:{number}: `{key}` is given twice")
             head[key] = value

@@ -18,6 +18,7 @@ from buildctl.lock.inside.base_image import ImageLock, load_image_lock
 from buildctl.lock.wheels import WheelLock, read_wheel_lock
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.project import Project
+from buildctl.oci.entry import EPOCH
 
 # How the message begins if something would have to change but must not.
 LOCKED = "with --locked"
@@ -35,6 +36,17 @@ class LockedCell:
     debian: tuple[BaseLock, ...]
     image: ImageLock | None = None
     claims: Claims
+
+    @property
+    def created(self) -> int:
+        return created(self.wheels, self.debian)
+
+
+def created(wheels: WheelLock | None, debian: Iterable[BaseLock]) -> int:
+    """When the youngest of all that is locked was made or uploaded, in seconds since 1970: as deterministic as the
+    locks, and true. What does not say is left out.
+    """
+    return max([*([wheels.newest] if wheels else []), *(lock.newest for lock in debian)], default=0) or EPOCH
 
 
 def load_locked(project: Project, cells: Iterable[Cell]) -> tuple[LockedCell, ...]:

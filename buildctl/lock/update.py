@@ -18,7 +18,7 @@ from buildctl.lock.apt_sources import apt_mirrors
 from buildctl.lock.claim_files import derive, stale_claims, write_claims
 from buildctl.lock.debian_added import Record
 from buildctl.lock.inside import base_image
-from buildctl.lock.inside.assembly import Debs, refuse_unbuildable
+from buildctl.lock.inside.assembly import Debs, dated, refuse_unbuildable
 from buildctl.lock.inside.base_image import ImageLock, lock_image
 from buildctl.lock.inside.local_wheels import local_problem, offered, refuse_others
 from buildctl.lock.locked import LOCKED, debian_bases
@@ -317,7 +317,7 @@ def _write(project: Project, path: Path, new: BaseLock) -> Iterator[str]:
         moved = debian.changes(debian.read_base_lock(path), new)
     except LockError:
         moved = []
-    debian.write_base_lock(path, new)
+    debian.write_base_lock(path, dated(new, Store.default()))
     yield f"{project.shown(path)}: {len(new.packages)} packages"
     yield from (f"  {line}" for line in moved)
 

@@ -15,7 +15,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from buildctl.console.log import say
-from buildctl.ground.clock import now
+from buildctl.ground.clock import now, seconds_of, written
 from buildctl.ground.errors import LockError, ResolveError, SourceError
 from buildctl.ground.net import new_session, redact
 from buildctl.lock.index import with_credentials
@@ -29,7 +29,7 @@ from buildctl.oci.image import canonical_json
 
 _FORMAT = 1
 _TITLE = "# Written by `buildctl lock`. pip and uv read it as requirements with hashes; above each: its file and size."
-_HEADER = re.compile(r"# (name|platform|python|inputs|wheels): (\S+)")
+_HEADER = re.compile(r"# (name|platform|python|inputs|newest|wheels): (\S+)")
 _FILE = re.compile(r"# (\S+\.whl) ([1-9][0-9]{0,14})")
 _PIN = re.compile(r"([a-z0-9][a-z0-9-]*)==(\S+) --hash=sha256:([0-9a-f]{64})")
 
@@ -47,13 +47,17 @@ class LockedWheel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelLock:
-    """All wheels of an image name on a platform, sorted by name; `inputs` is the digest of what they follow from."""
+    """All wheels of an image name on a platform, sorted by name; `inputs` is the digest of what they follow from.
+
+    `newest` is when the last of them was uploaded, in seconds since 1970; 0 if the index does not tell.
+    """
 
     name: str
     platform: str
     python: str
     inputs: Digest
     wheels: tuple[LockedWheel, ...]
+    newest: int = 0
 
     @property
     def arch(self) -> str:
@@ -116,7 +120,14 @@ def resolve_wheels(
         say(f"note: {note}")
     wheels = tuple(_locked(wheel, cell.accelerator.index) for wheel in found)
     refuse_another_build(cell, wheels)
-    return WheelLock(name=cell.name, platform=cell.platform, python=cell.python, inputs=inputs_of(cell), wheels=wheels)
+    return WheelLock(
+        name=cell.name,
+        platform=cell.platform,
+        python=cell.python,
+        inputs=inputs_of(cell),
+        wheels=wheels,
+        newest=max((int(one.uploaded.timestamp()) for one in found if one.uploaded), default=0),
+    )
 
 
 def _locked(found: Found, index: str | None) -> LockedWheel:
@@ -159,6 +170,7 @@ def format_wheel_lock(lock: WheelLock) -> str:
         f"# platform: {lock.platform}",
         f"# python: {lock.python}",
         f"# inputs: {lock.inputs}",
+        *([f"# newest: {written(lock.newest)}"] if lock.newest else []),
         f"# wheels: {len(lock.wheels)}",
     ]
     for wheel in lock.wheels:
@@ -221,7 +233,16 @@ def _read_header(source: str, header: dict[str, str], wheels: list[LockedWheel],
         python=header["python"],
         inputs=Digest.parse(header["inputs"]),
         wheels=tuple(wheels),
+        newest=_read_newest(source, header),
     )
+
+
+def _read_newest(source: str, header: dict[str, str]) -> int:
+    """Locks of an earlier buildctl have none."""
+    try:
+        return seconds_of(header["newest"]) if "newest" in header else 0
+    except ValueError as error:
+        raise _malformed(source, f"newest is not a time: {header['newest']!r}") from error
 
 
 def _read_wheel(where: str, pin: re.Match[str], file: tuple[str, int]) -> LockedWheel:

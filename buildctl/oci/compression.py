@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from buildctl.oci.entry import DeflatedBody
 from buildctl.oci.image import MediaType
 
+FRAME = 1 << 24  # bytes of content in a zstd frame: at 4 MiB wheels grow by 1.6 %, at 16 MiB by 0.3 %
+_THREADS = 4  # of one layer: inflating and hashing keeps no more of them busy
 _GZIP_PIECE = 1 << 20  # bytes per gzip member of what has to be compressed here
 # RFC 1952: magic, method deflate, no flags, no time, no extra flags, unknown system
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
@@ -41,30 +46,71 @@ class Sink:
 
 
 class ZstdSink(Sink):
-    """One frame, no checksum (the digest is one), no threads: the same bytes however the input is cut."""
+    """A frame (RFC 8878) for every FRAME bytes, compressed in one call, which takes libzstd a sixth less time than its
+    streams do; no checksum (the digest is one).
+
+    Where a frame ends follows from the content alone, so threads may compress several at the same time.
+    """
 
     def __init__(self, out: BinaryIO, level: int) -> None:
-        import zstandard  # noqa: PLC0415 - the names of what can be chosen are read by `buildctl --help`
-
         super().__init__(out)
-        parameters = zstandard.ZstdCompressionParameters.from_level(
-            level, write_checksum=False, write_content_size=False, write_dict_id=False, threads=0
-        )
-        self._compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        self._level = level
+        self._threads = min(os.cpu_count() or 1, _THREADS)
+        self._pool = ThreadPoolExecutor(self._threads)
+        self._frame, self._filled = _Frame(level), 0
+        self._spare = deque[_Frame]()
+        self._waiting = deque[tuple[_Frame, Future[bytes]]]()  # in the order of the content
 
     @staticmethod
     def version() -> str:
-        import zstandard  # noqa: PLC0415
+        import zstandard  # noqa: PLC0415 - the names of what can be chosen are read by `buildctl --help`
 
-        return ".".join(map(str, zstandard.ZSTD_VERSION))
+        return f"{'.'.join(map(str, zstandard.ZSTD_VERSION))} frames {FRAME}"
 
     def write(self, data: bytes) -> None:
-        compressed = self._compressor.compress(data)
-        if compressed:
-            self._emit(compressed)
+        at = 0
+        while len(data) - at >= (room := FRAME - self._filled):
+            self._frame.buffer[self._filled :] = memoryview(data)[at : at + room]
+            at, self._filled = at + room, FRAME
+            self._compress()
+        self._frame.buffer[self._filled : self._filled + len(data) - at] = memoryview(data)[at:]
+        self._filled += len(data) - at
+
+    def _compress(self) -> None:
+        """Hand over the frame that is full; as many may wait as threads work."""
+        self._waiting.append((self._frame, self._pool.submit(self._frame.compressed, self._filled)))
+        if len(self._waiting) > self._threads:
+            self._finish()
+        self._frame, self._filled = self._spare.pop() if self._spare else _Frame(self._level), 0
+
+    def _finish(self) -> None:
+        frame, compressed = self._waiting.popleft()
+        self._emit(compressed.result())
+        self._spare.append(frame)
 
     def close(self) -> None:
-        self._emit(self._compressor.flush())
+        if self._filled:
+            self._compress()
+        while self._waiting:
+            self._finish()
+        self._pool.shutdown()
+
+
+class _Frame:
+    """Content of one frame, with a compressor of its own: one may not be used by two threads."""
+
+    def __init__(self, level: int) -> None:
+        import zstandard  # noqa: PLC0415
+
+        self.buffer = memoryview(bytearray(FRAME))
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            level, write_checksum=False, write_content_size=True, write_dict_id=False, threads=0
+        )
+        self._compressor = zstandard.ZstdCompressor(compression_params=parameters)
+
+    def compressed(self, size: int) -> bytes:
+        """The frame of the first `size` bytes of the buffer."""
+        return self._compressor.compress(self.buffer[:size])
 
 
 class GzipSink(Sink):

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
+from buildctl.oci.entry import CAPABILITY, HARMLESS, capability_names
 from buildctl.oci.tarread import LayerReader
 
 # What Debian's own packages install with setuid or setgid (login, passwd, mount, util-linux, pam, openssh-client).
@@ -169,8 +170,15 @@ class _Scan:
         if info.isreg() and info.mode & (stat.S_ISUID | stat.S_ISGID):
             bits = " and ".join(n for n, b in (("setuid", stat.S_ISUID), ("setgid", stat.S_ISGID)) if info.mode & b)
             self.problem(info.name, f"is {bits} (mode {info.mode:04o})")
-        if "SCHILY.xattr.security.capability" in info.pax_headers:
-            self.problem(info.name, "carries file capabilities")
+        if (text := info.pax_headers.get(CAPABILITY)) is not None:
+            self.capability(info.name, text.encode("utf-8", "surrogateescape"))
+
+    def capability(self, name: str, value: bytes) -> None:
+        try:
+            if odd := capability_names(value) - HARMLESS:
+                self.problem(name, f"carries file capabilities ({', '.join(sorted(odd))})")
+        except ValueError as error:
+            self.problem(name, f"carries malformed file capabilities: {error}")
 
     def machine(self, info: tarfile.TarInfo, path: str) -> None:
         """ELF header, gABI chapter 4: magic, class, byte order (1 is little endian), ..., e_machine at byte 18."""

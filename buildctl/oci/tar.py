@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from buildctl.ground.errors import ArtifactError
-from buildctl.oci.entry import Entry, Kind
+from buildctl.oci.entry import CAPABILITY, Entry, Kind
 
 BLOCK = 512
 RECORD = 20 * BLOCK  # POSIX: a tar is a multiple of 10 240 bytes
@@ -91,6 +91,8 @@ def _pax_fields(entry: Entry, name: bytes, target: bytes) -> Iterator[tuple[str,
     for key, number in (("uid", entry.uid), ("gid", entry.gid)):
         if number > _MAX_OCTAL_7:
             yield key, b"%d" % number
+    if entry.capability:
+        yield CAPABILITY, entry.capability
     if (
         not 0 <= entry.mtime <= _MAX_OCTAL_11
         or not 0 <= entry.mode <= 0o7777

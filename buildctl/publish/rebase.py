@@ -158,9 +158,13 @@ def _rebase(layout: Layout, cell: Cell, old: Descriptor, new: Descriptor) -> Reb
     if _settings(before) != _settings(after):
         raise LayoutError(f"{cell.id}: the base's own settings changed", hint=f"buildctl build {cell.image}")
     known = {layer.digest for layer in layout.manifest(image).layers}
+    created = max(config.created, after.created)  # both are RFC 3339 in UTC
+    history = (*after.history, *config.history[len(before.history) :])
     descriptor = layout.put_image(
         name=cell.id,
-        config=replace(config, diff_ids=(), history=(*after.history, *config.history[len(before.history) :])),
+        config=replace(
+            config, diff_ids=(), created=created, history=tuple(replace(step, created=created) for step in history)
+        ),
         layers=(*below, *above),
         blob=layout.blob_path,
         annotations=layout.manifest(image).annotations,

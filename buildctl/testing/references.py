@@ -35,7 +35,7 @@ _NO_PROMISE = "promised by buildctl's own images, not by this one"
 PROMISES = (
     "numpy", "bytecode", "any uid", "any uid's files", "home and workdir", "pip install", "locale", "certificates",
     "cuda libraries", "console scripts", "torchrun", "entrypoint", "torch.compile",
-    "pip keeps torch", "read-only root", "login shell", "standard library",
+    "pip keeps torch", "read-only root", "home of root", "login shell", "standard library",
 )  # fmt: skip
 _CLAIMED = ("torchvision", "torchaudio", "gpu architectures", "cudnn version", "nccl version", "distributions", LABELS)
 

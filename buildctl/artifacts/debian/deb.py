@@ -106,6 +106,15 @@ def read_control(path: Path) -> Control:
         return _control(path, file, control)
 
 
+def made_at(path: Path) -> int:
+    """When the package was made, in seconds since 1970, as its first member says: reproducible packages have the date
+    of their changelog there. 0 if it does not say.
+    """
+    with path.open("rb") as file:
+        text = file.read(36)[24:].strip()  # ar(5): 8 bytes of magic, 16 of the name, 12 of the time
+    return int(text) if text.isdigit() else 0
+
+
 def open_deb(path: Path, scratch: IO[bytes], *, digest: Digest | None = None) -> Deb:
     """Read a package, its data unpacked into the empty temporary file `scratch`.
 

@@ -25,7 +25,8 @@ class Change:
     """What scripts did to one path. `text` is the content (in base64 if binary), the target of a link, or lines with +
     or - before them.
 
-    `kind` is file, binary, folder, link, lines (of a file that others change too), same (but for mode and owner), gone.
+    `kind` is file, binary, folder, link, lines (of a file that others change too), same (but for mode and owner),
+    capable (the same, with file capabilities: `text` is their value in hex), gone.
     """
 
     kind: str
@@ -52,7 +53,8 @@ class Recorded:
 class BaseLock:
     """The packages of one flavour on one architecture, sorted by name. Devel holds only what it adds to runtime.
 
-    `recorded` is what their scripts did, where they were run when this was locked; None: they are followed.
+    `recorded` is what their scripts did, where they were run when this was locked; None: they are followed. `newest` is
+    when the last of them was made, in seconds since 1970; 0 if that is not known.
     """
 
     base: str
@@ -62,3 +64,4 @@ class BaseLock:
     inputs: str
     packages: tuple[DebPackage, ...]
     recorded: Recorded | None = None
+    newest: int = 0

@@ -18,12 +18,12 @@ from buildctl.artifacts.debian.scripts.commands import Effects
 from buildctl.artifacts.debian.scripts.tree import lines_of
 from buildctl.ground.errors import ArtifactError, LockError
 from buildctl.oci.digest import Digest
-from buildctl.oci.entry import Entry, Kind, directory_entry, file_entry, symlink_entry
+from buildctl.oci.entry import Entry, Kind, capability_names, directory_entry, file_entry, symlink_entry
 from buildctl.oci.image import canonical_json
 
 RULES = 1  # another number where the same scripts leave another record
 HEAD = "# Written by `buildctl lock --record-scripts`: what the maintainer scripts of these packages did, in a sandbox."
-CHANGE = re.compile(r"(file|binary|folder|link|lines|same|gone) ([0-7]{4}) ([0-9]+):([0-9]+) (\S.*)")
+CHANGE = re.compile(r"(file|binary|folder|link|lines|same|capable|gone) ([0-7]{4}) ([0-9]+):([0-9]+) (\S.*)")
 KEYS = ("script", "note", "compile")
 AGAIN = "run `buildctl lock --record-scripts`"
 
@@ -43,7 +43,7 @@ def apply(recorded: Recorded, tree: dict[str, Entry], arch: str) -> Effects:
     for change in recorded.changes:
         if change.kind == "gone":
             tree.pop(change.path, None)
-        elif change.kind == "same" and change.path not in tree:
+        elif change.kind in ("same", "capable") and change.path not in tree:
             raise ArtifactError(f"/{change.path}: its recorded mode is of a file that is not there", hint=AGAIN)
         else:
             tree[change.path] = _entry(change, tree)
@@ -55,6 +55,8 @@ def _entry(change: Change, tree: Mapping[str, Entry]) -> Entry:
     match change.kind:
         case "same":
             return replace(tree[change.path], **owned)  # type: ignore[arg-type]
+        case "capable":
+            return replace(tree[change.path], **owned, capability=bytes.fromhex(change.text))  # type: ignore[arg-type]
         case "folder":
             return replace(directory_entry(change.path), **owned)  # type: ignore[arg-type]
         case "link":
@@ -108,9 +110,9 @@ def format_recorded(lock: BaseLock) -> str:
 
 def _quoted(change: Change) -> Iterator[str]:
     """Text with `|` before each line, and a backslash on a line of its own where the last line has no end."""
-    if change.kind == "link":
+    if change.kind in ("link", "capable"):
         yield f"  |{change.text}"
-    if change.kind in ("folder", "gone", "same", "link"):
+    if change.kind in ("folder", "gone", "same", "link", "capable"):
         return
     *lines, rest = change.text.split("\n")
     yield from (f"  |{line}" for line in lines)
@@ -140,7 +142,7 @@ def parse_recorded(text: str, where: str, lock: BaseLock) -> Recorded:
             changes[-1] = replace(changes[-1], text=changes[-1].text.removesuffix("\n"))
         else:
             raise LockError(f"{where}:{number}: not a line of such a record: {line[:80]!r}", hint="restore the file")
-    changes = [replace(c, text=c.text.removesuffix("\n")) if c.kind == "link" else c for c in changes]
+    changes = [replace(c, text=c.text.removesuffix("\n")) if c.kind in ("link", "capable") else c for c in changes]
     _check(changes, where)
     return Recorded(
         scripts=tuple(found["script"]),
@@ -166,8 +168,17 @@ def _check(changes: list[Change], where: str) -> None:
                 base64.b64decode(change.text.replace("\n", ""), validate=True)
             except binascii.Error as error:
                 raise LockError(f"{where}: {change.path}: malformed base64: {error}") from error
+        if change.kind == "capable":
+            _check_capability(change, where)
         if change.kind == "link" and not change.text.strip():
             raise LockError(f"{where}: {change.path}: a link without a target")
+
+
+def _check_capability(change: Change, where: str) -> None:
+    try:
+        capability_names(bytes.fromhex(change.text))
+    except ValueError as error:
+        raise LockError(f"{where}: {change.path}: malformed file capabilities: {error}") from error
 
 
 def kind_of(entry: Entry) -> str:

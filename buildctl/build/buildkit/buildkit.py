@@ -23,14 +23,16 @@ from buildctl.build.engine import Built, Order
 from buildctl.console.log import say
 from buildctl.dockerfile.bake import BakeTarget, bake_definition, bake_name, target_of
 from buildctl.dockerfile.parse import Instruction, read_dockerfile
+from buildctl.ground.clock import written
 from buildctl.ground.errors import DockerfileError, EngineError, ToolError
 from buildctl.ground.run import run, which
 from buildctl.ground.scratch import scratch
 from buildctl.lock.index import uv_environment
-from buildctl.lock.inside.base_image import ImageLock
-from buildctl.matrix.cells import Cell, DebianBase
+from buildctl.lock.locked import LockedCell
+from buildctl.matrix.cells import DebianBase
 from buildctl.oci.compression import ZSTD, Compression
-from buildctl.oci.image import Descriptor, MediaType
+from buildctl.oci.entry import EPOCH
+from buildctl.oci.image import Descriptor, MediaType, canonical_json
 from buildctl.oci.layout import Layout
 
 DEADLINE = 4 * 3600.0  # seconds for all targets of one build
@@ -76,7 +78,7 @@ def docker_images(order: Order) -> list[Built]:
         say(f"building {', '.join(cell.id for cell in some)} with docker buildx bake")
         with scratch("secrets") as secrets:
             options = DockerOptions(
-                epoch=order.epoch,
+                epoch=EPOCH if order.epoch is None else order.epoch,
                 compression=order.compression,
                 builder=order.builder,
                 context=order.context,
@@ -84,10 +86,8 @@ def docker_images(order: Order) -> list[Built]:
                 cache_from=tuple(source.name for source in order.cache.sources) if order.cache else (),
                 cache_to=order.cache.writer.name if order.cache and order.cache.writer else None,
             )
-            images = {one.cell.id: one.image for one in order.locked}
-            targets = [
-                _target(cell, context=order.project.images, layout=layout.root, image=images[cell.id]) for cell in some
-            ]
+            locked = {one.cell.id: one for one in order.locked}
+            targets = [_target(locked[cell.id], order) for cell in some]
             found = build_with_docker(targets, options, layout=layout)
         seconds = (time.perf_counter() - start) / len(some)
         built |= {name: _built(name, descriptor, layout, seconds) for name, descriptor in found.items()}
@@ -100,8 +100,10 @@ def _built(name: str, descriptor: Descriptor, layout: Layout, seconds: float) ->
     return Built(name=name, descriptor=descriptor, size=size, made=len(layers), reused=0, seconds=seconds)
 
 
-def _target(cell: Cell, *, context: Path, layout: Path, image: ImageLock | None) -> BakeTarget:
-    target = target_of(cell, context=context, layout=layout, image=image)
+def _target(locked: LockedCell, order: Order) -> BakeTarget:
+    cell = locked.cell
+    target = target_of(cell, context=order.project.images, layout=order.layout.root, image=locked.image)
+    target = replace(target, created=locked.created if order.epoch is None else order.epoch)
     # a foreign base may be compressed differently, which triggers a second export
     return with_fixed_times(target) if isinstance(cell.base, DebianBase) else target
 
@@ -141,7 +143,9 @@ def _export(targets: Sequence[BakeTarget], places: Mapping[str, Path], options: 
         shutil.rmtree(place, ignore_errors=True)
         entry = definition["target"][bake_name(target.name)]
         entry["output"] = [_output(place, options, rewrite=not target.fixed_times)]
-        entry["args"] = {**entry.get("args", {}), **_proxies(), "SOURCE_DATE_EPOCH": str(options.epoch)}
+        # files whose times are rewritten get the same one in every image
+        epoch = options.epoch if target.created is None or not target.fixed_times else target.created
+        entry["args"] = {**entry.get("args", {}), **_proxies(), "SOURCE_DATE_EPOCH": str(epoch)}
         entry["secret"] = [{"id": k, "src": str(v.absolute())} for k, v in sorted(options.secrets.items())]
         entry |= _registry_cache(target.name, options)
         if options.attest:
@@ -291,7 +295,18 @@ def _take(layout: Layout, built: Path, target: BakeTarget) -> Descriptor:
         raise EngineError(f"{target.name}: the builder built {config.platform}, not linux/{target.arch}")
     for blob in (*manifest.layers, manifest.config):
         layout.add_blob(source.blob_path(blob.digest), blob.digest, blob.size)
-    written = layout.write_bytes(MediaType.MANIFEST, source.read_bytes(images[0]))
-    descriptor = replace(written, platform=config.platform)
+    put = layout.write_bytes(MediaType.MANIFEST, _dated_manifest(source, images[0], target, layout))
+    descriptor = replace(put, platform=config.platform)
     layout.tag(descriptor, target.name)
     return descriptor
+
+
+def _dated_manifest(source: Layout, image: Descriptor, target: BakeTarget, layout: Layout) -> bytes:
+    """The manifest, with the target's time in its configuration where BuildKit was given another one for the files."""
+    manifest = source.manifest(image)
+    raw = json.loads(source.read_bytes(manifest.config))
+    if target.created is None or raw["created"] == (created := written(target.created)):
+        return source.read_bytes(image)
+    raw |= {"created": created, "history": [{**step, "created": created} for step in raw["history"]]}
+    config = layout.write_bytes(MediaType.CONFIG, canonical_json(raw))
+    return canonical_json(replace(manifest, config=config).to_json())

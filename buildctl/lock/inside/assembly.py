@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from buildctl.artifacts.debian.base import check_base
-from buildctl.artifacts.debian.deb import Control, read_control
+from buildctl.artifacts.debian.deb import Control, made_at, read_control
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.debian.python import python_packages
 from buildctl.artifacts.store import Store
@@ -39,6 +39,13 @@ class Debs:
 
     def control(self, package: DebPackage) -> Control:
         return read_control(self.path(package))
+
+
+def dated(lock: BaseLock, store: Store) -> BaseLock:
+    """With the time of its newest package, where all of them are in the store."""
+    paths = [store.artifact(package.digest) for package in lock.packages]
+    known = [path for path in paths if path is not None]
+    return lock if lock.newest or len(known) < len(paths) else replace(lock, newest=max(map(made_at, known), default=0))
 
 
 def refuse_unbuildable(base: DebianBase, flavours: Sequence[BaseLock], debs: Debs) -> None:

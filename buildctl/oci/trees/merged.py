@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
-from buildctl.oci.entry import Entry, Kind, directory_entry
+from buildctl.oci.entry import CAPABILITY, Entry, Kind, directory_entry
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.oci.tar import BLOCK, RECORD, header, root_header
@@ -168,4 +168,7 @@ def _entry(path: str, info: tarfile.TarInfo, kind: Kind, *, target: str = "") ->
         size=info.size if kind is Kind.FILE else 0,
         mtime=max(0, int(info.mtime)),
         target=target or (info.linkname if kind is Kind.SYMLINK else ""),
+        capability=info.pax_headers.get(CAPABILITY, "").encode("utf-8", "surrogateescape")
+        if kind is Kind.FILE
+        else b"",
     )

@@ -88,18 +88,20 @@ def tell(path: str) -> list[object]:
     about = os.lstat(f"/{path}")
     kind = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}.get(stat.S_IFMT(about.st_mode), "other")
     content = ""
-    if capable(path):
-        kind = "capable"
-    elif kind == "link":
+    if kind == "link":
         content = str(Path(f"/{path}").readlink())
     elif kind == "file":
         content = hashlib.sha256(Path(f"/{path}").read_bytes()).hexdigest()
+        if value := capability(path):
+            kind, content = "capable", f"{content} {value}"
     mode = 0o777 if kind == "link" else stat.S_IMODE(about.st_mode)
     return [kind, mode, about.st_uid, about.st_gid, content]
 
 
-def capable(path: str) -> bool:
-    return "security.capability" in os.listxattr(f"/{path}", follow_symlinks=False)
+def capability(path: str) -> str:
+    """In hex."""
+    name = "security.capability"
+    return os.getxattr(f"/{path}", name).hex() if name in os.listxattr(f"/{path}") else ""
 
 
 def differing(expected: dict[str, list[object]], found: dict[str, list[object]]) -> Iterator[tuple[str, list[object]]]:
@@ -109,9 +111,16 @@ def differing(expected: dict[str, list[object]], found: dict[str, list[object]])
 
 
 def full(path: str, fact: list[object], expected: list[object] | None) -> list[object]:
-    """With the content; `same` where only mode or owner are others, `large` where it is too large to record."""
+    """With the content; `same` where only mode or owner are others, `large` where it is too large to record.
+
+    Of a file with capabilities only these, if it is otherwise what is expected.
+    """
     if expected and (fact[0], fact[4]) == (expected[0], expected[4]):
         return ["same", *fact[1:4], ""]
+    if fact[0] == "capable":
+        content, _, value = str(fact[4]).partition(" ")
+        same = expected and expected[0] == "file" and expected[4] == content
+        return [*fact[:4], value] if same else ["new and capable", *fact[1:]]
     if fact[0] != "file":
         return fact
     data = Path(f"/{path}").read_bytes()

@@ -11,6 +11,7 @@ from buildctl.artifacts.debian.base import left_out
 from buildctl.artifacts.debian.package import Change
 from buildctl.artifacts.debian.recorded import lines_between
 from buildctl.ground.errors import ResolveError
+from buildctl.oci.entry import plain_capability
 
 # Path -> (kind, mode, uid, gid, content in base64 or target); None: nothing is there.
 Seen = Mapping[str, "tuple[str, int, int, int, str] | None"]
@@ -74,10 +75,14 @@ def _add(
         done.changes.append(Change(kind="gone", mode=0, uid=0, gid=0, path=path))
         return
     kind, mode, uid, gid, content = fact
-    if kind in ("other", "large", "capable"):
-        why = {"other": "a device, pipe or socket", "large": "larger than 1 MiB", "capable": "with file capabilities"}
+    why = {
+        "other": "a device, pipe or socket",
+        "large": "larger than 1 MiB",
+        "new and capable": "a program with rights",
+    }
+    if kind in why:
         raise ResolveError(f"the scripts make /{path}, which is {why[kind]} and cannot be recorded")
-    text = content
+    text = plain_capability(bytes.fromhex(content)).hex() if kind == "capable" else content
     if kind == "file":
         data = base64.b64decode(content)
         if (b"\0" not in data and SECRET.search(data)) or path.startswith("etc/ssl/private/"):

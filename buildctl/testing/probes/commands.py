@@ -52,6 +52,15 @@ def read_only_root(session: Session) -> Finding:
     return _finding("read-only root", [outcome], problem=problem, good="2 worker processes without a /tmp to write to")
 
 
+def root_home(session: Session) -> Finding:
+    """Root has a home and a name of its own: what it wrote into the user's home, the user could not change."""
+    argv = ["python", "-c", "import getpass, pathlib; print(pathlib.Path.home(), getpass.getuser())"]
+    outcome = session.run(argv, timeout=deadline_for(session, 20), user="0:0", through_entrypoint=True)
+    answer = outcome.stdout.strip()
+    problem = "" if answer == "/root root" else f"expected root to be at home in /root, image printed {answer[:200]!r}"
+    return _finding("home of root", [outcome], problem=problem, good="uid 0 is root, with /root as its home")
+
+
 def _finding(name: str, outcomes: list[Outcome], *, problem: str, good: str) -> Finding:
     death = death_of(outcomes[-1])
     detail = "\n".join(part for part in (problem, death) if part)
@@ -67,4 +76,5 @@ COMMANDS: tuple[tuple[str, Command], ...] = (
     ("torchrun", torchrun),
     ("entrypoint", entrypoint),
     ("read-only root", read_only_root),
+    ("home of root", root_home),
 )

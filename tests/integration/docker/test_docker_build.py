@@ -22,6 +22,7 @@ from buildctl.docker.load import load
 from buildctl.dockerfile.bake import BakeTarget
 from buildctl.ground.errors import EngineError
 from buildctl.lock.index import uv_environment
+from buildctl.lock.locked import load_locked
 from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.check import check_image
@@ -85,6 +86,19 @@ def test_two_builds_agree_and_keep_the_bases_layers(tmp_path: Path, base: Layout
         below = base.manifest(base.resolve("a-amd64")).layers
         assert layout.manifest(layout.resolve("x-amd64")).layers[: len(below)] == below
     assert digests[0] == digests[1]
+
+
+@pytest.mark.usefixtures("docker_client")
+@pytest.mark.parametrize("fixed", [True, False])
+def test_an_image_has_a_time_of_its_own_and_its_files_do_not(tmp_path: Path, base: Layout, fixed: bool) -> None:
+    layout = Layout(tmp_path / "dist")
+    cell = replace(target(tmp_path, base, WITH_RUN), created=1_794_897_324, fixed_times=fixed)
+    built = build_with_docker([cell], DockerOptions(epoch=EPOCH), layout=layout)["x-amd64"]
+    config = layout.config(built)
+    assert config.created == "2026-11-17T06:35:24Z"
+    assert check_image(layout, built) == []
+    if not fixed:
+        assert {entry["mtime"] for entry in tree(layout, built).values()} == {EPOCH}
 
 
 @pytest.mark.usefixtures("docker_client")
@@ -203,8 +217,15 @@ def test_both_engines_make_the_same_image(
     contexts = {
         context: f"oci-layout://{theirs.root}:{image}" for context, image in (("base", "base-debian13"), ("uv", "uv"))
     }
+    project = Project.find(ROOT)
+    (locked,) = load_locked(project, [found for found in project.matrix.cells if found.id == cell])
     wanted = BakeTarget(
-        name=cell, arch=arch, dockerfile=f"{name}/Dockerfile", context=str(ROOT / "images"), contexts=contexts
+        name=cell,
+        arch=arch,
+        dockerfile=f"{name}/Dockerfile",
+        context=str(ROOT / "images"),
+        contexts=contexts,
+        created=locked.created,
     )
     with source(cell, tmp_path) as options:
         made = build_with_docker([with_fixed_times(wanted)], options, layout=theirs)[cell]

@@ -251,12 +251,12 @@ def test_a_place_that_no_registry_takes_ends_the_first_job(place: str, stand_ins
     assert not (stand_ins / "asked").exists(), "nothing was built"
 
 
-def test_the_page_of_a_run_shows_what_was_found(stand_ins: Path) -> None:
+def test_the_page_of_a_run_shows_what_was_verified(stand_ins: Path) -> None:
     page = stand_ins / "page.md"
-    (stand_ins / "broken").write_text("promote")
-    done = pipeline(stand_ins, "promote", GITHUB_STEP_SUMMARY=str(page))
+    (stand_ins / "broken").write_text("verify")
+    done = pipeline(stand_ins, "verify", GITHUB_STEP_SUMMARY=str(page))
     assert done.returncode == 7, "what is shown does not hide that it failed"
-    assert page.read_text() == "### tags of registry.invalid/x\n\n```\n```\n"
+    assert page.read_text() == "### verified\n\n```\n```\n"
 
 
 def test_the_signature_of_every_tag_is_asked_for(stand_ins: Path) -> None:

@@ -66,6 +66,7 @@ def test_a_cpu_image_has_no_file_of_cuda(tested: Findings) -> None:
     "name",
     ["any uid", "pip check", "pip install", "console scripts", "bytecode", "locale", "certificates", "home and workdir",
      "dataloader", "matmul on cpu", "entrypoint", "distributions", "numpy", "pip keeps torch", "read-only root",
+     "home of root",
      "login shell", "standard library"],
 )  # fmt: skip
 def test_images_are_as_people_expect_them(cell: str, name: str, request: pytest.FixtureRequest) -> None:

@@ -13,7 +13,7 @@ from buildctl.artifacts.debian.recorded import format_recorded, lines_between, p
 from buildctl.artifacts.debian.scripts.commands import UnknownScriptError
 from buildctl.ground.errors import ArtifactError, LockError
 from buildctl.lock.debian import read_base_lock, record_of, write_base_lock
-from buildctl.oci.entry import Kind
+from buildctl.oci.entry import Kind, capability, capability_names
 from tests.support.debs import Compiled, deb, file, lock_of, tiny_base, write_all
 
 CHANGES = (
@@ -23,6 +23,7 @@ CHANGES = (
     Change(kind="lines", mode=0o644, uid=0, gid=0, path="etc/group", text="+tool:x:100:\n"),
     Change(kind="link", mode=0o777, uid=0, gid=0, path="usr/bin/t", text="tool"),
     Change(kind="same", mode=0o2755, uid=0, gid=8, path="usr/bin/tool"),
+    Change(kind="capable", mode=0o755, uid=0, gid=0, path="usr/bin/tool2", text=capability("cap_net_raw+ep").hex()),
     Change(kind="folder", mode=0o1770, uid=7, gid=8, path="var/lib/tool here"),
 )
 RECORDED = Recorded(
@@ -30,7 +31,12 @@ RECORDED = Recorded(
 )
 TOOL = deb(
     "tool",
-    [file("usr/bin/tool", mode=0o755), file("usr/share/tool/one.py"), file("usr/share/other/two.py")],
+    [
+        file("usr/bin/tool", mode=0o755),
+        file("usr/bin/tool2", mode=0o755),
+        file("usr/share/tool/one.py"),
+        file("usr/share/other/two.py"),
+    ],
     control={"postinst": "#!/bin/sh\nfrobnicate\n"},
 )
 
@@ -72,6 +78,8 @@ def test_it_belongs_to_these_packages_on_this_base_by_these_rules(
         ("etc/empty", "etc/seed", "each there once"),
         ("AAH/", "AA", "malformed base64"),
         ("  |tool\n", "", "a link without a target"),
+        ("  |01000002", "  |01000009", "malformed file capabilities: unknown revision"),
+        ("  |01000002", "  |ton", "malformed file capabilities"),
     ],
 )
 def test_what_was_not_written_so_is_refused(lock: BaseLock, old: str, new: str, message: str) -> None:
@@ -103,6 +111,7 @@ def test_the_record_takes_the_place_of_the_scripts(tmp_path: Path, lock: BaseLoc
     assert tree["etc/group"][1].startswith(b"root:")
     assert (tree["usr/bin/t"][0].kind, tree["usr/bin/t"][0].target) == (Kind.SYMLINK, "tool")
     assert (tree["usr/bin/tool"][0].mode, tree["usr/bin/tool"][0].gid) == (0o2755, 8)
+    assert capability_names(tree["usr/bin/tool2"][0].capability) == {"cap_net_raw"}
     assert tree["var/lib/tool here"][0].mode == 0o1770
     assert "usr/share/tool/__pycache__/one.cpython-313.pyc" in tree
     assert not [path for path in tree if path.startswith("usr/share/other/__pycache__")]

@@ -9,6 +9,7 @@ import pytest
 
 from buildctl.artifacts.debian.base import check_scripts
 from buildctl.ground.errors import ArtifactError
+from buildctl.oci.entry import capability_names
 from tests.support.debs import Compiled, Tree, deb, facts, file, folder, link, lock_of, made, text, tiny_base, write_all
 
 UPGRADE_ONLY = """\
@@ -60,6 +61,26 @@ def test_scripts_of_the_base_are_not_looked_at(tmp_path: Path) -> None:
     runtime = {**tiny_base(), "odd": deb("odd", control={"postinst": script("magic")})}
     tool = deb("tool", [file("usr/bin/tool", "x")])
     assert "usr/bin/tool" in made(tmp_path, {**runtime, "tool": tool}, below=lock_of(runtime), added=True)
+
+
+SETCAP = """\
+if command -v setcap >/dev/null; then
+  if setcap cap_net_raw+ep /usr/bin/ping; then chmod u-s /usr/bin/ping; else chmod 4755 /usr/bin/ping; fi
+fi"""
+
+
+def test_file_capabilities_are_those_that_setcap_gives(tmp_path: Path) -> None:
+    members = (file("usr/bin/ping", "x", 0o4755), file("usr/sbin/setcap", "x", 0o755))
+    entry, _ = one(tmp_path, SETCAP, *members)["usr/bin/ping"]
+    assert (entry.mode, sorted(capability_names(entry.capability))) == (0o755, ["cap_net_raw"])
+    without, _ = one(tmp_path, SETCAP, members[0])["usr/bin/ping"]
+    assert (without.mode, without.capability) == (0o4755, b"")
+
+
+@pytest.mark.parametrize("words", ["cap_none+ep", "cap_net_raw", "cap_net_raw+x", "-r", "cap_net_raw+ep -q"])
+def test_other_words_of_setcap_are_refused(tmp_path: Path, words: str) -> None:
+    with pytest.raises(ArtifactError, match="setcap"):
+        one(tmp_path, f"setcap {words} /usr/bin/ping", file("usr/bin/ping", "x"))
 
 
 def test_an_unknown_command_refuses_the_package_with_script_and_line(tmp_path: Path) -> None:

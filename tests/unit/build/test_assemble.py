@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,5 +77,8 @@ def test_an_image_is_its_layers_from_the_bottom_up(store: Store, tmp_path: Path)
     assert layout.config(built.descriptor).diff_ids == (layers[1].diff_id, layers[0].diff_id)
     assert layout.config(built.descriptor).created == "1970-01-01T00:00:00Z"
     assert layout.manifest(built.descriptor).annotations == {"k": "v"}
+    own = write_image(replace(image, created=1_794_897_324), made, layout=layout, layers=store, epoch=None)
+    config = layout.config(own.descriptor)
+    assert {config.created, *(step.created for step in config.history)} == {"2026-11-17T06:35:24Z"}
     assert (built.made, built.reused, built.size) == (0, 2, sum(layer.descriptor.size for layer in layers))
     assert check_image(layout, built.descriptor) == []

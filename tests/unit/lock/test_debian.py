@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
+from buildctl.artifacts.store import Store
 from buildctl.ground.errors import LockError, ToolError
 from buildctl.lock import apt as lock_apt
 from buildctl.lock.apt import instead_of_apt, resolve_base
@@ -20,6 +21,7 @@ from buildctl.lock.debian import (
     shipped_base,
     write_base_lock,
 )
+from buildctl.lock.inside.assembly import dated
 from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.matrix.read import load_matrix
 from buildctl.oci.digest import Digest
@@ -54,6 +56,27 @@ def lock(*packages: DebPackage) -> BaseLock:
         inputs=inputs_of(BASE, Flavour.RUNTIME, "amd64"),
         packages=packages or (package(), package("libgcc-s1", "1:14.2.0-19+b1"), package("tzdata", "2026f", "all")),
     )
+
+
+def test_a_lock_says_when_its_newest_package_was_made(tmp_path: Path) -> None:
+    store, path = Store(tmp_path / "store"), tmp_path / "x"
+    made = {"apt": 1_000_000_000, "bash": 1_794_897_324}
+    packages = []
+    for name, when in made.items():
+        data = b"!<arch>\n" + f"{'debian-binary':<16}{when:<12}{0:<6}{0:<6}{'100644':<8}{4:<10}`\n".encode() + b"2.0\n"
+        packages.append(replace(package(name), digest=Digest.of(data)))
+        store.artifact_path(packages[-1].digest).write_bytes(data)
+    found = dated(lock(*packages), store)
+    assert found.newest == made["bash"]
+    write_base_lock(path, found)
+    assert "\n# newest: 2026-11-17T06:35:24Z\n" in path.read_text()
+    assert read_base_lock(path) == found
+    # not where one is missing, and not a second time
+    assert dated(lock(*packages, package("zlib1g")), store).newest == 0
+    assert dated(found, Store(tmp_path / "none")) is found
+    path.write_text(path.read_text().replace("T06:35:24Z", ""))
+    with pytest.raises(LockError, match="malformed newest"):
+        read_base_lock(path)
 
 
 def test_a_lock_reads_back_as_written(tmp_path: Path) -> None:

@@ -97,6 +97,14 @@ def test_a_lock_survives_its_file(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_a_lock_says_when_its_newest_wheel_was_uploaded(tmp_path: Path) -> None:
+    write_wheel_lock(tmp_path / "x", replace(LOCK, newest=1_794_897_324))
+    assert "\n# newest: 2026-11-17T06:35:24Z\n" in (tmp_path / "x").read_text()
+    assert read_wheel_lock(tmp_path / "x").newest == 1_794_897_324
+    write_wheel_lock(tmp_path / "x", LOCK)  # an index that does not tell, or an earlier buildctl
+    assert "newest" not in (tmp_path / "x").read_text()
+
+
 def test_writing_does_not_depend_on_the_umask(tmp_path: Path) -> None:
     old = os.umask(0o077)
     try:
@@ -134,6 +142,7 @@ TEXT = format_wheel_lock(LOCK)
     [
         ("# name: cuda-2.6\n", "", "x: the header lacks name"),
         ("# python: 3.13\n", "# python: 3.13\n# python: 3.13\n", "x:5: python is given twice"),
+        ("# python: 3.13\n", "# python: 3.13\n# newest: 2026-11-17\n", "x: newest is not a time: '2026-11-17'"),
         (str(LOCK.inputs), "sha256:12", "x: inputs is not a sha256 digest"),
         ("numpy==2.2.6 --hash", "numpy==2.2.7 --hash", "is not numpy==2.2.7"),
         ("numpy==2.2.6 --hash", "Numpy==2.2.6 --hash", "x:9: unexpected"),

@@ -14,6 +14,7 @@ import zstandard
 
 from buildctl.oci.check import check_image, check_layout
 from buildctl.oci.digest import Digest
+from buildctl.oci.entry import CAPABILITY, capability
 from buildctl.oci.image import Descriptor, Index, MediaType, Platform, canonical_json
 from buildctl.oci.layout import Layout
 from tests.support.images import (
@@ -464,8 +465,12 @@ BAD_ENTRIES = {
     "setuid": (file("bin/x", mode=0o4755), "'bin/x' is setuid (mode 4755)"),
     "setgid": (file("bin/x", mode=0o2755), "'bin/x' is setgid (mode 2755)"),
     "capabilities": (
-        Member(name="bin/ping", pax=(("SCHILY.xattr.security.capability", "x"),)),
-        "'bin/ping' carries file capabilities",
+        Member(name="bin/x", pax=((CAPABILITY, capability("cap_net_raw,cap_sys_admin+ep").decode()),)),
+        "'bin/x' carries file capabilities (cap_sys_admin)",
+    ),
+    "malformed capabilities": (
+        Member(name="bin/ping", pax=((CAPABILITY, "x"),)),
+        "'bin/ping' carries malformed file capabilities: 1 bytes",
     ),
     "symlink for the root": (symlink("./", "x"), "in place of the root directory"),
     "whiteout of the parent": (file("a/.wh..."), "'a/.wh...' is a whiteout that does not name an entry of"),

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from buildctl.ground.errors import LayoutError
+from buildctl.oci.compression import UNCOMPRESSED
+from buildctl.oci.entry import CAPABILITY, capability, file_entry
+from buildctl.oci.layer import write_layer
 from buildctl.oci.layout import Layout
 from buildctl.oci.trees.merged import merged_tar
 from buildctl.oci.trees.unpack import unpack_image
@@ -38,6 +41,19 @@ def read(data: bytes) -> dict[str, tuple[object, ...]]:
             content = body.read() if body else info.linkname
             found[info.name] = (info.type, info.mode, info.uid, info.gid, info.mtime, content)
     return found
+
+
+def test_file_capabilities_stay(tmp_path: Path) -> None:
+    value = capability("cap_net_raw,cap_net_admin=eip")
+    out = io.BytesIO()
+    write_layer([replace(file_entry("ping", b"x"), capability=value)], out, compression=UNCOMPRESSED)
+    layout, descriptor = image(tmp_path, out.getvalue())
+    data = b"".join(merged_tar(layout, descriptor))
+    assert b" SCHILY.xattr.security.capability=" + value + b"\n" in data
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        assert archive.getmember("ping").pax_headers[CAPABILITY].encode() == value
+    unpack_image(layout, descriptor, tmp_path / "root")  # where nobody could use them, they are left out
+    assert (tmp_path / "root/ping").read_bytes() == b"x"
 
 
 def test_layers_are_merged_as_they_are_unpacked(tmp_path: Path) -> None:

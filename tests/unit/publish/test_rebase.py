@@ -56,6 +56,24 @@ def test_only_the_base_moves(bases: Bases) -> None:
     assert bases.layout.resolve(cell.id).digest == found.after.digest
 
 
+def test_an_image_is_as_young_as_what_moved_below_it(bases: Bases) -> None:
+    cell, times = bases.small.cell("cuda-2.6-amd64"), ("2026-01-01T00:00:00Z", "2025-01-01T00:00:00Z")
+    for created, expected in zip(times, (times[0], times[0]), strict=True):
+        config = replace(config_of([bases.layers["new"]]), created=created)
+        new = bases.layout.put_image(
+            name="base-debian13-amd64", config=config, layers=[bases.layers["new"]], blob=bases.blobs.path
+        )
+        found = _rebase(bases.layout, cell, bases.old, new)
+        after = bases.layout.config(found.after)
+        assert {after.created, *(step.created for step in after.history)} == {expected}
+        bases.layout.put_image(
+            name=cell.id,
+            config=replace(bases.layout.config(bases.image), diff_ids=(), created=times[0]),
+            layers=[bases.layers["old"], bases.wheels],
+            blob=bases.blobs.path,
+        )
+
+
 def test_a_base_that_did_not_move_leaves_the_image_alone(bases: Bases) -> None:
     found = _rebase(bases.layout, bases.small.cell("cuda-2.6-amd64"), bases.old, bases.old)
     assert not found.moved

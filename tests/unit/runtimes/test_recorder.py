@@ -9,6 +9,7 @@ import pytest
 
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import ResolveError, RuntimeUnavailableError
+from buildctl.oci.entry import capability
 from buildctl.runtimes.recorder import observe, record
 from buildctl.runtimes.recorder.rules import sort_out
 
@@ -61,6 +62,13 @@ def test_text_is_kept_as_text_and_the_rest_in_base64() -> None:
     assert kinds == {"etc/a": "file", "etc/b": "binary", "etc/c": "binary", "etc/d": "binary"}
 
 
+def test_file_capabilities_are_recorded_without_the_namespace_they_were_set_in() -> None:
+    value = capability("cap_net_raw+ep")
+    owned = (0x03000001).to_bytes(4, "little") + value[4:] + (100_000).to_bytes(4, "little")
+    (change,) = sort_out({"usr/bin/ping": ("capable", 0o755, 0, 0, owned.hex())}, {}, frozenset()).changes
+    assert (change.kind, change.text) == ("capable", value.hex())
+
+
 KEY = b"-----BEGIN RSA PRIVATE KEY-----\nMII\n"
 
 
@@ -71,7 +79,7 @@ KEY = b"-----BEGIN RSA PRIVATE KEY-----\nMII\n"
         ("etc/ssl/private/any", file(b"x"), "a private key"),
         ("var/lib/tool/pipe", ("other", 0o644, 0, 0, ""), "a device, pipe or socket"),
         ("var/lib/tool/much", ("large", 0o644, 0, 0, ""), "larger than 1 MiB"),
-        ("usr/bin/ping", ("capable", 0o755, 0, 0, ""), "with file capabilities"),
+        ("usr/bin/ping", ("new and capable", 0o755, 0, 0, ""), "a program with rights"),
         ("usr/bin/base", None, "removes usr/bin/base of the base"),
     ],
 )

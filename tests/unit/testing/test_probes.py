@@ -17,6 +17,7 @@ from buildctl.testing import probes
 from buildctl.testing.probes import judging, judging_packages, judging_python, native_checks
 from buildctl.testing.probes.asking import Answers, UnansweredError, deadline_for, read_answers
 from buildctl.testing.probes.checks import CHECKS, RUNS
+from buildctl.testing.probes.commands import COMMANDS
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.probes.findings import finding_of, findings_of
 from buildctl.testing.report import Status
@@ -358,7 +359,7 @@ def test_emulation_stretches_every_deadline() -> None:
     for session in (native, emulated):
         list(findings_of(session, replace(CUDA, flavour="devel", extras=("onnx",))))
     limits = [[how["timeout"] for _, how in session.calls] for session in (native, emulated)]
-    assert len(limits[0]) == len(RUNS) + 3
+    assert len(limits[0]) == len(RUNS) + len(COMMANDS)
     assert [deadline_for(emulated, limit) for limit in limits[0]] == limits[1]
     assert min(limits[1]) >= 10 * min(limits[0])
 

@@ -20,7 +20,7 @@ from buildctl.artifacts.debian.scripts.tree import append_line, evaluate, find, 
 from buildctl.artifacts.debian.scripts.words import ScriptError
 from buildctl.ground.errors import ArtifactError
 from buildctl.matrix.account import PATH
-from buildctl.oci.entry import Entry, Kind, directory_entry, file_entry, symlink_entry
+from buildctl.oci.entry import Entry, Kind, capability, directory_entry, file_entry, symlink_entry
 
 # Programs whose work is left out, whatever their arguments.
 LEFT_OUT = frozenset(
@@ -255,12 +255,25 @@ class Scripts:
 
     def owned(self, call: Call, entry: Entry, command: str, value: str) -> Entry:
         if command == "chmod":
+            if value == "u-s":
+                return replace(entry, mode=entry.mode & ~0o4000)
             if not re.fullmatch(r"[0-7]{3,4}", value):
                 raise call.problem()
             return replace(entry, mode=int(value, 8))
         user, _, group = (f":{value}" if command == "chgrp" else value).partition(":")
         uid = self.number(call, "passwd", user) if user else entry.uid
         return replace(entry, uid=uid, gid=self.number(call, "group", group) if group else entry.gid)
+
+    def setcap(self, call: Call) -> Answer:
+        """One clause for one file. Scripts try it, and make the file setuid where it fails."""
+        where, entry = self.find(self.path(call, call.argv[-1]))
+        if entry is None or len(call.argv) != 3:
+            raise call.problem()
+        try:
+            self.done.tree[where] = replace(entry, capability=capability(call.argv[1]))
+        except ValueError as error:
+            raise call.problem() from error
+        return Answer()
 
     def number(self, call: Call, file: str, name: str) -> int:
         for line in lines_of(self.done.tree, f"etc/{file}"):
@@ -372,6 +385,7 @@ _METHODS: Mapping[str, str] = {
     "py3compile": "py3compile",
     "rm": "remove",
     "rmdir": "remove",
+    "setcap": "setcap",
     "test": "test",
     "touch": "touch",
     "update-alternatives": "alternatives",
