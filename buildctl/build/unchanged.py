@@ -27,7 +27,7 @@ from buildctl.console.log import told
 from buildctl.docker.context import may_answer
 from buildctl.ground.errors import BuildctlError
 from buildctl.ground.machine import machine
-from buildctl.matrix.project import MATRIX, Project
+from buildctl.matrix.project import BAKE, MATRIX, Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import is_the_same, write_whole
 from buildctl.oci.image import Descriptor
@@ -139,7 +139,7 @@ def _files(folder: str) -> Iterator[bytes]:
 
 def _contents(root: Path) -> Iterator[str]:
     """Name, kind, mode and content of every file that a build of this project may read."""
-    yield _content(root / MATRIX)
+    yield from (_content(root / name) for name in (MATRIX, BAKE))
     for folder in ("images", "templates"):
         for path, folders, files in os.walk(root / folder, followlinks=True):
             folders.sort()

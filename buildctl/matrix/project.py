@@ -15,7 +15,7 @@ from buildctl.matrix.cells import Base, Cell, DebianBase, Flavour, ImageBase
 if TYPE_CHECKING:
     from buildctl.matrix.matrix import Matrix
 
-MATRIX = "matrix.yaml"
+MATRIX, BAKE = "matrix.yaml", "docker-bake.json"
 
 
 @dataclass(frozen=True)

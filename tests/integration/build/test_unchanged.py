@@ -130,6 +130,16 @@ def test_a_change_of_anything_is_looked_at(root: Path, what: str) -> None:
     assert knows(root)
 
 
+def test_every_file_of_the_project_is_looked_at(root: Path) -> None:
+    files = [path for path in root.rglob("*") if path.is_file() and not path.is_relative_to(root / "dist")]
+    assert {root / "matrix.yaml", root / "docker-bake.json", root / f"images/{NAME}/Dockerfile"} <= set(files)
+    for path in files:
+        undo = appended(path)
+        assert not knows(root), path
+        undo()
+    assert knows(root)
+
+
 def test_a_big_file_is_looked_at_by_its_state_and_a_pipe_is_not_read(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
