@@ -4,6 +4,10 @@ BUILDCTL := .venv/bin/buildctl
 .PHONY: help venv dev tools images lock render requirements test test-all test-root chaos unit check format bench clean
 
 PYTEST := .venv/bin/python -m pytest -q
+# Docker's tests have one worker, of three on two cores: it mostly waits, and so do those who talk to a registry
+INTEGRATION := $(PYTEST) tests/integration -n 3 --dist loadgroup
+# without bytecode, each of the thousand processes that the tests start compiles the package again
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -28,11 +32,11 @@ render: venv ## write images/*/Dockerfile from the templates
 
 test: dev tools ## units, small real images, a real registry and Docker Engine: minutes, 12 GB of disk
 	@$(PYTEST) tests/unit -n auto
-	@$(PYTEST) tests/integration -m "not big" -n 2 --dist loadgroup
+	@$(INTEGRATION) -m "not big"
 
 test-all: dev tools ## the same, and what needs CUDA images or many minutes: an hour, 30 GB
-	@$(PYTEST) tests/unit -n auto
-	@$(PYTEST) tests/integration -m "not images" -n 2 --dist loadgroup
+	@$(PYTEST) tests/unit -n auto --hypothesis-profile=thorough
+	@$(INTEGRATION) -m "not images"
 	@$(PYTEST) tests/integration -m images
 
 chaos: dev tools ## kills, errors and rot on small images: CHAOS="--kills 50", ATTACKS="rot crowd" (docs/faults.md)

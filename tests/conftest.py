@@ -23,8 +23,9 @@ from buildctl.artifacts.store import Store
 ROOT = Path(__file__).parents[1]
 
 # how fast a machine is at the moment says nothing about the code
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+settings.register_profile("usual", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", settings.get_profile("usual"), max_examples=1000)  # `make test-all`
+settings.load_profile("usual")
 
 # A shell that starts the tests in the background has told them to ignore Ctrl-C, and so what they start; some tests
 # press it.
@@ -104,9 +105,9 @@ def stores(pytestconfig: pytest.Config) -> Path:
 
 
 @contextmanager
-def one_at_a_time(stores: Path) -> Iterator[None]:
+def one_at_a_time(stores: Path, what: str) -> Iterator[None]:
     """Among the workers of one run: the first makes what the others find made."""
-    with (stores / "lock").open("w") as lock:
+    with (stores / f"{what}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -139,7 +140,7 @@ LARGE = ("cpu-2.6-devel", "cuda-2.6", "cuda-2.6-devel")  # 3 GB
 @pytest.fixture(scope="session")
 def built_store(stores: Path) -> dict[str, str]:
     """The environment of the store that `built` and `everything` are made in."""
-    with one_at_a_time(stores):
+    with one_at_a_time(stores, "store"):
         if (stores / "built").exists():
             return {"BUILDCTL_CACHE": str(stores / "built")}
         fetched(SMALL)
@@ -149,14 +150,14 @@ def built_store(stores: Path) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def built(stores: Path, built_store: dict[str, str]) -> Path:
     """An OCI layout with cpu-2.6 for arm64: the smallest image with a real torch."""
-    with one_at_a_time(stores):
+    with one_at_a_time(stores, "dist"):
         return made(stores / "dist", SMALL, built_store)
 
 
 @pytest.fixture(scope="session")
 def everything(stores: Path, built: Path, built_store: dict[str, str]) -> Path:
     """The same layout with cuda-2.6 for amd64 as well, runtime and devel of both. Who asks for it is `big`."""
-    with one_at_a_time(stores):
+    with one_at_a_time(stores, "dist"):
         fetched(LARGE)
         link_downloads(Path(built_store["BUILDCTL_CACHE"]))
         return made(built, LARGE, built_store)
@@ -185,7 +186,7 @@ class Asked:
 def asked(stores: Path, built: Path, built_store: dict[str, str]) -> Asked:
     """The probes in `built`, once for all tests: under emulation they take minutes. The report is kept in `built`."""
     answer, junit = stores / "asked.json", stores / "asked.xml"
-    with one_at_a_time(stores):
+    with one_at_a_time(stores, "asked"):
         if not answer.exists():
             argv: list[str | Path] = ["test", *SMALL, "--runtime", "sandbox", "--json", "--junit", junit]
             answer.write_text(json.dumps(asdict(buildctl("--layout", built, *argv, env=built_store))))

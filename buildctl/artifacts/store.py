@@ -17,6 +17,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -42,6 +43,8 @@ from buildctl.oci.trees.kept import remove_tree
 RECIPE_VERSION = 3
 NO_WRITING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
 KEPT = "finished files are kept"
+Source = Callable[[], Iterable[Entry]]
+OnBytes = Callable[[int], None] | None
 
 
 def recipe_key(*parts: Any) -> str:
@@ -80,12 +83,7 @@ class LayerStore(Protocol):
         """The layer made for `key`, with its blob on this machine."""
 
     def put(
-        self,
-        key: str,
-        entries: Callable[[], Iterable[Entry]],
-        *,
-        compression: Compression,
-        on_bytes: Callable[[int], None] | None = None,
+        self, key: str, entries: Source, *, compression: Compression, on_bytes: OnBytes = None
     ) -> tuple[Layer, bool]:
         """The layer of `key`, made from `entries()` if it is not there yet; True with it when this call made it."""
 
@@ -143,9 +141,22 @@ class Store:
         except OSError:  # a folder, or a disk that does not give it back
             data = b""
         layer = layer_of(key, data)
-        if layer is None:
+        if layer is None and _is_older(data):
+            self._discard_older()
+        elif layer is None:
             self._discard(path, "it does not say which layer it is about; the layer is made again")
         return layer
+
+    def _discard_older(self) -> None:
+        """All at once, and told in one line: a store of an earlier buildctl has one for each layer."""
+        folder, count = self.root / "layers", 0
+        with self._disk("removing what is out of date"):
+            for path in folder.iterdir():
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                    if _is_older(path.read_bytes()):
+                        path.unlink()
+                        count += 1
+        say(f"{folder}: {count} of an earlier buildctl do not count any more; their layers are made again when needed")
 
     def _is_genuine(self, path: Path, digest: Digest, then: str) -> bool:
         with self._disk("reading"):
@@ -162,12 +173,7 @@ class Store:
             say(f"{path} was damaged: {why}")
 
     def put(
-        self,
-        key: str,
-        entries: Callable[[], Iterable[Entry]],
-        *,
-        compression: Compression,
-        on_bytes: Callable[[int], None] | None = None,
+        self, key: str, entries: Source, *, compression: Compression, on_bytes: OnBytes = None
     ) -> tuple[Layer, bool]:
         """The layer of `key`, made from `entries()` if missing; with True if this call made it.
 
@@ -339,6 +345,15 @@ def layer_of(key: str, data: bytes) -> Layer | None:
         return None if value is None else _layer_from_json(value)
     except (LayoutError, KeyError, TypeError, ValueError):
         return None
+
+
+def _is_older(data: bytes) -> bool:
+    """Whether this names a layer as buildctl did before it sealed such files."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and "descriptor" in value and "seal" not in value
 
 
 def _layer_from_json(value: Mapping[str, Any]) -> Layer:

@@ -43,6 +43,7 @@ class Recipe:
     label: str
     weight: int
     source: LayerSource
+    compression: Compression
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,6 @@ class _Task:
     recipe: Recipe
     store: Store
     layers: LayerStore
-    compression: Compression
 
 
 def _make(task: _Task, told: Callable[[int], None]) -> Made:
@@ -101,7 +101,7 @@ def _make(task: _Task, told: Callable[[int], None]) -> Made:
             pending, last = 0, now
 
     layer, fresh = task.layers.put(
-        recipe.key, lambda: recipe.source.entries(task.store), compression=task.compression, on_bytes=on_bytes
+        recipe.key, lambda: recipe.source.entries(task.store), compression=recipe.compression, on_bytes=on_bytes
     )
     return Made(layer=layer, fresh=fresh, seconds=time.monotonic() - start, began=start)
 
@@ -117,7 +117,6 @@ def make_layers(
     *,
     store: Store,
     layers: LayerStore,
-    compression: Compression,
     jobs: int | None = None,
     progress: Progress,
     ready: Callable[[Recipe], bool] = lambda _: True,
@@ -134,7 +133,7 @@ def make_layers(
     done = at_hand(wanted.values(), layers)
     if missing := {key: recipe for key, recipe in wanted.items() if key not in done}:
         tasks = [
-            _Task(recipe=r, store=store, layers=layers, compression=compression)
+            _Task(recipe=r, store=store, layers=layers)
             for r in sorted(missing.values(), key=lambda r: (-r.weight, r.key))
         ]
         try:

@@ -20,7 +20,7 @@ from buildctl.console.progress import open_progress
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.matrix.project import Project
-from buildctl.oci.compression import ZSTD, Compression
+from buildctl.oci.compression import ZSTD
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 
@@ -35,7 +35,7 @@ def assemble_images(order: Order) -> list[Built]:
     planned = [planner.plan(cell) for cell in order.locked]
     with opened(order.cache, planned, store, order.layers) as session:
         layers = session.layers
-        made = _make(order.project, session, order.compression, order.jobs)
+        made = _make(order.project, session, order.jobs)
         session.note_places(layout)
         _write_bases(planned, made, layout, layers, epoch)
         built, fresh = list[Built](), dict(made)
@@ -57,7 +57,7 @@ def build_bases(
     store, planner = Store.default(), Planner(project=project, compression=ZSTD)
     planned = [planner.plan_base(cell) for cell in cells]
     with opened(None, planned, store, layers) as session:
-        made = _make(project, session, ZSTD, jobs)
+        made = _make(project, session, jobs)
     _write_bases(planned, made, layout, layers, source_date_epoch())
     return tuple(dict.fromkeys(p.base.name for p in planned))
 
@@ -71,7 +71,7 @@ def bases_under(cells: Iterable[Cell]) -> list[Cell]:
     return list(found.values())
 
 
-def _make(project: Project, session: CacheSession, compression: Compression, jobs: int | None) -> dict[str, Made]:
+def _make(project: Project, session: CacheSession, jobs: int | None) -> dict[str, Made]:
     """What is missing, each layer as soon as what it is made from is here. Wheels that overwrite each other are looked
     for, in images not checked before.
     """
@@ -98,7 +98,6 @@ def _make(project: Project, session: CacheSession, compression: Compression, job
             recipes,
             store=session.inputs,
             layers=session.layers,
-            compression=compression,
             jobs=jobs,
             progress=progress.of("made layer"),
             ready=supply.ready,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from buildctl.ground.jsontext import parse_json
 from buildctl.matrix.cells import Cell, ImageBase
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
@@ -77,7 +78,7 @@ def _write(project: Project, cell: Cell, image: Digest, inputs: Mapping[str, str
 def _read(project: Project, cell: Cell) -> tuple[str, Mapping[str, str]] | None:
     """Image and inputs. A damaged file counts as missing."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        value = json.loads(_path(project, cell).read_bytes())
+        value = parse_json(_path(project, cell).read_bytes())
         if isinstance(value["inputs"], dict):
             return str(value["image"]), value["inputs"]
     return None

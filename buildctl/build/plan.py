@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from buildctl.dockerfile.context import OTHER_ENGINE, context_entries, refuse_dockerignore
+from buildctl.dockerfile.context import OTHER_ENGINE, context_entries, merged, refuse_dockerignore
 from buildctl.dockerfile.installer import INSTALLER_SECRETS, REQUIREMENTS, pins, require_installer
 from buildctl.dockerfile.parse import Instruction, assignments, expand, words
 from buildctl.oci.entry import Entry
 from buildctl.oci.image import ImageConfig, Platform
 
 OUT = "out/"  # below it a stage lays down what the image is to get
+FILES = "files/"  # the same, with folders and modes that follow from the place alone
 _NOTHING = ImageConfig(platform=Platform(architecture=""))
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
 
@@ -327,6 +328,8 @@ class _Planner:
         entries = list(context_entries(instruction, self.given.context, sources, place))
         stage.operations.append(FilesLayer(entries=tuple(e for e, _ in entries), created_by=_text(instruction)))
         stage.out += [replace(e, path=e.path.removeprefix(OUT)) for e, _ in entries if e.path.startswith(OUT)]
+        own = [replace(e, path=e.path.removeprefix(FILES)) for e, _ in entries if e.path.startswith(FILES)]
+        stage.out = merged(stage.out, own, instruction) if own else stage.out
         stage.placed |= {f"/{entry.path}": path for entry, path in entries}
 
     def _copy_from(

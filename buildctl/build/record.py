@@ -12,6 +12,7 @@ from typing import Any
 
 from buildctl.ground.clock import now, rfc3339
 from buildctl.ground.errors import LayoutError
+from buildctl.ground.jsontext import parse_json
 from buildctl.oci.files import translated, write_whole
 from buildctl.oci.layout import Layout
 
@@ -60,7 +61,7 @@ def read_record(layout: Layout) -> BuildRecord | None:
     """None if there is none. Raises LayoutError for a file that is not a record."""
     path = layout.root / _RECORD
     try:
-        return _parsed(json.loads(path.read_bytes()))
+        return _parsed(parse_json(path.read_bytes()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -161,7 +161,9 @@ def fetch(options: Options, names: Sequence[str], arch: str | None, locked: bool
 )
 @context_option
 @click.option(
-    "--compression", type=click.Choice(tuple(COMPRESSIONS)), default="zstd", show_default=True, help="Of the layers."
+    "--compression",
+    type=click.Choice(tuple(COMPRESSIONS)),
+    help="Of the layers (default: as in matrix.yaml, or zstd).",
 )
 @click.option("--load/--no-load", default=None, help="Put the images into Docker (default: when a daemon answers).")
 @locked_option
@@ -178,7 +180,7 @@ def build(
     engine: str,
     builder: str | None,
     context: str | None,
-    compression: str,
+    compression: str | None,
     load: bool | None,
     locked: bool,
     jobs: int | None,
@@ -192,6 +194,7 @@ def build(
       buildctl build                         the whole matrix
       buildctl build cuda-2.6 --arch amd64
       buildctl build --compression gzip      for Docker before 23
+      buildctl build --compression zstd:chunked             for clusters that start images before they are pulled
       buildctl build cpu-2.6 --no-load --output /tmp/layout
       buildctl build cuda-2.6 --context gpu-box             made here, loaded there
       buildctl build --engine docker --context gpu-box      made there, too
@@ -211,7 +214,7 @@ def build(
 
         wanted = BuildOptions(
             engine=engine,
-            compression=compression,
+            compression=compression or project.matrix.compression,
             load=load,
             jobs=jobs,
             builder=builder,

@@ -19,7 +19,9 @@ from buildctl.oci.compression import COMPRESSIONS
 @arch_option
 @click.option("--sample", type=click.IntRange(1), default=3, show_default=True, help="How many layers, at random.")
 @click.option(
-    "--compression", type=click.Choice(tuple(COMPRESSIONS)), default="zstd", show_default=True, help="Of the layers."
+    "--compression",
+    type=click.Choice(tuple(COMPRESSIONS)),
+    help="Of the layers (default: as in matrix.yaml, or zstd).",
 )
 @cache_read_options
 @json_option
@@ -30,7 +32,7 @@ def verify(
     names: Sequence[str],
     arch: str | None,
     sample: int,
-    compression: str,
+    compression: str | None,
     as_json: bool,
     **cache: Any,
 ) -> None:
@@ -49,11 +51,12 @@ def verify(
     from buildctl.lock.locked import load_locked
 
     project = options.open()
-    opened = open_cache(project, CacheOptions.given(**cache), COMPRESSIONS[compression])
+    how = COMPRESSIONS[compression or project.matrix.compression]
+    opened = open_cache(project, CacheOptions.given(**cache), how)
     if opened is None:
         raise UsageError("no cache is configured", hint="--cache-from REGISTRY/REPO, or `cache` in matrix.yaml")
     locked = load_locked(project, project.matrix.images_of(names, arch))
-    found = compare(project, locked, opened, COMPRESSIONS[compression], sample=sample)
+    found = compare(project, locked, opened, how, sample=sample)
     answer(found, as_json=as_json)
     sys.exit(found.exit_code)
 
@@ -85,12 +88,11 @@ def prune(options: Options, repository: str, months: int, used_by: Sequence[str]
     from buildctl.build.planner import Planner
     from buildctl.ground.clock import now
     from buildctl.lock.locked import load_locked
-    from buildctl.oci.compression import ZSTD
     from buildctl.registry.client import open_repository
     from buildctl.registry.reference import Reference
 
     project = options.open()
-    planner = Planner(project=project, compression=ZSTD)
+    planner = Planner(project=project, compression=COMPRESSIONS[project.matrix.compression])
     planned = [planner.plan(locked) for locked in load_locked(project, project.matrix.images_of())]
     cache, *others = (open_repository(Reference.parse_repository(name)) for name in (repository, *used_by))
     found = pruned(cache, planned, others, months=months, today=now(), delete=delete)

@@ -6,12 +6,15 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
+from buildctl.console.plain import plain
 from buildctl.console.table import fitted
 from buildctl.ground.errors import BuildctlError, ExitCode
 
@@ -38,11 +41,23 @@ def tell(error: BuildctlError, arguments: Sequence[str], *, code: int | None = N
     return code
 
 
+def is_told(error: OSError) -> bool:
+    """Whether it is the system's refusal: with a number, or those that a copy of a folder collects."""
+    return error.errno is not None or isinstance(error, shutil.Error)
+
+
 def tell_system(error: OSError, arguments: Sequence[str]) -> int:
     """What the operating system refused, with or without the name of a file: a full stdout has none."""
-    where = "" if error.filename is None else f"{_cut(os.fsdecode(error.filename))}: "
-    hint = None if where else _ADVICE.get(error.errno or 0)
-    return tell(BuildctlError(f"{where}{error.strerror or error}", hint=hint), arguments)
+    from buildctl.oci.files import FULL, full_disk  # not needed before a failure
+
+    if isinstance(error, shutil.Error):
+        source, _, why = error.args[0][0]
+        return tell(BuildctlError(f"cannot copy {_cut(str(source))}: {why}"), arguments)
+    name = None if error.filename is None else _cut(os.fsdecode(error.filename))
+    if name is not None and error.errno in FULL:
+        return tell(full_disk(Path(name)), arguments)
+    where = "" if name is None else f"{name}: "
+    return tell(BuildctlError(f"{where}{error.strerror or error}", hint=_ADVICE.get(error.errno or 0)), arguments)
 
 
 def _cut(name: str) -> str:
@@ -84,7 +99,7 @@ def _say(word: str, colour: str, text: str) -> None:
     with contextlib.suppress(OSError):  # a full or closed stderr: the exit code tells it all the same
         if sys.stderr.isatty():
             text = fitted(word + text).removeprefix(word)
-        click.echo(click.style(word, fg=colour, bold=word == "error: ") + text, err=True, color=color)
+        click.echo(click.style(word, fg=colour, bold=word == "error: ") + plain(text), err=True, color=color)
 
 
 def _verbose() -> bool:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TextIO, cast
 
 import click
 
 from buildctl.cli import ask, build, carry, keep, publish, start, test
 from buildctl.cli.commands import CommandGroup, usage_error
-from buildctl.cli.failure import tell, tell_bug, tell_interrupt, tell_system
+from buildctl.cli.failure import is_told, tell, tell_bug, tell_interrupt, tell_system
 from buildctl.cli.options import Options
+from buildctl.console.plain import Plain
 from buildctl.ground import interrupts
 from buildctl.ground.errors import BuildctlError
 
@@ -20,7 +23,10 @@ from buildctl.ground.errors import BuildctlError
 def main() -> None:
     """Run the command line; every error becomes a message, a hint and an exit code here and nowhere else."""
     interrupts.listen()
-    sys.exit(_run(sys.argv[1:]))
+    os.umask(os.umask(0o022) | 0o022)  # others may not write to what is written here, whatever the umask
+    with redirect_stdout(cast("TextIO", Plain(sys.stdout))):  # no answer is coloured: a control character is foreign
+        status = _run(sys.argv[1:])
+    sys.exit(status)
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -39,7 +45,7 @@ def _run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a file or folder that is not there, or that the system does not read or write
-        return tell_bug(error, arguments) if error.errno is None else tell_system(error, arguments)
+        return tell_system(error, arguments) if is_told(error) else tell_bug(error, arguments)
     except Exception as error:  # noqa: BLE001 - the last net: a bug has an exit code of its own, not that of FAILED
         return tell_bug(error, arguments)
     return status if isinstance(status, int) else 0

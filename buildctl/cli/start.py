@@ -27,7 +27,7 @@ def _accelerator(name: str, text: str) -> click.Option:
 @command("Write a first matrix.yaml, and a CI workflow if wanted")
 @click.argument("folder", default=".", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--ci", type=click.Choice(("github", "gitlab")), help="Write a workflow that builds and tests, too.")
-@click.option("--python", metavar="VERSION", help="Python of the images (default: that of the default base).")
+@click.option("--python", metavar="VERSIONS", help="Pythons of the images, of 3.11, 3.13 and 3.14 (default: 3.13).")
 @click.option("--torch", metavar=_VERSIONS, help="Versions of PyTorch, for all accelerators: 2.6,2.10.")
 def init(folder: Path, ci: str | None, python: str | None, torch: str | None, **asked: str | None) -> None:
     """Write matrix.yaml, .gitignore and, with --ci, a workflow. What is there is never overwritten.
@@ -39,6 +39,7 @@ def init(folder: Path, ci: str | None, python: str | None, torch: str | None, **
       buildctl init
       buildctl init --cuda 2.6,2.10 --cpu
       buildctl init --torch 2.10 --cpu --mps --ci github
+      buildctl init --cuda 2.10 --python 3.13,3.11
     """
     from buildctl.matrix.initial import matrix_text, write_project
 
@@ -72,7 +73,7 @@ def _wish(chosen: dict[str, str], torch: str | None, python: str | None, ci: str
     return Wish(
         accelerators=tuple(chosen),
         versions=versions or (USUAL,),
-        python=python or default_python(),
+        pythons=tuple(dict.fromkeys(_words(python or ""))) or (default_python(),),
         ci=ci,
         source=source() if ci else "",
     )

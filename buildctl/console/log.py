@@ -8,6 +8,7 @@ import sys
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from buildctl.console.plain import plain
 from buildctl.console.table import fitted
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def say(text: str) -> None:
     if _level is Level.QUIET:
         return
     with contextlib.suppress(OSError):  # a full disk behind stderr is no reason to stop working
-        text = fitted(text) if sys.stderr.isatty() else text
+        text = plain(fitted(text) if sys.stderr.isatty() else text)
         if _console.cache_info().currsize:  # something may move on the terminal below what is said
             _console().print(text)
         else:
@@ -78,4 +79,4 @@ def detail(text: str) -> None:
     """What only `--verbose` shows. The caller has taken out secrets (`net.redact`)."""
     if _level is Level.VERBOSE:
         with contextlib.suppress(OSError):
-            _console().print(f"  {text}", style="dim")
+            _console().print(f"  {plain(text)}", style="dim")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from buildctl.console import log
+from buildctl.console.plain import plain
 from buildctl.console.sums import Sum, told
 from buildctl.console.table import size
 
@@ -97,7 +98,7 @@ class Lines:
     def add(self, label: str, total: int, *, exact: bool = True) -> Task:
         with self._story.lock:
             self.sum.add(total, exact=exact)
-        return _Line(lines=self, label=label, total=total, exact=exact)
+        return _Line(lines=self, label=plain(label), total=total, exact=exact)
 
     def of(self, verb: str) -> Lines:
         return Lines(verb, self.console, self._story)

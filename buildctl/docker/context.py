@@ -6,7 +6,6 @@ writes none) and ignores a CA without a client certificate.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.ground.errors import RuntimeUnavailableError, did_you_mean
+from buildctl.ground.jsontext import parse_json
 
 DEFAULT = "default"
 SOCKET = "unix:///var/run/docker.sock"
@@ -95,7 +95,7 @@ def _current() -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    value = json.loads(file.read_text())
+    value = parse_json(file.read_text())
     if not isinstance(value, dict):
         raise TypeError(f"{file.name} does not hold a JSON object")
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from buildctl.docker import loopback
 from buildctl.docker.archive import archive
 from buildctl.docker.daemon import loopback_port
 from buildctl.ground.errors import BuildctlError, EngineError, LayoutError
+from buildctl.ground.jsontext import parse_json
 from buildctl.oci.check import check_image
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig
@@ -192,7 +192,7 @@ def _send(client: docker.DockerClient, wanted: _Wanted, tag: str, *, without: fr
         if response.status_code >= HTTPStatus.BAD_REQUEST:
             raise _refused(wanted, tag, response.text.strip()[:500])
         for line in response.iter_lines():
-            if line and (problem := _problem(json.loads(line))):
+            if line and (problem := _problem(parse_json(line))):
                 raise _refused(wanted, tag, problem)
     return sum(d.size for d in wanted.layout.manifest(wanted.descriptor).layers if d.digest not in without)
 

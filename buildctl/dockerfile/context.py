@@ -6,11 +6,11 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from buildctl.dockerfile.parse import Instruction
 from buildctl.ground.errors import DockerfileError
-from buildctl.oci.entry import Entry, Kind
+from buildctl.oci.entry import Entry, Kind, directory_entry
 
 OTHER_ENGINE = "build this image with Docker: --engine docker"
 
@@ -38,7 +38,24 @@ def context_entries(
         if not path.exists():
             raise instruction.fail(f"no such file in the build context: {source}")
         for file, name in _files(path, target, many=len(sources) > 1):
+            if not (file.is_symlink() or file.is_file() or file.is_dir()):
+                raise instruction.fail(f"{file} is neither a file, a folder nor a link")
             yield _entry(file, posixpath.normpath(name).strip("/"), mode, owner), file
+
+
+def merged(there: Sequence[Entry], own: Sequence[Entry], instruction: Instruction) -> list[Entry]:
+    """`own` over what is `there`, with all folders above, as a COPY would lay them down. Raises DockerfileError."""
+    found = {entry.path: entry for entry in there}
+    for entry in own:
+        above = [str(folder) for folder in reversed(PurePosixPath(entry.path).parents)][1:]
+        for path in above:
+            found.setdefault(path, directory_entry(path))
+        wrong = [path for path in above if found[path].kind is not Kind.DIRECTORY]
+        before = found.get(entry.path, entry)
+        if wrong or (before.kind is Kind.DIRECTORY) != (entry.kind is Kind.DIRECTORY):
+            raise instruction.fail(f"/{entry.path} and /{(*wrong, entry.path)[0]} are a file and a folder at one place")
+        found[entry.path] = entry
+    return list(found.values())
 
 
 def _files(path: Path, target: str, *, many: bool) -> Iterator[tuple[Path, str]]:
@@ -46,8 +63,9 @@ def _files(path: Path, target: str, *, many: bool) -> Iterator[tuple[Path, str]]
     if path.is_dir():
         for child in sorted(path.rglob("*")):
             yield child, posixpath.join(target, child.relative_to(path).as_posix())
-    else:
-        yield path, posixpath.join(target, path.name) if many or target.endswith("/") else target
+    else:  # as in Docker, a link that is named is followed, one inside a folder is not
+        file = path.resolve() if path.is_symlink() else path
+        yield file, posixpath.join(target, path.name) if many or target.endswith("/") else target
 
 
 def _entry(path: Path, name: str, mode: int | None, owner: tuple[int, int]) -> Entry:

@@ -5,7 +5,6 @@ Only the grammar. What an instruction does, and which ones are supported, is up 
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl.ground.errors import DockerfileError
+from buildctl.ground.jsontext import parse_json
 
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.+?)\s*$")
 _KEYWORD = re.compile(r"\s*([A-Za-z]+)(?:\s+|$)(.*)", re.DOTALL)
@@ -48,7 +48,7 @@ class Instruction:
         if not self.text.lstrip().startswith("["):
             return None
         try:
-            value = json.loads(self.text)
+            value = parse_json(self.text)
         except ValueError:
             return None  # Docker also falls back to the shell form
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):

@@ -197,6 +197,7 @@ def _context(locked: LockedCell, each: Sequence[Claims], steps: Sequence[Install
             "base": cell.base_image,
             "user": cell.user or (base.user if base else "") or f"{UID}:{UID}",
             "python": base is None or base.has_python,
+            "local_bin": base is None or "/usr/local/bin" in base.path.split(":"),
         },
         "wheels": list(cell.wheels),
         "files": [list(pair) for pair in cell.files],
@@ -226,11 +227,12 @@ def _image_env(cell: Cell, claims: Claims, base: ImageLock | None) -> dict[str, 
 
 
 def _labels(cell: Cell, each: Sequence[Claims], title: str) -> dict[str, str]:
-    return dict(cell.labels) | {
-        "org.opencontainers.image.title": cell.name,
+    return {
         "org.opencontainers.image.description": title,
-        "org.opencontainers.image.version": public_version(each[0].torch),
         "org.opencontainers.image.licenses": "BSD-3-Clause",
+        **dict(cell.labels),
+        "org.opencontainers.image.title": cell.name,
+        "org.opencontainers.image.version": public_version(each[0].torch),
         "org.opencontainers.image.base.name": cell.base_image,
         **claim_labels(each),
     }
@@ -269,8 +271,6 @@ def _neutral(context: Any) -> Any:
             return {key: _neutral(value) for key, value in context.items()}
         case list():
             return [_neutral(value) for value in context]
-        case bool():  # chooses lines of the template, and is none
-            return context
         case bool():  # chooses lines of the template, and is in none
             return context
         case tuple():

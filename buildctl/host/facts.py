@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, Self
 
 from buildctl.ground import machine
 from buildctl.ground.errors import BuildctlError, ToolError
+from buildctl.ground.jsontext import parse_json
 from buildctl.ground.run import run, which
 from buildctl.matrix.accelerators import VERSIONED
 from buildctl.matrix.arch import ARCHES, arch_named
@@ -194,7 +194,7 @@ def _gpu(value: Any) -> Gpu:
 
 def read_host(path: Path) -> Host:
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise BuildctlError(
             f"{path} is not a host facts file: {error}", hint="`buildctl check --save FILE` writes one"
@@ -316,13 +316,13 @@ def container_engine() -> tuple[ContainerEngine | None, str]:
     if which("docker"):
         done = run(["docker", "info", "--format", "{{json .}}"], timeout=_PATIENCE, check=False)
         try:
-            return parse_docker(json.loads(done.stdout)), ""
+            return parse_docker(parse_json(done.stdout)), ""
         except (ValueError, BuildctlError):
             problem = (done.stderr.strip() or "docker did not answer").partition("\n")[0]
     if which("podman"):
         done = run(["podman", "info", "--format", "json"], timeout=_PATIENCE, check=False)
         try:
-            return parse_podman(json.loads(done.stdout)), ""
+            return parse_podman(parse_json(done.stdout)), ""
         except (ValueError, BuildctlError):
             problem = (done.stderr.strip() or "podman did not answer").partition("\n")[0]
     return None, problem

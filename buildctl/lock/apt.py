@@ -158,6 +158,11 @@ def update(root: Path, suite: str) -> None:
         apt(["apt-get", "update", "-q"], root)
     except ToolError as error:
         unsigned = re.search("NO_PUBKEY|is not signed|signatures? (?:were|was|couldn't)|verif", error.message)
+        if re.search(rf"{re.escape(suite)}(-updates)? Release' does not have a Release file", error.message):
+            raise ResolveError(
+                f"the archive has no Debian release {suite} with updates:\n{error.message}",
+                hint="use bookworm (Debian 12), trixie (13) or forky (14) for `debian`, or a mirror that has it",
+            ) from error
         hint = KEYRING_HINT if unsigned else "check the mirror; set `mirror: {debian: URL}` in matrix.yaml"
         raise SourceError(f"apt cannot read the archive of {suite}: {error.message}", hint=hint) from error
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 from buildctl.ground.errors import LockError, ResolveError
+from buildctl.ground.jsontext import parse_json
 from buildctl.lock.torch_build import certain_build
-from buildctl.matrix.accelerators import MPS, VERSIONED, AcceleratorKind, kind_of, public_version
+from buildctl.matrix.accelerators import CUDA, MPS, VERSIONED, AcceleratorKind, kind_of, public_version
 from buildctl.matrix.arch import ARCHES
 
 # `buildctl check` reads claims and must be fast: it does not load what resolves and parses locks
@@ -212,7 +213,7 @@ def format_claims(claims: Claims) -> bytes:
 def read_claims(path: Path) -> Claims:
     """Raises LockError, naming the file, for anything that `format_claims` would not write."""
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise LockError(f"{path} does not exist", hint="run `buildctl claims`") from error
     except (OSError, ValueError) as error:
@@ -249,8 +250,8 @@ _READ = {written: name for name, written in _WRITTEN.items()}
 _OWN = tuple(f.name for f in dataclasses.fields(Claims) if f.name != "facts")
 _RAW = {kind.raw: kind.name for kind in VERSIONED if kind.raw}
 _INSIDE = ("wheel", "build", "gpu_architectures", "ptx", "mps", *_RAW)
-# Written only where they have a value: files from before there were these kinds stay as they are.
-_LATER = frozenset({*_RAW, *_RAW.values()})
+# Written only where they have a value: files from before there was such a kind stay as they are. CUDA's was the first.
+_LATER = frozenset({*_RAW, *(kind.name for kind in VERSIONED if kind is not CUDA)})
 _LISTS = frozenset({"built", "never", "gpu_architectures", "ptx"})
 _OPTIONAL = frozenset(
     {"torchvision", "torchaudio", "cudnn", "nccl", "glibc", "macos", *(kind.name for kind in VERSIONED), *_INSIDE}

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from buildctl.ground.errors import SettingsError
 from buildctl.ground.net import pip_settings, xdg_folders
@@ -91,6 +91,15 @@ def _configured(environ: Mapping[str, str]) -> list[tuple[str, str]]:
         out += [(str(i.get("name", "")), str(i.get("url", ""))) for i in table.get("index", ()) if isinstance(i, dict)]
         out += [("", value) for key in ("index-url", "extra-index-url") for value in _strings(table.get(key))]
     return [*out, ("", pip_settings(environ).get("index-url", ""))]
+
+
+def local_sources(environ: Mapping[str, str], index: str | None) -> list[Path]:
+    """Folders of this machine that the user named as a source of wheels."""
+    links = re.split(r"[,\s]+", environ.get("UV_FIND_LINKS", ""))
+    links += [link for table in _uv_tables(environ) for link in _strings(table.get("find-links"))]
+    named = [*links, index or "", *(url for _, url in _configured(environ))]
+    paths = [unquote(urlsplit(text).path) if text.startswith("file:") else text for text in named]
+    return [Path(path).resolve() for path in paths if path and "://" not in path]
 
 
 def _strings(value: Any) -> list[str]:

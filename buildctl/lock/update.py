@@ -20,7 +20,7 @@ from buildctl.lock.debian_added import Record
 from buildctl.lock.inside import base_image
 from buildctl.lock.inside.assembly import Debs, dated, refuse_unbuildable
 from buildctl.lock.inside.base_image import ImageLock, lock_image
-from buildctl.lock.inside.local_wheels import local_problem, offered, refuse_others
+from buildctl.lock.inside.local_wheels import local_problem, offered, refuse_others, refuse_unusable
 from buildctl.lock.locked import LOCKED, debian_bases
 from buildctl.lock.refusal.unsolvable import explained
 from buildctl.lock.uv import NoSolutionError
@@ -231,12 +231,13 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
     say(f"resolving {cell.name} for {cell.platform}")
     runtime = _runtime_below(project, cell)
     glibc = glibc_of(runtime) if runtime else None
-    try:
-        with offered(project, cell) as links:
+    refuse_unusable(project, cell, glibc)
+    with offered(project, cell) as links:
+        try:
             new = resolve_wheels(cell, keep=None if upgrade else old, glibc=glibc, links=links)
-        refuse_others(project, cell, new)
-    except NoSolutionError as error:
-        raise explained(cell, project.matrix.additions, error, glibc=glibc) from error
+        except NoSolutionError as error:
+            raise explained(cell, project.matrix.additions, error, glibc=glibc, links=links) from error
+    refuse_others(project, cell, new)
     _refuse_newer_glibc(project, cell, new)
     # a torch that contradicts the cell: write nothing
     derived = derive(project, cell, Store.default(), again=False, lock=new)

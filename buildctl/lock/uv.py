@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,7 +25,7 @@ from buildctl.ground.errors import LockError, ResolveError, ResolverError, Setti
 from buildctl.ground.net import redact
 from buildctl.ground.run import Completed, run
 from buildctl.ground.scratch import scratch
-from buildctl.lock.index import several_indexes, uv_environment
+from buildctl.lock.index import local_sources, several_indexes, uv_environment
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Accelerator
 from buildctl.oci.digest import Digest
@@ -164,7 +165,20 @@ def _compile(
         if done.returncode != 0 or done.timed_out:
             raise _failure(done)
         value = tomllib.loads(output.read_text("utf-8"))
-        return [_wheels(package, root) for package in value.get("packages", ())]
+        found = [_wheels(package, root) for package in value.get("packages", ())]
+    _refuse_local(found, local_sources({**uv_environment(), **env}, index))
+    return found
+
+
+def _refuse_local(found: Iterable[Iterable[Found]], sources: Sequence[Path]) -> None:
+    """Only a folder that the user named may lead to files of this machine; an index elsewhere may not."""
+    for wheel in (wheel for wheels in found for wheel in wheels if urlsplit(wheel.url).scheme == "file"):
+        path = Path(unquote(urlsplit(wheel.url).path)).resolve()
+        if not any(path.is_relative_to(source) for source in sources):
+            raise SettingsError(
+                f"{wheel.name}=={wheel.version}: the index names a file of this machine: {wheel.url}",
+                hint="use an index that serves its files; for a folder of wheels set UV_NO_INDEX=1 and UV_FIND_LINKS",
+            )
 
 
 def _pyproject(requirements: Sequence[str], python: str, index: str | None) -> str:
@@ -221,7 +235,7 @@ def _failure(done: Completed) -> LockError:
         return NoSolutionError(f"uv found no solution:\n{story}")
     if re.search(r"[Ff]ailed to fetch|error sending request|dns error|network|timed out", story):
         hint = "is the package index reachable? it is set in uv's or pip's configuration"
-    elif re.search(r"401|403|[Uu]nauthorized|[Ff]orbidden", story):
+    elif re.search(r"\b40[13]\b|[Uu]nauthorized|[Ff]orbidden", story):
         hint = "the package index needs credentials: put them where uv or pip find them (netrc, keyring, URL)"
     else:
         return ResolverError(f"uv failed (exit {done.returncode}):\n{story}")
@@ -258,7 +272,7 @@ def best(candidates: Sequence[Found], *, python: str, platform: str, glibc: tupl
     Raises LockError if none fits.
     """
     what = f"{candidates[0].name}=={candidates[0].version}"
-    ranks = {tag: rank for rank, tag in enumerate(supported_tags(python, platform, glibc))}
+    ranks = _ranks(python, platform, glibc)
     ranked: list[tuple[int, tuple[int, str], Found]] = []
     for found in candidates:
         try:
@@ -284,6 +298,11 @@ def _uv_platform(platform: str, glibc: tuple[int, int] | None) -> str:
 def _minor(glibc: tuple[int, int] | None) -> int:
     """The newest glibc 2 that uv knows and that wheels for it run on."""
     return max([known for known in _GLIBCS if glibc is None or (2, known) <= glibc] or _GLIBCS[:1])
+
+
+@cache
+def _ranks(python: str, platform: str, glibc: tuple[int, int] | None) -> Mapping[tags.Tag, int]:
+    return {tag: rank for rank, tag in enumerate(supported_tags(python, platform, glibc))}
 
 
 def supported_tags(python: str, platform: str, glibc: tuple[int, int] | None = None) -> tuple[tags.Tag, ...]:

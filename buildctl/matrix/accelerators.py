@@ -240,11 +240,13 @@ class NameClaim:
 
 
 def claim_in_name(name: str) -> NameClaim | None:
-    """None for a name that claims nothing."""
-    for kind in KINDS.values():
-        if match := kind.names.match(name):
-            version = _VERSION.match(name, match.end()) if kind in VERSIONED else None
-            return NameClaim(kind=kind, versions=readings(kind, version[1]) if version else ())
+    """None for a name that claims nothing. After a hyphen only a kind with its version is a claim: `team-cu126`."""
+    for start in (0, *(hyphen.end() for hyphen in re.finditer("-", name))):
+        for kind in KINDS.values():
+            if match := kind.names.match(name, start):
+                version = _VERSION.match(name, match.end()) if kind in VERSIONED else None
+                if version or not start:
+                    return NameClaim(kind=kind, versions=readings(kind, version[1]) if version else ())
     return None
 
 

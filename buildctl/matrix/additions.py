@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from buildctl.ground.errors import did_you_mean
 from buildctl.matrix import yamlfile
-from buildctl.matrix.cells import Accelerator, DebianBase, Os, PackageRule
+from buildctl.matrix.cells import Accelerator, DebianBase, Os, Own, PackageRule
 from buildctl.matrix.own_files import requirements_of
 
 # An extra is a group of packages by name, and the findings that `buildctl test` has for it.
@@ -28,36 +28,22 @@ RIVALS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Addition:
+class Addition(Own):
     """One entry under `images`, or (with the pattern `*`) the top level's `extras`; `key` is its key path."""
 
     key: str
     pattern: str
     packages: tuple[PackageRule, ...] = ()
-    apt: tuple[str, ...] = ()
-    extras: tuple[str, ...] = ()
-    wheels: tuple[str, ...] = ()
-    files: tuple[tuple[str, str], ...] = ()
-    user: str | None = None
-    env: tuple[tuple[str, str], ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
 
     def matches(self, name: str) -> bool:
         return fnmatch.fnmatchcase(name, self.pattern)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Added:
+class Added(Own):
     """All that the additions give one image name, each once; of `user`, `env` and `labels` the last in the file."""
 
     requirements: tuple[str, ...] = ()
-    apt: tuple[str, ...] = ()
-    extras: tuple[str, ...] = ()
-    wheels: tuple[str, ...] = ()
-    files: tuple[tuple[str, str], ...] = ()
-    user: str | None = None
-    env: tuple[tuple[str, str], ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
 
 
 def added_to(name: str, torch: Version, accelerator: Accelerator, additions: Iterable[Addition]) -> Added:

@@ -109,13 +109,26 @@ class PackageRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One image name on one architecture, or a native environment (`native`), which is never an image.
+class Own:
+    """What some images get on top of what all have.
 
     `apt` are Debian packages on top of the base, by name; `extras` known groups of requirements with findings of their
     own. `wheels` are files below images/, `files` pairs of a file or folder there (with a slash at the end) and its
-    place; `user`, `env` and `labels` are on top of what all images have.
+    place.
     """
+
+    apt: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+    wheels: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    user: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell(Own):
+    """One image name on one architecture, or a native environment (`native`), which is never an image."""
 
     name: str
     flavour: Flavour
@@ -125,13 +138,6 @@ class Cell:
     torch: Version
     python: str
     requirements: tuple[str, ...]
-    apt: tuple[str, ...] = ()
-    extras: tuple[str, ...] = ()
-    wheels: tuple[str, ...] = ()
-    files: tuple[tuple[str, str], ...] = ()
-    user: str | None = None
-    env: tuple[tuple[str, str], ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
 
     @property
     def stem(self) -> str:

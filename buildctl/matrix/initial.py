@@ -19,6 +19,12 @@ ACCELERATORS: Mapping[str, str] = {
     "cpu": "linux/arm64; for amd64, too: {index: https://download.pytorch.org/whl/cpu}",
     "mps": "Apple GPU: a native environment on macOS, since no container sees one",
 }
+# The base that has a Python: its name and Debian release. The default base's packages are those of the others, too.
+BASES: Mapping[str, tuple[str, str]] = {
+    "3.11": ("debian12", "bookworm"),
+    "3.13": ("debian13", "trixie"),
+    "3.14": ("debian14", "forky"),
+}
 CI = ("github", "gitlab")
 _PLACES = {"github": ".github/workflows/images.yml", "gitlab": ".gitlab-ci.yml"}
 _IGNORED = ("/dist/", "/.venv-*/")
@@ -30,11 +36,13 @@ def default_python() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """`accelerators` in the order of the file, `versions` as `2.10` or `2.10.0`; `source` is what installs buildctl."""
+    """`accelerators` in the order of the file, `versions` as `2.10` or `2.10.0`; the first of `pythons` is in no name.
+    `source` is what installs buildctl.
+    """
 
     accelerators: tuple[str, ...]
     versions: tuple[str, ...] = (USUAL,)
-    python: str = field(default_factory=default_python)
+    pythons: tuple[str, ...] = field(default_factory=lambda: (default_python(),))
     ci: str | None = None
     source: str = "buildctl"
 
@@ -54,14 +62,19 @@ def releases(versions: Sequence[str]) -> dict[str, str]:
 
 def matrix_text(wish: Wish) -> str:
     """matrix.yaml with what was asked for, and what may be added as comments."""
-    _refuse_python(wish.python)
+    _refuse_pythons(wish.pythons)
     versions = "".join(f'  "{key}": {release}\n' for key, release in releases(wish.versions).items())
-    accelerators = "".join(f"  {name}: {{}}  # {ACCELERATORS[name]}\n" for name in wish.accelerators)
+    several = ", ".join(BASES[python][0] for python in wish.pythons) if len(wish.pythons) > 1 else ""
+    accelerators = "".join(
+        f"  {name}: {'{}' if name == 'mps' or not several else f'{{base: [{several}]}}'}  # {ACCELERATORS[name]}\n"
+        for name in wish.accelerators
+    )
+    python = ", ".join(f'"{python}"' for python in wish.pythons)
     return f"""\
 # What is built: accelerator x PyTorch version x architecture. `buildctl matrix` shows it and says what cannot exist;
 # `buildctl matrix --explain` shows every setting with its default.
-python: "{wish.python}"
-
+python: {f"[{python}]" if several else python}
+{_bases(wish.pythons)}
 # image name -> torch release; quote the key, or YAML reads 2.10 as 2.1
 versions:
 {versions}
@@ -81,15 +94,33 @@ publish:
 """
 
 
-def _refuse_python(python: str) -> None:
-    packages = defaults()["bases"][BASE]["packages"]
-    if not re.fullmatch(r"3\.[0-9]{1,2}", python):
-        raise UsageError(f"{python!r} is not a Python minor version", hint="for example --python 3.13")
-    if f"python{python}" not in packages:
-        raise UsageError(
-            f"the default base {BASE} has Python {default_python()}, not {python}",
-            hint=f"leave out --python, and choose a base with Python {python} under `bases`",
-        )
+def _bases(pythons: Sequence[str]) -> str:
+    """The key `bases`, with a base for each Python; nothing where the default base is all that is needed."""
+    if tuple(pythons) == (default_python(),):
+        return ""
+    default = defaults()["bases"][BASE]
+    lines = ["", "# the first base of an accelerator that has a Python is the base of its images"]
+    lines += ["bases:"]
+    for python in pythons:
+        name, release = BASES[python]
+        lines += [f"  {name}:", f"    debian: {release}"]
+        for key in ("packages", "devel"):
+            lines += [f"    {key}: [{', '.join(p.replace(default_python(), python) for p in default[key])}]"]
+    return "\n".join([*lines, ""])
+
+
+def _refuse_pythons(pythons: Sequence[str]) -> None:
+    for python in pythons:
+        if not re.fullmatch(r"3\.[0-9]{1,2}", python):
+            raise UsageError(
+                f"{python!r} is not a Python minor version", hint=f"for example --python {default_python()}"
+            )
+        if python not in BASES:
+            has = ", ".join(f"{name} ({release}) has {python}" for python, (name, release) in BASES.items())
+            raise UsageError(
+                f"no base that comes with buildctl has Python {python}: {has}",
+                hint=f"leave out --python, and choose an image with Python {python} under `bases`: docs/matrix.md",
+            )
 
 
 def files(wish: Wish) -> dict[str, str]:

@@ -55,6 +55,7 @@ class Matrix:
     additions: tuple[Addition, ...] = ()
     publish: Policy = field(default_factory=Policy)
     cache: CacheSettings = field(default_factory=CacheSettings)
+    compression: str = "zstd"
 
     @property
     def images(self) -> tuple[str, ...]:

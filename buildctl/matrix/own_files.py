@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
@@ -15,9 +16,17 @@ from buildctl.matrix import yamlfile
 from buildctl.matrix.account import HOME
 
 CONTEXT = "images"  # the folder that Docker sees, next to matrix.yaml
-# Every user may write there: a folder that an image brings along would take that away.
-OPEN = (HOME, "/workspace")
-RESERVED = ("dev.buildctl.", "org.opencontainers.image.base.")
+_WRITABLE = "is in a folder that every user may write to (use /app or /opt/NAME)"
+# Where a layer must bring no file: it would also bring the folder above, with an owner and a mode of its own.
+FORBIDDEN = {
+    **dict.fromkeys((HOME, "/workspace", "/tmp", "/var/tmp"), _WRITABLE),  # noqa: S108 - paths inside the image
+    **dict.fromkeys(("/dev", "/proc", "/run", "/sys"), "is hidden in a container, which mounts its own there"),
+    **{f"/{name}": f"is a link in the image (use /usr/{name})" for name in ("bin", "lib", "lib32", "lib64", "sbin")},
+    "/root": "is root's own folder (use /etc or /opt/NAME)",
+    "/var/run": "is a link in the image (use /opt/NAME)",
+    "/var/lock": "is a link in the image (use /opt/NAME)",
+}
+RESERVED = ("dev.buildctl.", *(f"org.opencontainers.image.{name}" for name in ("base.", "title", "version")))
 
 
 def read_wheels(document: yamlfile.YamlDocument, path: yamlfile.Path, value: Mapping[str, Any]) -> tuple[str, ...]:
@@ -30,13 +39,24 @@ def read_wheels(document: yamlfile.YamlDocument, path: yamlfile.Path, value: Map
             inside = sorted(file.name for file in full.glob("*.whl"))
             newest = _newest(document, here, inside)
             found += [f"{name}/{file}" for file in newest]
+            for file in newest:
+                _refuse_outside(document, here, f"{name}/{file}")
             if not inside:
                 document.problem(here, f"no wheel in {CONTEXT}/{name}")
         elif full.is_file() and full.suffix == ".whl":
             found += [name for _ in _newest(document, here, [full.name])]
+            _refuse_outside(document, here, name)
         else:
             document.problem(here, f"{CONTEXT}/{name} is neither a wheel nor a folder of wheels")
     return tuple(dict.fromkeys(found))
+
+
+def _refuse_outside(document: yamlfile.YamlDocument, here: yamlfile.Path, name: str) -> None:
+    folder = _context(document)
+    if not (folder / name).exists():
+        document.problem(here, f"{CONTEXT}/{name} is a link to nothing")
+    elif not (folder / name).resolve().is_relative_to(folder.resolve()):
+        document.problem(here, f"{CONTEXT}/{name} leads out of {CONTEXT}/, which is all that a build sees")
 
 
 def _newest(document: yamlfile.YamlDocument, here: yamlfile.Path, names: list[str]) -> list[str]:
@@ -71,15 +91,29 @@ def read_files(
     for name, place in value.get("files", {}).items():
         here: yamlfile.Path = (*path, "files", name)
         full = _context(document) / name
-        if not full.exists():
+        if not os.path.lexists(full):
             document.problem(here, f"no such file or folder: {CONTEXT}/{name}")
-        elif not full.resolve().is_relative_to(_context(document).resolve()):
-            document.problem(here, f"{CONTEXT}/{name} leads out of {CONTEXT}/, which is all that a build sees")
+        else:
+            _refuse_outside(document, here, name)
         target = posixpath.normpath(place)
-        if any(target == folder or target.startswith(f"{folder}/") for folder in OPEN):
-            document.problem(here, f"{place} is in a folder that every user may write to (use /app or /opt/NAME)")
+        if place.endswith("/") and not full.is_dir():
+            target = posixpath.join(target, posixpath.basename(name))
+        for problem in _place_problems(full, target):
+            document.problem(here, problem)
         found.append((f"{name}/" if full.is_dir() else name, f"{target}/" if full.is_dir() else target))
     return tuple(found)
+
+
+def _place_problems(full: Path, target: str) -> Iterator[str]:
+    """What is wrong with bringing `full` to `target`, which for a folder is where its content goes."""
+    if full.is_dir() and not any(full.iterdir()):
+        yield "the folder is empty"
+    for folder, why in FORBIDDEN.items():
+        inside = posixpath.relpath(folder, target)
+        if target == folder or target.startswith(f"{folder}/"):
+            yield f"{target} {why}"
+        elif not inside.startswith("../") and full.is_dir() and os.path.lexists(full / inside):
+            yield f"{folder} {why}"
 
 
 def read_labels(

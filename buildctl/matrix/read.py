@@ -125,6 +125,7 @@ class _Builder:
             additions=additions,
             publish=read_policy(self.document, cells),
             cache=self._cache(),
+            compression=self.value.get("compression", "zstd"),
         )
 
     def _cache(self) -> CacheSettings:

@@ -140,9 +140,10 @@ class _Reader:
     def _string(self, node: yaml.ScalarNode, path: Path, what: str) -> None:
         kind = node.tag.removeprefix(_TAG)
         if kind in {"float", "int"}:
-            number = yaml.SafeLoader("").construct_object(node)
-            reads = f", which YAML reads as the number {number}" if str(number) != node.value else " is a number"
-            self.document.problem(path, f'{what} {node.value}{reads} (quote it: "{node.value}")')
+            number = _number(node)
+            reads = f", which YAML reads as the number {number}" if number != node.value else " is a number"
+            shown = node.value[:80]
+            self.document.problem(path, f'{what} {shown}{reads} (quote it: "{shown}")')
         elif kind != "str" and not (what == "key" and kind in {"bool", "null"}):
             self.document.problem(path, f'{what} {node.value!r} is not a string (quote it: "{node.value}")')
         if found := _CONTROL.search(node.value):
@@ -212,3 +213,11 @@ def _kind(value: Any) -> str:
 def _brief(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _number(node: yaml.ScalarNode) -> str:
+    """As YAML reads it; the text itself if Python refuses so many digits."""
+    try:
+        return str(yaml.SafeLoader("").construct_object(node))
+    except ValueError:
+        return str(node.value)

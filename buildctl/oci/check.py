@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.ground.errors import LayoutError
+from buildctl.oci.chunked.check import chunked_problems
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import TEMPORARY
 from buildctl.oci.image import REF_NAME, Descriptor, ImageConfig, Index, Manifest, Platform
@@ -130,6 +131,8 @@ class _ImageCheck:
             yield f"{where}: blob {layer.digest} does not match its digest: computed {scan.digest}"
         if scan.whole and diff_id is not None and scan.diff_id != diff_id:
             yield f"{where}: blob {layer.digest} has the diff id {scan.diff_id}, not {diff_id} as in the configuration"
+        elif scan.whole:
+            yield from chunked_problems(self.layout.blob_path(layer.digest), layer, diff_id, f"{where}: {layer.digest}")
         yield from scan.problems
 
     def machines(self, manifest: Manifest, platform: Platform, where: str) -> Iterator[str]:

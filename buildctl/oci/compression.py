@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from buildctl.oci.entry import DeflatedBody
+from buildctl.oci.entry import DeflatedBody, Entry
 from buildctl.oci.image import MediaType
 
 FRAME = 1 << 24  # bytes of content in a zstd frame: at 4 MiB wheels grow by 1.6 %, at 16 MiB by 0.3 %
@@ -21,11 +21,14 @@ _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 
 
 class Sink:
-    """Where tar bytes go: a file. `sha256` and `size` are those of what was written to it."""
+    """Where tar bytes go: a file. `sha256` and `size` are those of what was written to it; `annotations` are for the
+    layer's descriptor.
+    """
 
     def __init__(self, out: BinaryIO, level: int = 0) -> None:  # noqa: ARG002 - for those that compress
         self.sha256 = hashlib.sha256()
         self.size = 0
+        self.annotations: Mapping[str, str] = {}
         self._out = out
 
     @staticmethod
@@ -37,6 +40,10 @@ class Sink:
         self.sha256.update(data)
         self.size += len(data)
         self._out.write(data)
+
+    def begin(self, entry: Entry, framing: bytes) -> None:  # noqa: ARG002 - for those that keep files apart
+        """Before the content of `entry`, if it has any; `framing` is what the tar has before that."""
+        self.write(framing)
 
     def write(self, data: bytes) -> None:
         self._emit(data)
@@ -113,6 +120,33 @@ class _Frame:
         return self._compressor.compress(self.buffer[:size])
 
 
+class ChunkedSink(Sink):
+    """zstd:chunked: a frame for each file, or each chunk of it, with a table of contents at the end."""
+
+    def __init__(self, out: BinaryIO, level: int) -> None:
+        from buildctl.oci.chunked.write import ChunkedWriter  # noqa: PLC0415
+
+        super().__init__(out)
+        self._writer = ChunkedWriter(self._emit, level)
+
+    @staticmethod
+    def version() -> str:
+        import zstandard  # noqa: PLC0415
+
+        from buildctl.oci.chunked.write import CHUNK  # noqa: PLC0415
+
+        return f"{'.'.join(map(str, zstandard.ZSTD_VERSION))} chunks {CHUNK}"
+
+    def begin(self, entry: Entry, framing: bytes) -> None:
+        self._writer.begin(entry, framing)
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    def close(self) -> None:
+        self.annotations = self._writer.close()
+
+
 class GzipSink(Sink):
     """Several members: existing deflate streams are copied, everything else is compressed by libdeflate.
 
@@ -166,17 +200,25 @@ def _trailer(crc32: int, size: int) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compression:
-    """`method` is BuildKit's word for it, `level` the compressor's."""
+    """`method` is what containerd, podman and BuildKit call it, `level` the compressor's. A layer made from less than
+    `worth` bytes of packages is compressed as `plain` says.
+    """
 
     method: str
     media_type: MediaType
     sink: type[Sink]
     level: int = 0
+    worth: int = 0
+    plain: Compression | None = None
 
     @property
     def identity(self) -> str:
         """What the compressed bytes depend on besides the content: part of a recipe key."""
         return f"{self.method}{f'-{self.level}' if self.level else ''} {self.sink.version()}".strip()
+
+    def of(self, material: int) -> Compression:
+        """The compression of a layer made from so many bytes; 0 for one that every client needs whole."""
+        return self.plain if self.plain is not None and material < self.worth else self
 
     def open(self, out: BinaryIO) -> Sink:
         return self.sink(out, self.level)
@@ -184,6 +226,9 @@ class Compression:
 
 ZSTD = Compression(method="zstd", media_type=MediaType.LAYER_ZSTD, sink=ZstdSink, level=3)
 GZIP = Compression(method="gzip", media_type=MediaType.LAYER_GZIP, sink=GzipSink, level=6)
+CHUNKED = Compression(
+    method="zstd:chunked", media_type=MediaType.LAYER_ZSTD, sink=ChunkedSink, level=3, worth=20_000_000, plain=ZSTD
+)
 UNCOMPRESSED = Compression(method="uncompressed", media_type=MediaType.LAYER_TAR, sink=Sink)
 # By the name on the command line. Another level is another entry.
-COMPRESSIONS: Mapping[str, Compression] = {"zstd": ZSTD, "gzip": GZIP}
+COMPRESSIONS: Mapping[str, Compression] = {c.method: c for c in (ZSTD, GZIP, CHUNKED)}

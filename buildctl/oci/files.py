@@ -74,13 +74,18 @@ def translated(path: Path, size: int = 0) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in FULL:
-            need = f" ({size / 1e6:.1f} MB)" if size else ""
-            lacks = "the file system has no inode left" if out_of_inodes(path) else "the disk is full"
-            raise EngineError(
-                f"{lacks}: cannot write {path}{need}",
-                hint=f"{make_room(path)} and run the command again; it resumes from finished files",
-            ) from error
+            raise full_disk(path, size) from error
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def full_disk(path: Path, size: int = 0) -> EngineError:
+    """What to say after writing `path`, or `size` bytes to it, failed with one of FULL."""
+    need = f" ({size / 1e6:.1f} MB)" if size else ""
+    lacks = "the file system has no inode left" if out_of_inodes(path) else "the disk is full"
+    return EngineError(
+        f"{lacks}: cannot write {path}{need}",
+        hint=f"{make_room(path)} and run the command again; it resumes from finished files",
+    )
 
 
 def out_of_inodes(path: Path) -> bool:

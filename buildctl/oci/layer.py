@@ -38,7 +38,12 @@ def write_layer(
         seen.add(entry.path)
         tar.add(entry)
     tar.close()
-    descriptor = Descriptor(media_type=compression.media_type, digest=Digest(sink.sha256.hexdigest()), size=sink.size)
+    descriptor = Descriptor(
+        media_type=compression.media_type,
+        digest=Digest(sink.sha256.hexdigest()),
+        size=sink.size,
+        annotations=sink.annotations,
+    )
     return Layer(descriptor=descriptor, diff_id=Digest(tar.sha256.hexdigest()), uncompressed_size=tar.size)
 
 
@@ -69,7 +74,9 @@ class _Tar:
         self._sink.write(data)
 
     def add(self, entry: Entry) -> None:
-        self._write(self._pad + header(entry))
+        framing = self._pad + header(entry)
+        self._account(framing)
+        self._sink.begin(entry, framing)
         self._pad = b""
         if entry.kind is Kind.FILE:
             self._body(entry)

@@ -90,6 +90,6 @@ def place_of(root: Path, digest: Digest) -> Place | None:
     try:
         with (root / FOLDER / f"{digest.hex}.json").open("rb") as file:
             place = Place.from_json(json.loads(file.read(_LIMIT)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, LayoutError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, LayoutError):
         return None
     return place if place.layer.digest == digest else None

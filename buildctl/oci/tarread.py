@@ -21,6 +21,8 @@ from buildctl.oci.digest import Digest
 BLOCK = 512
 CHUNK = 1 << 20
 _ZERO = bytes(BLOCK)
+# as for wheels, but layers may be mostly zeros, and are not unpacked into memory
+_BOMB_SIZE, _BOMB_RATIO = 1 << 30, 200
 _PAX_LIMIT = 1 << 20  # bytes of extended header; real ones hold a path or two
 _IsalError: type[Exception] = cast("type[Exception]", isal_zlib.error)
 _BROKEN = (EOFError, _IsalError, zstandard.ZstdError, igzip.BadGzipFile)
@@ -48,7 +50,7 @@ class LayerReader:
         self.problems: list[str] = []
         self._file, self._media_type = blob, media_type
         self._blob = _Hashed(blob, where, hashing=hash_blob)
-        self._tar = _Hashed(cast("BinaryIO", self._blob), where)
+        self._tar = _Hashed(cast("BinaryIO", self._blob), where, packed=self._blob)
         self._stream = io.BufferedReader(self._tar, CHUNK)
         self._left = 0  # bytes of the current body that nobody has read
         self._padding = 0
@@ -57,7 +59,7 @@ class LayerReader:
     def __iter__(self) -> Iterator[tarfile.TarInfo]:
         if compression(self._media_type) == "zstd":
             _require_whole_zstd(self._file, self.where)
-        self._tar = _Hashed(_decompressed(self._blob, self._media_type), self.where)
+        self._tar = _Hashed(_decompressed(self._blob, self._media_type), self.where, packed=self._blob)
         self._stream = io.BufferedReader(self._tar, CHUNK)
         while (info := self._next()) is not None:
             yield info
@@ -183,7 +185,7 @@ def layer_hashes(blob: BinaryIO, media_type: str, where: str) -> tuple[Digest, D
     if compression(media_type) == "zstd":
         _require_whole_zstd(blob, where)
     packed = _Hashed(blob, where)
-    tar = _Hashed(_decompressed(packed, media_type), where)
+    tar = _Hashed(_decompressed(packed, media_type), where, packed=packed)
     for stream in (tar, packed):
         while stream.read(CHUNK):
             pass
@@ -193,8 +195,9 @@ def layer_hashes(blob: BinaryIO, media_type: str, where: str) -> tuple[Digest, D
 class _Hashed(io.RawIOBase):
     """Passes bytes on, hashing and counting them; what a broken source raises becomes a LayoutError."""
 
-    def __init__(self, source: BinaryIO, where: str, *, hashing: bool = True) -> None:
-        self._source, self._where = source, where
+    def __init__(self, source: BinaryIO, where: str, *, hashing: bool = True, packed: _Hashed | None = None) -> None:
+        """`packed` is where the bytes come from before they are decompressed: a bomb is refused."""
+        self._source, self._where, self._packed = source, where, packed
         self._hash, self._hashing = hashlib.sha256(), hashing
         self.size = 0
 
@@ -210,6 +213,8 @@ class _Hashed(io.RawIOBase):
         if self._hashing:
             self._hash.update(view[:count])
         self.size += count
+        if self._packed and self.size > _BOMB_SIZE and self.size > _BOMB_RATIO * self._packed.size:
+            raise LayoutError(f"{self._where}: {self._packed.size} bytes become more than {self.size}: a bomb")
         return cast("int", count)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from buildctl.artifacts.store import Store
 from buildctl.build.cache.contents import packages_here
 from buildctl.console.table import size
 from buildctl.ground.errors import LayoutError
+from buildctl.ground.jsontext import parse_json
 from buildctl.matrix.project import Project
 from buildctl.oci.image import Descriptor, ImageConfig, Manifest
 from buildctl.oci.layout import Layout, parse_object
@@ -248,7 +248,7 @@ def from_registry(repository: Repository, arch: str) -> Side:
     bills = referrers(repository, found.descriptor.digest, SBOM_KIND)
     packages: tuple[Package, ...] | None = None
     if bills:
-        packages = packages_in_bill(json.loads(document(repository, bills[0])))
+        packages = packages_in_bill(parse_json(document(repository, bills[0])))
     return Side(
         name=str(repository.reference),
         descriptor=found.descriptor,

@@ -14,6 +14,8 @@ from buildctl.lock.claims import LABEL, Claims, label_values, read_labels
 from buildctl.lock.locked import load_locked
 from buildctl.matrix.accelerators import VERSIONED
 from buildctl.matrix.project import Project
+from buildctl.oci.chunked.table import TABLE
+from buildctl.oci.chunked.twin import OF, STARGZ_TABLE
 from buildctl.oci.image import ImageConfig
 from buildctl.oci.layout import Layout
 from buildctl.registry.target import Image, Target, find_target, in_layout
@@ -40,7 +42,8 @@ _SHOWN = (
 class InspectedImage:
     """One image on one platform. `source` is where `says` comes from: labels, environment, or the file of claims of
     what is not built (then there is no digest, and `size` is 0). `size` is compressed, in bytes. `report` is about this
-    exact digest; `attached` are the documents that a registry lists for it, media type and digest.
+    exact digest; `attached` are the documents that a registry lists for it, media type and digest. `chunked` counts the
+    layers that clients can read file by file; `twin_of` is the image of which this is the twin.
     """
 
     name: str
@@ -53,6 +56,8 @@ class InspectedImage:
     says: Mapping[str, str]
     report: Report | None = None
     attached: tuple[tuple[str, str], ...] = ()
+    chunked: int = 0
+    twin_of: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -61,6 +66,8 @@ class InspectedImage:
             "digest": self.digest or None,
             "size": self.size,
             "layers": self.layers,
+            "chunkedLayers": self.chunked,
+            "twinOf": self.twin_of or None,
             "created": self.created or None,
             "source": self.source,
             "claims": dict(self.says),
@@ -74,6 +81,9 @@ class InspectedImage:
         if self.digest:
             made = f", created {self.created}" if self.created else ""
             yield f"  {self.digest}, {size(self.size)} in {self.layers} layer{'s' * (self.layers != 1)}{made}"
+            if self.chunked:
+                who = f"stargz, twin of {self.twin_of}" if self.twin_of else "podman; for stargz the tag with -lazy"
+                yield f"  zstd:chunked: {self.chunked} of {self.layers} layers, file by file for {who}"
         yield f"  from its {self.source}:"
         known = [key for key in _SHOWN if key in self.says]
         rest = sorted(self.says.keys() - set(known))
@@ -184,6 +194,8 @@ def _seen(image: Image) -> InspectedImage:
         digest=str(image.descriptor.digest),
         size=sum(layer.size for layer in image.manifest.layers),
         layers=len(image.manifest.layers),
+        chunked=sum(not {TABLE, STARGZ_TABLE}.isdisjoint(layer.annotations) for layer in image.manifest.layers),
+        twin_of=image.manifest.annotations.get(OF, ""),
         created=image.config.created,
         source=source,
         says=says,

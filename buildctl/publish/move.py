@@ -17,6 +17,7 @@ from buildctl.matrix.cells import Cell
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType, Platform, canonical_json
 from buildctl.oci.layout import INDEX_TYPES
+from buildctl.publish.lazy import Twins, lazy
 from buildctl.publish.tags import Tag, TagKind
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.members import IndexEntry, NotAnImageError, entries, is_unknown, look, same_platform
@@ -68,12 +69,19 @@ class TagState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Move:
-    """A tag that may be set: `data` is stored under it."""
+    """A tag and what it names afterwards, an index or an image with the content `data`; no `top` if it stays."""
 
     state: TagState
-    media_type: str = ""
+    top: Descriptor | None = None
     data: bytes = b""
-    index: Descriptor | None = None
+
+    @property
+    def index(self) -> Descriptor | None:
+        return self.top if self.top is not None and self.top.media_type in INDEX_TYPES else None
+
+    @property
+    def sets(self) -> bool:
+        return self.state.outcome in {TagOutcome.CREATED, TagOutcome.MOVED}
 
 
 def move_tags(
@@ -88,34 +96,38 @@ def move_tags(
     dry_run: bool = False,
     signer: Signer | None = None,
     keep: bool = True,
+    manifests: Mapping[Digest, bytes] = MappingProxyType({}),
 ) -> tuple[TagState, ...]:
-    """Point `tags`, in order, at the candidates (by cell id, as `index.claimed` gives them). Manifests of single
-    cells must be in the repository.
+    """Point `tags`, in order, at the candidates (by cell id, as `index.claimed` gives them), and each `-lazy` tag at
+    their twins. Manifests of single cells must be in the repository; `manifests` are those of candidates, by digest,
+    that need not be read from it.
 
     An architecture of a tag without a candidate keeps what the tag has for it; if it has nothing, the tag waits.
     A `signer` signs every index before a tag names it, and keeps only what it has signed. Without `keep`, such a tag
     is refused: nothing counts but the candidates. `waits` is what another machine still asks of a cell.
     """
-    decide = _Decide(repository, candidates, objections, waits, revision, drop_platforms, dry_run, signer, keep)
+    twins = Twins(repository=repository, manifests=manifests)
+    decide = _Decide(repository, candidates, objections, waits, revision, drop_platforms, dry_run, signer, keep, twins)
     with ThreadPoolExecutor(WORKERS) as pool:
-        moves = list(pool.map(decide.move, tags))
+        moves = [move for both in pool.map(decide.both, tags) for move in both]
     if not dry_run:
-        for data, media_type in {m.data: m.media_type for m in moves if m.data and m.media_type in INDEX_TYPES}.items():
-            repository.put_manifest(data, media_type, str(Digest.of(data)))
+        twins.put()
+        for digest, data in {m.index.digest: m.data for m in moves if m.index and m.sets}.items():
+            repository.put_manifest(data, MediaType.INDEX, str(digest))
         if signer:
-            indexes = {m.index.digest: m.index for m in moves if m.index}.values()
+            subjects = {m.index.digest: m.index for m in moves if m.index} | twins.descriptors
             with ThreadPoolExecutor(WORKERS) as pool:
-                list(pool.map(lambda index: signer.sign(repository, index, ()), indexes))
+                list(pool.map(lambda one: signer.sign(repository, one, ()), subjects.values()))
         for move in moves:
-            if move.data:
-                _set(repository, move)
+            if move.top and move.sets:
+                _set(repository, move, move.top)
     return tuple(move.state for move in moves)
 
 
-def _set(repository: Repository, move: _Move) -> None:
+def _set(repository: Repository, move: _Move, top: Descriptor) -> None:
     """PUT, then read back, since people pull by tag. Raises UnavailableError."""
     for _ in range(3):
-        repository.put_manifest(move.data, move.media_type, move.state.name)
+        repository.put_manifest(move.data, top.media_type, move.state.name)
         there = repository.head(move.state.name)
         if there is not None and there.digest == move.state.digest:
             return
@@ -133,9 +145,16 @@ class _Decide:
     waits: Mapping[str, str]
     revision: str
     drop_platforms: frozenset[str]
-    dry_run: bool = False
-    signer: Signer | None = None
-    keep: bool = True
+    dry_run: bool
+    signer: Signer | None
+    keep: bool
+    twins: Twins
+
+    def both(self, tag: Tag) -> tuple[_Move, ...]:
+        """The tag and its twin, which goes where the tag goes."""
+        move = self.move(tag)
+        twin = self.twin(tag, move, move.top) if move.top else None
+        return (move,) if twin is None else (move, twin)
 
     def move(self, tag: Tag) -> _Move:
         if tag.kind is not TagKind.IMMUTABLE:
@@ -153,10 +172,20 @@ class _Decide:
         found = self.candidates[cell.id]
         name = tag.name(self.revision or found.digest.short)
         state = self._state(tag, name, found.digest, {f"linux/{cell.arch}": cell.id}, self.repository.head(name))
-        if state.outcome is not TagOutcome.CREATED:
-            return _Move(state=state)
-        data = b"" if self.dry_run else self.repository.manifest(str(found.digest)).data
-        return _Move(state=state, media_type=found.media_type, data=data)
+        idle = self.dry_run or state.outcome is not TagOutcome.CREATED
+        return _moved(state, found, b"" if idle else self.repository.manifest(str(found.digest)).data)
+
+    def twin(self, tag: Tag, move: _Move, top: Descriptor) -> _Move | None:
+        """None where no image has a twin. A moving tag that has been there since they had stays: it gets the images."""
+        data, own = self.twins.under(top, move.data), replace(tag, stem=lazy(tag.stem))
+        twin = replace(top, digest=Digest.of(data), size=len(data))
+        if twin == top and tag.kind is TagKind.IMMUTABLE:
+            return None
+        name = own.name(self.revision or twin.digest.short)
+        before = self.repository.head(name)
+        if twin == top and before is None:
+            return None
+        return _moved(self._state(own, name, twin.digest, move.state.platforms, before), twin, data)
 
     def _index(self, tag: Tag) -> _Move:
         """With the digest as revision, an immutable tag's name follows from its content, so it has no past."""
@@ -189,15 +218,8 @@ class _Decide:
         name = named or tag.name(digest.short)
         before = there.descriptor if there else (None if named else self.repository.head(name))
         ids = {f"linux/{cell.arch}": cell.id for cell in tag.cells}
-        state = self._state(tag, name, digest, ids, before)
-        moves = state.outcome in {TagOutcome.CREATED, TagOutcome.MOVED}
-        signable = moves or state.outcome is TagOutcome.UNCHANGED
-        return _Move(
-            state=state,
-            media_type=MediaType.INDEX,
-            data=data if moves else b"",
-            index=Descriptor(media_type=MediaType.INDEX, digest=digest, size=len(data)) if signable else None,
-        )
+        top = Descriptor(media_type=MediaType.INDEX, digest=digest, size=len(data))
+        return _moved(self._state(tag, name, digest, ids, before), top, data)
 
     def _state(
         self, tag: Tag, name: str, digest: Digest, platforms: Mapping[str, str], before: Descriptor | None
@@ -239,6 +261,10 @@ class _Decide:
                 if not is_unknown(platform):
                     found.setdefault(str(platform), entry.descriptor.digest)  # clients take the first
         return found
+
+
+def _moved(state: TagState, top: Descriptor, data: bytes) -> _Move:
+    return _Move(state=state) if state.outcome is TagOutcome.REFUSED else _Move(state=state, top=top, data=data)
 
 
 def _other_than(cell: Cell, member: Descriptor) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from buildctl.artifacts.store import Store
@@ -20,11 +21,13 @@ from buildctl.lock.locked import LockedCell
 from buildctl.matrix.accelerators import public_version
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
+from buildctl.oci.chunked.twin import twin_of
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.oci.remote import place_of
 from buildctl.publish.gate import objection
+from buildctl.publish.lazy import lazy
 from buildctl.publish.move import TagState, move_tags, published
 from buildctl.publish.pipeline.handover import Handover, UnexpectedError, refuse_unexpected
 from buildctl.publish.provenance import Run, provenance_document
@@ -88,7 +91,8 @@ def publish(
         layout=layout, repository=repository, progress=progress, dry_run=options.dry_run, signer=options.signer
     )
     pushed = push.images(candidates)
-    tags = _tag(project, pinned, repository, candidates, options) if options.tags != "none" else ()
+    data = {c.descriptor.digest: layout.read_bytes(c.descriptor) for c in candidates}
+    tags = _tag(project, pinned, repository, candidates, options, data) if options.tags != "none" else ()
     return _published(repository, tags, options, candidates, pushed)
 
 
@@ -148,24 +152,31 @@ def planned_tags(
     said: dict[str, str] = {}
     waived: dict[str, tuple[str, ...]] = {}
     digests: dict[str, Digest] = {}
+    twins: dict[str, Digest] = {}
     for cell in project.matrix.cells:
         if cell.id in there and not cell.native:
             image = _image(layout, cell)
             found = _local(project, layout, pinned[cell.id], image, options, _no_documents)
             digests[cell.id] = found.descriptor.digest
             waived[cell.id] = found.not_run
+            if twin := twin_of(layout.read_bytes(image)):
+                twins[cell.id] = Digest.of(twin)
             old = outdated(project, cell, found.descriptor.digest)
             if objection := f"{old}: run `buildctl build`" if old else found.objection:
                 said[cell.id] = objection
     out = []
-    for tag in tags_of(project.matrix.cells, _claims(pinned), of=[cell.id for cell in cells]):
-        digest = digests.get(tag.cells[0].id) if tag.single else None
+    tags = tags_of(project.matrix.cells, _claims(pinned), of=[cell.id for cell in cells])
+    lazily = [
+        (replace(t, stem=lazy(t.stem)), digests | twins) for t in tags if any(cell.id in twins for cell in t.cells)
+    ]
+    for tag, which in [*((tag, digests) for tag in tags), *lazily]:
+        digest = which.get(tag.cells[0].id) if tag.single else None
         name = tag.name(options.revision or (digest.short if digest else "REVISION"))
         against = {} if tag.kind is TagKind.IMMUTABLE else said
         why = [f"{c.id}: {against[c.id]}" for c in tag.cells if c.id in against]
-        why += [f"{c.id}: not built" for c in tag.cells if c.id not in digests]
+        why += [f"{c.id}: not built" for c in tag.cells if c.id not in which]
         names = dict.fromkeys(n for c in tag.cells for n in waived.get(c.id, ()))
-        out.append(PlannedTag(name=name, tag=tag, digests=digests, against="; ".join(why), not_run=tuple(names)))
+        out.append(PlannedTag(name=name, tag=tag, digests=which, against="; ".join(why), not_run=tuple(names)))
     return tuple(out)
 
 
@@ -280,6 +291,7 @@ def _tag(
     repository: Repository,
     candidates: Sequence[Candidate],
     options: PublishOptions,
+    manifests: Mapping[Digest, bytes] = MappingProxyType({}),
 ) -> tuple[TagState, ...]:
     tags = tags_of(project.matrix.cells, _claims(pinned), of=[c.cell.id for c in candidates])
     return move_tags(
@@ -293,6 +305,7 @@ def _tag(
         dry_run=options.dry_run,
         signer=options.signer,
         keep=options.expect is None,
+        manifests=manifests,
     )
 
 

@@ -8,12 +8,12 @@ covers image, bill of materials, provenance and report; none can be replaced or 
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from buildctl.ground.errors import LayoutError, ToolError
+from buildctl.ground.jsontext import parse_json
 from buildctl.ground.run import run, which
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, canonical_json
@@ -43,7 +43,7 @@ class Bundle:
     @classmethod
     def parse(cls, data: bytes) -> Bundle:
         """Raises ValueError, KeyError, TypeError or AttributeError for anything else."""
-        value = json.loads(data)
+        value = parse_json(data)
         envelope, material = value["dsseEnvelope"], value["verificationMaterial"]
         return cls(
             payload=base64.b64decode(envelope["payload"], validate=True),
@@ -58,7 +58,7 @@ class Bundle:
         if self.payload_kind != PAYLOAD_KIND or not any(key.made(s, data) for s in self.signatures):
             return None
         try:
-            value = json.loads(self.payload)
+            value = parse_json(self.payload)
             if (value["_type"], value["predicateType"]) != (STATEMENT, CLAIM):
                 return None
             return _listed(value["subject"], subject)

@@ -5,7 +5,6 @@ Needs neither project nor locks. What cannot be checked is NOT RUN, with the rea
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -17,11 +16,14 @@ from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.artifacts.contents import Package, packages_of
 from buildctl.console.progress import Progress
 from buildctl.ground.errors import BuildctlError, ExitCode, LayoutError
+from buildctl.ground.jsontext import parse_json
 from buildctl.ground.scratch import scratch as scratch_folder
 from buildctl.lock.claims import LABEL
 from buildctl.matrix.accelerators import VERSIONED, kind_in_image, public_version
 from buildctl.oci.check import check_image
-from buildctl.oci.image import Descriptor, Platform
+from buildctl.oci.chunked.twin import OF, twin_of
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import Descriptor, MediaType, Platform
 from buildctl.oci.layout import Layout
 from buildctl.publish.pipeline.attestation import Origin, attested
 from buildctl.publish.provenance import PREDICATE, PROVENANCE_KIND
@@ -190,6 +192,8 @@ class _Verification:
         if problem := self._pulled():
             yield problem
             return
+        if OF in self.candidate.member.manifest.annotations:
+            yield _finding("twin", self.twin)
         checks: Mapping[str, Callable[[], str]] = {
             "layers": self.layers,
             "bill of materials": self.bill,
@@ -226,6 +230,19 @@ class _Verification:
         except (LayoutError, AbsentError) as error:
             return Finding(name="layers", status=Status.FAILED, detail=error.message)
         return None
+
+    def twin(self) -> str:
+        """A twin is what its image's manifest makes of it; what is attached is about the image, so the rest is, too."""
+        assert self.candidate.member is not None  # noqa: S101 - decided before
+        member = self.candidate.member
+        image = self.repository.manifest(str(Digest.parse(member.manifest.annotations[OF])))
+        if twin_of(image.data) != member.fetched.data:
+            raise WrongError(f"it does not follow from the manifest of {image.descriptor.digest}, which it names")
+        self.image = self.layout.write_bytes(MediaType.MANIFEST, image.data)
+        self.signed = self.signed.leading_to(self.image.digest)
+        if self.signed.key is not None:
+            self.signed.signature()
+        return f"of image sha256:{self.image.digest.short}, for stargz"
 
     @property
     def packages(self) -> tuple[Package, ...]:
@@ -312,7 +329,7 @@ class _Verification:
         return text
 
     def _json(self, kind: str) -> list[Any]:
-        return [json.loads(data) for data in self._documents(kind)]
+        return [parse_json(data) for data in self._documents(kind)]
 
     def _documents(self, kind: str) -> list[bytes]:
         return [document(self.repository, referrer) for referrer in self.signed.of_kind(kind)]

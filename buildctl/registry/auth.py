@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from buildctl.registry.problems import RefusedError
+from buildctl.console.log import say
 from buildctl.registry.reference import DOCKER_HUB
 
 _CHALLENGE = re.compile(
@@ -50,18 +51,24 @@ def parse_challenge(header: str) -> Challenge | None:
 
 
 def docker_credentials(registry: str) -> Credentials | None:
-    """From Docker's configuration ($DOCKER_CONFIG, ~/.docker) or the helper it names. Raises RefusedError."""
+    """From Docker's configuration ($DOCKER_CONFIG, ~/.docker) or the helper it names.
+
+    None, and a line that says why, where they cannot be read: much needs no credentials.
+    """
     # takes a fifth of a second, so only when credentials are needed
     from docker import auth  # noqa: PLC0415
     from docker.errors import DockerException  # noqa: PLC0415
 
     name = auth.INDEX_NAME if registry == DOCKER_HUB else registry
     try:
-        found = auth.load_config().resolve_authconfig(name)
-    except DockerException as error:
-        raise RefusedError(
-            f"cannot read the credentials for {registry}: {error}", hint=f"run `docker login {registry}` again"
-        ) from error
+        with warnings.catch_warnings(action="ignore"):  # of a helper that is not installed; the error follows
+            found = auth.load_config().resolve_authconfig(name)
+    except (DockerException, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
+        say(
+            f"cannot read the credentials for {registry}, going on without them: {error or type(error).__name__}; "
+            f"`docker login {registry}` writes new ones"
+        )
+        return None
     if not found:
         return None
     low = {str(key).lower(): str(value or "") for key, value in found.items()}

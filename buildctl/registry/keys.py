@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from buildctl.ground.errors import BuildctlError, ExitCode
+from buildctl.ground.jsontext import parse_json
 
 PASSWORD = "COSIGN_PASSWORD"  # noqa: S105 - cosign reads the same variable
 _ENVIRONMENT = "env://"  # cosign's way to name a variable that holds a key
@@ -143,7 +143,7 @@ def _read(source: str) -> bytes:
 def _unsealed(data: bytes, password: bytes) -> bytes:
     """PKCS#8 in DER from cosign's own envelope: scrypt and NaCl's secretbox (go-securesystemslib, encrypted)."""
     lines = [line.strip() for line in data.decode().splitlines()]
-    value = json.loads(base64.b64decode("".join(line for line in lines if line and not line.startswith("-----"))))
+    value = parse_json(base64.b64decode("".join(line for line in lines if line and not line.startswith("-----"))))
     kdf, cipher = value["kdf"], value["cipher"]
     if (kdf["name"], cipher["name"]) != ("scrypt", "nacl/secretbox"):
         raise ValueError(f"{kdf['name']} with {cipher['name']}")

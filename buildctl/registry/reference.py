@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -82,6 +83,37 @@ def is_loopback(registry: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def leads_inside(registry: str, host: str) -> bool:
+    """Whether `host`, to which `registry` leads us, is an address of this machine or a private network while `registry`
+    is not: an attacker's registry would have us ask what only we can reach. Names are not looked up, except that of
+    the registry.
+    """
+    if not _is_private(host):
+        return False
+    name = re.sub(r":[0-9]+$", "", registry).strip("[]")
+    if _is_private(name):
+        return False
+    if _address(name) is not None:
+        return True
+    try:
+        return not any(_is_private(str(found[4][0])) for found in socket.getaddrinfo(name, None))
+    except OSError:
+        return True
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        found = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def _is_private(host: str) -> bool:
+    address = _address(host)
+    return is_loopback(host) if address is None else address.is_private or address.is_link_local
 
 
 def _malformed(text: str) -> BuildctlError:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -20,6 +21,7 @@ from urllib3.util import create_urllib3_context
 
 from buildctl.ground.net import new_session
 from buildctl.registry.problems import RefusedError
+from buildctl.registry.reference import leads_inside
 
 BUNDLE = "REQUESTS_CA_BUNDLE or SSL_CERT_FILE"
 
@@ -32,7 +34,7 @@ def open_session(registry: str, environ: Mapping[str, str] = os.environ) -> requ
         raise RefusedError(f"{named}: CA bundle not found", hint=f"set {BUNDLE} to a file that exists")
     context = _context(registry, environ)
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter(context))
+        session.mount(scheme, _Adapter(context, registry))
     return session
 
 
@@ -95,11 +97,23 @@ def _context(registry: str, environ: Mapping[str, str]) -> ssl.SSLContext | None
 
 
 class _Adapter(HTTPAdapter):
-    """Does not retry; `context` holds further authorities, and requests adds the usual ones."""
+    """Does not retry; `context` holds further authorities, and requests adds the usual ones. Refuses to be led to a
+    private address by `registry`, whether by a redirect, an upload URL, a next page or a token server.
+    """
 
-    def __init__(self, context: ssl.SSLContext | None) -> None:
+    def __init__(self, context: ssl.SSLContext | None, registry: str) -> None:
+        self._registry = registry
         self._extra: dict[str, Any] = {} if context is None else {"ssl_context": context}
         super().__init__(pool_maxsize=16, max_retries=0)
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        host = urlsplit(str(request.url)).hostname or ""
+        if leads_inside(self._registry, host):
+            raise RefusedError(
+                f"{self._registry} leads to {host}, an address of a private network, and is not there itself",
+                hint="if that is right, name the registry by an address or a name in that network",
+            )
+        return super().send(request, *args, **kwargs)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:
         super().init_poolmanager(connections, maxsize, block, **kwargs, **self._extra)

@@ -176,6 +176,9 @@ class Upload:
                 tries.failed(error)
                 self._resume()
             except AbsentError as error:
+                if not self._url:  # not a session that was lost: none was opened
+                    hint = "create the repository first: some registries, such as ECR, make none when one pushes"
+                    raise AbsentError(error.message, hint=hint, codes=error.codes) from error
                 self._start_over()
                 tries.failed(AgainError(f"the upload session is lost ({error.message})"))
             except RefusedError as error:
@@ -300,9 +303,14 @@ class Upload:
         tries.failed(AgainError(error.message))
 
     def _location(self, given: str | None, current: str = "") -> str:
+        """Where the upload goes on: on the registry's own host, because what is sent may be private."""
+        where = f"{self.repository.reference.registry}: upload of {self._what}"
         if not given and not current:
-            raise RefusedError(f"{self.repository.reference.registry}: upload of {self._what}: it gave no upload URL")
-        return self.repository.transport.url(given or current)
+            raise RefusedError(f"{where}: it gave no upload URL")
+        url = self.repository.transport.url(given or current)
+        if urlsplit(url).hostname != urlsplit(self.repository.transport.root).hostname:
+            raise RefusedError(f"{where}: it wants the bytes on another host, {urlsplit(url).hostname}")
+        return url
 
 
 def _with_query(url: str, key: str, value: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.ground.errors import RuntimeUnavailableError, ToolError
+from buildctl.ground.jsontext import parse_json
 from buildctl.ground.run import run
 
 OLDEST = (3, 9)  # what the probes run on
@@ -76,7 +76,7 @@ def find_interpreter(text: str) -> Interpreter:
     if done.returncode or not answers:
         said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise RuntimeUnavailableError(f"{python} is not a working Python: {said[:300]}", hint=_HINT)
-    found = _parsed(python, json.loads(answers[-1].removeprefix("BUILDCTL ")))
+    found = _parsed(python, parse_json(answers[-1].removeprefix("BUILDCTL ")))
     if found.version < OLDEST:
         version = ".".join(map(str, found.version))
         oldest = ".".join(map(str, OLDEST))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from buildctl.ground.errors import BuildctlError, LayoutError
+from buildctl.ground.jsontext import parse_json
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
@@ -89,7 +90,7 @@ def _reports(source: str) -> list[Report]:
 def reports_in(path: Path) -> list[Report]:
     """What `buildctl test` wrote, for one image or for several. Raises BuildctlError."""
     try:
-        value: Any = json.loads(path.read_bytes())
+        value: Any = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise BuildctlError(f"{path} is not a report: {error}", hint="`buildctl test` writes them") from error
     each = value["reports"] if isinstance(value, dict) and isinstance(value.get("reports"), list) else [value]

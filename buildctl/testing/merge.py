@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from buildctl.ground.errors import BuildctlError
+from buildctl.ground.jsontext import parse_json
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import canonical_json
 from buildctl.testing.report import Finding, Report, Status, remembering, undated
@@ -83,7 +83,7 @@ def read_report(path: Path) -> Report | None:
 
 def parse_report(data: bytes, where: str) -> Report:
     try:
-        return Report.from_json(json.loads(data))
+        return Report.from_json(parse_json(data))
     except (ValueError, AttributeError) as error:
         raise BuildctlError(f"{where} is not a report: {error}", hint="run `buildctl test` again") from error
     except BuildctlError as error:

@@ -12,6 +12,7 @@ from buildctl.build.native import default_folder, refusal
 from buildctl.console.log import say
 from buildctl.console.table import size
 from buildctl.ground.errors import LayoutError, RuntimeUnavailableError, ToolError, UsageError
+from buildctl.ground.jsontext import parse_json
 from buildctl.ground.scratch import scratch
 from buildctl.host.facts import this_host
 from buildctl.matrix.cells import Cell, Flavour
@@ -171,7 +172,7 @@ def exported(member: Peer, formats: Sequence[str], folder: Path) -> Exported:
     for name, data in found.files.items():
         write_whole(folder / f"model{SUFFIXES[name]}", data)
     files = {name: (folder / f"model{SUFFIXES[name]}").read_bytes() for name in found.files}
-    return replace(found, sample=Sample.from_json(json.loads((folder / "sample.json").read_bytes())), files=files)
+    return replace(found, sample=Sample.from_json(parse_json((folder / "sample.json").read_bytes())), files=files)
 
 
 def lacking(cell: Cell, name: str) -> str:

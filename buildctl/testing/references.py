@@ -1,22 +1,25 @@
 """`buildctl test` outside the matrix: a reference, pulled into the store, or an image of any layout.
 
-Expects what the image claims: in our labels, else in its environment. What it does not claim is NOT RUN.
+Expects what the image claims: in our labels, else in its environment. What it does not claim is NOT RUN. What it
+answers and claims is its own word, so both are compared with its layers as well.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from buildctl.artifacts.bill import SBOM_KIND, packages_in_bill
 from buildctl.console.log import say
 from buildctl.ground.clock import now, rfc3339
+from buildctl.ground.jsontext import parse_json
 from buildctl.host.subject import claims_from_environment
 from buildctl.lock.claims import Claims, claims_from_labels
 from buildctl.oci.image import Descriptor
+from buildctl.oci.layout import Layout
 from buildctl.registry.client import Repository
 from buildctl.registry.referrers import document, referrers
+from buildctl.registry.remote import bring_layers
 from buildctl.registry.target import Image, Target, find_target
 from buildctl.runtimes.api import Runtime
 from buildctl.runtimes.choose import runtimes
@@ -25,9 +28,11 @@ from buildctl.testing.attached import attach_report
 from buildctl.testing.images import TestResult, ask_image
 from buildctl.testing.listener import NOBODY, Listener
 from buildctl.testing.merge import LABELS
+from buildctl.testing.outside import Outside, look
 from buildctl.testing.probes.expected import Expected, expected_by
 from buildctl.testing.probes.findings import not_run
-from buildctl.testing.report import Report, Status, following
+from buildctl.testing.probes.judging_outside import claims, python
+from buildctl.testing.report import Finding, Report, Status, following
 
 _NO_CLAIM = "the image claims nothing about it"
 _NO_PROMISE = "promised by buildctl's own images, not by this one"
@@ -68,13 +73,29 @@ def test_targets(
 
 
 def _test(target: Target, image: Image, candidates: Sequence[Runtime], listener: Listener) -> Report:
-    expected = expected_of_image(image, _distributions(target, image))
     ref = brought(target, image)
+    bring_layers(Layout(ref.layout), [ref.descriptor], f"testing {ref.name}")
+    outside = look(Layout(ref.layout), ref.descriptor)
+    expected = expected_of_image(image, _distributions(target, image))
+    expected = replace(expected, outside=None if isinstance(outside, str) else outside)
     listener.began(ref.name)
     report = ask_image(ref, expected, candidates, listener)
-    if report.verdict is not Status.NOT_RUN:
-        report = replace(report, findings=(*report.findings, not_run(LABELS, "no reviewed claims to compare with")))
+    if report.verdict is not Status.NOT_RUN:  # else what needs no run would make the image PASSED
+        findings = [not_run(LABELS, "no reviewed claims to compare with"), *_read(expected, outside)]
+        for finding in findings:
+            listener.found(finding)
+        report = replace(report, findings=(*report.findings, *findings))
     return following(report, None, rfc3339(now()))
+
+
+def _read(expected: Expected, outside: Outside | str) -> Iterator[Finding]:
+    """Findings for which nothing is run."""
+    if isinstance(outside, str):
+        yield Finding(name="layers", status=Status.FAILED, detail=outside)
+        return
+    verdicts = {"python in layers": python(outside), "claims in layers": claims(expected, outside)}
+    for name, (status, detail) in verdicts.items():
+        yield Finding(name=name, status=status, detail=detail)
 
 
 def _distributions(target: Target, image: Image) -> Mapping[str, str] | None:
@@ -84,7 +105,7 @@ def _distributions(target: Target, image: Image) -> Mapping[str, str] | None:
     bills = referrers(target.repository, image.descriptor.digest, SBOM_KIND)
     if not bills:
         return None
-    packages = packages_in_bill(json.loads(document(target.repository, bills[0])))
+    packages = packages_in_bill(parse_json(document(target.repository, bills[0])))
     return {p.name: p.version for p in packages if p.kind == "pypi" and not p.within}
 
 

@@ -116,32 +116,38 @@ class Lock(Victim):
 
 
 class Publish(Victim):
-    """Two small images into a registry on loopback; an earlier revision is there already."""
+    """Two small images into a registry on loopback; other images are there already, as an earlier revision."""
+
+    revisions: tuple[tuple[str, ...], ...] = (("small-before", "r1"),)  # project and revision of what is there
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self.small = world.root / "small"
-        if not self.small.exists():
-            small(self.small)
+        for name in ("small", "small-before"):
+            if not (world.root / name).exists():
+                small(world.root / name)
         self.stack = ExitStack()
         try:
             self.registry = self.stack.enter_context(docker_registry(world.root / "registry"))
         except pytest.skip.Exception as reason:
             raise NotRunError(str(reason).removeprefix("NOT RUN: ")) from None
         self.env = {"NO_PROXY": "127.0.0.1"}
+        self.place = f"{self.registry}/first"
+        for project, *options in self.revisions:
+            done = self.world.run(*self.command(project, *options), env=self.env)
+            assert done.status == 0, done.stderr
+        self.first = self.seen()
 
-    def command(self, revision: str) -> tuple[str, ...]:
-        return ("--project", str(self.small), "publish", "--to", self.place, "--revision", revision, "--no-sbom")
+    def command(self, project: str, revision: str, *more: str) -> tuple[str, ...]:
+        where = ("--project", str(self.world.root / project), "publish", "--to", self.place)
+        return (*where, "--revision", revision, "--no-sbom", *more)
 
     def prepare(self, number: int) -> None:
-        self.place = f"{self.registry}/t{number}-{type(self).__name__.lower()}"
-        self.first = self.tags(self.command("r1"))
-        self.argv = self.command("r2")
-
-    def tags(self, command: tuple[str, ...]) -> dict[str, str]:
-        done = self.world.run(*command, env=self.env)
-        assert done.status == 0, done.stderr
-        return self.seen()
+        """A repository of its own, as `first` is: publishing that anew would be most of a try."""
+        name = f"t{number}"
+        self.place = f"{self.registry}/{name}"
+        repositories = self.world.root / "registry/data/docker/registry/v2/repositories"
+        shutil.copytree(repositories / "first", repositories / name)
+        self.argv = self.command("small", "r2")
 
     def seen(self) -> dict[str, str]:
         """Digest by tag of everything that can be pulled whole; `broken` for what cannot."""
@@ -167,10 +173,11 @@ class Publish(Victim):
 
 
 class Promote(Publish):
+    revisions = (("small-before", "r1"), ("small", "r2", "--tags", "immutable"))
+
     def prepare(self, number: int) -> None:
         super().prepare(number)
-        self.tags((*self.command("r2"), "--tags", "immutable"))
-        self.argv = ("--project", str(self.small), "promote", "--to", self.place, "--revision", "r2")
+        self.argv = ("--project", str(self.world.root / "small"), "promote", "--to", self.place, "--revision", "r2")
 
 
 class Rebase(Victim):

@@ -94,8 +94,14 @@ class World:
                 source, target = Store.default().artifact(package.digest), store.artifact_path(package.digest)
                 if source is not None and not target.exists():
                     shutil.copyfile(source, target)  # not a link: it is going to be damaged
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("BUILDCTL_")}
-        env = {**kept, "BUILDCTL_CACHE": str(store.root), "TMPDIR": str(temporary), "UV_CACHE_DIR": str(root / "uv")}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("BUILDCTL_", "PYTHON"))}
+        env = {
+            **kept,
+            "BUILDCTL_CACHE": str(store.root),
+            "TMPDIR": str(temporary),
+            "UV_CACHE_DIR": str(root / "uv"),
+            "PYTHONPYCACHEPREFIX": str(root / "pycache"),  # compiling the program is most of a short command
+        }
         world = cls(root=root, chance=chance, store=store, project=project, env=env)
         done = world.run("build", NAME, "--no-load", "--json")
         assert done.status == 0, done.stderr

@@ -24,10 +24,15 @@ OWN = pytest.StashKey[Engine | None]()  # our own engine, once it runs
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
-    """A file has one worker, and so has all that uses Docker, which a test's name, file or folder says."""
+    """A file has one worker, and so has all that uses Docker."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "docker" if "docker" in nodeid else nodeid.partition("::")[0]
+        return "docker" if says_docker(nodeid) else nodeid.partition("::")[0]
+
+
+def says_docker(nodeid: str) -> bool:
+    """In the name of the test, its file or its folder; a parameter such as docker-archive does not count."""
+    return "docker" in nodeid.partition("[")[0]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -40,7 +45,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark what needs real images, and what takes gigabytes."""
     wanted = set(getattr(item, "fixturenames", ()))
     docker = bool(DOCKER & wanted) or item.get_closest_marker("docker") is not None
-    if docker and "docker" not in item.nodeid:
+    if docker and not says_docker(item.nodeid):
         raise pytest.UsageError(f"{item.nodeid} uses Docker, so its name says `docker`: two workers share one engine")
     if docker or IMAGES & wanted:
         item.add_marker("images")

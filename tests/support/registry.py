@@ -178,6 +178,7 @@ class Proxy(Closing):
         self.seen: list[Exchange] = []
         self.users: dict[str, str] = {}
         self.basic = False
+        self.token_name = "token"  # what the token server calls it
         self.readonly = False
         self.largest = 0  # bytes that a PATCH may have, as at GHCR
         self.forbidding = False  # 403 for manifests that are not there
@@ -427,7 +428,7 @@ class _Handler(BaseHTTPRequestHandler):
         scope = " ".join(parse_qs(urlsplit(self.path).query).get("scope", []))
         token = f"token-{len(self.server.tokens)}"
         self.server.tokens[token] = scope
-        self._answer(200, {"Content-Type": "application/json"}, json.dumps({"token": token}).encode())
+        self._answer(200, {"Content-Type": "application/json"}, json.dumps({self.server.token_name: token}).encode())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass

@@ -61,16 +61,16 @@ def tiny(root: Path, *stores: Path, wheels: Mapping[str, bytes] | None = None) -
     (root / "templates").symlink_to(ROOT / "templates")
     shutil.copytree(ROOT / "images" / "common", root / "images" / "common")
     project = Project.find(root)
-    _lock_base(project)
+    lock_base(project)
     _lock_wheels(project, tiny_wheels() if wheels is None else wheels, stores)
     for _ in render_images(project, load_locked(project, project.matrix.cells)):
         pass
     return root
 
 
-def _lock_base(project: Project) -> None:
-    (base,) = project.matrix.bases
-    assert isinstance(base, DebianBase)
+def lock_base(project: Project) -> None:
+    """Locks of the project's only Debian base, which has the default base's name and suite: a few real packages."""
+    (base,) = (base for base in project.matrix.bases if isinstance(base, DebianBase))
     for arch in ARCHES:
         name = f"bases/{base.name}/runtime.{arch}.packages"
         real = read_base_lock(ROOT / "images" / name)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from buildctl.artifacts.store import Store
+from buildctl.matrix.project import Project
+from tests.conftest import ROOT
 from tests.support.guard import guarded
 
 REFUSED = pytest.StashKey[Path]()
@@ -25,7 +28,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """What a fixture or the test tried, even where the error was caught."""
     yield
     if tried := item.stash[REFUSED].read_text().splitlines():
-        pytest.fail(f"a unit test must not {tried[0]}: such a test belongs in tests/integration", pytrace=False)
+        pytest.fail(f"a unit test must not {tried[0]}", pytrace=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_disk_is_waited_for() -> Iterator[None]:
+    """Nobody pulls the plug here, and most waiting is for an fsync. Tests that count them set it themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture
@@ -39,3 +50,14 @@ def without_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{folder}/no.sock")
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def project() -> Project:
+    """This one."""
+    return Project.find(ROOT)

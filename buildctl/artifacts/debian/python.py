@@ -66,8 +66,8 @@ def prepare_python(lock: BaseLock, *, store: Store) -> None:
     with translated(target):
         if discard_changed(target):
             say(f"{target} is not as it was unpacked; unpacking it again")
-    if not target.is_dir():
-        _make(target, python_packages(lock), store)
+        if not target.is_dir():
+            _make(target, python_packages(lock), store)
 
 
 def _place(lock: BaseLock, store: Store) -> Path:
@@ -101,9 +101,9 @@ def _make(target: Path, packages: Sequence[DebPackage], store: Store) -> None:
                 for entry in open_deb(path, scratch, digest=package.digest).entries:
                     _unpack(folder, entry)
         keep_tree(folder, target)
-    except OSError as error:
+    except OSError:
         if not target.is_dir():  # else another process was first
-            raise EngineError(f"cannot unpack the base's Python: {error}", hint="make room in the store") from error
+            raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -67,6 +67,11 @@ def docker_images(order: Order) -> list[Built]:
     """An `Engine`: built with BuildKit, above the bases that the assemble engine makes. One bake for each index that
     serves torch.
     """
+    if order.compression.plain is not None:
+        raise EngineError(
+            f"BuildKit does not make {order.compression.method} layers",
+            hint=f"--engine assemble does; --compression {order.compression.plain.method} gives the same diff ids",
+        )
     layout, cells = order.layout, order.cells
     build_bases(order.project, bases_under(cells), order.layers, layout, jobs=order.jobs)
     put_tool(layout)

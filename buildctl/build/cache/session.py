@@ -6,14 +6,14 @@ Without a cache nothing of a registry is imported: a build with nothing to do an
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildctl.artifacts.debian.python import python_packages
 from buildctl.artifacts.facts import KnownFile, parse_files
-from buildctl.artifacts.store import LayerStore, Store
+from buildctl.artifacts.store import LayerStore, OnBytes, Source, Store
 from buildctl.build.assemble import Made, Recipe
 from buildctl.build.cache.inputs import scratch_store, take_hashed
 from buildctl.build.planner import Planned
@@ -22,7 +22,6 @@ from buildctl.console.log import say
 from buildctl.ground.errors import EngineError
 from buildctl.oci.compression import Compression
 from buildctl.oci.digest import Digest
-from buildctl.oci.entry import Entry
 from buildctl.oci.image import Layer
 from buildctl.oci.layout import Layout
 
@@ -47,12 +46,7 @@ class KnownLayers:
         return None if key in self.again else self.local.get(key) or self.remote.get(key)
 
     def put(
-        self,
-        key: str,
-        entries: Callable[[], Iterable[Entry]],
-        *,
-        compression: Compression,
-        on_bytes: Callable[[int], None] | None = None,
+        self, key: str, entries: Source, *, compression: Compression, on_bytes: OnBytes = None
     ) -> tuple[Layer, bool]:
         """Raises EngineError if a layer that is made again differs from the one that is here."""
         if key not in self.again or self.scratch is None:

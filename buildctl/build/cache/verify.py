@@ -94,7 +94,7 @@ def compare(
     recipes = {recipe.key: recipe for one in planned for recipe in one.recipes}
     found = look_up(cache.sources, (), RECIPE_VERSION, recipes)
     chosen = random.SystemRandom().sample(sorted(found.hits), min(sample, len(found.hits)))
-    made = _made(project, [_only(one, set(chosen)) for one in planned], store, compression) if chosen else {}
+    made = _made(project, [_only(one, set(chosen)) for one in planned], store) if chosen else {}
     entries = tuple(
         Compared(label=recipes[key].label, hit=found.hits[key], made=made[key])
         for key in sorted(chosen, key=lambda key: recipes[key].label)
@@ -109,7 +109,7 @@ def _only(planned: Planned, keys: set[str]) -> Planned:
     return replace(planned, base=replace(planned.base, recipes=base), recipe=replace(planned.recipe, layers=above))
 
 
-def _made(project: Project, planned: Sequence[Planned], store: Store, compression: Compression) -> dict[str, Layer]:
+def _made(project: Project, planned: Sequence[Planned], store: Store) -> dict[str, Layer]:
     """In a store of its own, of which nothing is kept."""
     with scratch_store(store) as scratch, open_progress("made") as progress:
         layers = KnownLayers(local=scratch)
@@ -118,5 +118,5 @@ def _made(project: Project, planned: Sequence[Planned], store: Store, compressio
         session = CacheSession(planned=planned, store=store, layers=layers, scratch=scratch)
         session.prepare()
         session.hash_inputs(recipes.values())
-        done = make_layers(recipes.values(), store=scratch, layers=layers, compression=compression, progress=progress)
+        done = make_layers(recipes.values(), store=scratch, layers=layers, progress=progress)
     return {key: one.layer for key, one in done.items()}

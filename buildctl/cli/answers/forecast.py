@@ -23,7 +23,7 @@ from buildctl.lock.locked import load_locked, of_all_architectures
 from buildctl.lock.update import stale_locks, update_locks
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import MATRIX, Project
-from buildctl.oci.compression import ZSTD
+from buildctl.oci.compression import COMPRESSIONS
 from buildctl.oci.digest import Digest
 
 
@@ -89,7 +89,7 @@ def forecast(project: Project, names: Sequence[str], arch: str | None) -> Foreca
     require_linux_to("plan")
     cells = project.matrix.images_of(names, arch)
     with _resolved(project, cells) as (scratch, resolve):
-        planner = Planner(project=scratch, compression=ZSTD)
+        planner = Planner(project=scratch, compression=COMPRESSIONS[project.matrix.compression])
         planned = [planner.plan(locked) for locked in load_locked(scratch, cells)]
     return _forecast(planned, Store.default(), resolve)
 

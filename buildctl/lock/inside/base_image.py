@@ -27,6 +27,7 @@ from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.oci.trees.unpack import unpack_image
 from buildctl.registry.bases import base_from_registry, mirrored, top_digest
+from buildctl.registry.problems import RegistryError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,16 @@ def load_image_lock(project: Project, cell: Cell) -> ImageLock | None:
     return read_image_lock(project.image_lock(cell.base, cell.flavour, cell.arch))
 
 
+@contextlib.contextmanager
+def _named(base: ImageBase, flavour: Flavour) -> Iterator[None]:
+    """Says which key of matrix.yaml chose an image that the registry does not give."""
+    try:
+        yield
+    except RegistryError as error:
+        key = "image" if flavour is Flavour.RUNTIME else "devel"
+        raise type(error)(f"bases.{base.name}.{key}: {error.message}", hint=error.hint, codes=error.codes) from error
+
+
 def lock_image(project: Project, base: ImageBase, flavours: Iterable[Flavour], arch: str) -> Iterator[str]:
     """Write the locks of a base for one architecture; yields a line for each.
 
@@ -131,8 +142,10 @@ def resolve_image(project: Project, base: ImageBase, flavour: Flavour, arch: str
     if not at:
         if base.layout is not None:
             raise MatrixError(f"bases.{base.name}: an image in a layout is named by digest", hint=f"{name}@sha256:...")
-        digest = str(top_digest(mirrored(image, base.mirrors)))
-    layout, descriptor = locate(project, base, f"{name}@{digest}", arch)
+        with _named(base, flavour):
+            digest = str(top_digest(mirrored(image, base.mirrors)))
+    with _named(base, flavour):
+        layout, descriptor = locate(project, base, f"{name}@{digest}", arch)
     config = layout.config(descriptor)
     path = dict(config.env).get("PATH", PATH)
     if config.platform.architecture != arch:

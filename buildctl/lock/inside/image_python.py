@@ -74,8 +74,8 @@ class ImageTree:
 
 def find_python(tree: ImageTree, path: str) -> ImagePython:
     """What `python3`, or else `python`, is on `path` ($PATH). Raises ResolveError with what was found."""
-    absolute = [folder for folder in path.split(":") if folder.startswith("/")]
-    folders = list(dict.fromkeys(tree.real(f) if f in {"/bin", "/sbin"} else f for f in absolute))
+    # a layer with a folder at the place of a link would replace it
+    folders = list(dict.fromkeys(tree.real(folder) for folder in path.split(":") if folder.startswith("/")))
     found = [(name, f"{f.rstrip('/')}/{name}") for name in NAMES for f in folders if tree.file(f"{f}/{name}")]
     if not found:
         raise ResolveError(_nothing(tree, folders))

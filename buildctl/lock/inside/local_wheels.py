@@ -13,9 +13,13 @@ from pathlib import Path
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from buildctl.artifacts.store import Store
-from buildctl.ground.errors import LockError, ResolveError
+from buildctl.artifacts.wheels.wheel import Site, read_wheel
+from buildctl.ground.errors import ArtifactError, LockError, ResolveError
+from buildctl.lock.uv import supported_tags
 from buildctl.lock.wheels import LockedWheel, WheelLock
+from buildctl.matrix.additions import keys_of
 from buildctl.matrix.cells import Cell
+from buildctl.matrix.own_files import CONTEXT
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 
@@ -30,6 +34,34 @@ def offered(project: Project, cell: Cell) -> Iterator[Path | None]:
         for name in cell.wheels:
             (Path(folder) / Path(name).name).symlink_to((project.images / name).resolve())
         yield Path(folder)
+
+
+def refuse_unusable(project: Project, cell: Cell, glibc: tuple[int, int] | None) -> None:
+    """Raises ResolveError for a wheel that cannot be read, or a package without a wheel for the cell's Python."""
+    where = ", ".join(keys_of(project.matrix.additions, cell.name, "wheels"))
+    supported = frozenset(supported_tags(cell.python, cell.platform, glibc))
+    files: dict[str, list[str]] = {}
+    fitting: set[str] = set()
+    for name in cell.wheels:
+        package, _, _, tags = parse_wheel_filename(Path(name).name)
+        files.setdefault(package, []).append(name)
+        if tags & supported:
+            fitting.add(package)
+            _refuse_damaged(project.images / name, f"{where}: {CONTEXT}/{name}")
+    for other in sorted(files.keys() - fitting):
+        runs = f"Python {cell.python} on {cell.platform}" + (f" with glibc {glibc[0]}.{glibc[1]}" if glibc else "")
+        raise ResolveError(
+            f"{cell.name}: {where} has no wheel of {other} for {runs}, only {', '.join(sorted(files[other]))}",
+            hint=f"add one that fits, or name the wheels of {other} only for images that they fit",
+        )
+
+
+def _refuse_damaged(path: Path, where: str) -> None:
+    try:
+        read_wheel(path, filename=path.name, site=Site())
+    except (ArtifactError, OSError) as error:
+        why = error.message if isinstance(error, ArtifactError) else error.strerror
+        raise ResolveError(f"{where} cannot be installed: {why}", hint="build the wheel again") from error
 
 
 def refuse_others(project: Project, cell: Cell, lock: WheelLock) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from buildctl.ground.errors import LockError, ResolveError
@@ -37,12 +38,19 @@ class Blame:
 
 
 def explained(
-    cell: Cell, additions: tuple[Addition, ...], error: NoSolutionError, *, glibc: tuple[int, int] | None
+    cell: Cell,
+    additions: tuple[Addition, ...],
+    error: NoSolutionError,
+    *,
+    glibc: tuple[int, int] | None,
+    links: Path | None = None,
 ) -> LockError:
-    """The error for people: the packages to blame by their keys if that can be told, else uv's own story."""
+    """The error for people: the packages to blame by their keys if that can be told, else uv's own story. `links` is a
+    folder of the cell's own wheels.
+    """
     own = [text for text in cell.requirements if canonicalize_name(Requirement(text).name) not in FAMILY]
     with ThreadPoolExecutor(_LOOKUPS) as pool:
-        found = [blame for blame in pool.map(lambda text: _blame(cell, additions, text, glibc), own) if blame]
+        found = [blame for blame in pool.map(lambda text: _blame(cell, additions, text, glibc, links), own) if blame]
     where = f"{cell.name} on {cell.platform}"
     if not found:
         asked = ", ".join(dict.fromkeys(["packages", *(_key(cell, additions, Requirement(text).name) for text in own)]))
@@ -50,7 +58,7 @@ def explained(
             asked += f", {cell.accelerator.place('index')}"
         return ResolveError(
             f"{where}: what matrix.yaml asks for (versions, {asked}) cannot be satisfied: {_short(error.message)}",
-            hint=error.hint,
+            hint=error.hint or f"ask for versions that the index has, or correct {cell.accelerator.place('index')}",
         )
     return ResolveError(
         "\n".join(f"{where}: {blame.what}" for blame in found),
@@ -69,29 +77,33 @@ def _key(cell: Cell, additions: tuple[Addition, ...], name: str) -> str:
     for addition in (one for one in additions if one.matches(cell.name)):
         if any(rule.name == name for rule in addition.packages):
             return f"{addition.key}.packages"
+        if any(canonicalize_name(parse_wheel_filename(Path(w).name)[0]) == name for w in addition.wheels):
+            return f"{addition.key}.wheels"
         if any(name == canonicalize_name(Requirement(text).name) for e in addition.extras for text in EXTRAS[e]):
             return addition.key if addition.key == "extras" else f"{addition.key}.extras"
     return "packages"
 
 
-def _blame(cell: Cell, additions: tuple[Addition, ...], text: str, glibc: tuple[int, int] | None) -> Blame | None:
+def _blame(
+    cell: Cell, additions: tuple[Addition, ...], text: str, glibc: tuple[int, int] | None, links: Path | None
+) -> Blame | None:
     """Why this package alone cannot be had, or not next to the cell's torch; None if it can."""
     name = canonicalize_name(Requirement(text).name)
     asked = f"{name} ({_key(cell, additions, name)})"
     try:
-        _tried(cell, [text], glibc, alone=True)
+        _tried(cell, [text], glibc, links, alone=True)
     except NoSolutionError as error:
         return _missing(cell, asked, name, error.message, text)
     try:
-        _tried(cell, [text, f"torch=={cell.torch}"], glibc, alone=False)
+        _tried(cell, [text, f"torch=={cell.torch}"], glibc, links, alone=False)
     except NoSolutionError as error:
         return _not_with_torch(cell, asked, name, error.message)
     return None
 
 
-def _tried(cell: Cell, texts: list[str], glibc: tuple[int, int] | None, *, alone: bool) -> None:
+def _tried(cell: Cell, texts: list[str], glibc: tuple[int, int] | None, links: Path | None, *, alone: bool) -> None:
     with index_of(cell.accelerator) as index:
-        resolve(texts, python=cell.python, platform=cell.platform, index=index, glibc=glibc, alone=alone)
+        resolve(texts, python=cell.python, platform=cell.platform, index=index, glibc=glibc, alone=alone, links=links)
 
 
 def _missing(cell: Cell, asked: str, name: str, story: str, text: str) -> Blame:
@@ -136,6 +148,11 @@ def _not_with_torch(cell: Cell, asked: str, name: str, story: str) -> Blame:
             f"{', '.join(map(str, torches))}, or ranges between",
             way=f"ask for {name} only with versions of torch that it goes with: "
             f'{{name: {name}, torch: ">=..."}}, or drop it',
+        )
+    if unknown := set(_UNKNOWN.findall(story)) - {name}:
+        return Blame(
+            what=f"{asked} needs {', '.join(sorted(unknown))}, which is not on the package index",
+            way=f"serve {', '.join(sorted(unknown))} from your own package index, or add it to `images.*.wheels`",
         )
     if needed:
         return Blame(

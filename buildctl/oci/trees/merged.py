@@ -89,20 +89,25 @@ def merged_tar(layout: Layout, descriptor: Descriptor) -> Iterator[bytes]:
 
     Extended attributes are left out. Directories and symlinks come first, then files in the order of the layers.
     """
+    tree = MergedTree()
+    learn_image(tree, layout, descriptor)
+    size = 0
+    for data in _packed(tree, layout, layout.manifest(descriptor).layers):
+        size += len(data)
+        yield data
+    yield bytes(2 * BLOCK + -(size + 2 * BLOCK) % RECORD)
+
+
+def learn_image(tree: MergedTree, layout: Layout, descriptor: Descriptor) -> None:
+    """All layers, lowest first. Raises LayoutError for one that does not match its diff id or cannot be unpacked."""
     manifest, config = layout.manifest(descriptor), layout.config(descriptor)
     if len(manifest.layers) != len(config.diff_ids):
         raise LayoutError(
             f"image {descriptor.digest}: {len(manifest.layers)} layers, but {len(config.diff_ids)} diff ids"
         )
-    tree = MergedTree()
     for number, (layer, diff_id) in enumerate(zip(manifest.layers, config.diff_ids, strict=True)):
         with layout.open_blob(layer.digest) as file:
             _learn(tree, file, layer, number, diff_id)
-    size = 0
-    for data in _packed(tree, layout, manifest.layers):
-        size += len(data)
-        yield data
-    yield bytes(2 * BLOCK + -(size + 2 * BLOCK) % RECORD)
 
 
 def _learn(tree: MergedTree, file: BinaryIO, layer: Descriptor, number: int, diff_id: Digest) -> None:

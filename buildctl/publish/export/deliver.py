@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from buildctl.console.progress import Progress
@@ -16,10 +16,11 @@ from buildctl.console.table import size, table
 from buildctl.ground.errors import ExitCode, LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
-from buildctl.oci.layout import INDEX_TYPES, Layout, parse_object
+from buildctl.oci.layout import INDEX_TYPES, MANIFEST_TYPES, Layout, parse_object
 from buildctl.publish.export.archives import SINCE
 from buildctl.publish.export.parcel import Carried, find_carried
 from buildctl.publish.gate import objection
+from buildctl.publish.lazy import Twins, lazy
 from buildctl.publish.push import parallel
 from buildctl.registry.client import Repository
 from buildctl.registry.reference import is_tag
@@ -84,8 +85,8 @@ class DeliverOptions:
 
 
 def deliver(texts: Sequence[str], repository: Repository, options: DeliverOptions, *, progress: Progress) -> Delivery:
-    """Blobs, manifests, what is attached, indexes, then tags. Raises BuildctlError; before anything is sent for a layer
-    that neither the layout nor the repository has.
+    """Blobs, manifests, what is attached, indexes, then tags, each with its twin. Raises BuildctlError; before anything
+    is sent for a layer that neither the layout nor the repository has.
     """
     found = tuple(c for text in texts for c in find_carried(_no_project, text, options.arch, bare=False))
     repository.ping()
@@ -95,6 +96,8 @@ def deliver(texts: Sequence[str], repository: Repository, options: DeliverOption
         todo = [blob for blob in missing[carried.name] if blob.digest not in sent]
         sent |= {blob.digest for blob in todo}
         done.append(_deliver(repository, carried, todo, options, progress))
+        if options.tag and done[-1].objection is None and (twin := _twin(repository, carried, options)):
+            done.append(twin)
     return Delivery(repository=repository.reference.name, names=tuple(done), dry_run=options.dry_run)
 
 
@@ -126,6 +129,25 @@ def _deliver(
         documents=documents or len(carried.attachments),
         objection=why,
     )
+
+
+def _twin(repository: Repository, carried: Carried, options: DeliverOptions) -> Delivered | None:
+    """The tag for stargz, where the images have zstd:chunked layers, or had them when it was set."""
+    layout, top, name = carried.layout, carried.descriptor, lazy(carried.name)
+    images = {d.digest: layout.read_bytes(d) for d in layout.walk([top]) if d.media_type in MANIFEST_TYPES}
+    twins = Twins(repository=repository, manifests=images)
+    data = twins.under(top, layout.read_bytes(top))
+    found = replace(top, digest=Digest.of(data), size=len(data), annotations={})
+    if found.digest == top.digest and repository.head(name) is None:
+        return None
+    if not options.dry_run:
+        twins.put()
+        repository.put_manifest(data, found.media_type, str(found.digest))
+        if options.signer is not None:
+            for subject in {**twins.descriptors, found.digest: found}.values():
+                options.signer.sign(repository, subject, ())
+        repository.put_manifest(data, found.media_type, name)
+    return Delivered(name=name, digest=found.digest, sent=0, documents=0, objection=None)
 
 
 def _deepest_first(carried: Carried) -> list[Descriptor]:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
+from buildctl.oci.chunked.twin import OF
 from buildctl.oci.digest import Digest
 from buildctl.publish.pipeline.handover import UnexpectedError
 from buildctl.registry.client import Repository
 from buildctl.registry.problems import AbsentError
 from buildctl.registry.referrers import fallback_tag
 
-_REVISION = re.compile(r"-[0-9a-f]{12,64}$")  # a commit, or a digest where no revision was given
+_REVISION = re.compile(r"-[0-9a-f]{12,64}(-lazy)?$")  # a commit, or a digest where no revision was given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,9 @@ class Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Links:
-    """What a manifest leads to: the members of an index, the subject of what is attached to something."""
+    """What a manifest leads to: the members of an index, or a twin's image; the subject of what is attached to
+    something.
+    """
 
     members: frozenset[Digest] = frozenset()
     subject: Digest | None = None
@@ -84,8 +87,10 @@ def links_in(repository: Repository, digest: Digest) -> Links | None:
     """What the registry has under that digest; None if nothing that is read. Raises RegistryError."""
     try:
         value = repository.manifest(str(digest)).json()
-        members = frozenset(Digest.parse(one["digest"]) for one in value.get("manifests") or ())
+        members = {Digest.parse(one["digest"]) for one in value.get("manifests") or ()}
+        if (image := (value.get("annotations") or {}).get(OF)) is not None:  # what is attached is about the image
+            members.add(Digest.parse(image))
         subject = value.get("subject")
-        return Links(members=members, subject=Digest.parse(subject["digest"]) if subject else None)
+        return Links(members=frozenset(members), subject=Digest.parse(subject["digest"]) if subject else None)
     except (AbsentError, KeyError, TypeError, ValueError, AttributeError):
         return None

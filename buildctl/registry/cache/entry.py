@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from buildctl.ground.errors import LayoutError
+from buildctl.ground.jsontext import parse_json
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Layer, MediaType, canonical_json
 from buildctl.registry.keys import PrivateKey, PublicKey, pre_authentication
@@ -119,9 +119,9 @@ def prove(data: bytes, wanted: CacheName, trust: Trust) -> Proven:
     The signature is checked first: nothing else of an unsigned answer is looked at.
     """
     try:
-        value = json.loads(data)
-        payload, signer = _signed(json.loads(value["annotations"][ANNOTATION]), trust.keys)
-        statement = json.loads(payload)
+        value = parse_json(data)
+        payload, signer = _signed(parse_json(value["annotations"][ANNOTATION]), trust.keys)
+        statement = parse_json(payload)
         layers = _layers(statement, wanted)
         if (value.get("artifactType"), value["config"]["digest"]) != (ARTIFACT_TYPE, _EMPTY):
             raise DoubtError("it is another kind of artifact")

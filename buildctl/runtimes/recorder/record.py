@@ -23,6 +23,7 @@ from buildctl.artifacts.debian.recorded import kind_of
 from buildctl.artifacts.store import Store
 from buildctl.console.log import say
 from buildctl.ground.errors import ResolveError, RuntimeUnavailableError
+from buildctl.ground.jsontext import parse_json
 from buildctl.ground.machine import require_linux
 from buildctl.ground.scratch import scratch
 from buildctl.matrix.account import PATH
@@ -149,7 +150,7 @@ def _run(session: SandboxSession) -> Seen:
         last = "\n".join(outcome.stderr.strip().splitlines()[-12:])
         raise ResolveError(f"the maintainer scripts failed in the sandbox:\n{last}")
     try:
-        found = json.loads(zlib.decompress(base64.b64decode(outcome.stdout.strip(), validate=True)))
+        found = parse_json(zlib.decompress(base64.b64decode(outcome.stdout.strip(), validate=True)))
     except (ValueError, zlib.error) as error:
         raise ResolveError("the scripts changed more than can be recorded (1 MiB compressed)") from error
     return {path: tuple(fact) if fact else None for path, fact in found.items()}

@@ -49,13 +49,14 @@ from buildctl.runtimes.sandbox.calls import (
 )
 from buildctl.runtimes.sandbox.mounts import build_root, open_stage
 
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-
 
 def main() -> NoReturn:
     with open(int(sys.argv[1]), "rb") as file:  # noqa: PTH123
         spec: Spec = json.load(file)
     die_with_parent(spec["parent"])
+    # where memory runs out, the kernel ends a sandbox first; all processes of it together have no limit of their own
+    with contextlib.suppress(OSError):
+        write("/proc/self/oom_score_adj", "1000")
     try:
         enter_user_namespace(spec)
         with step("namespaces"):
@@ -73,8 +74,8 @@ def main() -> NoReturn:
     for fd in (0, 1, 2, spec["status_fd"]):  # the command's own end of these decides when the reader sees their end
         os.close(fd)
     # returns when the whole pid namespace is gone
-    if spec["attached"]:
-        attend(child, PASSED_ON, lambda number: os.kill(child, number))
+    if spec["passed_on"]:
+        attend(child, spec["passed_on"], lambda number: os.kill(child, number))
     else:
         attend(child, (signal.SIGTERM,), lambda _: os.kill(child, signal.SIGKILL))  # the deadline
     os._exit(0)
@@ -170,8 +171,8 @@ def become_init(spec: Spec, alive: int) -> NoReturn:
             become_command(spec)
         for fd in (0, 1, 2):
             os.close(fd)
-        passed = PASSED_ON if spec["attached"] else ()
-        code = os.waitstatus_to_exitcode(attend(command, passed, lambda number: os.killpg(command, number)))
+        status = attend(command, spec["passed_on"], lambda number: os.killpg(command, number))
+        code = os.waitstatus_to_exitcode(status)
         report(spec, {"exit": code} if code >= 0 else {"signal": -code})
     except StepError as error:
         report(spec, {"error": error.reason, "step": error.step})

@@ -46,7 +46,7 @@ def launch(spec: Mapping[str, Any], *, timeout: float, stdin: str) -> Launched:
         stdin_fd = memory_file(stdin)
         try:
             files = (stdin_fd, subprocess.PIPE, subprocess.PIPE)
-            process = _start({**spec, "attached": False, "terminal": ""}, files, status_write)
+            process = _start({**spec, "passed_on": (), "terminal": ""}, files, status_write)
         finally:
             os.close(stdin_fd)
         timed_out, stdout, stderr = communicate(process, timeout)
@@ -69,7 +69,7 @@ def attach(spec: Mapping[str, Any], *, owner: int) -> Launched:
         files = (terminal.inner,) * 3 if terminal else (None, None, None)
         with without_interrupts():  # until there is something to pass them on to
             name = terminal.name if terminal else ""
-            process = _start({**spec, "attached": True, "terminal": name}, files, status_write)
+            process = _start({**spec, "passed_on": PASSED_ON, "terminal": name}, files, status_write)
             stack.enter_context(passing_on(process))
         try:
             if terminal:

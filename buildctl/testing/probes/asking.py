@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from buildctl.ground.jsontext import parse_json
 from buildctl.runtimes.api import Outcome, Session
 
 # Emulated programs were measured 8 to 12 times slower, imports above all.
@@ -47,9 +48,12 @@ class Answers:
 def ask(
     session: Session, probe: str, *, deadline: float, options: Mapping[str, Any] | None = None, **how: Any
 ) -> Answers:
-    """Run `inside/PROBE.py` in the session's image; `deadline` is in seconds on the machine's own architecture."""
+    """Run `inside/PROBE.py` in the session's image; `deadline`, and options that end in `_s`, are in seconds on the
+    machine's own architecture.
+    """
     source = "\n".join(_source(name) for name in ("ask", *PARTS.get(probe, ()), probe))
-    argv = ["python", "-c", source, json.dumps(dict(options or {}))]
+    given = {k: deadline_for(session, v) if k.endswith("_s") else v for k, v in (options or {}).items()}
+    argv = ["python", "-c", source, json.dumps(given)]
     return read_answers(session.run(argv, timeout=deadline_for(session, deadline), **how))
 
 
@@ -92,7 +96,7 @@ def _last_answers(stdout: str) -> tuple[str | None, dict[str, Any] | None]:
         if not line.startswith('{"doing"'):  # a library's chatter, or a line that a kill cut short
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("answers"), dict):

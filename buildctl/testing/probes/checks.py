@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from buildctl.runtimes.api import Session
-from buildctl.testing.probes import judging, judging_onnx, judging_packages, judging_python
+from buildctl.testing.probes import judging, judging_onnx, judging_outside, judging_packages, judging_python
 from buildctl.testing.probes.expected import Expected
 
 STRANGER = "12345:12345"  # a user unknown to every image
@@ -113,6 +113,10 @@ def has_onnx(expected: Expected) -> bool:
     return "onnx" in expected.extras
 
 
+def is_read_from_outside(expected: Expected) -> bool:
+    return expected.outside is not None
+
+
 CHECKS = (
     Check(name="platform", run="torch", questions=("python",), judge=judging.platform),
     Check(name="python", run="torch", questions=("python",), judge=judging.python),
@@ -135,6 +139,13 @@ CHECKS = (
     Check(name="nccl version", run="torch", questions=("libraries",), judge=judging.nccl_version, applies=claims_nccl),
     Check(name="glibc", run="torch", questions=("libraries",), judge=judging.glibc, applies=claims_glibc),
     Check(name="devices", run="torch", questions=("devices",), judge=judging.devices),
+    Check(
+        name="torch in layers",
+        run="torch",
+        questions=("python", "torch", "gpu_architectures"),
+        judge=judging_outside.torch,
+        applies=is_read_from_outside,
+    ),
     Check(name="matmul on cpu", run="torch", questions=("matmul",), judge=judging.matmul_cpu),
     Check(name="convolution on cpu", run="torch", questions=("convolution",), judge=judging.convolution_cpu),
     Check(name="autograd on cpu", run="torch", questions=("autograd",), judge=judging.autograd_cpu),
@@ -159,6 +170,13 @@ CHECKS = (
     Check(name="bytecode", run="torch", questions=("bytecode",), judge=judging.bytecode),
     Check(name="any uid", run="torch", questions=("python", "torch", "user_name"), judge=judging.any_uid),
     Check(name="distributions", run="packages", questions=("distributions",), judge=judging_packages.distributions),
+    Check(
+        name="distributions in layers",
+        run="packages",
+        questions=("distributions",),
+        judge=judging_outside.distributions,
+        applies=is_read_from_outside,
+    ),
     Check(
         name="no cuda",
         run="packages",

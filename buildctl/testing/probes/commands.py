@@ -10,8 +10,9 @@ from buildctl.testing.report import Finding, Status
 
 Command = Callable[[Session], Finding]
 LOADER = """
-import torch.utils.data as data
-print(sum(int(batch.sum()) for batch in data.DataLoader(list(range(8)), batch_size=2, num_workers=2, timeout=30)))
+import sys, torch.utils.data as data
+loader = data.DataLoader(list(range(8)), batch_size=2, num_workers=2, timeout=float(sys.argv[1]))
+print(sum(int(batch.sum()) for batch in loader))
 """
 WHERE_IS_THIS = "import importlib.util as u; print(6 * 7, u.find_spec('this').origin)"
 
@@ -45,7 +46,7 @@ def entrypoint(session: Session) -> Finding:
 
 def read_only_root(session: Session) -> Finding:
     """Only /dev/shm is writable: DataLoader workers still find a folder for their sockets, and do not hang."""
-    argv = ["python", "-c", LOADER]
+    argv = ["python", "-c", LOADER, str(deadline_for(session, 30))]
     outcome = session.run(argv, timeout=deadline_for(session, 60), tmp=False, through_entrypoint=True)
     answer = outcome.stdout.strip()
     problem = "" if answer == "28" else f"expected a DataLoader's workers to sum to 28, image printed {answer[:200]!r}"

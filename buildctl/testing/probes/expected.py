@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from buildctl.lock.claims import Claims, label_values
 from buildctl.lock.locked import LockedCell
 from buildctl.matrix.accelerators import MPS, AcceleratorKind, kind_of
+from buildctl.testing.outside import Outside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,8 @@ class Expected:
     not made from a lock, and what it claims was read from its files. `files` maps distributions to their locked wheels'
     names.
     `extras` are the matrix's, `apt` the image's own Debian packages, which may bring Debian's Python packages.
-    `unclaimed` are findings about which a foreign image claims nothing, with the reason: they are NOT RUN.
+    `unclaimed` are findings about which a foreign image claims nothing, with the reason: they are NOT RUN. `outside`
+    is what its layers hold, for an image whose answers are its own word.
     """
 
     torch: str
@@ -50,6 +52,7 @@ class Expected:
     extras: tuple[str, ...] = ()
     apt: tuple[str, ...] = ()
     unclaimed: Mapping[str, str] = field(default_factory=dict)
+    outside: Outside | None = None
 
     @property
     def kind(self) -> AcceleratorKind:

@@ -29,7 +29,7 @@ class Text:
 
 
 def recipe(text: str) -> Recipe:
-    return Recipe(key=text * 64, label=text, weight=1, source=Text(text))
+    return Recipe(key=text * 64, label=text, weight=1, source=Text(text), compression=ZSTD)
 
 
 def test_layers_are_made_once_and_the_same_bytes_by_any_number_of_processes(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_layers_are_made_once_and_the_same_bytes_by_any_number_of_processes(tmp_
     for jobs in (1, 2):
         store = Store(tmp_path / str(jobs))
         with open_progress("made") as progress:
-            given = {"store": store, "layers": store, "compression": ZSTD, "jobs": jobs, "progress": progress}
+            given = {"store": store, "layers": store, "jobs": jobs, "progress": progress}
             first = make_layers([recipe("a"), recipe("b"), recipe("a")], **given)  # type: ignore[arg-type]
             again = make_layers([recipe("a"), recipe("c")], **given)  # type: ignore[arg-type]
         assert [made.fresh for made in first.values()] == [True, True]
@@ -55,7 +55,6 @@ def test_what_is_found_out_meanwhile_stops_everything(tmp_path: Path) -> None:
             [recipe("a")],
             store=Store(tmp_path),
             layers=Store(tmp_path),
-            compression=ZSTD,
             progress=progress,
             meanwhile=refuse,
         )
@@ -73,8 +72,8 @@ class Masked:
 
 def test_what_a_terminal_sends_is_answered_by_the_parent_alone(tmp_path: Path) -> None:
     with open_progress("made") as progress:
-        given = {"store": Store(tmp_path), "layers": Store(tmp_path), "compression": ZSTD, "progress": progress}
-        masked = Recipe(key="m" * 64, label="m", weight=1, source=Masked())
+        given = {"store": Store(tmp_path), "layers": Store(tmp_path), "progress": progress}
+        masked = Recipe(key="m" * 64, label="m", weight=1, source=Masked(), compression=ZSTD)
         deaf = replace(recipe("s"), source=Text("['SIGHUP', 'SIGINT', 'SIGTERM']"))
         made = make_layers([masked, deaf], **given)  # type: ignore[arg-type]
     assert len({layer.layer.diff_id for layer in made.values()}) == 1
@@ -89,7 +88,6 @@ def test_nothing_is_looked_at_when_every_layer_is_there(tmp_path: Path) -> None:
                 [recipe("a")],
                 store=Store(tmp_path),
                 layers=Store(tmp_path),
-                compression=ZSTD,
                 progress=progress,
                 meanwhile=functools.partial(asked.append, turn),
             )

@@ -69,10 +69,10 @@ if __name__ == "__main__":
 
     @cli.cli.command("endless")
     def endless():
-        recipes = [Recipe(key=n * 64, label=n, weight=1, source=Endless(folder, n)) for n in "ab"]
+        recipes = [Recipe(key=n * 64, label=n, weight=1, source=Endless(folder, n), compression=ZSTD) for n in "ab"]
         with open_progress("made") as progress:
             store = Store(Path(folder) / "store")
-            make_layers(recipes, store=store, layers=store, compression=ZSTD, jobs=2, progress=progress)
+            make_layers(recipes, store=store, layers=store, jobs=2, progress=progress)
 
     folder, sys.argv = sys.argv[1], ["buildctl", "endless"]
     cli.main()

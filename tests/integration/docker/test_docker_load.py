@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -11,8 +12,11 @@ import pytest
 from buildctl.docker.daemon import loopback_port
 from buildctl.docker.load import load
 from buildctl.ground.errors import BuildctlError, LayoutError
+from buildctl.oci.compression import CHUNKED
 from buildctl.oci.digest import Digest
+from buildctl.oci.entry import file_entry
 from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.oci.layer import write_layer
 from buildctl.oci.layout import Layout
 from tests.conftest import buildctl
 from tests.support.engine import Engine
@@ -65,6 +69,18 @@ def test_an_image_arrives_runs_and_is_not_moved_again(
     assert docker_client.containers.list(all=True, filters={"ancestor": TAG}) == []
     names = [tag for found in docker_client.images.list() for tag in found.tags]
     assert [name for name in names if name.startswith("127.0.0.1")] == []
+
+
+def test_a_zstd_chunked_layer_is_any_other_layer_for_docker(
+    docker_client: docker.DockerClient, tmp_path: Path, how: str
+) -> None:
+    layout, blobs = Layout(tmp_path / "dist"), Blobs(tmp_path / "blobs")
+    content, out = how.encode() * 1_000_000, io.BytesIO()  # two chunks
+    chunked = write_layer([file_entry("hello", content)], out, compression=CHUNKED)
+    blobs.path(chunked.descriptor.digest).write_bytes(out.getvalue())
+    descriptor = put(layout, blobs, [blobs.add(tar(*programs("cat"))), chunked])
+    assert load(layout, descriptor, TAG, client=docker_client).how == how
+    assert docker_client.containers.run(TAG, ["cat", "/hello"], remove=True) == content
 
 
 def test_only_layers_that_the_daemon_lacks_are_moved(docker_client: docker.DockerClient, tmp_path: Path) -> None:

@@ -19,14 +19,13 @@ from buildctl.publish.inspect import inspect_images
 from buildctl.publish.publish import PublishOptions, planned_tags, promote, publish
 from buildctl.publish.result import Published
 from buildctl.registry.client import Repository
-from buildctl.registry.reference import Reference
-from buildctl.registry.transport import Transport
 from buildctl.runtimes.image import PULLED
 from buildctl.testing.attached import attach_report, attached_reports
 from buildctl.testing.merge import read_report
 from buildctl.testing.report import Status
 from tests.conftest import ROOT, buildctl
 from tests.support.projects import Small, small
+from tests.support.publishing import outcomes, push, repository
 from tests.support.registry import Proxy
 
 HOSTS = ROOT / "tests" / "support" / "hosts"
@@ -55,17 +54,7 @@ def project(tmp_path: Path) -> Small:
 
 @pytest.fixture
 def to(front: Proxy, request: pytest.FixtureRequest) -> Repository:
-    own = "".join(c if c.isalnum() else "-" for c in request.node.name.lower())
-    reference = Reference(registry=front.netloc, repository="gate/" + "-".join(filter(None, own.split("-"))))
-    return Repository(reference=reference, transport=Transport(front.netloc, credentials=lambda _: None), write=True)
-
-
-def push(project: Small, to: Repository, *ids: str) -> Published:
-    return publish(project.project, project.pinned, project.cells(*ids), to, PublishOptions(), progress=Silent())
-
-
-def outcomes(result: Published) -> dict[str, str]:
-    return {tag.name: tag.outcome.name for tag in result.tags}
+    return repository(front, request)
 
 
 def reasons(result: Published) -> dict[str, str]:

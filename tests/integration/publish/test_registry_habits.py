@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,14 +12,16 @@ import pytest
 
 from buildctl.ground.net import Patience
 from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.registry.auth import Credentials
 from buildctl.registry.client import Repository, document_type
 from buildctl.registry.members import members
-from buildctl.registry.problems import RefusedError
+from buildctl.registry.problems import RefusedError, RegistryError
 from buildctl.registry.referrers import Document, attach, fallback_tag, referrers
 from buildctl.registry.transport import Transport
 from tests.support.projects import Small
 from tests.support.publishing import outcomes, push, repository
 from tests.support.registry import Fault, Proxy
+from tests.support.servers import site
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 IMAGE = "application/vnd.oci.image.manifest.v1+json"
@@ -164,3 +167,103 @@ def test_artifactory_says_forbidden_of_what_is_not_there(
     with pytest.raises(RefusedError, match="403"):
         reading.manifest("no-such-tag")
     assert referrers(reading, reading.manifest("2.6").descriptor.digest) == ()
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 405])
+def test_no_answer_about_referrers_stops_reading_or_attaching(status: int, there: Repository, front: Proxy) -> None:
+    page = {"headers": {"Content-Type": "text/html"}, "body": b"<html>welcome</html>"}
+    front.faults = [Fault(when=lambda m, p: "/referrers/" in p, times=ALWAYS, status=status, **page)]  # type: ignore[arg-type]
+    subject = there.manifest("2.6").descriptor
+    attached = attach(replace(there, write=True), subject, Document(kind="x/y", data=b"1")).referrer
+    assert [r.descriptor.digest for r in referrers(there, subject.digest, "x/y")] == [attached.descriptor.digest]
+
+
+# who may, and what must be there first
+
+
+def test_acr_calls_the_token_access_token(project: Small, front: Proxy, request: pytest.FixtureRequest) -> None:
+    front.users, front.token_name = {"me": "secret"}, "access_token"
+    to = repository(front, request)
+    to.transport.credentials = lambda _: Credentials(username="me", password="secret")
+    assert set(outcomes(push(project, to)).values()) == {"CREATED"}
+
+
+def refusal(code: str, message: str) -> bytes:
+    return json.dumps({"errors": [{"code": code, "message": message}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (404, "NAME_UNKNOWN", "The repository with name 'x' does not exist in the registry with id '1'"),  # ECR
+        (403, "DENIED", "project x not found or no permission"),  # Harbor
+    ],
+)
+def test_a_repository_that_must_be_made_first_is_told_at_once(
+    project: Small, front: Proxy, request: pytest.FixtureRequest, status: int, code: str, message: str
+) -> None:
+    body = refusal(code, message)
+    front.faults = [Fault(when=lambda m, _: m == "POST", times=ALWAYS, status=status, body=body)]
+    with pytest.raises(RegistryError, match=re.escape(message)):
+        push(project, repository(front, request))
+    assert sum(e.method == "POST" for e in front.seen) <= 8, "each blob is tried once"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (400, "TAG_INVALID", "The image tag '2.6' already exists in the 'x' repository and is immutable"),  # ECR
+        (412, "PRECONDITION", "Failed to process request due to '2.6' configured as immutable."),  # Harbor
+        (409, "CONFLICT", "tag 2.6 is locked"),  # ACR
+    ],
+)
+def test_a_tag_that_may_not_move_is_told_and_not_tried_again(
+    project: Small, front: Proxy, request: pytest.FixtureRequest, status: int, code: str, message: str
+) -> None:
+    to = repository(front, request)
+    body = refusal(code, message)
+    front.faults = [
+        Fault(when=lambda m, p: m == "PUT" and p.endswith("/manifests/2.6"), times=9, status=status, body=body)
+    ]
+    with pytest.raises(RefusedError, match=re.escape(message)):
+        push(project, to)
+    assert front.faults[0].met == 1
+    assert "2.6" not in to.tags()
+
+
+def test_a_registry_that_takes_no_artifacts_is_told(there: Repository, front: Proxy) -> None:
+    """Quay, where the administrator has not allowed the type."""
+    body = refusal("MANIFEST_INVALID", "manifest invalid: artifact type is not allowed")
+    manifests(front, status=400, body=body)
+    front.faults[0].when = lambda m, p: m == "PUT" and "/manifests/" in p
+    subject = there.manifest("2.6").descriptor
+    with pytest.raises(RefusedError, match="artifact type is not allowed"):
+        attach(replace(there, write=True), subject, Document(kind="x/y", data=b"1"))
+    assert referrers(there, subject.digest) == ()
+
+
+def test_what_is_private_or_absent_is_told_with_the_way_to_log_in(there: Repository, front: Proxy) -> None:
+    """Docker Hub, Quay and GHCR answer 401 for a repository that is not there, or not for everybody."""
+    challenge = f'Bearer realm="{there.transport.root}/token",service="x",error="insufficient_scope"'
+    body = refusal("UNAUTHORIZED", "authentication required")
+    manifests(front, status=401, headers={"WWW-Authenticate": challenge}, body=body)
+    front.users = {}
+    with pytest.raises(RefusedError, match="401") as caught:
+        there.manifest("2.6")
+    assert "docker login" in str(caught.value.hint)
+    assert front.faults[0].met <= 2
+
+
+def test_blobs_come_from_another_host_which_gets_no_credentials(there: Repository, front: Proxy) -> None:
+    """Docker Hub, GHCR, ECR, ACR and Quay redirect to a store of objects."""
+    image = members(there, there.manifest("2.6"))[0]
+    config = Descriptor.from_json(there.manifest(str(image.descriptor.digest)).json()["config"])
+    data = there.blob(config)
+    with site() as store:
+        store.files["/object"] = ("application/octet-stream", data)
+        place = f"http://localhost:{store.server_address[1]}/object?signature=1"
+        front.faults = [Fault(when=lambda m, p: "/blobs/" in p and m == "GET", status=307, headers={"Location": place})]
+        there.transport._authorisations[()] = there.transport._authorisations[there.scope] = "Bearer secret"
+        assert there.blob(config) == data
+        (asked,) = store.seen
+    assert "authorization" not in {name.lower() for name in asked.headers}

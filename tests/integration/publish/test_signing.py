@@ -43,7 +43,7 @@ from tests.conftest import buildctl
 from tests.support.engine import Unavailable, program
 from tests.support.images import config_of, file, tar
 from tests.support.projects import Small, small
-from tests.support.registry import crane_registry, docker_registry
+from tests.support.registry import crane_registry
 
 PASSWORD = "correct horse"
 SITE = "usr/local/lib/python3.13/dist-packages"
@@ -94,13 +94,6 @@ def key(cosign: Cosign, monkeypatch: pytest.MonkeyPatch) -> PrivateKey:
 
 
 @pytest.fixture(scope="module")
-def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A registry without the referrers API."""
-    with docker_registry(tmp_path_factory.mktemp("registry")) as netloc:
-        yield netloc
-
-
-@pytest.fixture(scope="module")
 def new(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry with it."""
     folder = tmp_path_factory.mktemp("registry")
@@ -111,13 +104,13 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["fallback tag", "referrers API"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    netloc = request.getfixturevalue("old" if request.param == "fallback tag" else "new")
+    netloc = request.getfixturevalue("upstream" if request.param == "fallback tag" else "new")
     return f"{netloc}/signing/p{Digest.of(str(tmp_path).encode()).short}"
 
 
 @pytest.fixture
-def old_place(old: str, tmp_path: Path) -> str:
-    return f"{old}/signing/p{Digest.of(str(tmp_path).encode()).short}"
+def old_place(upstream: str, tmp_path: Path) -> str:
+    return f"{upstream}/signing/p{Digest.of(str(tmp_path).encode()).short}"
 
 
 @pytest.fixture

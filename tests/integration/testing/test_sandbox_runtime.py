@@ -221,6 +221,10 @@ print([os.statvfs(path).f_blocks > 0 for path in ("/", "/tmp", "/dev", "/dev/shm
     assert python(either, code, read_only=False) in (limited, limited.replace("256", "16"))
 
 
+def test_the_kernel_ends_a_sandbox_first_where_memory_runs_out(either: SandboxSession) -> None:
+    assert python(either, "print(open('/proc/self/oom_score_adj').read())") == "1000"
+
+
 def test_more_processes_than_the_limit_are_refused(session: SandboxSession, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() != 0:
         pytest.skip("NOT RUN: the limit counts all processes of this user; root's sandbox has ids of its own")

@@ -1,4 +1,4 @@
-"""Refuse sockets and programs that talk to others, by audit events (PEP 578).
+"""Refuse sockets, programs that talk to others, and changes of this checkout's images/, by audit events (PEP 578).
 
 Python loads this file by its name in every process that a guarded test starts: what it imports is imported there first.
 """
@@ -24,7 +24,8 @@ PROGRAMS = {
     "ssh",
     "uv",
 }
-EVENTS = {"socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "subprocess.Popen"}
+EVENTS = {"open", "socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "subprocess.Popen"}
+IMAGES = os.path.join(os.path.realpath(__file__ + "/../../../.."), "images", "")  # noqa: PTH118
 LOCAL = {("uv", "--version"), ("docker", "--version")}  # what talks to nobody
 
 installed: list[bool] = []
@@ -34,10 +35,10 @@ class RefusedInUnitTestError(OSError):
     """A unit test tried to talk to somebody."""
 
 
-def refuse(what: str) -> None:
+def refuse(what: str, hint: str = "such a test belongs in tests/integration") -> None:
     with open(os.environ[NOTES], "a", encoding="utf-8") as notes:  # noqa: PTH123 - loaded by every process
-        notes.write(f"{what}\n")
-    raise RefusedInUnitTestError(f"a unit test must not {what}: such a test belongs in tests/integration")
+        notes.write(f"{what}: {hint}\n")
+    raise RefusedInUnitTestError(f"a unit test must not {what}: {hint}")
 
 
 def below_tmp(path: str | bytes) -> bool:
@@ -72,10 +73,18 @@ def program_started(argv: Any, environment: Any) -> None:
         refuse(f"start {' '.join(words[:3])}")
 
 
+def opened(path: Any, flags: Any) -> None:
+    writing = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)
+    if writing and isinstance(path, (str, bytes)) and os.path.abspath(os.fsdecode(path)).startswith(IMAGES):  # noqa: PTH100
+        refuse(f"write {os.fsdecode(path)}", "let it work on a copy of the project")
+
+
 def hook(event: str, arguments: tuple[Any, ...]) -> None:
     if event not in EVENTS or NOTES not in os.environ:  # Python tells of every file and import: those go on at once
         return
-    if event in {"socket.connect", "socket.bind", "socket.sendto"}:
+    if event == "open":
+        opened(arguments[0], arguments[2])
+    elif event in {"socket.connect", "socket.bind", "socket.sendto"}:
         if not asks_for_ipv6(event, arguments[1]):
             socket_used(arguments[1])
     elif event == "socket.getaddrinfo":

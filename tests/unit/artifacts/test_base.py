@@ -28,11 +28,6 @@ from tests.support.debs import (
 from tests.support.images import Member
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return made(tmp_path, tiny_base())
-
-
 def test_the_merge_of_usr(tree: Tree) -> None:
     assert tree["bin"][0].target == "usr/bin"
     assert not [p for p in tree if p.startswith(("bin/", "lib/", "sbin/"))]

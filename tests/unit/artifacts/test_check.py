@@ -87,6 +87,16 @@ def test_a_damaged_artifact_is_not_there_any_more(
     assert capsys.readouterr().err.count("was damaged") == 1  # said once
 
 
+def test_layers_of_an_earlier_buildctl_are_told_in_one_line(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (store.root / "layers").iterdir():
+        value = json.loads(path.read_bytes())
+        path.write_text(json.dumps({key: value[key] for key in value.keys() - {"seal", "about"}}))
+    assert store.get(KEY) is None
+    assert store.get(OTHER) is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{store.root}/layers: 2 of an earlier buildctl do not count any more;")
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_layer_is_made_again(store: Store, damage: Damage, capsys: pytest.CaptureFixture[str]) -> None:
     layer, _ = make(store)

@@ -1,17 +1,9 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
-
-import pytest
 
 from buildctl.oci.entry import Kind
-from tests.support.debs import Tree, facts, made, text, tiny_base
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return made(tmp_path, tiny_base())
+from tests.support.debs import Tree, facts, text
 
 
 def test_accounts(tree: Tree) -> None:

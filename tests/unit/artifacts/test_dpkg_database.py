@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
-
-import pytest
 
 from buildctl.artifacts.debian.base import merged
-from tests.support.debs import Tree, facts, made, text, tiny_base
+from tests.support.debs import Tree, facts, text, tiny_base
 
 
 def md5(data: bytes) -> str:
@@ -14,11 +11,6 @@ def md5(data: bytes) -> str:
 
 
 ISSUE = md5(b"Debian\n")
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return made(tmp_path, tiny_base())
 
 
 def test_dpkgs_status(tree: Tree) -> None:

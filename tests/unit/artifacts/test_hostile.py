@@ -27,9 +27,7 @@ from tests.support.debs import file as deb_file
 from tests.support.images import compress, file, symlink, tar
 from tests.support.servers import wheel
 
-BUDGET = settings(
-    max_examples=150, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+BUDGET = settings(derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 WHEEL = "odd-1.0-py3-none-any.whl"
 LAYERS = {
     media: compress(tar(file("a", b"x" * 700), file("b/c"), symlink("d", "a")), media)

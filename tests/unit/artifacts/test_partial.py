@@ -17,11 +17,6 @@ DIGEST = Digest.of(DATA)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
 def growing(store: Store, monkeypatch: pytest.MonkeyPatch) -> Partial:
     monkeypatch.setattr(partial, "PART", 1000)
     partial.prepare(store, len(DATA))

@@ -43,11 +43,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 def filled(store: Store, packages: Mapping[str, bytes]) -> BaseLock:
     lock = lock_of(packages)
     for p in lock.packages:

@@ -116,7 +116,7 @@ def compound(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
-@settings(deadline=None, max_examples=60)  # each starts a process
+@settings(max_examples=60)  # each starts a process
 @given(st.recursive(simple, compound, max_leaves=8))
 def test_it_agrees_with_sh(script: str) -> None:
     text = f"#!/bin/sh\nset -e\nX='q r'\n{script}\n"

@@ -14,11 +14,6 @@ from tests.support.servers import wheel
 NAME = "demo-1.0-cp313-cp313-manylinux_2_28_x86_64.whl"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 def put(store: Store, files: dict[str, bytes], *, requires: list[str] | None = None) -> Digest:
     data = wheel(NAME, requires=requires or [], files=files)
     store.artifact_path(Digest.of(data)).write_bytes(data)

@@ -26,7 +26,7 @@ class Never:
 
 
 def recipe(name: str) -> Recipe:
-    return Recipe(key=name * 64, label=name, weight=1, source=Never())
+    return Recipe(key=name * 64, label=name, weight=1, source=Never(), compression=ZSTD)
 
 
 def in_store(store: Store, name: str) -> Layer:
@@ -34,11 +34,6 @@ def in_store(store: Store, name: str) -> Layer:
     layer, fresh = store.put(name * 64, lambda: entries, compression=ZSTD, on_bytes=lambda _: None)
     assert fresh
     return layer
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 def test_a_layer_that_is_in_the_store_is_found_without_a_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +44,6 @@ def test_a_layer_that_is_in_the_store_is_found_without_a_process(store: Store, m
         [recipe("a"), recipe("b"), recipe("a")],
         store=store,
         layers=store,
-        compression=ZSTD,
         progress=Silent(),
         meanwhile=lambda: asked.append(1),
     )
@@ -63,7 +57,7 @@ def test_a_layer_that_is_in_the_store_is_found_without_a_process(store: Store, m
 def test_an_image_is_its_layers_from_the_bottom_up(store: Store, tmp_path: Path) -> None:
     layers = [in_store(store, name) for name in "ab"]
     recipes = (recipe("b"), recipe("a"))
-    made = make_layers(recipes, store=store, layers=store, compression=ZSTD, progress=Silent())
+    made = make_layers(recipes, store=store, layers=store, progress=Silent())
     layout = Layout(tmp_path / "dist")
     image = ImageRecipe(
         name="cell",

@@ -20,15 +20,9 @@ from buildctl.testing.images import TestResult
 from buildctl.testing.native import native_names, native_report
 from buildctl.testing.probes.expected import expected_of
 from buildctl.testing.report import Status
-from tests.conftest import ROOT
 from tests.support.command import run_command
 
 HOSTS = Path(__file__).parents[2] / "support" / "hosts"
-
-
-@pytest.fixture(scope="module")
-def project() -> Project:
-    return Project.find(ROOT)
 
 
 def pinned(project: Project) -> LockedCell:

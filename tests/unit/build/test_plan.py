@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,42 @@ def test_files_of_another_stage_become_one_layer(context: Path) -> None:
     assert {(e.path, e.mode) for e in files.entries} >= {("usr/bin/e", 0o755), ("t/a", 0o644), ("t/d/b", 0o755)}
     assert not [e.path for e in files.entries if e.path.startswith("out")]
     assert files.created_by == "COPY --link --from=script /out/ /"
+
+
+OWN = WITH_FILES.replace("COPY tree /out/t/\n", "COPIES\n") + "COPY --link --from=script /out/ /\n"
+
+
+def test_own_files_bring_the_folders_above_and_modes_that_follow_from_nothing_else(context: Path) -> None:
+    (context / "tree/d").chmod(0o2775)
+    (context / "tree/link").symlink_to("a")
+    (context / "named").symlink_to("tree/a")
+    copies = "COPY tree/ /files/opt/t/\nCOPY named /files/opt/t/d/b\nCOPY named /files/opt/new"
+    _, files = plan(OWN.replace("COPIES", copies), context).operations
+    assert isinstance(files, FilesLayer)
+    assert [(e.path, e.kind, oct(e.mode), e.size) for e in files.entries] == [
+        ("usr/bin/e", "file", "0o755", 10),
+        ("opt", "directory", "0o755", 0),
+        ("opt/t", "directory", "0o755", 0),
+        ("opt/t/a", "file", "0o644", 1),
+        ("opt/t/d", "directory", "0o755", 0),
+        ("opt/t/d/b", "file", "0o644", 1),  # the last COPY counts, and a link that is named is followed
+        ("opt/t/link", "symlink", "0o777", 0),
+        ("opt/new", "file", "0o644", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "copies", ["tree/a /files/x\nCOPY tree/a /files/x/y", "tree/ /files/x/\nCOPY tree/a /files/x/d"]
+)
+def test_a_file_and_a_folder_at_one_place_are_refused(context: Path, copies: str) -> None:
+    with pytest.raises(DockerfileError, match=r"a file and a folder at one place"):
+        plan(OWN.replace("COPIES", f"COPY {copies}"), context)
+
+
+def test_what_is_no_file_is_refused(context: Path) -> None:
+    os.mkfifo(context / "tree/pipe")
+    with pytest.raises(DockerfileError, match=r"tree/pipe is neither a file, a folder nor a link"):
+        plan(OWN.replace("COPIES", "COPY tree/ /files/x/"), context)
 
 
 def test_a_stage_with_wheels_and_files_is_refused(context: Path) -> None:

@@ -14,6 +14,7 @@ from buildctl.build.recipes import WheelsSource
 from buildctl.build.supply import Supply, in_order
 from buildctl.ground.errors import FetchError
 from buildctl.lock.wheels import LockedWheel
+from buildctl.oci.compression import ZSTD
 from buildctl.oci.digest import Digest
 
 MB = 1_000_000
@@ -28,7 +29,7 @@ def wheel(name: str, size: int) -> LockedWheel:
 def recipe(*wheels: LockedWheel) -> Recipe:
     source = WheelsSource(wheels=wheels, site=Site(), compiling=cast("Any", None))
     weight = estimated_work((w.filename, w.size) for w in wheels)
-    return Recipe(key=wheels[0].name, label=wheels[0].name, weight=weight, source=source)
+    return Recipe(key=wheels[0].name, label=wheels[0].name, weight=weight, source=source, compression=ZSTD)
 
 
 TORCH, CUDNN, NVTX = (wheel(f"{n}{LIBRARY}", s * MB) for n, s in (("torch", 770), ("cudnn", 660), ("nvtx", 1)))

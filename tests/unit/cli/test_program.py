@@ -260,3 +260,84 @@ def test_an_error_of_the_system_without_a_file_is_a_message(
     monkeypatch.setattr(Project, "find", fail)
     assert run(monkeypatch, "matrix") == ExitCode.FILE
     assert capsys.readouterr().err.startswith(f"error: {os.strerror(number)}\nhint: ")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_as_one_wherever_it_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, number: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "new"))
+
+    monkeypatch.setattr(Project, "find", fail)
+    assert run(monkeypatch, "matrix") == ExitCode.ENGINE
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the disk is full: cannot write {tmp_path}/new\nhint: free some space and run")
+
+
+def test_an_error_of_the_system_with_a_file_gives_advice_as_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/some/file")
+
+    monkeypatch.setattr(Project, "find", fail)
+    assert run(monkeypatch, "matrix") == ExitCode.FILE
+    assert capsys.readouterr().err.startswith("error: /some/file: Input/output error\nhint: the disk or network file")
+
+
+def test_control_characters_of_an_image_do_not_reach_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    labels = {"org.opencontainers.image.version": "1\x1b[2J\x1b]0;mine\x07", "dev.buildctl.torch": "2.6.0\x9b1A\r"}
+    project = small(tmp_path / "p")
+    project.build("cpu-2.6-arm64", labels=labels)
+    for more in ((), ("--json",)):
+        assert run(monkeypatch, "inspect", f"{project.layout.root}:cpu-2.6-arm64", *more) == ExitCode.OK
+        said = capsys.readouterr()
+        assert not set(said.out + said.err) & {"\x1b", "\x07", "\x9b", "\r"}
+
+
+@pytest.mark.parametrize(("had", "has"), [(0o000, 0o022), (0o002, 0o022), (0o077, 0o077)])
+def test_what_is_written_is_the_user_s_own_whatever_the_umask(
+    monkeypatch: pytest.MonkeyPatch, had: int, has: int
+) -> None:
+    before = os.umask(had)
+    try:
+        run(monkeypatch, "--version")
+        assert os.umask(0o022) == has
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "command", "said"),
+    [
+        ("matrix.yaml", "python: " + "9" * 5000, ["matrix"], "is a number"),
+        ("images/cpu-2.6/claims.arm64.json", "[" * 100_000, ["render", "--check"], "claims.arm64.json"),
+    ],
+)
+def test_a_file_of_the_project_with_anything_in_it_is_one_error(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    name: str,
+    text: str,
+    command: list[str],
+    said: str,
+) -> None:
+    small(tmp_path / "p")
+    (tmp_path / "p" / name).write_text(text)
+    assert run(monkeypatch, "--project", str(tmp_path / "p"), *command) not in {ExitCode.OK, ExitCode.BUG}
+    told = capsys.readouterr().err
+    assert said in told
+    assert len(told) < 2000
+
+
+def test_a_copy_that_fails_is_one_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise shutil.Error([("/a", "/b", "[Errno 2] No such file or directory: '/a'"), ("/c", "/d", "other")])
+
+    monkeypatch.setattr(Project, "find", fail)
+    assert run(monkeypatch, "matrix") == ExitCode.FILE
+    assert capsys.readouterr().err == "error: cannot copy /a: [Errno 2] No such file or directory: '/a'\n"

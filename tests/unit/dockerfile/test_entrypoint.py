@@ -184,14 +184,14 @@ def installed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def install(root: Path, arch: str, *, more: str = "") -> subprocess.CompletedProcess[str]:
+def install(root: Path, arch: str, *, more: str = "", first: str = "") -> subprocess.CompletedProcess[str]:
     folder = root / "bin"
     folder.mkdir(exist_ok=True)
     write(folder / "uv", FAKE_UV.replace("PYTHON", f"python{sysconfig.get_python_version()}"))
     (folder / "python3").unlink(missing_ok=True)
     (folder / "python3").symlink_to(os.path.realpath(sys.executable))
     env = {
-        "PATH": f"{folder}:/usr/bin:/bin",
+        "PATH": f"{first}:{folder}:/usr/bin:/bin".lstrip(":"),
         "TARGETARCH": arch,
         "OUT": f"{root}/out",
         "UV_SAID": f"{root}/said",
@@ -231,6 +231,17 @@ def test_bytecode_is_unchecked_and_names_the_path_in_the_image(installed: Path) 
     assert data[4:8] == (1).to_bytes(4, "little")  # PEP 552: hash-based, not checked
     assert f"{site()}/pkg/__init__.py".encode() in data
     assert str(installed).encode() not in data
+
+
+def test_a_virtual_environment_behind_a_link_is_installed_into(tmp_path: Path) -> None:
+    python = os.path.realpath(sys.executable)
+    subprocess.run([python, "-m", "venv", "--without-pip", tmp_path / "real"], check=True, timeout=60)
+    (tmp_path / "link").symlink_to("real")
+    done = install(tmp_path, "amd64", first=f"{tmp_path}/link/bin")
+    assert done.returncode == 0, done.stderr
+    found = tmp_path / f"out{tmp_path}/real/lib/python{sysconfig.get_python_version()}/site-packages/pkg/__init__.py"
+    assert found.exists()
+    assert f"{tmp_path}/real/bin/python{sysconfig.get_python_version()}" in (tmp_path / "said").read_text()
 
 
 def test_both_engines_compile_with_the_same_code() -> None:
@@ -315,7 +326,35 @@ def test_odd_wheels_are_installed_as_in_the_assemble_engine(tmp_path: Path) -> N
     body = entries[path].body
     assert body is not None
     ours, uvs = b"".join(body.chunks()).decode().splitlines(), (tmp_path / "out2" / path).read_text().splitlines()
-    differing = ("INSTALLER", "uv_cache.json")  # the latter only of wheels from a folder
-    assert [row for row in ours if "INSTALLER" not in row] == sorted(
-        r for r in uvs if not any(d in r for d in differing)
-    )
+    assert [row for row in ours if "INSTALLER" not in row] == sorted(r for r in uvs if "INSTALLER" not in r)
+    assert not list((tmp_path / "out2").rglob("uv_cache.json"))  # which holds times, of wheels from a folder
+
+
+def test_own_files_get_modes_and_times_and_no_bytecode(tmp_path: Path) -> None:
+    own = tmp_path / "files/opt/app"
+    own.mkdir(parents=True)
+    own.chmod(0o2775)
+    for name, mode in (("main.py", 0o600), ("tool", 0o4700)):
+        write(own / name, "pass\n")
+        (own / name).chmod(mode)
+    (own / "link").symlink_to("gone")
+    (tmp_path / "out/opt").mkdir(parents=True)
+    write(tmp_path / "out/opt/secret", "")
+    (tmp_path / "out/opt/secret").chmod(0o600)  # as a COPY --chmod wants it
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").symlink_to(os.path.realpath(sys.executable))
+    env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "TARGETARCH": "amd64", "OUT": f"{tmp_path}/out"}
+    env["FILES"] = f"{tmp_path}/files"
+    argv = ["sh", str(COMMON / "install-wheels")]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found = {str(p.relative_to(tmp_path / "out")): p.lstat() for p in (tmp_path / "out").rglob("*")}
+    assert {name: oct(state.st_mode & 0o7777) for name, state in found.items()} == {
+        "opt": "0o755",
+        "opt/secret": "0o600",
+        "opt/app": "0o755",
+        "opt/app/main.py": "0o644",
+        "opt/app/tool": "0o755",
+        "opt/app/link": "0o777",
+    }
+    assert {int(state.st_mtime) for state in found.values()} == {315532800}

@@ -193,17 +193,17 @@ def test_own_wheels_files_user_env_and_labels(matrix: Matrix) -> None:
         "files": (("app/", "/app/"), ("x.toml", "/etc/x.toml")),
         "user": "1234:5",
         "env": (("LANG", "de_DE.UTF-8"),),
-        "labels": (("org.example.team", "ml"), ("org.opencontainers.image.title", "mine")),
+        "labels": (("org.example.team", "ml"), ("org.opencontainers.image.licenses", "Proprietary")),
     }
     each = [replace(cell, **own) for cell in cells(matrix, "cuda-2.15")]  # type: ignore[arg-type]
     locks = {"amd64": lock("amd64", **CUDA), "arm64": lock("arm64", **CUDA)}
     lines = render_image(pinned(each, locks), ROOT / "templates").splitlines()
     start = lines.index("COPY wheels/a-1-py3-none-any.whl wheels/b-1-py3-none-any.whl /wheels/")
     assert lines[start + 1] == 'ENV UV_FIND_LINKS="/wheels"'
-    start = lines.index("COPY app/ /out/app/")
-    assert lines[start + 1 : start + 3] == ["COPY x.toml /out/etc/x.toml", 'RUN ["install-wheels"]']
+    start = lines.index("COPY app/ /files/app/")
+    assert lines[start + 1 : start + 3] == ["COPY x.toml /files/etc/x.toml", 'RUN ["install-wheels"]']
     assert {"USER 1234:5", 'ENV LANG="de_DE.UTF-8"', 'LABEL org.example.team="ml"'} <= set(lines)
-    assert 'LABEL org.opencontainers.image.title="cuda-2.15"' in lines
+    assert 'LABEL org.opencontainers.image.licenses="Proprietary"' in lines
 
 
 def image(arch: str, **more: str) -> ImageLock:
@@ -221,6 +221,8 @@ def test_what_was_found_in_a_base_image_stays(matrix: Matrix) -> None:
         return render_image(with_image, ROOT / "templates").splitlines()
 
     assert 'ENV PATH="/home/torch/.local/bin:/opt/py/bin:/usr/bin:/usr/local/bin"' in rendered()
+    assert 'ENV PATH="${PATH}:/usr/local/bin"' in rendered(), "where install-wheels is"
+    assert not [line for line in rendered(path="/usr/local/bin:/bin") if "${PATH}" in line]
     assert "USER 1000:1000" in rendered()
     assert "USER 8:8" in rendered(user="8:8")
     own = "COPY --chmod=0755 common/python /out/usr/local/bin/python"

@@ -31,7 +31,7 @@ def test_no_other_module_asks_which_system_this_is() -> None:
     found = [
         path.name
         for path in PACKAGE.rglob("*.py")
-        if "inside" not in path.parts
+        if "inside" not in path.parts and "platform" in path.read_text()  # a third of them, to parse
         for node in nodes(path)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and (node.value.id, node.attr) in asked
     ]

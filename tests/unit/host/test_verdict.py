@@ -144,6 +144,12 @@ def test_a_driver_of_unknown_version_is_no_driver_that_is_new_enough(subjects: l
     assert "reload or reinstall" in verdict.next_step
 
 
+@pytest.mark.parametrize("driver", ["580.65", "590.44.01", "595.10"])
+def test_new_drivers_run_the_newest_image(subjects: list[Subject], driver: str) -> None:
+    verdict = decide(named(subjects, "cuda-2.15"), changed("h200", driver=driver), subjects)
+    assert (verdict.kind, f"driver {driver} >= 580" in verdict.reason) == (VerdictKind.GPU, True)
+
+
 def test_a_lost_gpu_is_told_and_the_good_one_counts(subjects: list[Subject]) -> None:
     said = "nvidia-smi reports [Unknown Error] for NVIDIA A100"
     verdict = decide(named(subjects, "cuda-2.6"), changed("h200", gpu_problem=said), subjects)

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,11 +50,6 @@ cuda: Optional[str] = '12.4'
 hip: Optional[str] = None
 """
 LIBRARY = b"\x7fELF junk\0compute_at\0sm_50 sm_86 compute_90\0more\0"
-
-
-@pytest.fixture(scope="module")
-def project() -> Project:
-    return Project.find(ROOT)
 
 
 def cell_of(project: Project, name: str, arch: str) -> Cell:
@@ -203,6 +200,18 @@ def test_a_wheel_that_is_not_what_the_lock_says_is_refused(
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}-{p.name}")
 def test_a_file_is_what_would_be_written(path: Path) -> None:
     assert format_claims(read_claims(path)) == path.read_bytes()
+
+
+def test_a_kind_that_is_added_to_the_code_leaves_files_as_they_are() -> None:
+    code = """
+import dataclasses, pathlib, sys
+from buildctl.matrix import accelerators
+accelerators.VERSIONED += (dataclasses.replace(accelerators.CUDA, name="npu", attribute="npu"),)
+from buildctl.lock.claims import format_claims, read_claims
+for path in map(pathlib.Path, sys.argv[1:]):
+    assert format_claims(read_claims(path)) == path.read_bytes(), path
+"""
+    subprocess.run([sys.executable, "-c", code, *FILES], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize(

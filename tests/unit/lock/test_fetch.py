@@ -24,11 +24,6 @@ WHEEL = LockedWheel(
 LOCK = WheelLock(name="cpu-2.6", platform="linux/arm64", python="3.13", inputs=inputs_of(CELL), wheels=(WHEEL,))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:

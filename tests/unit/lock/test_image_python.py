@@ -61,6 +61,16 @@ def test_one_in_opt_is_found_if_it_is_on_the_path(tmp_path: Path) -> None:
         find_python(image, USUAL)
 
 
+def test_one_behind_a_link_is_where_the_link_leads(tmp_path: Path) -> None:
+    image = tree(tmp_path, "opt/py-3.13/bin/python3.13", "opt/py-3.13/lib/python3.13/os.py", opt__py="py-3.13")
+    (tmp_path / "opt/py-3.13/bin/python3").symlink_to("python3.13")
+    found = find_python(image, "/opt/py/bin")
+    assert (found.interpreter, found.purelib) == (
+        "/opt/py-3.13/bin/python3.13",
+        "opt/py-3.13/lib/python3.13/site-packages",
+    )
+
+
 def test_a_virtual_environment_has_its_library_elsewhere(tmp_path: Path) -> None:
     image = tree(tmp_path, "usr/bin/python3.12", "usr/lib/python3.12/os.py", venv__bin__python3="/usr/bin/python3.12")
     (tmp_path / "venv/bin/python3.12").symlink_to("python3")

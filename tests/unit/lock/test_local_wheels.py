@@ -7,12 +7,13 @@ import pytest
 
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import LockError, ResolveError
-from buildctl.lock.inside.local_wheels import keep_local, local_problem, offered, refuse_others
+from buildctl.lock.inside.local_wheels import keep_local, local_problem, offered, refuse_others, refuse_unusable
 from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from tests.support.projects import small, wheel_lock
+from tests.support.servers import wheel
 
 NAME = "our_lib-1.0-py3-none-any.whl"
 
@@ -76,3 +77,33 @@ def test_it_is_in_the_store_without_being_downloaded(
     keep_local(project, cell, lock, store)
     with pytest.raises(LockError, match=rf"no {NAME} with SHA-256 \w+ in images"):
         keep_local(project, cell, lock, Store(tmp_path / "another"))
+
+
+@pytest.mark.parametrize(
+    ("tag", "glibc"),
+    [
+        ("cp311-cp311-linux_aarch64", (2, 41)),
+        ("cp313-cp313-linux_x86_64", (2, 41)),
+        ("cp313-cp313-macosx_11_0_arm64", (2, 41)),
+        ("cp313-cp313-manylinux_2_39_aarch64", (2, 36)),
+        ("cp313-cp313-musllinux_1_2_aarch64", None),
+    ],
+)
+def test_a_wheel_that_does_not_fit_the_cell_is_refused_by_its_key(
+    project: Project, cell: Cell, tag: str, glibc: tuple[int, int] | None
+) -> None:
+    name = f"wheels/our_lib-1.0-{tag}.whl"
+    with pytest.raises(
+        ResolveError, match=r'images\["cpu-2\.6"\]\.wheels has no wheel of our-lib for Python 3\.13 on linux/arm64'
+    ):
+        refuse_unusable(project, replace(cell, wheels=(name,)), glibc)
+    fitting = "our_lib-1.0-cp313-cp313-manylinux_2_28_aarch64.whl"
+    (project.images / "wheels" / fitting).write_bytes(wheel(fitting))
+    refuse_unusable(project, replace(cell, wheels=(name, f"wheels/{fitting}")), glibc)
+
+
+@pytest.mark.parametrize("data", [b"", b"no zip", wheel("another-1.0-py3-none-any.whl")])
+def test_a_file_that_is_not_that_wheel_is_refused(project: Project, cell: Cell, data: bytes) -> None:
+    (project.images / "wheels" / NAME).write_bytes(data)
+    with pytest.raises(ResolveError, match=rf"images/wheels/{NAME} cannot be installed: {NAME}: "):
+        refuse_unusable(project, cell, (2, 41))

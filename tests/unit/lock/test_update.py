@@ -17,8 +17,16 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A copy of this one: its claims are written again."""
+    shutil.copytree(ROOT / "images", tmp_path / "images")
+    shutil.copy(ROOT / "matrix.yaml", tmp_path)
+    return Project.find(tmp_path)
+
+
+@pytest.fixture
 def resolved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What would have been resolved; nothing is, and nothing is written."""
+    """What would have been resolved; nothing is."""
     seen: list[str] = []
 
     def wheels(_project: Project, cell: Any, *, upgrade: bool) -> Iterator[str]:
@@ -43,8 +51,9 @@ def resolved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({"upgrade": True}, {"wheels of cpu-2.6", "debian13 for amd64", "debian13 for arm64"}),
     ],
 )
-def test_upgrades_reach_as_far_as_they_say(resolved: list[str], options: dict[str, Any], expected: set[str]) -> None:
-    project = Project.find(ROOT)
+def test_upgrades_reach_as_far_as_they_say(
+    project: Project, resolved: list[str], options: dict[str, Any], expected: set[str]
+) -> None:
     list(locking.lock_cells(project, project.matrix.select(["cpu-2.6"]), **options))
     assert set(resolved) == expected
 
@@ -55,14 +64,12 @@ def test_upgrades_reach_as_far_as_they_say(resolved: list[str], options: dict[st
 def test_what_is_refused_leaves_every_lock_as_it_was(
     error: BaseException,
     kept: bool,
+    project: Project,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A base that has moved, a new lock and claims that are gone, before an image's own packages are refused."""
-    shutil.copytree(ROOT / "images", tmp_path / "images")
-    shutil.copy(ROOT / "matrix.yaml", tmp_path)
-    project = Project.find(tmp_path)
     before = {path: path.read_bytes() for path in project.locks()}
     moved = before.keys() & {tmp_path / "images/bases/debian13" / f"runtime.{arch}.packages" for arch in ARCHES}
     gone = tmp_path / "images/cpu-2.6/claims.arm64.json"

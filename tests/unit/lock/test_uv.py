@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from buildctl.ground.errors import LockError, ResolverError
+from buildctl.ground.errors import LockError, ResolverError, SettingsError
 from buildctl.ground.run import Completed
+from buildctl.lock.index import local_sources
 from buildctl.lock.uv import (
     FAMILY,
     Found,
@@ -17,6 +19,7 @@ from buildctl.lock.uv import (
     _failure,
     _pylock,
     _pyproject,
+    _refuse_local,
     _uv_platform,
     _wheels,
     best,
@@ -148,3 +151,17 @@ def test_wheels_are_for_the_glibc_below_them(glibc: tuple[int, int] | None, mino
     wheels = [f"a-1-py3-none-manylinux_2_{n}_x86_64.whl" for n in (17, 28, 36, 40, 41)]
     assert chosen(*wheels, glibc=glibc) == f"a-1-py3-none-manylinux_2_{minor}_x86_64.whl"
     assert _uv_platform("linux/amd64", glibc) == f"x86_64-manylinux_2_{minor}"
+
+
+def test_only_a_folder_that_the_user_named_leads_to_files_of_this_machine(tmp_path: Path) -> None:
+    wheel = {"url": (tmp_path / "w/torch-2.6.0-py3-none-any.whl").as_uri(), "hashes": {"sha256": SHA}}
+    found = [_wheels({"name": "torch", "version": "2.6.0", "wheels": [wheel]}, tmp_path)]
+    clean = {"UV_NO_CONFIG": "1", "PIP_CONFIG_FILE": os.devnull}
+    with pytest.raises(SettingsError, match=r"torch==2\.6\.0: the index names a file of this machine: file://"):
+        _refuse_local(found, local_sources({**clean, "UV_DEFAULT_INDEX": "https://index.example/simple"}, None))
+    other = local_sources({**clean, "UV_FIND_LINKS": f"{tmp_path}/other https://x.example/y"}, None)
+    assert other == [tmp_path / "other"]
+    with pytest.raises(SettingsError):
+        _refuse_local(found, other)
+    _refuse_local(found, local_sources({**clean, "UV_FIND_LINKS": str(tmp_path / "w")}, None))
+    _refuse_local(found, local_sources(clean, tmp_path.as_uri()))

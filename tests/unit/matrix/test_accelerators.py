@@ -40,6 +40,8 @@ from tests.conftest import ROOT
         ("cuda-12.6", CUDA, ("12.6",)),
         ("cu126-nightly", CUDA, ("12.6",)),
         ("cudax", CUDA, ()),
+        ("team-cu126", CUDA, ("12.6",)),
+        ("a-b-rocm6.2", ROCM, ("6.2",)),
         ("rocm", ROCM, ()),
         ("rocm6", ROCM, ("6",)),
         ("rocm62", ROCM, ("6.2",)),
@@ -57,7 +59,7 @@ def test_what_a_name_claims(name: str, kind: AcceleratorKind, versions: tuple[st
     assert (claim.kind, claim.versions) == (kind, versions)
 
 
-@pytest.mark.parametrize("name", ["stable", "gpu", "custom", "cpus", "cu", "team-cu126"])
+@pytest.mark.parametrize("name", ["stable", "gpu", "custom", "cpus", "cu", "team-cuda", "team-cu126x"])
 def test_what_names_nothing_claims_nothing(name: str) -> None:
     assert claim_in_name(name) is None
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from buildctl.ground.errors import UsageError
-from buildctl.matrix.initial import CI, Wish, files, matrix_text, releases, write_project
+from buildctl.matrix.cells import DebianBase
+from buildctl.matrix.initial import BASES, CI, Wish, files, matrix_text, releases, write_project
+from buildctl.matrix.project import Project
 from buildctl.matrix.read import parse_matrix
 
 ALL = Wish(accelerators=("cuda", "cpu", "mps"), versions=("2.10", "2.6"))
@@ -57,9 +59,28 @@ def test_what_is_not_a_version_is_refused(versions: tuple[str, ...]) -> None:
         releases(versions)
 
 
-def test_a_python_that_the_default_base_lacks_is_refused_with_what_it_has() -> None:
-    with pytest.raises(UsageError, match=r"has Python 3\.13, not 3\.11"):
-        matrix_text(Wish(accelerators=("cpu",), python="3.11"))
+@pytest.mark.parametrize("pythons", [("3.11",), ("3.14",), ("3.13", "3.11", "3.14"), ("3.11", "3.13")])
+def test_each_python_has_a_base_and_the_first_is_in_no_name(tmp_path: Path, pythons: tuple[str, ...]) -> None:
+    write_project(tmp_path, Wish(accelerators=("cpu", "mps"), pythons=pythons))
+    matrix = Project.find(tmp_path).matrix
+    suffixes = ["", *(f"-py{python.replace('.', '')}" for python in pythons[1:])]
+    images = [cell for cell in matrix.cells if not cell.native]
+    assert [cell.name for cell in images] == [f"cpu-2.10{suffix}" for suffix in suffixes]
+    bases = [cell.base for cell in images]
+    found = [(c.python, b.name, b.suite) for c, b in zip(images, bases, strict=True) if isinstance(b, DebianBase)]
+    assert found == [(python, *BASES[python]) for python in pythons]
+
+
+def test_the_default_base_is_the_same_written_out() -> None:
+    first, _ = parse_matrix(matrix_text(Wish(accelerators=("cpu",), pythons=("3.13", "3.11"))), Path("m.yaml")).bases
+    (default,) = parse_matrix(matrix_text(Wish(accelerators=("cpu",))), Path("m.yaml")).bases
+    assert first == default
+
+
+def test_a_python_that_no_base_has_is_refused_with_what_the_bases_have() -> None:
+    with pytest.raises(UsageError, match=r"has Python 3\.12: debian12 \(bookworm\) has 3\.11, debian13") as caught:
+        matrix_text(Wish(accelerators=("cpu",), pythons=("3.13", "3.12")))
+    assert "under `bases`" in str(caught.value.hint)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

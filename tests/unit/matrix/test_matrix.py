@@ -14,6 +14,7 @@ from buildctl.ground.errors import MatrixError, ProblemsError
 from buildctl.matrix.cells import DebianBase, Flavour, ImageBase, Os
 from buildctl.matrix.matrix import Matrix, parse_arch
 from buildctl.matrix.read import load_matrix, parse_matrix, schema
+from buildctl.oci.compression import COMPRESSIONS
 
 ROOT = Path(__file__).parents[3]
 
@@ -526,3 +527,9 @@ def test_a_name_with_a_python_that_the_matrix_does_not_have(name: str, message: 
 )
 def test_a_list_of_pythons_that_is_wrong(python: str, problem: str) -> None:
     assert any(problem in text for text in problems(changed('python: "3.13"', f"python: {python}")))
+
+
+def test_the_compressions_of_the_schema_are_those_that_can_be_made() -> None:
+    assert schema()["properties"]["compression"]["enum"] == list(COMPRESSIONS)
+    assert parse(SMALL).compression == "zstd"
+    assert parse(f"{SMALL}compression: zstd:chunked\n").compression == "zstd:chunked"

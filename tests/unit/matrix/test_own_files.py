@@ -51,12 +51,21 @@ def test_all_that_matches_adds_up_and_the_last_word_counts(root: Path) -> None:
         ("wheels: [app]", "wheels[0]: no wheel in images/app"),
         ("wheels: [app/main.py]", "wheels[0]: images/app/main.py is neither a wheel nor a folder of wheels"),
         ("wheels: [../outside]", "wheels[0]: '../outside' is not a relative path inside the project, without '..'"),
+        ("wheels: [links]", "wheels[0]: images/links/a-1-py3-none-any.whl is a link to nothing"),
+        ("wheels: [tree/b-1-py3-none-any.whl]", "images/tree/b-1-py3-none-any.whl leads out of images/"),
         ("wheels: [odd]", "wheels[0]: Invalid wheel filename"),
         ("files: {nothing: /app}", "files.nothing: no such file or folder: images/nothing"),
         ("files: {out: /app}", "files.out: images/out leads out of images/, which is all that a build sees"),
         ("files: {app: app}", "files.app: 'app' is not an absolute path without '..'"),
         ("files: {app: /workspace/app}", "files.app: /workspace/app is in a folder that every user may write to"),
         ("files: {app: /home/torch}", "files.app: /home/torch is in a folder that every user may write to"),
+        ("files: {app: /tmp/app}", "files.app: /tmp/app is in a folder that every user may write to"),
+        ("files: {app: /run/app}", "files.app: /run/app is hidden in a container"),
+        ("files: {app/main.py: /bin/}", 'files["app/main.py"]: /bin/main.py is a link in the image (use /usr/bin)'),
+        ("files: {app/main.py: /root/x}", "/root/x is root's own folder"),
+        ("files: {tree: /var}", "files.tree: /var/tmp is in a folder that every user may write to"),
+        ("files: {tree/empty: /app}", 'files["tree/empty"]: the folder is empty'),
+        ('labels: {org.opencontainers.image.title: "9"}', "this label is buildctl's own claim about the image"),
         ("user: app", "user: 'app' is not a quoted UID or UID:GID in numbers"),
         ('labels: {dev.buildctl.torch: "9"}', "this label is buildctl's own claim about the image"),
         ("env: {A: '$B'}", "env.A: '$B' is not a value of printable ASCII characters"),
@@ -65,12 +74,21 @@ def test_all_that_matches_adds_up_and_the_last_word_counts(root: Path) -> None:
 def test_what_cannot_be_is_told_with_key_and_line(root: Path, entry: str, problem: str) -> None:
     (root / "images/odd").mkdir()
     (root / "images/odd/x.whl").write_text("x")
+    for folder in ("tree/tmp", "tree/empty"):
+        (root / "images" / folder).mkdir(parents=True)
+    (root / "images/links").mkdir()
+    (root / "images/links/a-1-py3-none-any.whl").symlink_to("gone")
+    (root / "images/tree/b-1-py3-none-any.whl").symlink_to(root / "outside/x")
     (root / "images/out").symlink_to(root / "outside")
     with pytest.raises(ProblemsError) as caught:
         parse(root, f"  cpu-2.6: {{{entry}}}\n")
     (found,) = caught.value.problems
     assert found.startswith("line ")
     assert problem in found
+
+
+def test_a_file_goes_into_a_place_with_a_slash_at_the_end(root: Path) -> None:
+    assert parse(root, "  cpu-2.6: {files: {app/main.py: /opt/}}\n").files == (("app/main.py", "/opt/main.py"),)
 
 
 def test_a_native_environment_is_no_image(root: Path) -> None:

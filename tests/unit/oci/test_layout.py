@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,6 @@ from buildctl.oci.layout import JSON_LIMIT, Layout
 from tests.support.images import Blobs, config_of, file, image, put, tar
 
 DATA = tar(file("a"))
-
-
-@pytest.fixture
-def umask() -> Iterator[None]:
-    before = os.umask(0o077)
-    yield
-    os.umask(before)
 
 
 def modes(root: Path) -> dict[str, int]:

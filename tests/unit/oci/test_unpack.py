@@ -4,11 +4,10 @@ import os
 import stat
 import tarfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildctl.ground.errors import EngineError, LayoutError
@@ -37,13 +36,6 @@ def whole_image(tmp_path: Path, *tars: bytes) -> Path:
     layout, descriptor = image(tmp_path, *tars)
     unpack_image(layout, descriptor, tmp_path / "root")
     return tmp_path / "root"
-
-
-@pytest.fixture
-def umask() -> Iterator[None]:
-    before = os.umask(0o077)
-    yield
-    os.umask(before)
 
 
 @pytest.fixture
@@ -395,7 +387,6 @@ def test_layers_that_cannot_be_stacked(tmp_path: Path) -> None:
 FUZZED = tar(folder("d"), file("d/f", b"x" * 700), symlink("s", "../.."), hard_link("h", "d/f"), file("s/" + "n" * 120))
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     changes=st.lists(st.tuples(st.integers(0, len(FUZZED) - 1), st.integers(0, 255)), max_size=4),
     cut=st.integers(0, len(FUZZED)),

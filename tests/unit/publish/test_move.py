@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,8 @@ import pytest
 
 from buildctl.build.index import claimed
 from buildctl.lock.claims import claims_of
+from buildctl.oci.chunked.table import TABLE
+from buildctl.oci.chunked.twin import twin_of
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, Index
 from buildctl.oci.layout import Layout
@@ -19,6 +22,7 @@ from buildctl.publish.tags import TagKind, tags_of
 from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.problems import UnavailableError
 from buildctl.registry.reference import Reference
+from tests.support.images import config_of, file, tar
 from tests.support.projects import Small, small, wheel_lock
 
 CUDA, CPU = "cuda-2.6-amd64", "cpu-2.6-arm64"
@@ -179,3 +183,53 @@ def test_in_json_what_is_not_known_is_null() -> None:
         "platforms": {},
         "reason": "for x",
     }
+
+
+# twins
+
+
+def chunked(project: Small) -> str:
+    """The image for arm64 with a layer that says it is zstd:chunked; the digest of its twin."""
+    layer = project.blobs.add(tar(file("own", os.urandom(100))))
+    said = replace(layer.descriptor, annotations={TABLE: str(Digest.of(b"table"))})
+    layers = [project.shared, replace(layer, descriptor=said)]
+    config = replace(config_of(layers, arch="arm64"), labels={"dev.buildctl.torch": "2.6.0"})
+    image = project.layout.put_image(name=CPU, config=config, layers=layers, blob=project.blobs.path)
+    twin = twin_of(project.layout.read_bytes(image))
+    assert twin is not None
+    return str(Digest.of(twin))
+
+
+def test_the_twin_of_a_tag_leads_to_twins_and_to_images_without_one(project: Small, shelf: Shelf) -> None:
+    twin, plain = chunked(project), project.images(CUDA)[CUDA].digest
+    states = moved(project, shelf, CUDA, CPU)
+    assert {name for name in states if "-lazy" in name} == {
+        "2.6.0-cpu-py3.13-arm64-lazy-r", "2.6.0-cpu-py3.13-lazy-r", "cpu-2.6-lazy", "2.6-cpu-lazy", "2.6-lazy",
+    }  # fmt: skip
+    assert {k: str(v) for k, v in shelf.platforms("2.6-lazy").items()} == {
+        "linux/amd64": str(plain),
+        "linux/arm64": twin,
+    }
+    assert str(shelf.manifests["2.6.0-cpu-py3.13-arm64-lazy-r"].descriptor.digest) == twin
+    assert {state.outcome for state in moved(project, shelf, CUDA, CPU).values()} == {TagOutcome.UNCHANGED}
+
+
+def test_a_tag_that_does_not_move_leaves_its_twin(project: Small, shelf: Shelf) -> None:
+    chunked(project)
+    moved(project, shelf, CUDA, CPU)
+    before = dict(shelf.manifests)
+    chunked(project)
+    states = moved(project, shelf, CUDA, CPU, objections={CPU: "FAILED: torch"}, revision="r2")
+    assert "cpu-2.6-lazy" not in states
+    assert all(shelf.manifests[tag] == before[tag] for tag in ("cpu-2.6", "cpu-2.6-lazy", "2.6", "2.6-lazy"))
+
+
+def test_nothing_of_a_twin_that_is_there_is_believed(project: Small, shelf: Shelf) -> None:
+    """For an image that is not in this run: its twin comes from the image under the tag, not from the tag's twin."""
+    twin = chunked(project)
+    moved(project, shelf, CUDA, CPU)
+    theirs = shelf.manifests["cuda-2.6"]
+    shelf.manifests["2.6-lazy"] = theirs
+    project.build(CUDA)
+    moved(project, shelf, CUDA, revision="r2")
+    assert str(shelf.platforms("2.6-lazy")["linux/arm64"]) == twin

@@ -27,11 +27,6 @@ BUILDER = "https://ci.example.invalid/workflow"
 CELLS = ("cuda-2.6-amd64", "cpu-2.6-devel-arm64")
 
 
-@pytest.fixture(scope="module")
-def project() -> Project:
-    return Project.find(ROOT)
-
-
 def cell_of(project: Project, cell_id: str) -> Cell:
     return next(c for c in project.matrix.cells if c.id == cell_id)
 

@@ -8,7 +8,6 @@ import pytest
 
 from buildctl.ground.net import retry_after
 from buildctl.registry.auth import Challenge, Credentials, docker_credentials, parse_challenge
-from buildctl.registry.problems import RefusedError
 
 BEARER = 'Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a:pull,push"'
 
@@ -44,11 +43,28 @@ def test_docker_login_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert docker_credentials("other.example") is None
 
 
-def test_a_helper_that_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"credHelpers": {"registry.example": "no-such-helper"}},
+        {"credsStore": "no-such-helper"},
+        {"auths": {"registry.example": {"auth": "!!"}}},
+        {"auths": {"registry.example": {"auth": 7}}},
+        {"auths": {"registry.example": []}},
+        {"auths": 7},
+        [],
+    ],
+)
+def test_a_missing_helper_or_a_damaged_entry_is_told_or_ignored_and_stops_nothing(
+    config: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {"registry.example": "no-such-helper"}}))
-    with pytest.raises(RefusedError, match=r"cannot read the credentials for registry\.example"):
-        docker_credentials("registry.example")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert docker_credentials("registry.example") is None
+    said = capsys.readouterr().err
+    if "no-such-helper" in str(config):
+        assert said.startswith("cannot read the credentials for registry.example, going on without them: ")
+        assert "no-such-helper" in said
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, None), ("7", 7.0), ("soon", None), ("-1", None)])

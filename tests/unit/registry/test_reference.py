@@ -4,7 +4,7 @@ import pytest
 
 from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
-from buildctl.registry.reference import Reference, is_loopback
+from buildctl.registry.reference import Reference, is_loopback, leads_inside
 
 HEX = "a" * 64
 
@@ -51,3 +51,24 @@ def test_a_place_to_publish_to_has_no_tag() -> None:
 )  # fmt: skip
 def test_plain_http_is_only_for_this_machine(registry: str, expected: bool) -> None:
     assert is_loopback(registry) is expected
+
+
+@pytest.mark.parametrize(
+    ("registry", "host", "inside"),
+    [
+        ("93.184.216.34:5000", "169.254.169.254", True),
+        ("93.184.216.34", "10.0.0.1", True),
+        ("93.184.216.34", "127.0.0.1", True),
+        ("93.184.216.34", "localhost", True),
+        ("93.184.216.34", "::1", True),
+        ("93.184.216.34", "[::ffff:10.0.0.1]", True),
+        ("93.184.216.34", "0.0.0.0", True),
+        ("93.184.216.34", "93.184.216.35", False),
+        ("93.184.216.34", "cdn.example", False),
+        ("10.0.0.2:5000", "10.0.0.1", False),
+        ("localhost:5000", "127.0.0.1", False),
+        ("[::1]:5000", "127.0.0.1", False),
+    ],
+)
+def test_a_registry_elsewhere_does_not_lead_inside(registry: str, host: str, inside: bool) -> None:
+    assert leads_inside(registry, host) is inside

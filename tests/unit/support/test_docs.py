@@ -22,6 +22,7 @@ LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 NAMED = re.compile(
     r"`((?:buildctl|tests|docs|scripts|templates|images|benchmarks|\.github)/[\w./-]*|[\w.-]+\.(?:md|toml|yaml|txt))`"
 )
+TESTS = sorted([*(ROOT / "tests/unit").rglob("test_*.py"), *(ROOT / "tests/integration").rglob("test_*.py")])
 FOLDERS = [name for row in reversed(ROWS) for name in row if (PACKAGE / name).is_dir()]
 
 
@@ -100,3 +101,21 @@ def test_the_way_of_a_cell_names_functions_that_exist_and_is_short() -> None:
             if isinstance(value, ModuleType) and not hasattr(value, part):
                 importlib.import_module(f"buildctl.{'.'.join(parts[:count])}")
             value = getattr(value, part)
+
+
+def rows_with_tests(path: Path) -> dict[str, list[str]]:
+    """The rows of the tables whose last column is `test`, by their first cell, with the tests that they name."""
+    found: dict[str, list[str]] = {}
+    for block in re.findall(r"(?:^\|.*\n)+", path.read_text(), re.MULTILINE):
+        lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in block.splitlines()]
+        if lines[0][-1] == "test":
+            found |= {row[0]: re.findall(r"`(test_\w+)`", row[-1]) for row in lines[2:]}
+    return found
+
+
+@pytest.mark.parametrize(("page", "least"), [("publishing.md", 20), ("faults.md", 10)])
+def test_every_row_about_others_names_a_test_that_exists(page: str, least: int) -> None:
+    rows = rows_with_tests(ROOT / "docs" / page)
+    tests = set(re.findall(r"^def (test_\w+)", "\n".join(p.read_text() for p in TESTS), re.MULTILINE))
+    assert len(rows) >= least
+    assert [row for row, names in rows.items() if not names or not tests.issuperset(names)] == []

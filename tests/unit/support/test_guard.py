@@ -9,11 +9,14 @@ import sys
 import pytest
 import uv
 
+from tests.conftest import ROOT
+
 HOOKS = "from tests.unit.conftest import pytest_runtest_call, pytest_runtest_protocol\n"
 REFUSED = {
     "connection": "import socket\nsocket.create_connection(('127.0.0.1', 9), 1)",
     "server": "import socket\nsocket.create_server(('127.0.0.1', 0))",
     "name": "import socket\nsocket.getaddrinfo('localhost', 80)",
+    "checkout": f"open({str(ROOT / 'images' / 'x')!r}, 'w')",
     "docker": "import docker\ndocker.DockerClient(base_url='unix:///var/run/docker.sock').ping()",
     "index": f"import subprocess\nsubprocess.run([{uv.find_uv_bin()!r}, 'pip', 'download', 'x'])",
     "child": "import subprocess, sys\ncode = 'import socket; socket.create_server((str(), 0))'\n"

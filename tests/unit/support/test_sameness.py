@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.images import Member, file, image, symlink, tar
-from tests.support.sameness import ONLY_BUILDKIT, configuration_differences, file_differences, raw_configuration, tree
+from tests.support.sameness import configuration_differences, file_differences, raw_configuration, tree
 
 PIP = file("usr/local/bin/pip")
-THIRD_NAME = [file(path) for path in ONLY_BUILDKIT]
+THIRD_NAME = [file("usr/local/bin/pip3.13")]
 INFO = "a-1.dist-info"
 
 

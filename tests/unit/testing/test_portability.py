@@ -25,16 +25,10 @@ from buildctl.testing import probes
 from buildctl.testing.moves import Move, Portability, Result, measured, promised
 from buildctl.testing.portability import Peer, check_portability, exported, formats_of, moves_into
 from buildctl.testing.probes.portable import Exported, Model, Sample, export_in, load_in, relative_error
-from tests.conftest import ROOT
 from tests.support.command import run_command
 
 SAMPLE = Sample(shape=(1, 2), inputs=(0.5, -0.5), outputs=(1.0, -4.0))
 FILE = base64.b64encode(zlib.compress(b"a model")).decode()
-
-
-@pytest.fixture(scope="module")
-def project() -> Project:
-    return Project.find(ROOT)
 
 
 def cell(project: Project, name: str, arch: str, *extras: str) -> Cell:

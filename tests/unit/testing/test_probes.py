@@ -96,6 +96,7 @@ def test_a_crash_keeps_what_was_answered_and_says_where_it_happened() -> None:
         (outcome(code=1, stderr="Traceback"), "exit code 1\n  Traceback"),
         (outcome("hello"), "printed no answer, but 'hello'"),
         (outcome('{"doing": null, "answers": [1]}'), "printed no answer"),
+        (outcome('{"doing"' + ': {"a"' * 50_000), "printed no answer"),
         (outcome(code=-99), "killed by signal 99"),
     ],
 )

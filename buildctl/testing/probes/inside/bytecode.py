@@ -1,4 +1,4 @@
-# ruff: noqa: PTH113, PTH116, PTH123, SLF001
+# ruff: noqa: PTH113, PTH116, PTH123
 """Runs inside the image, in front of torch_report: whether what is imported comes from bytecode."""
 
 import os
@@ -24,7 +24,6 @@ def bytecode():
 
 
 def bytecode_fault(source, cached):
-    import _imp
     import importlib.util
 
     try:
@@ -36,7 +35,7 @@ def bytecode_fault(source, cached):
         return "bytecode of another Python"
     if header[4] & 1:
         with open(source, "rb") as file:
-            wanted = _imp.source_hash(importlib._bootstrap_external._RAW_MAGIC_NUMBER, file.read())
+            wanted = importlib.util.source_hash(file.read())
         return None if header[8:16] == wanted else "bytecode of another source"
     status = os.stat(source)
     stamp = (int(status.st_mtime) & 0xFFFFFFFF).to_bytes(4, "little")

@@ -39,7 +39,7 @@ def recipe(store: Store, name: str, content: str, *, keep: bool = True) -> Recip
         files = [WheelFile(path=store.artifact_path(locked.digest), filename=filename)]
         store.put(name, lambda: group_entries(files, site=SITE, bytecode=None), compression=ZSTD)
         store.artifact_path(locked.digest).unlink()
-    return Recipe(key=name, label=name, weight=1, source=source)
+    return Recipe(key=name, label=name, weight=1, source=source, compression=ZSTD)
 
 
 def image(*recipes: Recipe) -> ImageRecipe:

@@ -20,11 +20,6 @@ REPO = "registry.example/team/cache"
 
 
 @pytest.fixture
-def project() -> Project:
-    return Project.find(ROOT)
-
-
-@pytest.fixture
 def key(tmp_path: Path) -> str:
     made = generate_private_key(SECP256R1())
     (tmp_path / "k.key").write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

@@ -31,11 +31,6 @@ C10 = library(exports=[ERROR, "helper"], soname="libc10.so", needed=["libc.so.6"
 MODULE = "ext/_C.cpython-313-x86_64-linux-gnu.so"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 def check(
     store: Store, wheels: Mapping[str, Mapping[str, bytes]], *, requires: str = "", cuda: str | None = None
 ) -> None:

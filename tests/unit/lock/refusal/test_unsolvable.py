@@ -46,7 +46,7 @@ def said(monkeypatch: pytest.MonkeyPatch, package: str, *, alone: str | None, be
     """The error, message and hint, if uv tells the story `alone` of the package alone, `beside` next to torch."""
     matrix = parse_matrix(MATRIX.replace("PACKAGE", package), Path("matrix.yaml"))
 
-    def tried(cell: object, texts: list[str], glibc: object, *, alone: bool) -> None:
+    def tried(cell: object, texts: list[str], glibc: object, links: object, *, alone: bool) -> None:
         story = stories[alone] if canonicalize_name(Requirement(texts[0]).name) == package else None
         if story is not None:
             raise NoSolutionError(story)
@@ -70,6 +70,13 @@ def said(monkeypatch: pytest.MonkeyPatch, package: str, *, alone: str | None, be
         ("old", ABI, None, "has no wheel for Python 3.13, only for cp38, cp39", "set `python` in matrix.yaml"),
         ("transfomers", UNKNOWN, None, "is not on the package index", "correct the name transfomers"),
         ("xformers", None, CONFLICT, "torch 2.6.0: its versions depend on torch 2.7.1, 2.9.0, 2.10", "name: xformers"),
+        (
+            "mine",
+            None,
+            f"{UNKNOWN} and mine",
+            'mine (images["cuda-*"].packages) needs transfomers, which is not',
+            "serve",
+        ),
         ("tensorrt", None, NEEDS, "needs tensorrt-cu12, which has no wheel", "serve wheels of tensorrt-cu12"),
     ],
 )

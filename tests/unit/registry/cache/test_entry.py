@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -190,3 +191,13 @@ def test_anything_else_is_a_miss(data: bytes) -> None:
 def test_nobody_signs_other_layers_than_those_of_the_keys() -> None:
     with pytest.raises(ValueError, match="other layers"):
         manifest(SET, [B, A], KEY)
+
+
+def test_what_a_layers_descriptor_says_is_signed_with_it() -> None:
+    """A zstd:chunked layer without its annotations would be another image."""
+    said = replace(A.layer.descriptor, annotations={"dev.buildctl.toc.digest": str(Digest.of(b"table"))})
+    chunked = replace(A, layer=replace(A.layer, descriptor=said))
+    assert prove(manifest(ENTRY, [chunked], KEY), ENTRY, TRUST).layers == (chunked,)
+    value = json.loads(manifest(ENTRY, [chunked], KEY))
+    value["layers"][0]["annotations"] = {"dev.buildctl.toc.digest": str(Digest.of(b"theirs"))}
+    assert doubt(canonical_json(value)) == "its layers are not those of its statement"

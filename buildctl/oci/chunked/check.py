@@ -1,0 +1,76 @@
+"""Whether a zstd:chunked layer read through its table of contents is the layer that is read whole.
+
+A client that reads file by file looks at nothing else, so another table would be another image under the same digests.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from buildctl.ground.errors import LayoutError
+from buildctl.oci.chunked.read import RebuiltTar, read_table
+from buildctl.oci.chunked.table import Places, described
+from buildctl.oci.digest import Digest
+from buildctl.oci.entry import CAPABILITY, Entry, Kind
+from buildctl.oci.image import Descriptor, MediaType
+from buildctl.oci.tarread import LayerReader
+
+_KINDS = {
+    tarfile.REGTYPE: Kind.FILE,
+    tarfile.DIRTYPE: Kind.DIRECTORY,
+    tarfile.SYMTYPE: Kind.SYMLINK,
+    tarfile.LNKTYPE: Kind.HARDLINK,
+}
+_OF_CHUNKS = frozenset({"digest", "offset", "endOffset", "chunkSize", "chunkDigest"})
+
+
+def chunked_problems(path: Path, layer: Descriptor, diff_id: Digest | None, where: str) -> Iterator[str]:
+    """Nothing for a plain layer, or for one that is the same either way. `diff_id` is the configuration's."""
+    try:
+        if (places := Places.of(layer)) is None:
+            return
+        with path.open("rb") as blob:
+            yield from _problems(blob, places, diff_id, where)
+    except LayoutError as error:
+        yield error.message
+    except OSError as error:
+        yield f"{where}: cannot read it: {error.strerror}"
+
+
+def _problems(blob: BinaryIO, places: Places, diff_id: Digest | None, where: str) -> Iterator[str]:
+    blob.seek(places.split.after)
+    if blob.read(len(places.footers) + 1) != places.footers:
+        yield f"{where}: its footers are not what the manifest says"
+        return
+    table = read_table(blob, places, where)
+    reader = LayerReader(cast("BinaryIO", RebuiltTar(blob, places, table, where)), MediaType.LAYER_TAR, where)
+    said = iter(table.records)
+    for info in reader:
+        if not _agrees(next(said, {}), info):
+            yield f"{where}: {info.name!r} is not in its table of contents as it is in its tar"
+            return
+    if (more := next(said, None)) is not None:
+        yield f"{where}: {more.get('name')!r} is in its table of contents, but not in its tar"
+    if reader.diff_id != diff_id:
+        yield f"{where}: its table of contents leads to the diff id {reader.diff_id}, not {diff_id}"
+
+
+def _agrees(record: Mapping[str, Any], info: tarfile.TarInfo) -> bool:
+    """What `write` would have said of that entry, but for its content, whose digests were compared as it was read."""
+    if (kind := _KINDS.get(info.type)) is None or not 0 <= info.mtime < 1 << 34:
+        return False
+    entry = Entry(
+        path=info.name.rstrip("/"),
+        kind=kind,
+        mode=info.mode,
+        uid=info.uid,
+        gid=info.gid,
+        size=info.size,
+        mtime=int(info.mtime),
+        target=info.linkname,
+        capability=info.pax_headers.get(CAPABILITY, "").encode("utf-8", "surrogateescape"),
+    )
+    return {key: value for key, value in record.items() if key not in _OF_CHUNKS} == described(entry)[0]

@@ -1,0 +1,153 @@
+"""Reading a zstd:chunked layer through its table of contents, as clients do that fetch it file by file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import zstandard
+from fastcrc.crc64 import go_iso
+
+from buildctl.ground.errors import LayoutError
+from buildctl.oci.chunked.table import Chunk, Part, Places
+from buildctl.oci.chunked.tarsplit import CRC_BYTES, SEGMENT
+from buildctl.oci.digest import Digest
+
+_LIMIT = 256 << 20  # bytes of a table or a tar-split; 100,000 files need 60 MB
+_CHUNK_LIMIT = 64 << 20  # bytes of a chunk; ours have 4 MiB
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, LayoutError, zstandard.ZstdError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """`records` are those of entries, in the order of the tar; `chunks` are by name of a file with content."""
+
+    records: tuple[Mapping[str, Any], ...]
+    chunks: Mapping[str, tuple[Chunk, ...]]
+    split: Digest
+
+
+def read_table(blob: BinaryIO, places: Places, where: str) -> Table:
+    """Raises LayoutError for a table that does not match what the layer's descriptor says, or is malformed."""
+    packed = _at(blob, places.table, where)
+    data = _unpacked(packed, places.table, f"{where}: its table of contents")
+    if (Digest.of(packed), Digest.of(data)) != (places.packed, places.unpacked):
+        raise LayoutError(f"{where}: its table of contents does not match the digests in the manifest")
+    try:
+        value = json.loads(data)
+        records: list[Mapping[str, Any]] = []
+        chunks: dict[str, list[Chunk]] = {}
+        for record in value["entries"]:
+            if record["type"] != "chunk":
+                records.append(record)
+            if record["type"] == "chunk" or record.get("size"):
+                chunks.setdefault(record["name"], []).append(_chunk(record))
+        found = {name: tuple(_without_gaps(parts)) for name, parts in chunks.items()}
+        return Table(records=tuple(records), chunks=found, split=Digest.parse(value["tarSplitDigest"]))
+    except _MALFORMED as error:
+        raise LayoutError(f"{where}: its table of contents is malformed ({error!r})") from error
+
+
+def _chunk(record: Mapping[str, Any]) -> Chunk:
+    size, start, end = record.get("chunkSize") or record["size"], record["offset"], record["endOffset"]
+    if not (type(size) is type(start) is type(end) is int and 0 < size <= _CHUNK_LIMIT and 0 <= start < end):
+        raise ValueError(f"chunk of {str(record['name'])[:80]!r}")
+    return Chunk(start=start, end=end, size=size, digest=Digest.parse(record["chunkDigest"]))
+
+
+def _without_gaps(parts: list[Chunk]) -> Iterator[Chunk]:
+    """The first record of a file ends where the file ends, its first chunk where the next one starts."""
+    for chunk, following in zip(parts, [*parts[1:], None], strict=True):
+        end = chunk.end if following is None else following.start
+        yield Chunk(start=chunk.start, end=end, size=chunk.size, digest=chunk.digest)
+
+
+class RebuiltTar(io.RawIOBase):
+    """The tar as a client gets it that reads table, tar-split and chunks. Raises LayoutError where they disagree."""
+
+    def __init__(self, blob: BinaryIO, places: Places, table: Table, where: str) -> None:
+        self._blob, self._table, self._where = blob, table, where
+        packed = _at(blob, places.split, where)
+        if Digest.of(packed) != table.split:
+            raise LayoutError(f"{where}: its tar-split does not match its table of contents")
+        self._lines = _unpacked(packed, places.split, f"{where}: its tar-split").splitlines()
+        self._zstd = zstandard.ZstdDecompressor()
+        self._digests = {record["name"]: record.get("digest") for record in table.records}
+        self._pieces = self._tar()
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        while not self._rest:
+            try:
+                self._rest = memoryview(next(self._pieces))
+            except StopIteration:
+                return 0
+            except _MALFORMED as error:
+                if isinstance(error, LayoutError):
+                    raise
+                raise LayoutError(f"{self._where}: its tar-split is malformed ({error!r})") from error
+        count = min(len(buffer), len(self._rest))
+        memoryview(buffer)[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def _tar(self) -> Iterator[bytes]:
+        for line in self._lines:
+            value = json.loads(line)
+            if value["type"] == SEGMENT:
+                yield base64.b64decode(value["payload"], validate=True)
+            elif value.get("size"):
+                yield from self._file(str(value["name"]), value["size"], base64.b64decode(value["payload"]))
+
+    def _file(self, name: str, size: int, crc: bytes) -> Iterator[bytes]:
+        whole, check, count = hashlib.sha256(), None, 0
+        for chunk in self._table.chunks.get(name, ()):
+            data = self._content(chunk, name)
+            whole.update(data)
+            check = go_iso(data, check)
+            count += len(data)
+            yield data
+        if (count, (check or 0).to_bytes(CRC_BYTES, "big")) != (size, crc):
+            raise LayoutError(f"{self._where}: {name!r} has another size or checksum in its tar-split")
+        if f"sha256:{whole.hexdigest()}" != self._digests.get(name):
+            raise LayoutError(f"{self._where}: {name!r} has another digest in its table of contents")
+
+    def _content(self, chunk: Chunk, name: str) -> bytes:
+        place = Part(offset=chunk.start, size=chunk.end - chunk.start, unpacked=chunk.size)
+        data = _unpacked(_at(self._blob, place, self._where), place, f"{self._where}: a chunk of {name!r}", self._zstd)
+        if Digest.of(data) != chunk.digest:
+            raise LayoutError(f"{self._where}: a chunk of {name!r} does not match its digest")
+        return data
+
+
+def _at(blob: BinaryIO, part: Part, where: str) -> bytes:
+    if part.size > _LIMIT:
+        raise LayoutError(f"{where}: {part.size} bytes for one part of it")
+    blob.seek(part.offset)
+    data = blob.read(part.size)
+    if len(data) != part.size:
+        raise LayoutError(f"{where}: it ends before byte {part.after}, where something should be")
+    return data
+
+
+def _unpacked(data: bytes, part: Part, what: str, zstd: zstandard.ZstdDecompressor | None = None) -> bytes:
+    """Exactly one frame of the size that is said."""
+    if part.unpacked > _LIMIT:
+        raise LayoutError(f"{what} has {part.unpacked} bytes")
+    try:
+        frame = zstandard.get_frame_parameters(data)
+        if frame.content_size == part.unpacked:
+            out = (zstd or zstandard.ZstdDecompressor()).decompress(data, allow_extra_data=False)
+            if len(out) == part.unpacked:
+                return out
+    except zstandard.ZstdError as error:
+        raise LayoutError(f"{what} is broken: {error}") from error
+    raise LayoutError(f"{what} is not one frame of {part.unpacked} bytes")

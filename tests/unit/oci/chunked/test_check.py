@@ -1,0 +1,138 @@
+"""fsck and verify read a zstd:chunked layer through its table too: a lazy client gets nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from buildctl.oci.check import check_image
+from buildctl.oci.chunked import write
+from buildctl.oci.chunked.table import FRAME_HEADER, Part, Places, skippable
+from buildctl.oci.chunked.tarsplit import SEGMENT
+from buildctl.oci.compression import CHUNKED
+from buildctl.oci.digest import Digest
+from buildctl.oci.entry import Bytes, Entry, capability, directory_entry, file_entry, symlink_entry
+from buildctl.oci.image import Layer, canonical_json
+from buildctl.oci.layer import write_layer
+from buildctl.oci.layout import Layout
+from tests.support.images import config_of
+
+ENTRIES = [
+    directory_entry("bin"),
+    file_entry("bin/a", b"a" * 2500),
+    file_entry("bin/b", b"harmless"),
+    symlink_entry("c", "bin/b"),
+    Entry(path="ping", size=4, body=Bytes(b"ping"), capability=capability("cap_net_raw+ep")),
+]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "CHUNK", 1000)
+
+
+def made(root: Path) -> tuple[bytes, Layer]:
+    with (root / "blob").open("wb") as file:
+        layer = write_layer(ENTRIES, file, compression=CHUNKED)
+    return (root / "blob").read_bytes(), layer
+
+
+def problems(root: Path, blob: bytes, layer: Layer) -> list[str]:
+    """Of an image of that layer, whose digests are right."""
+    descriptor = replace(layer.descriptor, digest=Digest.of(blob), size=len(blob))
+    path = root / descriptor.digest.hex
+    path.write_bytes(blob)
+    layout = Layout(root / "dist")
+    one = replace(layer, descriptor=descriptor)
+    image = layout.put_image(name="a", config=config_of([one]), layers=[one], blob=lambda _: path)
+    path.unlink()  # a link to the layout's
+    return check_image(layout, image)
+
+
+Change = Callable[[dict[str, Any], list[dict[str, Any]]], object]
+
+
+def forged(root: Path, change: Change) -> list[str]:
+    """The layer with another table and tar-split, every digest and position of which is right."""
+    blob, layer = made(root)
+    places = Places.of(layer.descriptor)
+    assert places is not None
+    unpack = zstandard.ZstdDecompressor().decompress
+    table = json.loads(unpack(blob[places.table.offset : places.table.after]))
+    split = [json.loads(line) for line in unpack(blob[places.split.offset : places.split.after]).splitlines()]
+    change(table, split)
+    lines = b"".join(canonical_json(line) + b"\n" for line in split)
+    packed_split = zstandard.ZstdCompressor().compress(lines)
+    table["tarSplitDigest"] = str(Digest.of(packed_split))
+    packed = zstandard.ZstdCompressor().compress(canonical_json(table))
+    frames = blob[: places.table.offset - FRAME_HEADER]
+    part = Part(offset=places.table.offset, size=len(packed), unpacked=len(canonical_json(table)))
+    new = Places(
+        table=part,
+        split=Part(offset=part.after + FRAME_HEADER, size=len(packed_split), unpacked=len(lines)),
+        packed=Digest.of(packed),
+        unpacked=Digest.of(canonical_json(table)),
+    )
+    forged = frames + skippable(packed) + skippable(packed_split) + new.footers
+    return problems(root, forged, replace(layer, descriptor=replace(layer.descriptor, annotations=new.annotations)))
+
+
+def record(table: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(r for r in table["entries"] if r["name"] == name)
+    return found
+
+
+def swap(table: dict[str, Any], _: object) -> None:
+    """bin/b reads what is a chunk of bin/a."""
+    a, b = record(table, "bin/a"), record(table, "bin/b")
+    b |= {key: a[key] for key in ("offset", "endOffset", "chunkDigest")}
+
+
+def test_what_we_make_has_no_problems(tmp_path: Path) -> None:
+    assert problems(tmp_path, *made(tmp_path)) == []
+    assert forged(tmp_path, lambda _table, _split: None) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (swap, "a chunk of 'bin/b' is not one frame of 8 bytes"),
+        (lambda t, _: record(t, "bin/b").update(mode=0o4755), "'bin/b' is not in its table of contents as it is"),
+        (lambda t, _: record(t, "c").update(linkName="/etc/passwd"), "'c' is not in its table of contents as it is"),
+        (lambda t, _: record(t, "bin/b").update(digest=f"sha256:{'0' * 64}"), "'bin/b' has another digest in its"),
+        (lambda t, _: record(t, "bin/b").update(xattrs={"security.capability": "AAAA"}), "'bin/b' is not in its table"),
+        (lambda t, _: record(t, "ping").pop("xattrs"), "'ping' is not in its table of contents as it is in its tar"),
+        (lambda t, _: t["entries"].append({"type": "reg", "name": "more"}), "'more' is in its table of contents, but"),
+        (lambda t, _: t["entries"].remove(record(t, "c")), "'c' is not in its table of contents as it is in its tar"),
+        (lambda t, _: record(t, "bin/b").pop("offset"), "its table of contents is malformed (KeyError('offset'))"),
+        (lambda t, _: t.update(entries=7), "its table of contents is malformed"),
+        (lambda _, s: s.remove(next(x for x in s if x.get("name") == "bin/b")), "broken tar header"),
+        (lambda _, s: next(x for x in s if x.get("name") == "bin/b").update(payload="AAAAAAAAAAA="), "or checksum in"),
+        (lambda _, s: next(x for x in s if x["type"] == SEGMENT).update(payload="!"), "its tar-split is malformed"),
+        (lambda _, s: s.append({"type": SEGMENT, "payload": "AAAA"}), "leads to the diff id sha256:"),
+    ],
+)  # fmt: skip
+def test_a_table_that_lies_is_found(tmp_path: Path, change: Change, said: str) -> None:
+    (problem,) = forged(tmp_path, change)
+    assert said in problem
+
+
+def test_annotations_that_lie_are_found(tmp_path: Path) -> None:
+    blob, layer = made(tmp_path)
+    for key, value in layer.descriptor.annotations.items():
+        for wrong in (value[:-1] + ("0" if value[-1] != "0" else "1"), "nonsense"):
+            said = replace(layer.descriptor, annotations={**layer.descriptor.annotations, key: wrong})
+            assert problems(tmp_path, blob, replace(layer, descriptor=said)), (key, wrong)
+
+
+def test_a_layer_of_another_program_is_a_plain_layer(tmp_path: Path) -> None:
+    blob, layer = made(tmp_path)
+    theirs = {k: v for k, v in layer.descriptor.annotations.items() if k.startswith("io.github.containers")}
+    assert len(theirs) == 3
+    assert problems(tmp_path, blob, replace(layer, descriptor=replace(layer.descriptor, annotations=theirs))) == []
