@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from buildctl.build.images import BuildResult
+from buildctl.build.engine import BuildResult
 from buildctl.console.table import size
 from buildctl.publish.diff import Difference
 from buildctl.publish.pipeline.growth import by_content, newest

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from buildctl.build.images import BuildResult
+    from buildctl.build.engine import BuildResult
     from buildctl.publish.result import Published
     from buildctl.testing.images import TestResult
 
