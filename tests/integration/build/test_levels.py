@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType
 from buildctl.oci.layout import Layout
@@ -94,3 +95,21 @@ def test_rebase_keeps_what_matrix_yaml_says(built: Built) -> None:
 def test_an_uncompressed_image_is_exported(built: Built, tmp_path: Path) -> None:
     built.do("none", "export", NAME, "--format", "docker-archive", "--output", str(tmp_path / "image.tar"))
     assert (tmp_path / "image.tar").stat().st_size > sum(layer.size for layer in built.layers("none"))
+
+
+def test_an_uncompressed_image_runs_in_the_sandbox(built: Built) -> None:
+    program = ("/usr/bin/python3.13", "-c", "print(6 * 7)")
+    done = buildctl(
+        "--layout",
+        str(built.root / "none"),
+        "run",
+        "--runtime",
+        "sandbox",
+        NAME,
+        *program,
+        cwd=built.root,
+        env=built.env,
+    )
+    if done.returncode == RuntimeUnavailableError.exit_code:
+        pytest.skip(f"NOT RUN: {done.stderr}")
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
