@@ -98,18 +98,8 @@ def test_an_uncompressed_image_is_exported(built: Built, tmp_path: Path) -> None
 
 
 def test_an_uncompressed_image_runs_in_the_sandbox(built: Built) -> None:
-    program = ("/usr/bin/python3.13", "-c", "print(6 * 7)")
-    done = buildctl(
-        "--layout",
-        str(built.root / "none"),
-        "run",
-        "--runtime",
-        "sandbox",
-        NAME,
-        *program,
-        cwd=built.root,
-        env=built.env,
-    )
+    argv = ("run", NAME, "/usr/bin/python3.13", "-c", "print(6 * 7)")
+    done = buildctl("--layout", str(built.root / "none"), *argv, cwd=built.root, env=built.env)
     if done.returncode == RuntimeUnavailableError.exit_code:
         pytest.skip(f"NOT RUN: {done.stderr}")
     assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
