@@ -1,8 +1,9 @@
 # Every target does its own set-up: a fresh Debian or Ubuntu machine with git, make and Python 3.11 needs nothing else.
 BUILDCTL := .venv/bin/buildctl
 .DEFAULT_GOAL := help
-.PHONY: help venv dev tools images lock render requirements test test-all test-root chaos unit check format bench clean
+.PHONY: help venv dev tools images lock render requirements docs test test-all test-root chaos unit check format bench clean
 
+export NO_MKDOCS_2_WARNING := 1 # a notice about another program
 PYTEST := .venv/bin/python -m pytest -q
 # Docker's tests have one worker, of three on two cores: it mostly waits, and so do those who talk to a registry
 INTEGRATION := $(PYTEST) tests/integration -n 3 --dist loadgroup
@@ -57,15 +58,22 @@ check: dev ## what CI checks before it builds: linters of every language here, d
 	@.venv/bin/mypy
 	@.venv/bin/check-jsonschema -q --schemafile buildctl/matrix/schema.json matrix.yaml
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml buildctl/matrix/github.yml
-	@.venv/bin/zizmor -q --offline --pedantic .github buildctl/matrix/github.yml
+	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-actions action.yml
+	@.venv/bin/check-jsonschema -q --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci buildctl/matrix/gitlab.yml
+	@.venv/bin/zizmor -q --offline --pedantic .github action.yml buildctl/matrix/github.yml
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.compose-spec docs/examples/compose.yaml
 	@.venv/bin/pre-commit validate-config .pre-commit-config.yaml
-	@.venv/bin/shellcheck scripts/setup scripts/pipeline scripts/propose scripts/release scripts/runner scripts/no-hosts images/common/* tests/support/engine/*.sh
+	@.venv/bin/pre-commit validate-manifest .pre-commit-hooks.yaml
+	@.venv/bin/shellcheck scripts/setup scripts/pipeline scripts/action scripts/propose scripts/release scripts/runner scripts/no-hosts images/common/* tests/support/engine/*.sh
 	@.venv/bin/hadolint images/*/Dockerfile
 	@.venv/bin/python -m buildctl.cli.table --check
+	@.venv/bin/mkdocs build
 	@$(BUILDCTL) lock --check
 	@$(BUILDCTL) claims --check
 	@$(BUILDCTL) render --check
+
+docs: dev ## write the documentation as a site to dist/site; a broken link is an error
+	@.venv/bin/mkdocs build
 
 format: dev ## format the code
 	@.venv/bin/ruff format buildctl tests benchmarks

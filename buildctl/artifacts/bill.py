@@ -58,17 +58,23 @@ def bill(
 
 
 def packages_in_bill(value: Mapping[str, Any]) -> tuple[Package, ...]:
-    """The packages listed in one of our bills, for comparison; other components are left out."""
-    found = []
-    for component in value.get("components", ()):
-        purl = str(component.get("purl", ""))
-        kind = purl.removeprefix("pkg:").partition("/")[0]
-        if kind in {"deb", "pypi"}:
-            arch = purl.partition("?arch=")[2].partition("&")[0]
-            name, version = str(component["name"]), str(component.get("version", ""))
-            within = str(component["bom-ref"]).partition("#")[2]
-            found.append(Package(kind=kind, name=name, version=version, architecture=arch, within=within))
+    """The packages listed in one of our bills, for comparison; other components are left out. Raises LayoutError."""
+    try:
+        found = [package for component in value.get("components", ()) if (package := _package(component))]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise LayoutError(f"not a bill of materials ({error!r})") from error
     return tuple(sorted(found, key=lambda p: (p.kind, p.name, p.within, p.version)))
+
+
+def _package(component: Mapping[str, Any]) -> Package | None:
+    purl = str(component.get("purl", ""))
+    kind = purl.removeprefix("pkg:").partition("/")[0]
+    if kind not in {"deb", "pypi"}:
+        return None
+    arch = purl.partition("?arch=")[2].partition("&")[0]
+    name, version = str(component["name"]), str(component.get("version", ""))
+    within = str(component["bom-ref"]).partition("#")[2]
+    return Package(kind=kind, name=name, version=version, architecture=arch, within=within)
 
 
 def purl(package: Package, suite: str) -> str:

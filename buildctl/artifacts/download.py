@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 from urllib.parse import urlsplit
 
 import requests
@@ -54,15 +55,10 @@ def download(
     Raises FetchError (`vanished` if every source reports it missing), ArtifactError if wrong bytes
     arrived twice, EngineError if the disk is full. What has arrived stays, and the next call resumes from it.
     """
-    missing = {item.digest: item for item in items if store.artifact(item.digest) is None}
-    if not missing:
-        return
-    prepare(store, sum(item.size for item in missing.values()))
-    files = [
-        _DownloadFile(item=i, partial=Partial(store, i.digest, i.size), task=progress.add(i.label, i.size))
-        for i in missing.values()
-    ]
-    _Run(files, store, patience or Patience()).run(min(connections, sum(file.partial.count for file in files)))
+    biggest_first = sorted(items, key=lambda item: (-item.size, item.label))
+    downloads = Downloads(biggest_first, store=store, progress=progress, connections=connections, patience=patience)
+    with downloads:
+        downloads.wait()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,41 +103,74 @@ class _AbandonedError(Exception):
     """Another thread found that the file is wrong; this one stops writing to it."""
 
 
-class _Run:
-    """Workers take units from one queue. A file's first request finds out whether its source supports ranges; only then
+class Downloads:
+    """What `download` does, under way while the `with` block runs: files are begun in the order of `items`, and the end
+    of the block stops what is left. With `all_gone`, a file that has vanished stops the others only at their end. There
+    must be room for `also` bytes more.
+
+    Threads take units from one queue. A file's first request finds out whether its source supports ranges; only then
     the other parts are queued, so a source without ranges has exactly one reader.
     """
 
-    def __init__(self, files: Sequence[_DownloadFile], store: Store, patience: Patience) -> None:
-        ordered = sorted(files, key=lambda file: (-file.item.size, file.item.label))
-        self.units = deque(_Unit(file=file) for file in ordered)
-        self.files, self.left = ordered, len(ordered)
-        self.store, self.patience = store, patience
+    def __init__(
+        self,
+        items: Sequence[Download],
+        *,
+        store: Store,
+        progress: Progress,
+        connections: int = 8,
+        patience: Patience | None = None,
+        all_gone: bool = False,
+        also: int = 0,
+    ) -> None:
+        missing = {item.digest: item for item in items if store.artifact(item.digest) is None}
+        if missing:
+            prepare(store, sum(item.size for item in missing.values()) + also)
+        self.files = [
+            _DownloadFile(item=i, partial=Partial(store, i.digest, i.size), task=progress.add(i.label, i.size))
+            for i in missing.values()
+        ]
+        self.units = deque(_Unit(file=file) for file in self.files)
+        self.coming = set(missing)
+        self.store, self.patience, self.all_gone = store, patience or Patience(), all_gone
         self.change = threading.Condition()
         self.stop = threading.Event()
         self.failure: BaseException | None = None
-        self.local = threading.local()
+        self.vanished: dict[Digest, FetchError] = {}
         self.answered: set[str] = set()  # hosts
-
-    def run(self, connections: int) -> None:
+        count = min(connections, sum(file.partial.count for file in self.files))
         # daemons: a thread that hangs in a read must not keep a cancelled program alive
-        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(connections)]
-        for thread in threads:
+        self.threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
+
+    def __enter__(self) -> Self:
+        for thread in self.threads:
             thread.start()
-        try:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        deadline = time.monotonic() + 0.5  # one that hangs in a read ends with the program
+        for thread in self.threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if not any(thread.is_alive() for thread in self.threads):
+            for file in self.files:
+                file.partial.close()
+
+    def still_coming(self) -> frozenset[Digest]:
+        """What is not in the store yet. Raises what went wrong."""
+        with self.change:
+            if self.failure is None and not self.coming:
+                self.failure = next(iter(self.vanished.values()), None)
+            if self.failure is not None:
+                raise self.failure
+            return frozenset(self.coming)
+
+    def wait(self) -> None:
+        """Until all are complete. Raises as `download`."""
+        while self.still_coming():
             with self.change:
-                while self.left and self.failure is None:
+                if self.coming and self.failure is None:
                     self.change.wait(0.5)
-        finally:
-            self.stop.set()
-            deadline = time.monotonic() + 2.0
-            for thread in threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
-            if not any(thread.is_alive() for thread in threads):
-                for file in self.files:
-                    file.partial.close()
-        if self.failure is not None:
-            raise self.failure
 
     def _work(self) -> None:
         try:
@@ -156,7 +185,7 @@ class _Run:
 
     def _next(self) -> _Unit | None:
         with self.change:
-            while self.left and not self.stop.is_set():
+            while self.coming and not self.stop.is_set():
                 if self.units:
                     return self.units.popleft()
                 self.change.wait(0.2)
@@ -176,6 +205,11 @@ class _Run:
         except OtherFileError as error:
             with file.mutex:
                 file.wrong = str(error)
+        except FetchError as error:
+            if not (error.vanished and self.all_gone):
+                raise
+            self._finished(file, error)
+            return
         finally:
             with file.mutex:
                 file.active -= 1
@@ -193,7 +227,7 @@ class _Run:
         """False if there is nothing to do now: another process has downloaded it, or is about to."""
         if self.store.artifact(file.item.digest) is not None:
             file.task.finish()
-            self._finished()
+            self._finished(file)
             return False
         if not file.partial.open():
             self.stop.wait(0.2)
@@ -221,7 +255,7 @@ class _Run:
         if file.wrong is None:
             digest = file.partial.settle()
             if digest == file.item.digest:
-                self._finished()
+                self._finished(file)
                 return
             file.wrong = f"SHA-256 {digest.hex}, the lock has {file.item.digest.hex}"
         if file.turn:
@@ -234,9 +268,11 @@ class _Run:
         file.turn, file.wrong = file.turn + 1, None
         self._queue([_Unit(file=file, turn=file.turn)], first=True)
 
-    def _finished(self) -> None:
+    def _finished(self, file: _DownloadFile, vanished: FetchError | None = None) -> None:
         with self.change:
-            self.left -= 1
+            self.coming.discard(file.item.digest)
+            if vanished is not None:
+                self.vanished.setdefault(file.item.digest, vanished)
             self.change.notify_all()
 
     def attempts(self, url: str, error: RetryError) -> int:
@@ -252,7 +288,7 @@ class _Run:
 class _Fetch:
     """One unit: from the first source that serves it, within the allowed attempts."""
 
-    def __init__(self, run: _Run, unit: _Unit, session: requests.Session, part: int, *, leads: bool) -> None:
+    def __init__(self, run: Downloads, unit: _Unit, session: requests.Session, part: int, *, leads: bool) -> None:
         self.run, self.unit, self.session = run, unit, session
         self.file, self.partial = unit.file, unit.file.partial
         self.part, self.leads = part, leads
@@ -342,7 +378,7 @@ class _Fetch:
             part = self.partial.part_at(self.position)
             _, end = self.partial.span(part)
             piece = rest[: end - self.position]
-            self.partial.write(bytes(piece), self.position)
+            self.partial.write(piece, self.position)
             self.file.count(len(piece))
             self.position += len(piece)
             rest = rest[len(piece) :]

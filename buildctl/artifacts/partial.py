@@ -105,7 +105,7 @@ class Partial:
             self.file.truncate(self.size)
             self._begin(set())
 
-    def write(self, data: bytes, offset: int) -> None:
+    def write(self, data: bytes | memoryview, offset: int) -> None:
         view = memoryview(data)
         with disk(self.path):
             while view:

@@ -106,6 +106,12 @@ def _make(task: _Task, told: Callable[[int], None]) -> Made:
     return Made(layer=layer, fresh=fresh, seconds=time.monotonic() - start, began=start)
 
 
+def at_hand(recipes: Iterable[Recipe], layers: LayerStore) -> dict[str, Made]:
+    """What `layers` have of these, by key."""
+    found = {recipe.key: layers.get(recipe.key) for recipe in {recipe.key: recipe for recipe in recipes}.values()}
+    return {key: Made(layer=layer, fresh=False, seconds=0) for key, layer in found.items() if layer is not None}
+
+
 def make_layers(
     recipes: Iterable[Recipe],
     *,
@@ -113,31 +119,26 @@ def make_layers(
     layers: LayerStore,
     jobs: int | None = None,
     progress: Progress,
+    ready: Callable[[Recipe], bool] = lambda _: True,
     meanwhile: Callable[[], None] = lambda: None,
     shown: Mapping[str, Shown] = MappingProxyType({}),
 ) -> dict[str, Made]:
-    """Make what `layers` lack from the artifacts in `store`, the heaviest first, in `jobs` processes (one per core by
-    default).
+    """Make what `layers` lack from the artifacts in `store`, in `jobs` processes (one per core by default): always the
+    heaviest of those that are `ready`.
 
-    Returns what was made or found, by key. The first failure stops the others, also one in `meanwhile`, which is called
-    here while processes work; finished layers are kept.
+    Returns what was made or found, by key. The first failure stops the others, also one in `ready` or in `meanwhile`,
+    which is called again and again while layers are missing; finished layers are kept.
     """
-    done: dict[str, Made] = {}
-    missing: dict[str, Recipe] = {}
-    for recipe in recipes:
-        if recipe.key in done or recipe.key in missing:
-            continue
-        if (layer := layers.get(recipe.key)) is not None:
-            done[recipe.key] = Made(layer=layer, fresh=False, seconds=0)
-        else:
-            missing[recipe.key] = recipe
-    if missing:
+    wanted = {recipe.key: recipe for recipe in recipes}
+    done = at_hand(wanted.values(), layers)
+    if missing := {key: recipe for key, recipe in wanted.items() if key not in done}:
         tasks = [
             _Task(recipe=r, store=store, layers=layers)
             for r in sorted(missing.values(), key=lambda r: (-r.weight, r.key))
         ]
         try:
-            done |= _in_processes(tasks, min(jobs or os.cpu_count() or 1, len(tasks)), progress, meanwhile, shown)
+            count = min(jobs or os.cpu_count() or 1, len(tasks))
+            done |= _in_processes(tasks, count, progress, ready=ready, meanwhile=meanwhile, shown=shown)
         except BaseException:
             store.sweep()  # what the workers were writing when they were killed
             raise
@@ -148,6 +149,8 @@ def _in_processes(
     tasks: Sequence[_Task],
     jobs: int,
     progress: Progress,
+    *,
+    ready: Callable[[Recipe], bool],
     meanwhile: Callable[[], None],
     shown: Mapping[str, Shown],
 ) -> dict[str, Made]:
@@ -155,7 +158,12 @@ def _in_processes(
     bars = {key: progress.add(one.label, one.size, exact=False) for key, one in known.items()}
     made: dict[str, Made] = {}
     workers = Workers[_Task, Made](work=_make, count=jobs)
-    results = workers.run(tasks, told=lambda task, count: bars[task.recipe.key].advance(count), meanwhile=meanwhile)
+    results = workers.run(
+        tasks,
+        told=lambda task, count: bars[task.recipe.key].advance(count),
+        ready=lambda task: ready(task.recipe),
+        meanwhile=meanwhile,
+    )
     with contextlib.closing(results):
         for task, result in results:
             made[task.recipe.key] = result
@@ -201,4 +209,5 @@ def write_image(
         reused=len(stack) - len(fresh),
         seconds=sum(m.seconds for m in fresh.values()) + time.perf_counter() - start,
         work=tuple(LayerWork(label=r.label, began=m.began, seconds=m.seconds) for r, m in fresh.items()),
+        layers={recipe.key: made[recipe.key].layer.descriptor.digest for recipe in image.layers},
     )

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 
 from buildctl.artifacts.debian.python import build_arch
 from buildctl.artifacts.store import LayerStore, Store
-from buildctl.build.assemble import Made, Shown, make_layers, source_date_epoch, write_image
+from buildctl.build.assemble import Made, Shown, at_hand, make_layers, source_date_epoch, write_image
 from buildctl.build.cache.overlaps import note_checked, refuse_conflicts, was_checked
 from buildctl.build.cache.session import CacheSession, opened
 from buildctl.build.engine import Built, Order
-from buildctl.build.material import fetch_materials
+from buildctl.build.material import missing_in
 from buildctl.build.planner import Planned, Planner
 from buildctl.build.recipes import base_image, material_size
+from buildctl.build.supply import supplied
 from buildctl.console.log import say
-from buildctl.console.progress import Silent, open_progress
+from buildctl.console.progress import open_progress
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Cell, DebianBase
 from buildctl.matrix.project import Project
@@ -35,8 +35,7 @@ def assemble_images(order: Order) -> list[Built]:
     planned = [planner.plan(cell) for cell in order.locked]
     with opened(order.cache, planned, store, order.layers) as session:
         layers = session.layers
-        fetch_materials(order.project, planned, store, layers)
-        made = _make(session, order.jobs)
+        made = _make(order.project, session, order.jobs)
         session.note_places(layout)
         _write_bases(planned, made, layout, layers, epoch)
         built, fresh = list[Built](), dict(made)
@@ -63,9 +62,8 @@ def build_bases(
     """
     store, planner = Store.default(), Planner(project=project, compression=compression)
     planned = [planner.plan_base(cell) for cell in cells]
-    fetch_materials(project, planned, store, layers)
     with opened(None, planned, store, layers) as session:
-        made = _make(session, jobs)
+        made = _make(project, session, jobs)
     _write_bases(planned, made, layout, layers, source_date_epoch())
     return tuple(dict.fromkeys(p.base.name for p in planned))
 
@@ -79,28 +77,37 @@ def bases_under(cells: Iterable[Cell]) -> list[Cell]:
     return list(found.values())
 
 
-def _make(session: CacheSession, jobs: int | None) -> dict[str, Made]:
-    """What is missing; meanwhile wheels that overwrite each other are looked for, in images not checked before."""
+def _make(project: Project, session: CacheSession, jobs: int | None) -> dict[str, Made]:
+    """What is missing, each layer as soon as what it is made from is here. Wheels that overwrite each other are looked
+    for, in images not checked before.
+    """
     recipes = list({r.key: r for p in session.planned for r in p.recipes}.values())
-    missing = any(session.layers.get(recipe.key) is None for recipe in recipes)
-    unchecked = [p for p in session.planned if not _is_checked(p, session)]
+    missing = missing_in(session.planned, session.layers)
+    unchecked = {(p.cell.name, p.cell.arch): p for p in session.planned if not _is_checked(p, session)}
+    said: set[str] = set()
 
-    def check() -> None:
-        distinct = {(p.cell.name, p.cell.arch): p for p in unchecked}.values()  # flavours share their wheels
-        for note in dict.fromkeys(note for p in distinct for note in _compared(p, session)):
-            say(f"note: {note}")
+    def check(planned: Planned) -> None:
+        for note in _compared(planned, session):
+            if note not in said:
+                say(f"note: {note}")
+            said.add(note)
 
     if not missing:
-        check()
-    session.hash_inputs()
-    with open_progress("made layer") if missing else nullcontext(Silent()) as progress:
+        for planned in unchecked.values():
+            check(planned)
+        return at_hand(recipes, session.layers)
+    with (
+        open_progress("fetched") as progress,
+        supplied(project, session, missing, [*unchecked.values()], check, progress) as supply,
+    ):
         return make_layers(
             recipes,
             store=session.inputs,
             layers=session.layers,
             jobs=jobs,
-            progress=progress,
-            meanwhile=check,
+            progress=progress.of("made layer"),
+            ready=supply.ready,
+            meanwhile=supply.look,
             shown=_shown(session.planned),
         )
 

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from buildctl.artifacts.store import Store
 from buildctl.build.assemble import source_date_epoch
 from buildctl.build.choose import ENGINES
-from buildctl.build.engine import Built, Order
+from buildctl.build.engine import BuildResult, Order
 from buildctl.build.index import write_indexes
 from buildctl.build.origin import note_origin
 from buildctl.build.record import keep_record
 from buildctl.console.log import say
-from buildctl.console.table import size, table
-from buildctl.ground.errors import RuntimeUnavailableError
+from buildctl.ground.errors import LayoutError, RuntimeUnavailableError
 from buildctl.lock.locked import LockedCell
 from buildctl.matrix.arch import arch_named
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.compression import ZSTD, Compression
-from buildctl.oci.image import Descriptor
+from buildctl.oci.digest import Digest
+from buildctl.oci.image import REF_NAME, Descriptor
 from buildctl.oci.layout import Layout
 
-# Docker and each engine are imported where they are used: a build with nothing to do answers in half a second.
+# Docker and each engine are imported where they are used: most builds have little to do.
 if TYPE_CHECKING:
     from buildctl.build.cache.options import CacheOptions
     from buildctl.build.cache.settings import SharedCache
@@ -45,58 +46,6 @@ class BuildOptions:
     builder: str | None = None
     context: str | None = None
     cache: CacheOptions | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildResult:
-    layout: str
-    images: tuple[Built, ...]
-    loaded: tuple[Loaded, ...]
-    seconds: float
-    began: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "layout": self.layout,
-            "seconds": round(self.seconds, 3),
-            "images": [
-                {
-                    "id": image.name,
-                    "digest": str(image.descriptor.digest),
-                    "size": image.size,
-                    "layersMade": image.made,
-                    "layersReused": image.reused,
-                    "seconds": round(image.seconds, 3),
-                    "made": [
-                        {
-                            "layer": work.label,
-                            "began": round(work.began - self.began, 3),
-                            "seconds": round(work.seconds, 3),
-                        }
-                        for work in image.work
-                    ],
-                }
-                for image in self.images
-            ],
-            "docker": [{"tag": i.tag, "imageId": i.image_id, "how": i.how, "moved": i.moved} for i in self.loaded],
-        }
-
-    def text(self) -> str:
-        rows = [
-            (
-                i.name,
-                size(i.size),
-                str(i.reused),
-                str(i.made),
-                f"{i.seconds:.1f} s",
-                f"sha256:{i.descriptor.digest.short}",
-            )
-            for i in self.images
-        ]
-        answer = table(("CELL", "SIZE", "REUSED", "MADE", "WORK", "DIGEST"), rows, right=frozenset({1, 2, 3, 4}))
-        noun = "image" if len(rows) == 1 else "images"
-        docker = f"\nin Docker: {', '.join(image.tag for image in self.loaded)}" if self.loaded else ""
-        return f"{answer}\n{len(rows)} {noun} in {self.layout}, {self.seconds:.1f} s{docker}"
 
 
 def reach(options: BuildOptions) -> None:
@@ -127,6 +76,7 @@ def build_images(project: Project, locked: Sequence[LockedCell], options: BuildO
         cache=_cache(project, options),
     )
     cells, layout = order.cells, order.layout
+    before = _digests(layout)
     built = ENGINES[options.engine](order)
     images = {cell.id: image.descriptor for cell, image in zip(cells, built, strict=True)}
     for cell in cells:
@@ -137,10 +87,22 @@ def build_images(project: Project, locked: Sequence[LockedCell], options: BuildO
     loaded = load_images(cells, images, layout, wanted=options.load, context=options.context)
     seconds = time.monotonic() - start
     result = BuildResult(
-        layout=project.shown(layout.root), images=tuple(built), loaded=loaded, seconds=seconds, began=start
+        layout=project.shown(layout.root),
+        images=tuple(built),
+        loaded=loaded,
+        seconds=seconds,
+        began=start,
+        changed=frozenset(name for name, image in images.items() if before.get(name) != image.digest),
     )
     keep_record(layout, result.to_json())
     return result
+
+
+def _digests(layout: Layout) -> dict[str, Digest]:
+    """Of the images in the layout, by name; none where there is no readable layout yet."""
+    with suppress(LayoutError, OSError):
+        return {m.annotations.get(REF_NAME, ""): m.digest for m in layout.entries()}
+    return {}
 
 
 def _cache(project: Project, options: BuildOptions) -> SharedCache | None:

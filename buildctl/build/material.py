@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from buildctl.artifacts.debian.package import DebPackage
 from buildctl.artifacts.debian.python import python_packages
@@ -24,8 +24,11 @@ from buildctl.matrix.project import Project
 from buildctl.oci.compression import ZSTD
 from buildctl.oci.digest import Digest
 
+if TYPE_CHECKING:
+    from buildctl.artifacts.download import Download
+
 T = TypeVar("T")
-# Downloads are imported where they are used: a build with nothing to do answers in half a second.
+# Downloads are imported where they are used: most builds have little to do.
 
 
 def fetch_images(project: Project, locked: Sequence[LockedCell]) -> int:
@@ -47,25 +50,72 @@ class VanishedDebError(FetchError):
         self.bases = tuple(bases)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Materials:
+    """What is to be downloaded, and from where. `bases` are locks, by base and architecture, with their packages."""
+
+    debs: tuple[Download, ...]
+    bases: Mapping[tuple[DebianBase, str], frozenset[Digest]]
+    wheels: tuple[Download, ...]
+
+
+def missing_in(planned: Iterable[Planned], layers: LayerStore | None) -> dict[str, Recipe]:
+    """The recipes whose layers are not in `layers`, by key; all of them for None."""
+    recipes = {r.key: r for p in planned for r in p.recipes}
+    return {key: r for key, r in recipes.items() if layers is None or layers.get(key) is None}
+
+
 def fetch_materials(project: Project, planned: Sequence[Planned], store: Store, layers: LayerStore | None) -> None:
     """Only what a layer that is missing in `layers` is made from (None: everything); nothing at all, and no network,
     when every layer is there.
     """
-    recipes = {r.key: r for p in planned for r in p.recipes}
-    missing = {key: r for key, r in recipes.items() if layers is None or layers.get(key) is None}
+    missing = missing_in(planned, layers)
     if not missing:
         return
-    wanted = {artifact.digest for recipe in missing.values() for artifact in artifacts_of(recipe)}
-    from buildctl.lock.fetch import fetch_wheels
+    from buildctl.artifacts.download import download
 
     with open_progress("fetched") as progress:
-        _fetch_debs(project, planned, missing, store, progress)
-        for p in planned:
-            if p.wheels is not None:
-                keep_local(project, p.cell, p.wheels, store)
-        fetch_wheels(_wanted_locks(planned, wanted), store=store, progress=progress)
+        materials = locate_materials(project, planned, store, missing)
+        fetch_debs_of(materials, store, progress)
+        download(materials.wheels, store=store, progress=progress)
     for compiling in {p.compiling for p in planned}:
-        compiling.prepare(store)  # once, here, before the workers need it
+        compiling.prepare(store)
+
+
+def locate_materials(
+    project: Project, planned: Sequence[Planned], store: Store, missing: Mapping[str, Recipe]
+) -> Materials:
+    """What these layers are made from and the store lacks. The package index is asked; nothing is downloaded.
+
+    Raises FetchError and LockError for what nobody has to offer.
+    """
+    from buildctl.lock.apt_sources import apt_mirrors
+    from buildctl.lock.fetch import deb_downloads, wheel_downloads
+
+    bases = _deb_locks(planned, missing)
+    packages = {k: d for found in bases.values() for k, d in found.items() if store.artifact(k) is None}
+    mirrors = dict(apt_mirrors(project.matrix.debian_mirror)) if packages else {}
+    debs = deb_downloads(packages.values(), store=store, mirrors=mirrors)
+    for p in planned:
+        if p.wheels is not None:
+            keep_local(project, p.cell, p.wheels, store)
+    wanted = {artifact.digest for recipe in missing.values() for artifact in artifacts_of(recipe)}
+    wheels = wheel_downloads(_wanted_locks(planned, wanted), store=store)
+    return Materials(debs=tuple(debs), bases={k: frozenset(v) for k, v in bases.items()}, wheels=tuple(wheels))
+
+
+def fetch_debs_of(materials: Materials, store: Store, progress: Progress) -> None:
+    """Raises VanishedDebError for packages that no mirror has, after all others have arrived."""
+    from buildctl.artifacts.download import Downloads
+
+    try:
+        with Downloads(materials.debs, store=store, progress=progress, all_gone=True) as downloads:
+            downloads.wait()
+    except FetchError as error:
+        if not error.vanished:
+            raise
+        gone = {item.digest for item in materials.debs if store.artifact(item.digest) is None}
+        raise VanishedDebError(error, [base for base, digests in materials.bases.items() if digests & gone]) from error
 
 
 def _wanted_locks(planned: Sequence[Planned], wanted: set[Digest]) -> list[tuple[Cell, WheelLock]]:
@@ -76,9 +126,10 @@ def _wanted_locks(planned: Sequence[Planned], wanted: set[Digest]) -> list[tuple
     ]
 
 
-def _fetch_debs(
-    project: Project, planned: Sequence[Planned], missing: Mapping[str, Recipe], store: Store, progress: Progress
-) -> None:
+def _deb_locks(
+    planned: Sequence[Planned], missing: Mapping[str, Recipe]
+) -> dict[tuple[DebianBase, str], dict[Digest, DebPackage]]:
+    """The Debian packages of missing layers, and of the Pythons that make bytecode, by the lock they are in."""
     locks: dict[tuple[DebianBase, str], dict[Digest, DebPackage]] = {}
     for p in planned:
         needed = [a for r in p.recipes if r.key in missing for a in artifacts_of(r) if isinstance(a, DebPackage)]
@@ -87,22 +138,7 @@ def _fetch_debs(
         if isinstance(p.compiling, Compiling):
             own = {d.digest: d for d in python_packages(p.compiling.lock)}
             locks.setdefault((p.compiling.base, p.compiling.lock.arch), {}).update(own)
-    packages = {k: d for found in locks.values() for k, d in found.items() if store.artifact(k) is None}
-    if not packages:
-        return
-    from buildctl.lock.apt_sources import apt_mirrors
-    from buildctl.lock.fetch import fetch_debs
-
-    mirrors = dict(apt_mirrors(project.matrix.debian_mirror))
-    try:
-        fetch_debs(packages.values(), store=store, mirrors=mirrors, progress=progress)
-    except FetchError as error:
-        if not error.vanished:
-            raise
-        # which bases lost something: what is still missing, since all other downloads have finished
-        raise VanishedDebError(
-            error, [k for k, v in locks.items() if any(store.artifact(d) is None for d in v)]
-        ) from error
+    return locks
 
 
 def renewing(project: Project, work: Callable[[], T], *, locked: bool) -> T:

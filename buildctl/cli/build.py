@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,6 +28,11 @@ from buildctl.cli.options import (
     say_next,
 )
 from buildctl.ground.errors import UsageError
+
+if TYPE_CHECKING:
+    from buildctl.build.engine import BuildResult
+    from buildctl.build.images import BuildOptions
+    from buildctl.matrix.project import Project
 
 
 @command("Pin every wheel and Debian package by hash")
@@ -194,32 +199,53 @@ def build(
       buildctl build --cache-from registry.example/team/cache --cache-trust cache.pub     layers that others made
     """
     from buildctl.build.cache.options import CacheOptions
-    from buildctl.build.images import BuildOptions, build_images, reach
+    from buildctl.build.unchanged import remembered
+    from buildctl.cli.answers.summary import add_summary
+
+    require_linux_to("build")
+    project = Options(options.project, output or options.layout).open()
+    memory = None
+    if engine == "assemble" and not (builder or context or any(cache.values())):
+        method = (compression, compression_level)
+        memory = remembered(project, load=load, names=names, arch=arch, compression=method, locked=locked)
+    result = memory.recall() if memory is not None else None
+    if result is None:
+        from buildctl.build.images import BuildOptions  # what follows is imported only if there may be something to do
+        from buildctl.build.planner import chosen_compression
+
+        wanted = BuildOptions(
+            engine=engine,
+            compression=chosen_compression(project, compression, compression_level),
+            load=load,
+            jobs=jobs,
+            builder=builder,
+            context=context,
+            cache=CacheOptions.given(**cache),
+        )
+        result = _built(project, names, arch, wanted, locked=locked)
+        if memory is not None:
+            memory.keep(result)
+    answer(result, as_json=as_json)
+    add_summary(result)
+    runs = [f"docker run --rm -it {image.tag}" for image in result.loaded[-1:]]
+    runs = runs or [f"buildctl run {image.name}" for image in result.images[:1]]
+    say_next(*runs, " ".join(["buildctl test", *names]))
+
+
+def _built(
+    project: Project, names: Sequence[str], arch: str | None, wanted: BuildOptions, *, locked: bool
+) -> BuildResult:
+    from buildctl.build.images import build_images, reach
     from buildctl.build.material import renewing
-    from buildctl.build.planner import chosen_compression
     from buildctl.dockerfile.files import update_rendered
     from buildctl.lock.locked import load_locked, of_all_architectures
     from buildctl.lock.update import update_locks
 
-    require_linux_to("build")
-    project = Options(options.project, output or options.layout).open()
-    wanted = BuildOptions(
-        engine=engine,
-        compression=chosen_compression(project, compression, compression_level),
-        load=load,
-        jobs=jobs,
-        builder=builder,
-        context=context,
-        cache=CacheOptions.given(**cache),
-    )
     reach(wanted)
     cells = project.matrix.images_of(names, arch)
     update_locks(project, cells, locked=locked)
     update_rendered(project, load_locked(project, of_all_architectures(project, cells)), locked=locked)
-    result = renewing(project, lambda: build_images(project, load_locked(project, cells), wanted), locked=locked)
-    answer(result, as_json=as_json)
-    runs = [f"docker run --rm -it {image.tag}" for image in result.loaded[-1:]] or [f"buildctl run {cells[0].image}"]
-    say_next(*runs, " ".join(["buildctl test", *names]))
+    return renewing(project, lambda: build_images(project, load_locked(project, cells), wanted), locked=locked)
 
 
 @command("Build only the bases, for docker buildx bake to build on")

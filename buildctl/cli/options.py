@@ -80,8 +80,7 @@ def _unpacked(text: str) -> str:
 
 def require_linux_to(command: str) -> None:
     """What makes layers says so on another system, before it locks or fetches anything. Raises EngineError."""
-    from buildctl.artifacts.debian.python import NEEDED
-    from buildctl.ground.machine import require_linux
+    from buildctl.ground.machine import NEEDED, require_linux
 
     require_linux(f"`buildctl {command}`", NEEDED)
 

@@ -139,6 +139,7 @@ def publish(
       buildctl publish --to registry.example/pytorch --arch arm64 --tags immutable --revision 20261122   then `promote`
       buildctl publish --to registry.example/pytorch --sign-key cosign.key      its password in $COSIGN_PASSWORD
     """
+    from buildctl.cli.answers.summary import add_summary, summary_wanted
     from buildctl.console.progress import open_progress
     from buildctl.dockerfile.files import refuse_drift
     from buildctl.lock.locked import WANTED, load_locked, load_matrix_images, of_all_architectures
@@ -169,6 +170,7 @@ def publish(
         allow_not_run=frozenset(allow_not_run),
         drop_platforms=frozenset(drop_platform),
         signer=signer,
+        compare=summary_wanted(),
     )
     run = Run.parse(builder=builder_id, source=source, invocation=invocation)
     documents = attached(project, sbom=sbom, run=run)
@@ -178,6 +180,7 @@ def publish(
     if hand_on and not dry_run:
         handed_on(repository, result.images).write(hand_on)
     answer(result, as_json=as_json)
+    add_summary(result)
     if not dry_run:
         set_ = [tag.name for tag in result.tags if tag.digest is not None and not tag.reason]
         say_next(*(f"docker pull {result.repository}:{name}" for name in set_[-1:]))
@@ -240,6 +243,7 @@ def promote(
       buildctl promote --to registry.example/pytorch --revision 20261122
       buildctl promote --to registry.example/pytorch --revision 20261122 --expect amd64.json --expect arm64.json
     """
+    from buildctl.cli.answers.summary import add_summary, summary_wanted
     from buildctl.lock.locked import load_matrix_images
     from buildctl.publish.pipeline.handover import read_handover
     from buildctl.publish.publish import PublishOptions
@@ -259,10 +263,12 @@ def promote(
         expect=read_handover(expect) if expect else None,
         reports=tuple(found for path in report for found in reports_in(path)),
         awaits=frozenset(awaits),
+        compare=summary_wanted(),
     )
     cells = project.matrix.images_of(names, arch)
     result = move(project, load_matrix_images(project), cells, repository, wanted)
     answer(result, as_json=as_json)
+    add_summary(result)
     sys.exit(result.exit_code)
 
 

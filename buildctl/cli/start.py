@@ -26,7 +26,9 @@ def _accelerator(name: str, text: str) -> click.Option:
 
 @command("Write a first matrix.yaml, and a CI workflow if wanted")
 @click.argument("folder", default=".", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--ci", type=click.Choice(("github", "gitlab")), help="Write a workflow that builds and tests, too.")
+@click.option(
+    "--ci", type=click.Choice(("github", "gitlab")), help="Write a workflow that builds, tests and publishes."
+)
 @click.option("--python", metavar="VERSIONS", help="Pythons of the images, of 3.11, 3.13 and 3.14 (default: 3.13).")
 @click.option("--torch", metavar=_VERSIONS, help="Versions of PyTorch, for all accelerators: 2.6,2.10.")
 def init(folder: Path, ci: str | None, python: str | None, torch: str | None, **asked: str | None) -> None:

@@ -67,6 +67,7 @@ def test(
       buildctl test env:~/miniforge3/envs/torch --json > report.json      without a container, by what it claims
     """
     from buildctl.cli.answers.findings import Printed
+    from buildctl.cli.answers.summary import add_summary
     from buildctl.console import log
     from buildctl.matrix.matrix import parse_arch
     from buildctl.registry.target import points_elsewhere
@@ -103,6 +104,7 @@ def test(
         result.write_junit(junit)
     if as_json:
         click.echo(as_text(result.to_json()))
+    add_summary(result)
     if result.exit_code == ExitCode.OK and ours and all(report.runtime != "native" for report in result.reports):
         say_next(f"buildctl publish {' '.join(ours)} --to REGISTRY/REPOSITORY")
     sys.exit(result.exit_code)

@@ -1,21 +1,27 @@
-"""Progress on a terminal: one bar for each piece that is being worked on, and one for all."""
+"""Progress on a terminal: one line for all, and one bar for each piece that is being worked on."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as RichProgress
-from rich.table import Column
+from rich.progress_bar import ProgressBar
+from rich.table import Column, Table
+from rich.text import Text
+
+from buildctl.console.sums import Sum, current, told
 
 
-class Bars:
-    """A `Progress`. Pieces that are finished make room; the bar for all counts them, and says how long it takes."""
+class Display(RichProgress):
+    """What is on the terminal; below the line about `sums` a bar for each visible task."""
 
-    def __init__(self, verb: str, console: Console) -> None:
-        self.rich = RichProgress(
+    def __init__(self, console: Console) -> None:
+        self.sums: list[Sum] = []
+        super().__init__(
             TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
             BarColumn(bar_width=12),
             DownloadColumn(),
@@ -25,39 +31,45 @@ class Bars:
             expand=True,
             transient=True,
         )
-        self._verb = verb
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        now = current(self.sums)
+        if now is not None and now.pieces:
+            line = Table.grid(Column(no_wrap=True), Column(ratio=1, no_wrap=True), padding=(0, 1), expand=True)
+            bar = ProgressBar(total=None if now.unknown else now.total, completed=now.done, width=9)
+            line.add_row(bar, Text(told(self.sums), overflow="ellipsis"))
+            yield line
+        yield self.make_tasks_table([task for task in self.tasks if task.visible])
+
+
+class Bars:
+    """A `Progress`. Pieces that are finished make room."""
+
+    def __init__(self, display: Display, verb: str) -> None:
+        self.display, self.sum = display, Sum(verb)
         self._lock = threading.Lock()
-        self._total = self._pieces = self._whole = self._done = 0
-        self._unknown = False
-        self._all = self.rich.add_task(verb, total=None)
+        display.sums.append(self.sum)
+
+    @classmethod
+    def on(cls, console: Console, verb: str) -> Bars:
+        return cls(Display(console), verb)
+
+    def of(self, verb: str) -> Bars:
+        return Bars(self.display, verb)
 
     def add(self, label: str, total: int, *, exact: bool = True) -> _Bar:
         with self._lock:
-            self._total += total
-            self._pieces += 1
-            self._unknown |= total == 0
-            self._tell()
-        task = self.rich.add_task(label, total=total or None, start=False, visible=False)
+            self.sum.add(total, exact=exact)
+        task = self.display.add_task(label, total=total or None, start=False, visible=False)
         return _Bar(self, task, total, exact=exact)
 
     def advance(self, count: int) -> None:
-        self.rich.update(self._all, advance=count)
         with self._lock:
-            self._done += count
-            if self._done > self._total > 0:  # some pieces are bigger than was thought
-                self._total = self._done
-                self._tell()
+            self.sum.advance(count)
 
     def whole(self, off: int) -> None:
-        """A piece is finished; it was `off` bytes more than expected."""
         with self._lock:
-            self._whole += 1
-            self._total = max(self._total + off, self._done)
-            self._tell()
-
-    def _tell(self) -> None:
-        description = f"{self._verb} {self._whole} of {self._pieces}"
-        self.rich.update(self._all, total=None if self._unknown else self._total, description=description)
+            self.sum.finish(off)
 
 
 @dataclass(slots=True)
@@ -73,19 +85,19 @@ class _Bar:
     def advance(self, n: int) -> None:
         with self.lock:
             if self.done == 0:
-                self.bars.rich.start_task(self.task)
+                self.bars.display.start_task(self.task)
             self.done += n
             reached = 0 < self.total <= self.done
             # a piece that is reported in one go never needs a bar
             total = max(self.total, self.done) if self.total else None
-            self.bars.rich.update(self.task, advance=n, total=total, visible=not (self.exact and reached))
+            self.bars.display.update(self.task, advance=n, total=total, visible=not (self.exact and reached))
             self.bars.advance(n)
         if self.exact and reached:
             self.finish()
 
     def finish(self) -> None:
         with self.lock:
-            self.bars.rich.update(self.task, visible=False)
+            self.bars.display.update(self.task, visible=False)
             if self.reported:
                 return
             self.reported = True

@@ -24,6 +24,7 @@ class Level(IntEnum):
 
 
 _level = Level.NORMAL
+_told = 0
 
 
 @functools.cache
@@ -51,12 +52,19 @@ def set_level(level: Level) -> None:
     _console.cache_clear()
 
 
+def told() -> int:
+    """How often something was said so far, heard or not."""
+    return _told
+
+
 def level() -> Level:
     return _level
 
 
 def say(text: str) -> None:
     """On a terminal, lines are broken at blanks; elsewhere a line stays one."""
+    global _told  # noqa: PLW0603 - one story for the process
+    _told += 1
     if _level is Level.QUIET:
         return
     with contextlib.suppress(OSError):  # a full disk behind stderr is no reason to stop working

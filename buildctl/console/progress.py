@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from buildctl.console import log
 from buildctl.console.plain import plain
+from buildctl.console.sums import Sum, told
 from buildctl.console.table import size
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # Without a terminal: what takes long says when it starts, what is small is only counted.
 _LONG = 64_000_000
 _SMALL = 1_000_000
+_SILENCE = 20.0  # seconds after which a line says how far everything is
 
 
 class Task(Protocol):
@@ -35,6 +37,9 @@ class Progress(Protocol):
     def add(self, label: str, total: int, *, exact: bool = True) -> Task:
         """A piece of work of `total` bytes, 0 when that is not known; one that is not `exact` ends with `finish`."""
 
+    def of(self, verb: str) -> Progress:
+        """For pieces of another kind that are worked on at the same time, in the same place."""
+
 
 @contextlib.contextmanager
 def open_progress(verb: str, *, console: Console | None = None) -> Iterator[Progress]:
@@ -45,20 +50,31 @@ def open_progress(verb: str, *, console: Console | None = None) -> Iterator[Prog
     elif console.is_terminal and not console.is_dumb_terminal:
         from buildctl.console.bars import Bars
 
-        bars = Bars(verb, console)
-        with bars.rich:
+        bars = Bars.on(console, verb)
+        with bars.display:
             yield bars
     else:
         lines = Lines(verb, console)
+        done = threading.Event()
+        threading.Thread(target=_remind, args=(lines, done), daemon=True).start()
         try:
             yield lines
         finally:
+            done.set()
             lines.close()
+
+
+def _remind(lines: Lines, done: threading.Event) -> None:
+    while not done.wait(1.0):
+        lines.remind()
 
 
 @dataclass(frozen=True, slots=True)
 class Silent:
     def add(self, label: str, total: int, *, exact: bool = True) -> Silent:  # noqa: ARG002
+        return self
+
+    def of(self, verb: str) -> Silent:  # noqa: ARG002
         return self
 
     def advance(self, n: int) -> None:
@@ -69,40 +85,77 @@ class Silent:
 
 
 class Lines:
-    """One line for each piece that is not small, when it is whole; one for the rest at the end."""
+    """One line for each piece that is not small, when it is whole; one for the rest at the end. If nothing was said for
+    a while, one says how far everything is.
+    """
 
-    def __init__(self, verb: str, console: Console) -> None:
-        self.verb, self.console = verb, console
-        self._lock = threading.Lock()
-        self._small = self._small_bytes = 0
-        self._pieces = self._whole = 0
+    def __init__(self, verb: str, console: Console, story: _Story | None = None) -> None:
+        self.sum, self.console = Sum(verb), console
+        self._story = _Story() if story is None else story
+        self._story.lines.append(self)
+        self.small = self.small_bytes = 0
 
     def add(self, label: str, total: int, *, exact: bool = True) -> Task:
-        with self._lock:
-            self._pieces += 1
+        with self._story.lock:
+            self.sum.add(total, exact=exact)
         return _Line(lines=self, label=plain(label), total=total, exact=exact)
 
-    def started(self, label: str, total: int, *, exact: bool) -> None:
-        self.console.print(f"  {label}: {'' if exact else 'about '}{size(total)} ...")
+    def of(self, verb: str) -> Lines:
+        return Lines(verb, self.console, self._story)
 
-    def whole(self, label: str, count: int, timed: int, seconds: float) -> None:
+    def started(self, label: str, total: int, *, exact: bool) -> None:
+        self._say(f"  {label}: {'' if exact else 'about '}{size(total)} ...")
+
+    def advance(self, count: int) -> None:
+        with self._story.lock:
+            self.sum.advance(count)
+
+    def remind(self) -> None:
+        """Say how far everything is, if nothing was said for a while."""
+        with self._story.lock:
+            silent = time.monotonic() - self._story.said >= _SILENCE
+            text = told([lines.sum for lines in self._story.lines]) if silent else ""
+        if text:
+            self._say(f"  {text}")
+
+    def whole(self, label: str, count: int, timed: int, seconds: float, *, off: int) -> None:
         """`timed` of the `count` bytes came within `seconds`: what was there before the first report took no time."""
-        with self._lock:
-            self._whole += 1
-            which = f", {self._whole} of {self._pieces}" if self._pieces > 1 else ""
+        with self._story.lock:
+            self.sum.finish(off)
+            which = f", {self.sum.whole} of {self.sum.pieces}" if self.sum.pieces > 1 else ""
             if count < _SMALL:
-                self._small += 1
-                self._small_bytes += count
+                self.small += 1
+                self.small_bytes += count
                 return
         rate = f", {size(timed / seconds)}/s" if seconds > 0.01 else ""
-        self.console.print(f"  {self.verb} {label}: {size(count)} in {seconds:.1f} s{rate}{which}")
+        self._say(f"  {self.sum.verb} {label}: {size(count)} in {seconds:.1f} s{rate}{which}")
+
+    def skipped(self, off: int) -> None:
+        """It was there already."""
+        with self._story.lock:
+            self.sum.finish(off)
 
     def close(self) -> None:
-        with self._lock:
-            if self._small:
-                noun = "small one" if self._small == 1 else "small ones"
-                self.console.print(f"  {self.verb} {self._small} {noun}: {size(self._small_bytes)}")
-            self._small = self._small_bytes = 0
+        for lines in self._story.lines:
+            with self._story.lock:
+                small, count = lines.small, lines.small_bytes
+                lines.small = lines.small_bytes = 0
+            if small:
+                noun = "small one" if small == 1 else "small ones"
+                self._say(f"  {lines.sum.verb} {small} {noun}: {size(count)}")
+
+    def _say(self, text: str) -> None:
+        self._story.said = time.monotonic()
+        self.console.print(text)
+
+
+@dataclass(slots=True)
+class _Story:
+    """What is said in one place: kinds of work, and when the last line was."""
+
+    lines: list[Lines] = field(default_factory=list)
+    said: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,6 +178,7 @@ class _Line:
                     self.lines.started(self.label, self.total, exact=self.exact)
             self.done += n
             whole = self.exact and 0 < self.total <= self.done
+        self.lines.advance(n)
         if whole:
             self.finish()
 
@@ -133,7 +187,9 @@ class _Line:
             if self.reported:
                 return
             self.reported = True
+        off = self.done - self.total if self.total else 0
         if self.total and not self.done:  # it was there already: nothing came or went
+            self.lines.skipped(off)
             return
         seconds = time.monotonic() - self.began if self.began is not None else 0.0
-        self.lines.whole(self.label, self.done, self.done - self.first, seconds)
+        self.lines.whole(self.label, self.done, self.done - self.first, seconds, off=off)

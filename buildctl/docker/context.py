@@ -44,6 +44,15 @@ def endpoint(context: str | None) -> Endpoint:
     return Endpoint(host=SOCKET) if name == DEFAULT else _by_name(name)
 
 
+def may_answer() -> bool:
+    """Whether there may be a daemon, without asking: False if it would be on this machine and its socket is not."""
+    try:
+        host = endpoint(None).host
+    except RuntimeUnavailableError:
+        return True  # whoever asks is told why
+    return not host.startswith("unix://") or Path(host.removeprefix("unix://")).exists()
+
+
 def _by_url(host: str) -> Endpoint:
     """TLS settings from the environment: DOCKER_CERT_PATH and DOCKER_TLS_VERIFY."""
     folder, verify = os.environ.get("DOCKER_CERT_PATH"), bool(os.environ.get("DOCKER_TLS_VERIFY"))

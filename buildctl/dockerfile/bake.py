@@ -63,9 +63,6 @@ def _target(target: BakeTarget) -> dict[str, Any]:
     return out
 
 
-BAKE = "docker-bake.json"
-
-
 def target_of(cell: Cell, *, context: Path, layout: Path, image: ImageLock | None = None) -> BakeTarget:
     """The bake target of a cell, with its base and uv as named contexts; `image` is the lock of a base that is one."""
     base = cell.base

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from buildctl.console.log import say
-from buildctl.dockerfile.bake import BAKE, bake_file
+from buildctl.dockerfile.bake import bake_file
 from buildctl.dockerfile.common import COMMON, PYTHON, common_file
 from buildctl.dockerfile.constraints import render_constraints
 from buildctl.dockerfile.guide import GUIDE, guide
@@ -20,7 +20,7 @@ from buildctl.lock.inside.base_image import ImageLock, load_image_lock
 from buildctl.lock.locked import LOCKED, LockedCell, created, load_debian
 from buildctl.lock.wheels import WheelLock, read_wheel_lock
 from buildctl.matrix.cells import Cell, Flavour
-from buildctl.matrix.project import Project
+from buildctl.matrix.project import BAKE, Project
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.files import write_whole
 

@@ -9,6 +9,7 @@ from buildctl.ground.errors import BuildctlError, EngineError
 
 _SYSTEMS = {"darwin": "macos", "win32": "windows"}
 _SHOWN = {"linux": "Linux", "macos": "macOS", "windows": "Windows"}
+NEEDED = "the base's own Python makes the bytecode, and Debian has that for Linux"
 IN_LINUX = "build on Linux, or in a Linux virtual machine or container on this machine"
 
 

@@ -32,7 +32,7 @@ class _Worker(Generic[Task]):
 
 @dataclass(slots=True, kw_only=True)
 class Workers(Generic[Task, Result]):
-    """`count` processes that run `work(task, told)`, one task after the other, in the order of `tasks`."""
+    """`count` processes that run `work(task, told)`, one task after the other: the first of `tasks` that is ready."""
 
     work: Callable[[Task, Told], Result]
     count: int
@@ -43,26 +43,34 @@ class Workers(Generic[Task, Result]):
         tasks: Sequence[Task],
         *,
         told: Callable[[Task, int], None],
+        ready: Callable[[Task], bool] = lambda _: True,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> Generator[tuple[Task, Result]]:
-        """Results as they come. The first failure, also one of `meanwhile`, kills all workers and is raised.
+        """Results as they come. A task begins once it is `ready`, which is asked until it is; it may raise. `meanwhile`
+        is called again and again while tasks wait or run. The first failure, also one of these two, kills all workers
+        and is raised.
 
         Raises EngineError if a worker dies.
         """
-        waiting = list(reversed(tasks))
+        waiting = list(tasks)
         try:
             self._start(min(self.count, len(waiting)))
-            for worker in self._workers:
-                self._give(worker, waiting.pop())
-            meanwhile()
-            while busy := [worker for worker in self._workers if worker.task is not None]:
+            while True:
+                self._give_out(waiting, ready)
+                busy = [worker for worker in self._workers if worker.task is not None]
+                if not busy and not waiting:
+                    return
+                meanwhile()
                 for worker in self._heard(busy):
-                    for task, result in self._read(worker, told):
-                        if waiting:
-                            self._give(worker, waiting.pop())
-                        yield task, result
+                    yield from self._read(worker, told)
         finally:
             self._end()
+
+    def _give_out(self, waiting: list[Task], ready: Callable[[Task], bool]) -> None:
+        for worker in self._workers:
+            if worker.task is None and (task := next(filter(ready, waiting), None)) is not None:
+                waiting.remove(task)
+                self._give(worker, task)
 
     def _start(self, count: int) -> None:
         context = get_context("spawn")  # a forked child would inherit the locks of our progress thread

@@ -11,11 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from buildctl.artifacts.debian.python import NEEDED
 from buildctl.artifacts.store import Store
 from buildctl.console.table import size, wrapped
 from buildctl.ground.errors import BuildctlError, ExitCode, RuntimeUnavailableError, ToolError
-from buildctl.ground.machine import IN_LINUX
+from buildctl.ground.machine import IN_LINUX, NEEDED
 from buildctl.ground.run import run, which
 from buildctl.host.facts import Host, this_host
 from buildctl.lock.apt import KEYRING

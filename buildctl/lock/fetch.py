@@ -34,6 +34,15 @@ def fetch_wheels(
     Raises FetchError, with `vanished` if the index no longer has a pinned file; ArtifactError if it serves
     other bytes for it; EngineError if the disk is full.
     """
+    items = wheel_downloads(locks, store=store)
+    download(items, store=store, progress=progress, connections=connections, patience=patience)
+
+
+def wheel_downloads(locks: Iterable[tuple[Cell, WheelLock]], *, store: Store) -> list[Download]:
+    """What `fetch_wheels` would download: the index is asked where it is, and nothing is downloaded.
+
+    Raises FetchError, with `vanished` if the index no longer lists a pinned file.
+    """
     wanted: set[Digest] = set()
     asked: list[tuple[Cell, list[LockedWheel]]] = []
     for cell, lock in locks:
@@ -42,12 +51,11 @@ def fetch_wheels(
             asked.append((cell, missing))
             wanted |= {wheel.digest for wheel in missing}
     if not asked:
-        return
+        return []
     # an index may take seconds to answer: all locks ask at once
     with ThreadPoolExecutor(_LOOKUPS) as pool:
         found = list(pool.map(_items, asked))
-    items = [item for part in found for item in part]
-    download(items, store=store, progress=progress, connections=connections, patience=patience)
+    return [item for part in found for item in part]
 
 
 def _items(asked: tuple[Cell, list[LockedWheel]]) -> list[Download]:
@@ -93,6 +101,14 @@ def fetch_debs(
 
     Raises as `fetch_wheels` does; `vanished` if the file is missing from every mirror of the archive.
     """
+    items = deb_downloads(packages, store=store, mirrors=mirrors)
+    download(items, store=store, progress=progress, connections=connections, patience=patience)
+
+
+def deb_downloads(
+    packages: Iterable[DebPackage], *, store: Store, mirrors: Mapping[str, Sequence[str]]
+) -> list[Download]:
+    """What `fetch_debs` would download. Raises FetchError for an archive without a mirror."""
     items = [
         Download(
             label=package.filename.rsplit("/", 1)[-1],
@@ -108,4 +124,4 @@ def fetch_debs(
             raise FetchError(
                 f"{item.label}: no mirror configured for it", hint="set mirror.debian in matrix.yaml to a Debian mirror"
             )
-    download(items, store=store, progress=progress, connections=connections, patience=patience)
+    return items

@@ -22,7 +22,6 @@ from buildctl.lock.inside.assembly import Debs, dated, refuse_unbuildable
 from buildctl.lock.inside.base_image import ImageLock, lock_image
 from buildctl.lock.inside.local_wheels import local_problem, offered, refuse_others, refuse_unusable
 from buildctl.lock.locked import LOCKED, debian_bases
-from buildctl.lock.refusal.linking import refuse_unlinkable
 from buildctl.lock.refusal.unsolvable import explained
 from buildctl.lock.uv import NoSolutionError
 from buildctl.lock.wheels import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
@@ -242,6 +241,8 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
     _refuse_newer_glibc(project, cell, new)
     # a torch that contradicts the cell: write nothing
     derived = derive(project, cell, Store.default(), again=False, lock=new)
+    from buildctl.lock.refusal.linking import refuse_unlinkable
+
     refuse_unlinkable(cell, new, derived.claims.versions, Store.default())
     write_wheel_lock(path, new)
     yield f"{project.shown(path)}: {len(new.wheels)} wheels"

@@ -128,11 +128,22 @@ def files(wish: Wish) -> dict[str, str]:
     texts = {"matrix.yaml": matrix_text(wish), ".gitignore": "".join(f"{line}\n" for line in _IGNORED)}
     if wish.ci is not None:
         text = importlib.resources.files("buildctl.matrix").joinpath(f"{wish.ci}.yml").read_text("utf-8")
-        texts[_PLACES[wish.ci]] = text.replace("@BUILDCTL@", wish.source)
+        arches = '", "'.join(_arches(texts["matrix.yaml"]))
+        values = {"BUILDCTL": wish.source, "PYTHON": wish.pythons[0], "ARCHES": arches}
+        texts[_PLACES[wish.ci]] = re.sub(r"@([A-Z]+)@", lambda found: values[found[1]], text)
     return texts
 
 
+def _arches(matrix: str) -> list[str]:
+    """Architectures of its images; amd64 where it has only native environments."""
+    from buildctl.matrix.read import parse_matrix  # noqa: PLC0415 - the schema is read only where it is needed
+
+    cells = parse_matrix(matrix, Path("matrix.yaml")).cells
+    return list(dict.fromkeys(cell.arch for cell in cells if not cell.native)) or ["amd64"]
+
+
 def refuse_existing(folder: Path) -> None:
+    """Raises UsageError if `folder` has a matrix.yaml already."""
     if (folder / "matrix.yaml").exists():
         raise UsageError(
             f"{folder / 'matrix.yaml'} exists, and init never overwrites it", hint="edit it, or use an empty folder"

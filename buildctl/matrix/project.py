@@ -6,15 +6,16 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from buildctl.ground.errors import MatrixError
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Base, Cell, DebianBase, Flavour, ImageBase
-from buildctl.matrix.matrix import Matrix
-from buildctl.matrix.read import load_matrix
 
-MATRIX = "matrix.yaml"
+if TYPE_CHECKING:
+    from buildctl.matrix.matrix import Matrix
+
+MATRIX, BAKE = "matrix.yaml", "docker-bake.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Project:
 
     @cached_property
     def matrix(self) -> Matrix:
+        from buildctl.matrix.read import load_matrix  # noqa: PLC0415 - YAML and its schema: not to know where things are
+
         return load_matrix(self.root / MATRIX, self.pythons_of)
 
     def pythons_of(self, base: Base) -> tuple[str, ...] | None:

@@ -12,7 +12,6 @@ from buildctl.artifacts.store import Store
 from buildctl.build.cache.contents import packages_here
 from buildctl.console.table import size
 from buildctl.ground.errors import LayoutError
-from buildctl.ground.jsontext import parse_json
 from buildctl.ground.machine import machine
 from buildctl.matrix.arch import arch_named
 from buildctl.matrix.project import Project
@@ -280,7 +279,9 @@ def from_registry(repository: Repository, arch: str) -> Side:
     bills = referrers(repository, found.descriptor.digest, SBOM_KIND)
     packages: tuple[Package, ...] | None = None
     if bills:
-        packages = packages_in_bill(parse_json(document(repository, bills[0])))
+        packages = packages_in_bill(
+            parse_object(document(repository, bills[0]), f"bill of materials of {repository.reference}")
+        )
     return Side(
         name=str(repository.reference),
         descriptor=found.descriptor,

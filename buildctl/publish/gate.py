@@ -22,7 +22,7 @@ def objection(
     if failed:
         return f"FAILED: {', '.join(failed)}"
     if report.verdict is not Status.PASSED:
-        return "no finding applies to it"
+        return "every finding is NOT RUN" if report.findings else "no finding applies to it"
     answered = {f.name for f in report.findings if f.status is not Status.NOT_RUN}
     missing = [name for name in not_run(report) if name not in allow_not_run | require]
     wrong = {"required and NOT RUN": sorted(require - answered), "NOT RUN without permission": missing}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -29,6 +30,7 @@ from buildctl.oci.remote import place_of
 from buildctl.publish.gate import objection
 from buildctl.publish.lazy import lazy
 from buildctl.publish.move import TagState, move_tags, published
+from buildctl.publish.pipeline.growth import also, built_side, measured, pushed_side, too_large_here
 from buildctl.publish.pipeline.handover import Handover, UnexpectedError, refuse_unexpected
 from buildctl.publish.provenance import Run, provenance_document
 from buildctl.publish.push import ImagePush, parallel
@@ -50,7 +52,8 @@ class PublishOptions:
     `immutable` (of single images, for a later `promote`), or `none`: push by digest only.
 
     `promote` alone reads `expect`, what the builders handed on (None: it believes the registry), `reports` of other
-    machines, which it attaches, and `awaits`, findings that another machine still asks.
+    machines, which it attaches, and `awaits`, findings that another machine still asks. With `compare`, each image is
+    compared with what its moving tag has now.
     """
 
     dry_run: bool = False
@@ -62,6 +65,7 @@ class PublishOptions:
     expect: Handover | None = None
     reports: tuple[Report, ...] = ()
     awaits: frozenset[str] = frozenset()
+    compare: bool = False
 
 
 def publish(
@@ -87,6 +91,8 @@ def publish(
     repository.ping()  # before bills of materials are read out of layers
     candidates = [_local(project, layout, pinned[c.id], images[c.id], options, wanted) for c in cells]
     candidates = parallel(lambda c: _with_attached(project, repository, c, options), candidates)
+    here = partial(built_side, layout)
+    candidates = measured(repository, candidates, project.matrix.publish, here, compare=options.compare)
     push = ImagePush(
         layout=layout, repository=repository, progress=progress, dry_run=options.dry_run, signer=options.signer
     )
@@ -162,7 +168,8 @@ def planned_tags(
             if twin := twin_of(layout.read_bytes(image)):
                 twins[cell.id] = Digest.of(twin)
             old = outdated(project, cell, found.descriptor.digest)
-            if objection := f"{old}: run `buildctl build`" if old else found.objection:
+            size = too_large_here(layout, found, project.matrix.publish)
+            if objection := f"{old}: run `buildctl build`" if old else also(found.objection, size):
                 said[cell.id] = objection
     out = []
     tags = tags_of(project.matrix.cells, _claims(pinned), of=[cell.id for cell in cells])
@@ -237,6 +244,8 @@ def promote(
     expect = options.expect.with_documents(brought) if options.expect is not None else None
     options = replace(options, expect=expect)
     found = parallel(lambda cell: _reported(project, repository, cell, images[cell.id], options), cells)
+    there = partial(pushed_side, repository)
+    found = measured(repository, found, project.matrix.publish, there, compare=options.compare)
     if options.signer and not options.dry_run:
         parallel(lambda candidate: _vouch(repository, candidate, options), found)
     return _published(repository, _tag(project, pinned, repository, found, options), options, found)
@@ -336,7 +345,9 @@ def _local(
     report = read_report(project.report(cell))
     about = report is not None and report.digest == descriptor.digest
     attached = [Document(kind=REPORT_KIND, data=report_bytes(report))] if report is not None and about else []
-    candidate = Candidate(cell=cell, descriptor=descriptor, documents=(*attached, *documents(locked, descriptor)))
+    total = sum(layer.size for layer in layout.manifest(found).layers)
+    there = (*attached, *documents(locked, descriptor))
+    candidate = Candidate(cell=cell, descriptor=descriptor, documents=there, size=total)
     return _judged(project, candidate, report, options)
 
 

@@ -10,6 +10,7 @@ from buildctl.console.table import folded, size, table
 from buildctl.ground.errors import ExitCode
 from buildctl.matrix.cells import Cell
 from buildctl.oci.image import Descriptor
+from buildctl.publish.diff import Difference
 from buildctl.publish.gate import not_run
 from buildctl.publish.move import TagOutcome, TagState
 from buildctl.registry.referrers import Document, Referrer
@@ -19,7 +20,8 @@ from buildctl.testing.report import Report
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """An image that tags may point at, with what is known about this exact digest. `not_run` are findings' names; those
-    in `waits` are what another machine still asks, and nothing else stands against it.
+    in `waits` are what another machine still asks, and nothing else stands against it. `size` is that of its layers in
+    bytes; `change` is from what its moving tag has in the registry, None if that is nothing or was not asked.
     """
 
     cell: Cell
@@ -28,6 +30,8 @@ class Candidate:
     report: Report | None = None
     objection: str | None = None
     waits: str = ""
+    size: int = 0
+    change: Difference | None = None
 
     @property
     def not_run(self) -> tuple[str, ...]:
@@ -51,6 +55,7 @@ class Pushed:
         return {
             "id": self.candidate.cell.id,
             "digest": str(self.candidate.descriptor.digest),
+            "size": self.candidate.size,
             "bytesSent": self.sent,
             "blobsSent": self.new,
             "blobsMounted": self.mounted,

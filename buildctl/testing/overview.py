@@ -67,6 +67,7 @@ class Overview:
     def to_json(self) -> dict[str, Any]:
         return {
             "cells": [state.to_json() for state in self.cells],
+            "jobs": _jobs(self.cells),
             "impossible": [
                 {
                     "name": c.name,
@@ -111,6 +112,15 @@ class Overview:
             )
         ]
         return "\n\nCannot exist:\n" + "\n".join(lines) if lines else ""
+
+
+def _jobs(cells: Sequence[CellState]) -> list[dict[str, str]]:
+    """One for each image name and architecture: flavours share every layer but the base's, one machine makes both."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for state in cells:
+        if not state.cell.native:
+            found.setdefault((state.cell.name, state.cell.arch), []).append(state.cell.image)
+    return [{"name": name, "arch": arch, "images": " ".join(images)} for (name, arch), images in found.items()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import io
 import json
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,7 +48,9 @@ Server = TypeVar("Server", bound=Closing)
 
 
 class Site(Closing):
-    """`files` by path. `faults[path]` are used up, one a request; `always[path]` stays. `seen` is every request."""
+    """`files` by path. `faults[path]` are used up, one a request; `always[path]` stays. `seen` is every request.
+    `before` is called with the path of one that is about to be answered, and may keep it waiting.
+    """
 
     daemon_threads = True
 
@@ -59,6 +61,7 @@ class Site(Closing):
         self.always: dict[str, Fault] = {}
         self.seen: list[Request] = []
         self.password: str | None = None
+        self.before: Callable[[str], object] = lambda _: None
         self.closing = threading.Event()
         self.mutex = threading.Lock()
         self.busy: dict[str, int] = {}
@@ -150,6 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         if site.password is not None and not self._knows(site.password):
             self._send(401, {"WWW-Authenticate": 'Basic realm="index"'}, b"", send_body=send_body)
             return
+        site.before(path)
         fault = site.fault(path)
         kind, data = site.files.get(path, ("text/plain", b""))
         status = fault.status or (200 if path in site.files else 404)

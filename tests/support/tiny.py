@@ -49,7 +49,12 @@ WHEELS = {  # file name -> bytes of noise
 }
 
 
-def tiny(root: Path, *stores: Path) -> Path:
+def tiny_wheels() -> dict[str, bytes]:
+    """By file name, all small enough to share one layer."""
+    return {name: _wheel(name, size) for name, size in WHEELS.items()}
+
+
+def tiny(root: Path, *stores: Path, wheels: Mapping[str, bytes] | None = None) -> Path:
     """The project; its wheels go into `stores`, its Debian packages are this project's own."""
     root.mkdir(parents=True)
     (root / "matrix.yaml").write_text(MATRIX)
@@ -57,7 +62,7 @@ def tiny(root: Path, *stores: Path) -> Path:
     shutil.copytree(ROOT / "images" / "common", root / "images" / "common")
     project = Project.find(root)
     lock_base(project)
-    _lock_wheels(project, {name: _wheel(name, size) for name, size in WHEELS.items()}, stores)
+    _lock_wheels(project, tiny_wheels() if wheels is None else wheels, stores)
     for _ in render_images(project, load_locked(project, project.matrix.cells)):
         pass
     return root

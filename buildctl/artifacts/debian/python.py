@@ -26,8 +26,6 @@ from buildctl.oci.entry import Entry, Kind
 from buildctl.oci.files import translated
 from buildctl.oci.trees.kept import discard_changed, keep_tree
 
-NEEDED = "the base's own Python makes the bytecode, and Debian has that for Linux"
-
 
 def build_arch() -> str:
     """The architecture whose runtime lock the functions below take. Raises EngineError if that Python cannot run."""
@@ -77,10 +75,12 @@ def _place(lock: BaseLock, store: Store) -> Path:
 
 
 def _machine() -> Arch:
-    machine.require_linux("making layers", NEEDED)
+    machine.require_linux("making layers", machine.NEEDED)
     arch = ARCHES.get(arch_named(machine.machine()))
     if arch is None:
-        raise EngineError(f"this is {machine.machine()}, and {NEEDED}", hint=f"build on Linux on {' or '.join(ARCHES)}")
+        raise EngineError(
+            f"this is {machine.machine()}, and {machine.NEEDED}", hint=f"build on Linux on {' or '.join(ARCHES)}"
+        )
     return arch
 
 

@@ -48,10 +48,12 @@ def _remove_unless_used(folder: Path) -> None:
 
 def take_hashed(artifacts: Iterable[Digest], store: Store, into: Store) -> None:
     """Link these artifacts of `store` into another, each hashed now: what was hashed when it was downloaded may have
-    changed since. Raises ArtifactError for one that is missing or is not what its name says.
+    changed since; what is in `into` was. Raises ArtifactError for one that is missing or is not what its name says.
     """
 
     def one(digest: Digest) -> None:
+        if into.artifact_path(digest).exists():
+            return
         path = store.artifact(digest)
         if path is None:
             raise ArtifactError(f"{digest} is not in the store", hint="run the build again to fetch it")

@@ -6,7 +6,7 @@ Without a cache nothing of a registry is imported: a build with nothing to do an
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from buildctl.artifacts.debian.python import python_packages
 from buildctl.artifacts.facts import KnownFile, parse_files
 from buildctl.artifacts.store import LayerStore, OnBytes, Source, Store
-from buildctl.build.assemble import Made
+from buildctl.build.assemble import Made, Recipe
 from buildctl.build.cache.inputs import scratch_store, take_hashed
 from buildctl.build.planner import Planned
 from buildctl.build.recipes import Compiling, artifacts_of
@@ -85,20 +85,19 @@ class CacheSession:
         """Where layers are made from; hashed in this run if what is made will be signed."""
         return self.scratch or self.store
 
-    def hash_inputs(self) -> None:
-        """After the downloads, before anything is made."""
-        if self.scratch is None:
-            return
-        make = {r.key: r for p in self.planned for r in p.recipes if self.layers.get(r.key) is None}
-        wanted = [artifact.digest for recipe in make.values() for artifact in artifacts_of(recipe)]
-        compiling = {p.compiling for p in self.planned} if make else set()
-        debian = [
-            one for one in compiling if isinstance(one, Compiling)
-        ]  # an image's layers are hashed as they are unpacked
-        wanted += [package.digest for one in debian for package in python_packages(one.lock)]
-        take_hashed(wanted, self.store, self.scratch)
+    def prepare(self) -> None:
+        """The Pythons that make bytecode, once their packages are here and before anything is made."""
+        compiling = {p.compiling for p in self.planned}
+        if self.scratch is not None:  # the layers of an image are hashed as they are unpacked
+            debian = [one for one in compiling if isinstance(one, Compiling)]
+            take_hashed((p.digest for one in debian for p in python_packages(one.lock)), self.store, self.scratch)
         for one in compiling:
-            one.prepare(self.scratch)
+            one.prepare(self.inputs)
+
+    def hash_inputs(self, recipes: Iterable[Recipe]) -> None:
+        """What these layers will be made from, if they will be signed; once it is here."""
+        if self.scratch is not None:
+            take_hashed((a.digest for recipe in recipes for a in artifacts_of(recipe)), self.store, self.scratch)
 
     def known_files(self, key: str) -> Sequence[KnownFile] | None:
         """The files of a layer in the cache; None if it is not there."""

@@ -114,7 +114,9 @@ def _made(project: Project, planned: Sequence[Planned], store: Store) -> dict[st
     with scratch_store(store) as scratch, open_progress("made") as progress:
         layers = KnownLayers(local=scratch)
         fetch_materials(project, planned, store, layers)
-        CacheSession(planned=planned, store=store, layers=layers, scratch=scratch).hash_inputs()
         recipes = {recipe.key: recipe for one in planned for recipe in one.recipes}
+        session = CacheSession(planned=planned, store=store, layers=layers, scratch=scratch)
+        session.prepare()
+        session.hash_inputs(recipes.values())
         done = make_layers(recipes.values(), store=scratch, layers=layers, progress=progress)
     return {key: one.layer for key, one in done.items()}

@@ -13,7 +13,6 @@ from buildctl.artifacts.debian.python import python_packages
 from buildctl.artifacts.store import Store
 from buildctl.console.progress import open_progress
 from buildctl.ground.errors import ArtifactError, LockError, ResolveError
-from buildctl.lock.fetch import fetch_debs
 from buildctl.matrix.cells import DebianBase
 
 
@@ -28,6 +27,8 @@ class Debs:
         missing = {p.digest: p for p in packages if self.store.artifact(p.digest) is None}
         if not missing:
             return
+        from buildctl.lock.fetch import fetch_debs  # noqa: PLC0415 - HTTP, only where something is locked
+
         with open_progress("fetched") as progress:
             fetch_debs(missing.values(), store=self.store, mirrors=self.mirrors, progress=progress)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.build.images import BuildOptions, BuildResult, build_images
+from buildctl.build.engine import BuildResult
+from buildctl.build.images import BuildOptions, build_images
 from buildctl.ground.errors import EngineError
 from buildctl.lock.locked import load_locked
 from buildctl.matrix.project import Project

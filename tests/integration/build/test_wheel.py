@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ensurepip
+import platform
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 import uv
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, buildctl
 from tests.support.sources import PACKAGE
 
 
@@ -66,3 +69,61 @@ def test_unpacked_somewhere_else_it_starts_a_project(wheel: Path, tmp_path: Path
     assert "matrix.yaml written" in buildctl("init", "--cpu", "--torch", "2.6")
     assert "cpu-2.6" in buildctl("matrix")
     assert "debian13" in buildctl("matrix", "--explain")
+
+
+FIRST_MINUTE = """\
+set -e
+export HOME=/tmp/me PATH=/tmp/me/.local/bin:/usr/bin:/bin
+python3 "$(ls /mnt/wheel/pip-*.whl)/pip" install -q --user --break-system-packages /mnt/wheel/buildctl-*.whl
+buildctl --version
+torch-buildctl --version
+mkdir /tmp/me/new
+cd /tmp/me/new
+buildctl init --cuda 2.10 --cpu
+buildctl plan cpu-2.10 --json >plan.json
+python3 -c 'import json; print(json.load(open("plan.json"))["images"][0]["id"])'
+"""
+
+
+@pytest.mark.big
+@pytest.mark.network
+def test_in_a_fresh_container_of_our_own_base(wheel: Path, store: dict[str, str], tmp_path: Path) -> None:
+    """Debian with the Python that our images have, and nothing else; dependencies from the configured index."""
+    if shutil.which("bwrap") is None:
+        pytest.skip("NOT RUN: bwrap is not installed (apt-get install bwrap)")
+    name = {"x86_64": "cuda-2.6", "aarch64": "cpu-2.6"}[platform.machine()]
+    root, given = tmp_path / "root", tmp_path / "wheel"
+    dist = ["--layout", str(tmp_path / "dist")]
+    for argv in (["bases", name], ["export", f"{tmp_path / 'dist'}:base-debian13", "--format", "dir", "-o", str(root)]):
+        done = buildctl(*dist, *argv, env=store)
+        assert done.returncode == 0, done.stderr
+    given.mkdir()
+    (bundled,) = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
+    for path in (wheel, bundled):
+        shutil.copy(path, given)
+    (given / "go").write_text(FIRST_MINUTE)
+    argv = ["bwrap", "--bind", str(root), "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
+    argv += ["--dir", "/mnt/wheel", "--ro-bind", str(given), "/mnt/wheel", *_where_things_come_from(root)]
+    ran = subprocess.run([*argv, "sh", "/mnt/wheel/go"], capture_output=True, text=True, check=False, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    lines = ran.stdout.splitlines()
+    assert lines[0] == lines[1]
+    assert lines[0].startswith("buildctl ")
+    assert lines[-1] == "cpu-2.10-arm64"
+
+
+def _where_things_come_from(root: Path) -> list[str]:
+    """This machine's name service, authorities and pip settings, bound into the container."""
+    places = {path: path for path in ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt")}
+    places |= {
+        "/etc/pip.conf": "/etc/pip.conf",
+        str(Path.home() / ".config/pip/pip.conf"): "/tmp/me/.config/pip/pip.conf",
+    }
+    out = []
+    for here, there in places.items():
+        if Path(here).exists():
+            if not there.startswith("/tmp"):
+                (root / there[1:]).parent.mkdir(parents=True, exist_ok=True)
+                (root / there[1:]).touch()
+            out += ["--ro-bind", here, there]
+    return out

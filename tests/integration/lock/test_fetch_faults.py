@@ -59,6 +59,9 @@ class Count:
         self.total += total
         return self
 
+    def of(self, verb: str) -> Count:
+        return self
+
     def advance(self, n: int) -> None:
         self.done += n
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from buildctl.artifacts.bill import SBOM_KIND
 from buildctl.build.index import write_indexes
 from buildctl.console.progress import Silent
 from buildctl.host.check import check_images
@@ -19,6 +22,7 @@ from buildctl.publish.inspect import inspect_images
 from buildctl.publish.publish import PublishOptions, planned_tags, promote, publish
 from buildctl.publish.result import Published
 from buildctl.registry.client import Repository
+from buildctl.registry.referrers import Document, attach
 from buildctl.runtimes.image import PULLED
 from buildctl.testing.attached import attach_report, attached_reports
 from buildctl.testing.merge import read_report
@@ -100,6 +104,66 @@ def test_what_the_matrix_requires_holds_back_the_tag(project: Small, to: Reposit
     assert reasons(result)["cpu-2.6"] == "cpu-2.6-arm64: required and NOT RUN: torchrun"
     project.report("cpu-2.6-arm64", torchrun=Status.PASSED)
     assert outcomes(push(project, to, "cpu-2.6-arm64"))["cpu-2.6"] == "CREATED"
+
+
+# how large an image may be
+
+
+def test_an_image_above_its_limit_holds_back_the_tag_and_says_what_grew(project: Small, to: Repository) -> None:
+    """For publish, for promote by what the registry has, and in `tags`, which asks no registry."""
+    id_ = "cpu-2.6-arm64"
+    assert outcomes(push(project, to, id_))["cpu-2.6"] == "CREATED"
+    path = project.project.root / "matrix.yaml"
+    path.write_text(path.read_text() + 'publish: {max-size: {"cpu-*": 300kB}}\n')
+    project = replace(project, project=Project.find(project.project.root))
+    assert outcomes(push(project, to, id_))["cpu-2.6"] == "UNCHANGED", "below the limit"
+    project.build(id_, os.urandom(150_000), labels=LABELS)
+    project.report(id_)
+    result = push(project, to, id_)
+    why = reasons(result)["cpu-2.6"]
+    assert re.fullmatch(
+        r'cpu-2\.6-arm64: 351 kB, more than 300 kB \(line 10: publish\.max-size\["cpu-\*"\]\); '
+        r"the tag cpu-2\.6 has 251 kB: layer 1 \+10[01] kB",
+        why,
+    )
+    assert result.exit_code == 1
+    revision = project.layout.resolve(id_).digest.short
+    moved = promote(project.project, project.pinned, project.cells(id_), to, PublishOptions(revision=revision))
+    assert reasons(moved)["cpu-2.6"] == why
+    rows = {t.name: t for t in planned_tags(project.project, project.pinned, project.cells(id_), PublishOptions())}
+    assert "more than 300 kB" in rows["cpu-2.6"].against
+    assert rows["cpu-2.6"].against.endswith("its largest layers: layer 0 201 kB, layer 1 151 kB")
+
+
+def test_a_forged_bill_of_what_the_tag_has_stops_nothing(project: Small, to: Repository) -> None:
+    id_ = "cpu-2.6-arm64"
+    push(project, to, id_)
+    attach(to, project.layout.resolve(id_), Document(kind=SBOM_KIND, data=b'{"components": ["x"]}'))
+    project.build(id_, labels=LABELS)
+    project.report(id_)
+    wanted = PublishOptions(compare=True)
+    result = publish(project.project, project.pinned, project.cells(id_), to, wanted, progress=Silent())
+    assert outcomes(result)["cpu-2.6"] == "MOVED"
+    assert result.candidates[0].change is None
+
+
+def test_the_page_of_a_run_shows_what_changed_against_the_tag(
+    project: Small, to: Repository, tmp_path: Path, store: dict[str, str]
+) -> None:
+    page, id_ = tmp_path / "page.md", "cpu-2.6-arm64"
+    push(project, to, id_)
+    project.build(id_, os.urandom(150_000), labels=LABELS)
+    project.report(id_, gpu=Status.NOT_RUN)
+    argv = ("publish", "cpu-2.6", "--to", str(to.reference), "--no-sbom", "--allow-not-run", "works on the gpu")
+    done = buildctl("--project", project.project.root, *argv, env={**store, "GITHUB_STEP_SUMMARY": str(page)})
+    lines = page.read_text().splitlines()
+    assert lines[0] == f"### Published: {to.reference}"
+    row = next(line for line in lines if line.startswith("| cpu-2.6-arm64 |")).strip("| ").split(" | ")
+    assert row[1:5] == ["NOT RUN without permission: gpu", "gpu", "351 kB", row[4]]
+    assert re.fullmatch(r"\+10[01] kB, packages unknown", row[4])
+    assert re.search(r"^    \+10[01] kB layer 1$", page.read_text(), re.MULTILINE)
+    assert any(line.startswith("| cpu-2.6 | moving | refused |") for line in lines)
+    assert done.returncode == 1, done.stderr
 
 
 # what other machines found out

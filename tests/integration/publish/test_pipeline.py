@@ -150,6 +150,7 @@ def pointed_at(to: Repository, tag: str) -> dict[str, str]:
 
 
 CELLS = [{"name": n, "image": n, "arch": a, "native": False} for n, a in (("cuda-2.6", "amd64"), ("cpu-2.6", "arm64"))]
+MATRIX = {"cells": CELLS, "jobs": [{"name": c["name"], "arch": c["arch"], "images": c["image"]} for c in CELLS]}
 ORDER = ["matrix", "build", "fsck", "test", "publish", "promote", "verify"]
 
 
@@ -166,7 +167,7 @@ def stand_ins(tmp_path: Path) -> Path:
     (tmp_path / "broken").touch()
     stand_in = (
         f'#!/bin/sh\ncase $1 in -s) exit 0 ;; esac\necho "$*" >>{tmp_path}/asked\n'
-        f"[ $1 != matrix ] || echo '{json.dumps({'cells': CELLS})}'\n"
+        f"[ $1 != matrix ] || echo '{json.dumps(MATRIX)}'\n"
         f'[ $1 != "$(cat {tmp_path}/broken)" ] || exit 7\n'
     )
     for path in (tmp_path / ".venv/bin/buildctl", tmp_path / "bin/make"):
@@ -265,7 +266,7 @@ def test_the_signature_of_every_tag_is_asked_for(stand_ins: Path) -> None:
         "bin/cosign": f'#!/bin/sh\necho "$*" >>{stand_ins}/cosign\n',
         ".venv/bin/buildctl": (
             f'#!/bin/sh\necho "$*" >>{stand_ins}/asked\n'
-            f"[ $1 != matrix ] || echo '{json.dumps({'cells': CELLS})}'\n"
+            f"[ $1 != matrix ] || echo '{json.dumps(MATRIX)}'\n"
             """[ $1 != tags ] || echo '[{"tag": "cuda-2.6", "kind": "moving"}, {"tag": "2.6", "kind": "universal"},"""
             """ {"tag": "2.6.0-r", "kind": "immutable"}]'\n"""
         ),
@@ -328,11 +329,8 @@ def test_a_commit_that_is_not_on_main_publishes_nothing(history: Path) -> None:
 
 def test_one_job_for_each_name_and_architecture() -> None:
     """Both flavours on one machine; every image of the matrix exactly once."""
-    cells = json.loads(call(ROOT, ".venv/bin/buildctl", "matrix", "--json", env={}).stdout)["cells"]
-    given = json.dumps({"cells": cells})
-    jobs = json.loads(
-        subprocess.run(["scripts/ci-jobs"], cwd=ROOT, input=given, capture_output=True, text=True, check=True).stdout
-    )
+    found = json.loads(call(ROOT, ".venv/bin/buildctl", "matrix", "--json", env={}).stdout)
+    cells, jobs = found["cells"], found["jobs"]
     assert all(set(job) == {"name", "arch", "images"} for job in jobs)
     said = [(job["arch"], image) for job in jobs for image in job["images"].split()]
     assert sorted(said) == sorted((cell["arch"], cell["image"]) for cell in cells if not cell["native"])

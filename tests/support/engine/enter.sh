@@ -3,6 +3,7 @@
 # A plain chroot is not enough: runc calls pivot_root itself and fails in one.
 #   ENGINE_ROOT   the Debian folder          ENGINE_DATA  becomes /var/lib/docker
 #   ENGINE_STATE  becomes /run/engine        ENGINE_BINFMT  rule that registers an emulator, or empty
+#   ENGINE_CONTAINERD  false: the old image store, without containerd
 #   "$@"          further arguments of dockerd
 set -eu
 root=$ENGINE_ROOT
@@ -33,4 +34,4 @@ umount -l .old
 chroot . ip link set lo up
 exec chroot . /usr/bin/tini-static -s -- /usr/sbin/dockerd \
     -H unix:///run/engine/docker.sock --pidfile /run/dockerd.pid --exec-root /run/docker \
-    --feature containerd-snapshotter=true --shutdown-timeout 5 "$@"
+    --feature "containerd-snapshotter=${ENGINE_CONTAINERD:-true}" --shutdown-timeout 5 "$@"

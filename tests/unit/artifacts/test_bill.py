@@ -70,6 +70,12 @@ def test_what_is_read_again_is_what_was_listed() -> None:
     ]
 
 
+@pytest.mark.parametrize("value", [{"components": 1}, {"components": ["x"]}, {"components": [{"purl": "pkg:deb/x"}]}])
+def test_a_bill_that_somebody_else_wrote_is_no_traceback(value: dict[str, Any]) -> None:
+    with pytest.raises(LayoutError, match="not a bill of materials"):
+        packages_in_bill(value)
+
+
 def test_an_image_and_its_locks_are_the_same_set() -> None:
     hashes = {("deb", "libc6", "2.41-12"): HASH, ("pypi", "torch", "2.6.0"): HASH}
     compare("cpu-2.6", [LIBC, TORCH, WITHIN], hashes, whole=True)

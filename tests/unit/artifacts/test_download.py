@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.artifacts import partial
-from buildctl.artifacts.download import Download, download
+from buildctl.artifacts.download import Download, Downloads, download
 from buildctl.artifacts.store import Store
 from buildctl.console.progress import Silent
 from buildctl.ground.errors import ArtifactError, EngineError, FetchError
@@ -60,6 +60,60 @@ def test_what_no_source_has_any_more_has_vanished(store: Store) -> None:
         download([item("file:///nowhere", "file:///x")], store=store, progress=Silent(), patience=QUICK)
     assert caught.value.vanished
     assert caught.value.hint == "no source has it any longer: lock again"
+
+
+def test_where_all_that_vanished_is_wanted_the_others_arrive_first(store: Store, tmp_path: Path) -> None:
+    others = [item(put(tmp_path, bytes([n]), str(n)), data=bytes([n]), label=str(n)) for n in range(20)]
+    items = [item("file:///nowhere/torch"), *others]
+    downloads = Downloads(items, store=store, progress=Silent(), patience=QUICK, connections=1, all_gone=True)
+    with downloads, pytest.raises(FetchError, match="cannot fetch torch") as caught:
+        downloads.wait()
+    assert caught.value.vanished
+    assert all(store.artifact(one.digest) is not None for one in others)
+
+
+def test_downloads_are_begun_in_the_order_that_they_are_given_in(store: Store, tmp_path: Path) -> None:
+    begun: list[str] = []
+
+    class Noted:
+        """Of one file: when bytes of it come, its label is noted."""
+
+        def __init__(self, label: str = "") -> None:
+            self.label = label
+
+        def add(self, label: str, total: int, *, exact: bool = True) -> Noted:
+            return Noted(label)
+
+        def of(self, verb: str) -> Noted:
+            return self
+
+        def advance(self, n: int) -> None:
+            begun.append(self.label)
+
+        def finish(self) -> None:
+            """Nothing to note."""
+
+    data = {name: name.encode() * size for name, size in (("small", 1), ("big", 1500), ("middle", 30))}
+    items = [item(put(tmp_path, text, name), data=text, label=name) for name, text in data.items()]
+    downloads = Downloads(items, store=store, progress=Noted(), patience=QUICK, connections=1)
+    with downloads:
+        downloads.wait()
+        assert downloads.still_coming() == frozenset()
+    assert list(dict.fromkeys(begun)) == ["small", "big", "middle"]
+
+
+def test_the_end_of_the_block_stops_what_is_left(store: Store, tmp_path: Path) -> None:
+    big = bytes(range(256)) * 40_000
+    with Downloads([item(put(tmp_path, big), data=big)], store=store, progress=Silent(), connections=1) as downloads:
+        pass
+    assert not any(thread.is_alive() for thread in downloads.threads)
+    download([item(put(tmp_path, big), data=big)], store=store, progress=Silent())  # nobody holds the file any more
+    assert store.artifact(Digest.of(big)) is not None
+
+
+def test_there_must_be_room_for_what_is_downloaded_besides(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="not enough space for the downloads"):
+        Downloads([item(put(tmp_path))], store=store, progress=Silent(), also=1 << 60)
 
 
 def test_other_bytes_are_tried_once_more_elsewhere_and_then_refused(store: Store, tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.build.engine import Built, LayerWork
-from buildctl.build.images import BuildResult
+from buildctl.build.engine import BuildResult, Built, LayerWork
 from buildctl.build.record import keep_record, read_record
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest

@@ -22,7 +22,7 @@ from buildctl.console.plain import Plain, plain
 def test_control_characters_become_question_marks(text: str, shown: str) -> None:
     assert plain(text) == shown
     stream = io.StringIO()
-    print(text, end="", file=Plain(stream))  # type: ignore[arg-type]
+    print(text, end="", file=Plain(stream))
     assert stream.getvalue() == shown
 
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 import io
 import re
 import threading
+import time
 
 import pytest
 from rich.console import Console
 
 from buildctl.console.bars import Bars
 from buildctl.console.progress import Lines, Silent, open_progress
+from buildctl.console.sums import Sum, told
 
 
 def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
@@ -90,14 +92,14 @@ def test_on_a_terminal_there_are_bars_and_nothing_of_them_stays() -> None:
         assert isinstance(progress, Bars)
         task = progress.add("a [bracket].whl", 5_000_000)
         task.advance(2_000_000)
-        progress.rich.refresh()
+        progress.display.refresh()
         shown = out.getvalue()
         assert "a [bracket].whl" in shown
         assert "2.0/5.0 MB" in shown
-        assert "fetched 0 of 1" in shown
+        assert "fetched 0 of 1, 2.00 MB of 5.00 MB" in shown
         task.advance(3_000_000)
-        assert [t.visible for t in progress.rich.tasks] == [True, False]
-        assert progress.rich.tasks[0].completed == progress.rich.tasks[0].total == 5_000_000
+        assert [t.visible for t in progress.display.tasks] == [False]
+        assert progress.sum.done == progress.sum.total == 5_000_000
 
 
 def test_markup_in_a_file_name_is_shown_as_it_is() -> None:
@@ -108,15 +110,17 @@ def test_markup_in_a_file_name_is_shown_as_it_is() -> None:
 
 
 def test_bars_that_do_not_know_the_total_say_no_percentage() -> None:
-    wide, _ = console(terminal=True)
+    wide, out = console(terminal=True)
     with open_progress("made", console=wide) as progress:
         assert isinstance(progress, Bars)
         task = progress.add("layer", 0)
         task.advance(7)
-        assert progress.rich.tasks[0].total is None
+        progress.display.refresh()
+        assert "made 0 of 1, 7 B" in out.getvalue()
+        assert "left" not in out.getvalue()
         task.finish()
-        assert progress.rich.tasks[0].completed == 7
-        assert not progress.rich.tasks[1].visible
+        assert (progress.sum.done, progress.sum.whole) == (7, 1)
+        assert not progress.display.tasks[0].visible
 
 
 def test_what_is_only_about_known_has_a_total_and_ends_when_it_says_so() -> None:
@@ -125,14 +129,14 @@ def test_what_is_only_about_known_has_a_total_and_ends_when_it_says_so() -> None
         assert isinstance(progress, Bars)
         one, two = (progress.add(name, 10, exact=False) for name in ("one", "two"))
         one.advance(15)
-        assert progress.rich.tasks[1].visible
-        assert (progress.rich.tasks[0].description, progress.rich.tasks[0].total) == ("made layer 0 of 2", 20)
+        assert progress.display.tasks[0].visible
+        assert (progress.sum.whole, progress.sum.pieces, progress.sum.total) == (0, 2, 20)
         one.finish()
         one.finish()
-        assert (progress.rich.tasks[0].description, progress.rich.tasks[0].total) == ("made layer 1 of 2", 25)
+        assert (progress.sum.whole, progress.sum.pieces, progress.sum.total) == (1, 2, 25)
         two.advance(4)
         two.finish()
-        assert progress.rich.tasks[0].completed == progress.rich.tasks[0].total == 19
+        assert progress.sum.done == progress.sum.total == 19
     plain, out = console(terminal=False)
     with open_progress("made layer", console=plain) as progress:
         tasks = [progress.add(name, 100_000_000, exact=False) for name in ("one", "two")]
@@ -142,6 +146,54 @@ def test_what_is_only_about_known_has_a_total_and_ends_when_it_says_so() -> None
             task.finish()
     assert "  one: about 100 MB ...\n  made layer one: 120 MB in" in out.getvalue()
     assert ", 2 of 2\n" in out.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_two_kinds_of_work_share_one_line_of_80_columns(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("buildctl.console.progress._SILENCE", 0.5)
+    out = io.StringIO()
+    one = Console(file=out, force_terminal=terminal, width=80, highlight=False, soft_wrap=True)
+    with open_progress("fetched", console=one) as progress:
+        layers = progress.of("made layer")
+        wheels = [progress.add(f"{n}.whl", 100_000_000) for n in range(120)]
+        made = [layers.add(f"layer {n}", 300_000_000, exact=False) for n in range(55)]
+        for wheel in wheels[:12]:
+            wheel.advance(50_000_000)
+            now[0] += 1
+            wheel.advance(50_000_000)
+        for layer in made[:7]:
+            layer.advance(300_000_000)
+            layer.finish()
+        now[0] += 1
+        wheels[12].advance(10_000_000)
+        now[0] += 1
+        wheels[12].advance(10_000_000)
+        now[0] += 0.6
+        if isinstance(progress, Bars):
+            progress.display.refresh()
+        else:
+            assert isinstance(progress, Lines)
+            progress.remind()
+            progress.remind()
+    assert terminal or out.getvalue().count(" left") == 1
+    said = r"fetched 1\.22 GB of 12\.0 GB, made layer 7 of 55, \d\d\.\d MB/s, \d:\d\d left"
+    found = re.search(said, out.getvalue())
+    assert found
+    assert len(found[0]) <= 70  # and the bar
+
+
+def test_after_the_downloads_the_line_is_about_the_layers() -> None:
+    fetched, made = Sum("fetched"), Sum("made layer")
+    for one, exact in ((fetched, True), (made, False)):
+        one.add(100_000_000, exact=exact)
+        one.advance(100_000_000)
+    fetched.finish(0)
+    assert told([fetched, made]).startswith("fetched 1 of 1, made layer 0 of 1, ")
+    made.finish(0)
+    assert "left" not in told([fetched, made])
+    assert told([Sum("fetched")]) == ""
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -160,7 +212,7 @@ def test_counts_from_many_threads_add_up(terminal: bool) -> None:
         for thread in threads:
             thread.join()
         if isinstance(progress, Bars):
-            assert progress.rich.tasks[0].completed == 8000
+            assert progress.sum.done == 8000
         assert task.done == 8000  # type: ignore[attr-defined]
 
 

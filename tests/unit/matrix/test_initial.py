@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from buildctl.ground.errors import UsageError
 from buildctl.matrix.cells import DebianBase
@@ -41,7 +43,17 @@ def test_with_ci_its_policy_is_about_findings_that_exist(ci: str) -> None:
     matrix.publish.check(known_findings(), "matrix.yaml")
     (workflow,) = [text for name, text in files(wish).items() if name.endswith(".yml")]
     assert "buildctl==1" in workflow
-    assert "@BUILDCTL@" not in workflow
+    assert not re.search("@[A-Z]+@", workflow)
+
+
+@pytest.mark.parametrize(
+    ("accelerators", "arches"), [(("cuda",), ["amd64"]), (("cuda", "cpu"), ["amd64", "arm64"]), (("cpu",), ["arm64"])]
+)
+def test_gitlab_gets_a_job_for_each_architecture_that_there_is(
+    accelerators: tuple[str, ...], arches: list[str]
+) -> None:
+    text = files(Wish(accelerators=accelerators, ci="gitlab"))[".gitlab-ci.yml"]
+    assert yaml.safe_load(text)[".each-architecture"]["parallel"]["matrix"] == [{"ARCH": arches}]
 
 
 def test_about_fifteen_lines() -> None:

@@ -59,6 +59,14 @@ def test_globs_match_image_names_and_cells_and_what_is_required_is_not_allowed()
     assert required == {"cuda-2.6-devel-amd64", "cuda-2.6-devel-arm64", "cpu-2.6-devel-arm64"}
 
 
+def test_the_smallest_limit_counts_in_whatever_order() -> None:
+    publish = parse('  max-size: {"cuda-*-arm64": 1.5 GB, "*": 3GB, "cpu-*": 300MB}\n').publish
+    cells = parse(RULES).cells
+    limits = {cell.id: limit.most for cell in cells if (limit := publish.limit(cell)) and cell.flavour == "runtime"}
+    assert limits == {"cuda-2.6-amd64": 3 * 10**9, "cuda-2.6-arm64": 15 * 10**8, "cpu-2.6-arm64": 3 * 10**8}
+    assert parse(RULES).publish.limit(cells[0]) is None
+
+
 def test_without_the_key_nothing_is_allowed_and_nothing_required() -> None:
     matrix = parse_matrix(MATRIX.removesuffix("publish:\n"), Path("matrix.yaml"))
     assert {matrix.publish.allowed(cell) | matrix.publish.required(cell) for cell in matrix.cells} == {frozenset()}
@@ -79,6 +87,11 @@ def test_without_the_key_nothing_is_allowed_and_nothing_required() -> None:
         ('  require: {"*": torch}\n', "line 10: publish.require[\"*\"]: must be a list, is 'torch'"),
         ('  require: {"*": []}\n', 'line 10: publish.require["*"]: must not be empty'),
         ('  require: {"*": [torch, torch]}\n', "line 10: publish.require[\"*\"]: has 'torch' more than once"),
+        (
+            '  max-size: {"cpu-*": 300MiB}\n',
+            "line 10: publish.max-size[\"cpu-*\"]: '300MiB' is not a size such as 300MB or 2.5GB",
+        ),
+        ('  max-size: {"cup-*": 1GB}\n', "line 10: publish.max-size[\"cup-*\"]: no image matches 'cup-*'"),
         (
             '  require: {"CUDA": [torch]}\n',
             "line 10: publish.require.CUDA: 'CUDA' is not an image name such as cuda-2.6, or a glob such as cuda-*",

@@ -23,7 +23,7 @@ def report(digest: Digest = IMAGE, **findings: Status) -> Report:
         (report(OTHER, a=Status.PASSED), "the report is about sha256:bbbbbbbbbbbb"),
         (report(a=Status.PASSED, b=Status.FAILED), "FAILED: b"),
         (report(), "no finding applies"),
-        (report(gpu=Status.NOT_RUN), "no finding applies"),
+        (report(gpu=Status.NOT_RUN), "every finding is NOT RUN"),
         (report(a=Status.PASSED, x=Status.NOT_RUN), "NOT RUN without permission: x"),
     ],
 )

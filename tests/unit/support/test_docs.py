@@ -65,6 +65,14 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
     assert broken(page) == ["b.md#why", "c.md", "#here"]
 
 
+def test_the_site_has_every_page_once() -> None:
+    """What is not in `nav` is found by search alone; what is there twice has two places."""
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    listed = re.findall(r"[\w.-]+\.md", nav)
+    there = [p.name for p in PAGES if p.parent in {ROOT, ROOT / "docs"} and p.name != "README.md"]
+    assert sorted(listed) == sorted([*there, "index.md"])
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_of_the_package_and_its_tests_that_are_named_exist(page: Path) -> None:
     named = [

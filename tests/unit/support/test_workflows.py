@@ -40,6 +40,7 @@ MAY: dict[str, dict[str, dict[str, str]]] = {
         "promote": PROMOTE,
         "promote-gpu": PROMOTE,
         "verify": {"contents": "read", "packages": "read"},
+        "docs": READ,
         "page": {"contents": "read", "packages": "read"},
         "pages": {"pages": "write", "id-token": "write"},
     },
@@ -84,12 +85,14 @@ ACTIONS = {
 FOREIGN = re.compile(
     r"\bmake\b|\.venv|\buv\b(?! publish)|\bpip\b|scripts/pipeline (?:check|jobs|image|natives?|all)\b"
     r"|scripts/propose patch|scripts/release|buildctl (?:build|test|lock|native)"
+    r"|action: .*\b(?:jobs|natives|build|test)\b"
 )
 # the words that a job with a token may call; they need no more than buildctl, its locked wheels, git, gh and cosign.
 # `fill` builds without Docker: wheels are unpacked and never run, and the base's Python compiles what it reads
 WITH_TOKEN = re.compile(
     r"docker login|scripts/(?:pipeline (?:push|fill|collect|newest|promote|verify|page|retention)|propose open)"
     r"|scripts/runner room"
+    r"|^action: (?:push|promote)$"
     r"|\bgh (?:auth|issue|release create)|\.venv/bin/zizmor|make -s dev|uv publish|GITHUB_OUTPUT"
 )
 
@@ -114,6 +117,12 @@ def used(value: dict[str, Any]) -> Iterator[str]:
     if "uses" in value:
         yield value["uses"]
     yield from (step["uses"] for step in steps(value) if "uses" in step)
+
+
+def words(step: dict[str, Any]) -> str:
+    """What a step runs: its script, or what it asks of action.yml."""
+    ours = step.get("uses", "").startswith("./")
+    return f"action: {step['with']['run']}" if ours else str(step.get("run", ""))
 
 
 def test_every_job_is_known_with_all_that_it_may() -> None:
@@ -158,7 +167,8 @@ def test_other_peoples_actions_are_pinned_by_commit(name: str, job: str, value: 
     text = (FOLDER / f"{name}.yml").read_text()
     for action in used(value):
         if action.startswith("./"):
-            assert (ROOT / action).is_file()
+            # .buildctl: a checkout of this repository, or of the one that the caller of build.yml names by commit
+            assert (ROOT / action.replace(".buildctl", "")).exists()
             continue
         where, _, commit = action.partition("@")
         assert where in ACTIONS, f"{where}: a new action is other people's code: add it here"
@@ -197,7 +207,7 @@ def test_no_secret_where_other_peoples_code_has_run(name: str, job: str, value: 
     for step in steps(value):
         if "secrets." in str(step):
             assert not [line for line in before if FOREIGN.search(line)]
-        before.append(step.get("run", ""))
+        before.append(words(step))
 
 
 @each_job
@@ -205,7 +215,7 @@ def test_what_may_write_runs_no_foreign_code(name: str, job: str, value: dict[st
     if not writes(value):
         return
     for step in steps(value):
-        run = step.get("run", "")
+        run = words(step)
         assert not FOREIGN.search(run), run
         assert not run or WITH_TOKEN.search(run), f"{job}: {run}: a new word of a job with a token: add it here"
         assert "cache" not in step.get("uses", ""), "a cache is what another run left"
@@ -218,8 +228,14 @@ def test_what_is_published_is_not_restored_from_a_cache(name: str) -> None:
 
 
 def test_only_main_saves_the_cache() -> None:
-    (save,) = (s for s in steps(WORKFLOWS["ci"]["jobs"]["image"]) if "cache/save" in s.get("uses", ""))
-    assert save["if"].startswith("github.ref == 'refs/heads/main' &&")
+    (ours,) = (s["with"] for s in steps(WORKFLOWS["ci"]["jobs"]["image"]) if s.get("uses") == "./")
+    assert ours["cache"].endswith("github.ref == 'refs/heads/main' && 'save' || 'restore' }}")
+    for name in ("build", "publish"):
+        given = [
+            s["with"] for v in WORKFLOWS[name]["jobs"].values() for s in steps(v) if s.get("uses", "").startswith("./")
+        ]
+        assert given
+        assert not [one for one in given if "cache" in one], "nothing is restored where something is published"
 
 
 def test_the_gpu_has_no_token_and_holds_nothing_up() -> None:
@@ -238,10 +254,9 @@ def test_tags_move_on_main_alone_after_ci_by_what_the_builders_handed_on() -> No
     assert (jobs["build"]["needs"], jobs["promote"]["needs"]) == ("ci", "build")
     for job in ("promote", "promote-gpu"):
         assert jobs[job]["environment"] == "publish"
-        assert jobs[job]["env"]["EXPECTED"] == "${{ needs.build.outputs.expect }}"
-        words = [step.get("run", "") for step in steps(jobs[job])]
-        assert words.index("scripts/pipeline newest") < next(n for n, run in enumerate(words) if "promote" in run)
-    assert "EXPECT" in str(steps(jobs["promote"])[-1]["env"])
+        said = [words(step) for step in steps(jobs[job])]
+        assert said.index("scripts/pipeline newest") < said.index("action: promote")
+        assert steps(jobs[job])[-1]["with"]["expect"] == "${{ needs.build.outputs.expect }}"
 
 
 def test_ci_and_publish_share_out_the_commits_of_main() -> None:
@@ -252,6 +267,50 @@ def test_ci_and_publish_share_out_the_commits_of_main() -> None:
     listed = set(script.partition("\npublishing='")[2].partition("'")[0].split())
     assert listed == {path.removesuffix("/**") for path in paths}
     assert all((ROOT / path).exists() for path in listed)
+
+
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
+
+
+def test_the_action_gives_its_inputs_to_a_script_that_checks_them_first() -> None:
+    """No value reaches a shell by interpolation; every input is passed on, under one name."""
+    text, found = (ROOT / "action.yml").read_text(), steps(ACTION["runs"])
+    assert not [step for step in found if "${{" in step.get("run", "")]
+    passed = {name: f"${{{{ inputs.{name} }}}}" for name in ACTION["inputs"]}
+    variables = {f"INPUT_{name.upper().replace('-', '_')}": value for name, value in passed.items()}
+    by_id = {step.get("id"): step for step in found}
+    assert by_id["check"]["env"] == by_id["run"]["env"] == variables
+    assert found[0] == by_id["check"], "nothing runs before the inputs are checked"
+    for action in used(ACTION["runs"]):
+        assert re.search(rf"uses: {re.escape(action)} # v\d+\.\d+\.\d+\n", text)
+
+
+def test_a_cache_is_saved_as_it_is_restored() -> None:
+    """The paths are part of the key: with others nothing is ever found."""
+    restore, save = (s["with"] for s in steps(ACTION["runs"]) if "actions/cache" in s.get("uses", ""))
+    assert restore["path"] == save["path"]
+    assert restore["key"] == save["key"]
+
+
+@pytest.mark.parametrize("name", ["build", "publish", "ci"])
+def test_steps_give_the_action_inputs_that_it_has(name: str) -> None:
+    for value in WORKFLOWS[name]["jobs"].values():
+        for step in steps(value):
+            if step.get("uses", "").startswith("./"):
+                assert step["with"].keys() <= ACTION["inputs"].keys()
+
+
+def test_the_examples_for_other_repositories_use_inputs_that_there_are() -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/ci-own.md").read_text(), re.MULTILINE | re.DOTALL)
+    jobs = [job for block in blocks for job in (yaml.safe_load(block).get("jobs") or {}).values()]
+    called = [job for job in jobs if "/build.yml@" in job.get("uses", "")]
+    ours = [step for job in jobs for step in steps(job) if step.get("uses") == "BUILDCTL_OWNER/buildctl@COMMIT"]
+    assert (len(called), len(ours)) == (1, 2)
+    for one in called:
+        assert one["with"].keys() <= WORKFLOWS["build"]["on"]["workflow_call"]["inputs"].keys()
+        assert one["permissions"] == WORKFLOWS["publish"]["jobs"]["build"]["permissions"]
+    for one in ours:
+        assert one["with"].keys() <= ACTION["inputs"].keys()
 
 
 def test_root_knows_the_list_of_skips_too() -> None:

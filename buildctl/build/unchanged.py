@@ -1,0 +1,200 @@
+"""A build that has nothing to do says so before anything is imported that it would need.
+
+What a build answered is kept in the layout, under a digest of everything that it was made from: this program, options,
+environment, and the content of every file of the project that a build reads (of big ones their state). If all of that
+is the same, the answer is the same. Whether what was built is still there and whole is looked at again, as strictly as
+a build does: layers in the store by their receipts, everything small in the layout by its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from buildctl.artifacts.sealed import sealed, unsealed
+from buildctl.artifacts.store import Store
+from buildctl.build.engine import BuildResult, Built
+from buildctl.console.log import told
+from buildctl.docker.context import may_answer
+from buildctl.ground.errors import BuildctlError
+from buildctl.ground.machine import machine
+from buildctl.matrix.project import BAKE, MATRIX, Project
+from buildctl.oci.digest import Digest
+from buildctl.oci.files import is_the_same, write_whole
+from buildctl.oci.image import Descriptor
+from buildctl.oci.layout import MANIFEST_TYPES, Layout
+
+PACKAGE = Path(__file__).parents[1]
+_KEPT = "builds/unchanged.json"  # in the layout
+_BIG, _SETTLED = 1 << 20, 2.0  # bytes, seconds
+# The environment that a build reads, by the beginning of its names; of the rest only programs know that it starts for
+# work, and then there is something to do.
+ENVIRONMENT = ("BUILDCTL_", "HOME", "PIP_", "SOURCE_DATE_EPOCH", "UV_", "XDG_")
+
+
+def remembered(
+    project: Project, *, load: bool | None, **asked: str | bool | Sequence[str | None] | None
+) -> Memory | None:
+    """The memory of builds for which all of this was `asked`; None if its images may have to go into Docker."""
+    if load or (load is None and may_answer()):
+        return None
+    with suppress(OSError):  # a folder that cannot be read: the build says so if it needs it
+        return Memory(project=project, asked=asked, digest=_digest(project, asked), told=told())
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What one build answered. `digest` is of all that the answer depends on, `told` what was said before it."""
+
+    project: Project
+    asked: Mapping[str, Any]
+    digest: str
+    told: int
+
+    def recall(self) -> BuildResult | None:
+        """The answer, if there is nothing to do; None if there may be."""
+        began, layout = time.monotonic(), Layout(self.project.layout)
+        with suppress(OSError, ValueError, KeyError, TypeError, BuildctlError):
+            kept = unsealed(self.digest, (layout.root / _KEPT).read_bytes())
+            if kept is not None and _is_whole(layout, kept["layers"]) and _small(layout) == kept["small"]:
+                images = tuple(_built(one) for one in kept["images"])
+                return BuildResult(
+                    layout=kept["layout"], images=images, loaded=(), seconds=time.monotonic() - began, began=began
+                )
+        return None
+
+    def keep(self, result: BuildResult) -> None:
+        """Not if anything of it is elsewhere than here, if people were told something that they should be told again,
+        or if anything has changed meanwhile.
+        """
+        if told() == self.told and not self.project.matrix.cache.read:
+            with suppress(OSError, BuildctlError):  # without a memory the next build only takes longer
+                self._keep(Layout(self.project.layout), result.images)
+
+    def _keep(self, layout: Layout, built: Sequence[Built]) -> None:
+        used = {key: str(layer) for image in built for key, layer in image.layers.items()}
+        here = all(len(image.layers) == image.made + image.reused for image in built)
+        if not here or not _is_whole(layout, used) or _digest(self.project, self.asked) != self.digest:
+            return
+        images = [
+            {"name": i.name, "descriptor": i.descriptor.to_json(), "size": i.size, "layers": len(i.layers)}
+            for i in built
+        ]
+        shown = self.project.shown(layout.root)
+        kept = {"images": images, "layout": shown, "layers": used, "small": _small(layout)}
+        path = layout.root / _KEPT
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, sealed(self.digest, kept))
+
+
+def _built(kept: Mapping[str, Any]) -> Built:
+    return Built(
+        name=kept["name"],
+        descriptor=Descriptor.from_json(kept["descriptor"]),
+        size=kept["size"],
+        made=0,
+        reused=kept["layers"],
+        seconds=0,
+    )
+
+
+def _digest(project: Project, asked: Mapping[str, Any]) -> str:
+    seen = hashlib.sha256()
+    environment = sorted((key, value) for key, value in os.environ.items() if key.startswith(ENVIRONMENT))
+    places = [str(project.root), str(project.layout.absolute())]
+    seen.update(json.dumps([places, asked, environment, sys.version, machine(), _program()]).encode())
+    for line in _contents(project.root):
+        seen.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return seen.hexdigest()
+
+
+def _program() -> list[str]:
+    """The content of this package, and the names and versions of those installed with it. Times say nothing here: in
+    container images they are often all the same.
+    """
+    found = []
+    for place in (Path(place) for place in sys.path if place.endswith("-packages")):
+        with suppress(OSError):
+            found += sorted(name for name in os.listdir(place) if name.endswith(".dist-info"))  # noqa: PTH208 - fast
+    return found + [hashlib.sha256(data).hexdigest() for data in _files(str(PACKAGE))]
+
+
+def _files(folder: str) -> Iterator[bytes]:
+    with os.scandir(folder) as found:
+        for entry in sorted(found, key=lambda entry: entry.name):
+            yield entry.name.encode()
+            if not entry.is_dir():
+                yield Path(entry.path).read_bytes()
+            elif entry.name != "__pycache__":
+                yield from _files(entry.path)
+
+
+def _contents(root: Path) -> Iterator[str]:
+    """Name, kind, mode and content of every file that a build of this project may read."""
+    yield from (_content(root / name) for name in (MATRIX, BAKE))
+    for folder in ("images", "templates"):
+        for path, folders, files in os.walk(root / folder, followlinks=True):
+            folders.sort()
+            yield from (_content(Path(path, name)) for name in (*folders, *sorted(files)))
+
+
+def _content(path: Path) -> str:
+    """A link is what it points to and what it says. A big file is its state, once that is so old that a change would
+    show in it: the time of the last change (ctime) cannot be set.
+    """
+    try:
+        link = os.readlink(path) if path.is_symlink() else ""  # noqa: PTH115 - Path.readlink tidies it up
+        state, what = path.stat(), ""
+        if stat.S_ISREG(state.st_mode) and state.st_size > _BIG and time.time() - state.st_ctime > _SETTLED:
+            what = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
+        elif stat.S_ISREG(state.st_mode):
+            what = str(Digest.of_file(path))
+        return f"{path} {link} {state.st_mode:o} {what}"
+    except OSError as error:
+        return f"{path} {error.errno}"
+
+
+def _is_whole(layout: Layout, used: Mapping[str, str]) -> bool:
+    """Whether every layer (by recipe key) is the same in the store and in the layout."""
+    layers = Store.default()
+    for key, text in used.items():
+        layer, digest = layers.get(key), Digest.parse(text)
+        if layer is None or layer.descriptor.digest != digest:
+            return False
+        if not is_the_same(layers.blob(digest), layout.blob_path(digest)):
+            return False
+    return True
+
+
+def _small(layout: Layout) -> str:
+    """A digest over what the layout says; manifests and configurations are read, and hashed by that. Raises LayoutError
+    for one that is damaged.
+    """
+    seen = hashlib.sha256()
+    origins = sorted(layout.root.glob("origins/*"))
+    for path in (layout.root / "oci-layout", layout.index_path, *origins):
+        seen.update(f"{path.name} {Digest.of_file(path)}\n".encode())
+    for descriptor in _small_blobs(layout):
+        seen.update(f"{descriptor.digest} {len(layout.read_bytes(descriptor))}\n".encode())
+    return seen.hexdigest()
+
+
+def _small_blobs(layout: Layout) -> Iterable[Descriptor]:
+    """Everything that index.json leads to but layers, once."""
+    found: dict[Digest, Descriptor] = {}
+    for descriptor in layout.walk(layout.entries()):
+        found[descriptor.digest] = descriptor
+        if descriptor.media_type in MANIFEST_TYPES:
+            config = layout.manifest(descriptor).config
+            found[config.digest] = config
+    return found.values()

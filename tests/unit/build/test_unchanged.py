@@ -1,0 +1,40 @@
+"""What an answer that is remembered depends on; the rest is in tests/integration/build/test_unchanged.py."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from buildctl.build.unchanged import ENVIRONMENT
+from tests.support.sources import PACKAGE, nodes
+
+MAKERS = ("matrix", "lock", "dockerfile", "build", "artifacts", "oci")
+# read where something is fetched or handed to a program, which a build with nothing to do does not reach
+LATER = {
+    *("buildctl/lock/apt_sources.py", "buildctl/lock/index.py"),
+    *("buildctl/build/buildkit/buildkit.py", "buildctl/build/cache/settings.py"),
+}
+
+
+def names_read(tree: list[ast.AST]) -> set[str]:
+    """The names in `os.environ.get("NAME")` and `os.environ["NAME"]`."""
+    found = set()
+    for node in tree:
+        match node:
+            case ast.Call(func=ast.Attribute(attr="get", value=value), args=[ast.Constant(value=str(name)), *_]):
+                found |= {name} if ast.unparse(value).endswith("environ") else set()
+            case ast.Subscript(value=value, slice=ast.Constant(value=str(name))):
+                found |= {name} if ast.unparse(value).endswith("environ") else set()
+    return found
+
+
+@pytest.mark.parametrize("folder", MAKERS)
+def test_every_variable_that_decides_what_is_built_is_one_of_those_that_are_compared(folder: str) -> None:
+    read = {
+        name
+        for path in (PACKAGE / folder).rglob("*.py")
+        if str(path.relative_to(PACKAGE.parent)) not in LATER
+        for name in names_read(list(nodes(path)))
+    }
+    assert {name for name in read if not name.startswith(ENVIRONMENT)} == set()
