@@ -72,7 +72,7 @@ check: dev ## what CI checks before it builds: linters of every language here, d
 	@$(BUILDCTL) claims --check
 	@$(BUILDCTL) render --check
 
-docs: dev ## write the documentation as a site to dist/site; a broken link is an error
+docs: dev ## write the documentation as a site to build/site; a broken link is an error
 	@.venv/bin/mkdocs build
 
 format: dev ## format the code
