@@ -28,7 +28,7 @@ class Sort(StrEnum):
 CHEAP = (Sort.UNPACKED, Sort.ORPHANS)
 FOLDERS: Mapping[Sort, tuple[str, ...]] = {
     Sort.UNPACKED: ("unpacked", "unpacked-images", "pulled", "carried", "trees"),
-    Sort.OTHER: ("python", "contents", "bases", "libraries"),
+    Sort.OTHER: ("python", "contents", "bases", "libraries", "remembered"),
 }
 
 

@@ -1,9 +1,10 @@
 """A build that has nothing to do says so before anything is imported that it would need.
 
-What a build answered is kept in the layout, under a digest of everything that it was made from: this program, options,
+What a build answered is kept in the store, under a digest of everything that it was made from: this program, options,
 environment, and the content of every file of the project that a build reads (of big ones their state). If all of that
 is the same, the answer is the same. Whether what was built is still there and whole is looked at again, as strictly as
-a build does: layers in the store by their receipts, everything small in the layout by its content.
+a build does: layers in the store by their receipts, everything small in the layout by its content. It is not kept in
+the layout, which may come from elsewhere (a CI cache): whoever wrote another image there could have written the answer.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import MANIFEST_TYPES, Layout
 
 PACKAGE = Path(__file__).parents[1]
-_KEPT = "builds/unchanged.json"  # in the layout
+REMEMBERED = "remembered"  # folder of the store
 _BIG, _SETTLED = 1 << 20, 2.0  # bytes, seconds
 # The environment that a build reads, by the beginning of its names; of the rest only programs know that it starts for
 # work, and then there is something to do.
-ENVIRONMENT = ("BUILDCTL_", "HOME", "PIP_", "SOURCE_DATE_EPOCH", "UV_", "XDG_")
+ENVIRONMENT = ("BUILDCTL_", "HOME", "PIP_", "PYTHONPATH", "SOURCE_DATE_EPOCH", "UV_", "XDG_")
 
 
 def remembered(
@@ -65,7 +66,7 @@ class Memory:
         """The answer, if there is nothing to do; None if there may be."""
         began, layout = time.monotonic(), Layout(self.project.layout)
         with suppress(OSError, ValueError, KeyError, TypeError, BuildctlError):
-            kept = unsealed(self.digest, (layout.root / _KEPT).read_bytes())
+            kept = unsealed(self.digest, _place(layout).read_bytes())
             if kept is not None and _is_whole(layout, kept["layers"]) and _small(layout) == kept["small"]:
                 images = tuple(_built(one) for one in kept["images"])
                 return BuildResult(
@@ -92,9 +93,14 @@ class Memory:
         ]
         shown = self.project.shown(layout.root)
         kept = {"images": images, "layout": shown, "layers": used, "small": _small(layout)}
-        path = layout.root / _KEPT
+        path = _place(layout)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, sealed(self.digest, kept))
+
+
+def _place(layout: Layout) -> Path:
+    where = os.fsencode(layout.root.absolute())
+    return Store.default().root / REMEMBERED / f"{hashlib.sha256(where).hexdigest()}.json"
 
 
 def _built(kept: Mapping[str, Any]) -> Built:
@@ -142,9 +148,12 @@ def _files(folder: str) -> Iterator[bytes]:
 def _contents(root: Path) -> Iterator[str]:
     """Name, kind, mode and content of every file that a build of this project may read."""
     yield from (_content(root / name) for name in (MATRIX, BAKE))
+    seen: set[tuple[int, int]] = set()  # folders: links may lead round in circles
     for folder in ("images", "templates"):
         for path, folders, files in os.walk(root / folder, followlinks=True):
-            folders.sort()
+            state = Path(path).stat()
+            folders[:] = sorted(folders) if (state.st_dev, state.st_ino) not in seen else []
+            seen.add((state.st_dev, state.st_ino))
             yield from (_content(Path(path, name)) for name in (*folders, *sorted(files)))
 
 

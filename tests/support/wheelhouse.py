@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import BinaryIO
 
 from buildctl.artifacts.store import Store
 from buildctl.lock.wheels import LockedWheel
@@ -25,10 +22,8 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
 @contextmanager
-def wheelhouse(wheels: Sequence[LockedWheel], store: Store, *, rate: float | None = None) -> Iterator[str]:
-    """The URL of a simple index (PEP 503, as JSON) of `wheels`, which must all be in `store`. With `rate` all its
-    connections together send that many bytes per second.
-    """
+def wheelhouse(wheels: Sequence[LockedWheel], store: Store) -> Iterator[str]:
+    """The URL of a simple index (PEP 503, as JSON) of `wheels`, which must all be in `store`."""
     files: dict[str, Path] = {}
     for wheel in wheels:
         path = store.artifact(wheel.digest)
@@ -36,7 +31,7 @@ def wheelhouse(wheels: Sequence[LockedWheel], store: Store, *, rate: float | Non
             raise FileNotFoundError(f"{wheel.filename} is not in the store: run `buildctl fetch`")
         files[wheel.filename] = path
     pages = {name: _page(name, wheels) for name in {wheel.name for wheel in wheels}}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, pages=pages, files=files, line=Line(rate)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, pages=pages, files=files))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -46,25 +41,6 @@ def wheelhouse(wheels: Sequence[LockedWheel], store: Store, *, rate: float | Non
         server.shutdown()
         server.server_close()
         thread.join(5)
-
-
-class Line:
-    """As fast as a network of `rate` bytes per second, for everybody together; None is as fast as it goes."""
-
-    def __init__(self, rate: float | None) -> None:
-        self.rate, self.free, self.mutex = rate, time.monotonic(), threading.Lock()
-
-    def send(self, connection: socket.socket, file: BinaryIO, first: int, end: int) -> None:
-        step = end - first if self.rate is None else 1 << 18
-        while first < end:
-            count = min(step, end - first)
-            if self.rate is not None:
-                with self.mutex:
-                    self.free = max(self.free, time.monotonic()) + count / self.rate
-                    wait = self.free - time.monotonic()
-                time.sleep(max(0.0, wait))
-            connection.sendfile(file, first, count)
-            first += count
 
 
 def _page(name: str, wheels: Sequence[LockedWheel]) -> bytes:
@@ -80,8 +56,8 @@ def _page(name: str, wheels: Sequence[LockedWheel]) -> bytes:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, *args: object, pages: Mapping[str, bytes], files: Mapping[str, Path], line: Line) -> None:
-        self.pages, self.files, self.line = pages, files, line
+    def __init__(self, *args: object, pages: Mapping[str, bytes], files: Mapping[str, Path]) -> None:
+        self.pages, self.files = pages, files
         super().__init__(*args)  # type: ignore[arg-type]  # handles the whole connection
 
     def do_HEAD(self) -> None:
@@ -119,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         if body:
             self.wfile.flush()
             with path.open("rb") as file:
-                self.line.send(self.connection, file, first, end)
+                self.connection.sendfile(file, first, end - first)
 
     def _headers(self, status: HTTPStatus, length: int, extra: Mapping[str, str]) -> None:
         self.send_response(status)

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from buildctl.artifacts.sealed import sealed, unsealed
 from buildctl.build import unchanged
 from buildctl.build.index import write_indexes
 from buildctl.build.unchanged import Memory, remembered
 from buildctl.console.log import say
 from buildctl.matrix.project import Project
+from buildctl.oci.image import REF_NAME
 from buildctl.oci.layout import Layout
 from tests.conftest import ROOT, Ran, fresh_store
 from tests.support.command import run_command
@@ -46,10 +48,15 @@ def built(root: Path, *more: str) -> Ran:
     return run_command("build", NAME, "--no-load", *more, cwd=root)
 
 
-def memory(root: Path, *, names: tuple[str, ...] = (NAME,), compression: str = "zstd", locked: bool = False) -> Memory:
-    found = remembered(Project.find(root), load=False, names=names, arch=None, compression=compression, locked=locked)
+def memory(root: Path, *, names: tuple[str, ...] = (NAME,), method: str | None = None, locked: bool = False) -> Memory:
+    asked = {"names": names, "arch": None, "compression": (method, None), "locked": locked}
+    found = remembered(Project.find(root), load=False, **asked)
     assert found is not None
     return found
+
+
+def kept(root: Path) -> Path:
+    return unchanged._place(Layout(root / "dist"))
 
 
 def knows(root: Path) -> bool:
@@ -117,7 +124,7 @@ CHANGES: dict[str, Callable[[Path], Callable[[], None]]] = {
     "index.json": lambda root: appended(root / "dist/index.json", " "),
     "oci-layout": lambda root: appended(root / "dist/oci-layout", " "),
     "origin": lambda root: appended(root / f"dist/origins/{CELL}.json"),
-    "memory": lambda root: appended(root / "dist/builds/unchanged.json", "}"),
+    "memory": lambda root: appended(kept(root), "}"),
 }
 
 
@@ -161,7 +168,7 @@ def test_another_question_or_environment_or_program_is_looked_at(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert knows(root)
-    for other in (memory(root, names=()), memory(root, compression="gzip"), memory(root, locked=True)):
+    for other in (memory(root, names=()), memory(root, method="gzip"), memory(root, locked=True)):
         assert other.recall() is None
     with monkeypatch.context() as patch:
         patch.setenv("SOURCE_DATE_EPOCH", "1")
@@ -215,12 +222,32 @@ def test_what_is_damaged_is_built_again(root: Path) -> None:
         assert knows(root), what
 
 
+def test_a_layout_from_elsewhere_cannot_vouch_for_itself(root: Path) -> None:
+    layout = Layout(root / "dist")
+    image, answer, index = layout.resolve(CELL), kept(root), json.loads(layout.index_path.read_bytes())
+    named = {one["annotations"][REF_NAME]: one for one in index["manifests"]}
+    named[CELL] |= {key: named["base-debian13-arm64"][key] for key in ("digest", "size")}
+    layout.index_path.write_text(json.dumps(index))
+    digest = memory(root).digest
+    found = unsealed(digest, answer.read_bytes())
+    assert found is not None
+    forged = sealed(digest, {**found, "small": unchanged._small(layout)})
+    for path in sorted((root / "dist/builds").iterdir()):  # all that whoever can write to the layout can write
+        path.write_bytes(forged)
+    (root / "dist/builds/unchanged.json").write_bytes(forged)
+    assert not knows(root)
+    assert built(root).returncode == 0
+    assert layout.resolve(CELL).digest == image.digest
+    assert built(root).returncode == 0
+    assert knows(root)
+
+
 def test_what_people_were_told_they_are_told_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def warn(*given: Any) -> None:
         say("a warning")
         write_indexes(*given)
 
-    (root / "dist/builds/unchanged.json").unlink()
+    kept(root).unlink()
     with monkeypatch.context() as patch:
         patch.setattr("buildctl.build.images.write_indexes", warn)
         assert "a warning" in built(root).stderr

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 
 import pytest
 
-from buildctl.build.unchanged import ENVIRONMENT
+from buildctl.build.unchanged import ENVIRONMENT, _contents
 from tests.support.sources import PACKAGE, nodes
 
 MAKERS = ("matrix", "lock", "dockerfile", "build", "artifacts", "oci")
@@ -38,3 +39,15 @@ def test_every_variable_that_decides_what_is_built_is_one_of_those_that_are_comp
         for name in names_read(list(nodes(path)))
     }
     assert {name for name in read if not name.startswith(ENVIRONMENT)} == set()
+
+
+def test_links_that_lead_round_in_circles_are_followed_once(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    (images / "common").mkdir(parents=True)
+    (images / "common" / "file").write_text("x")
+    for name in ("a", "b", "c"):
+        (images / "common" / name).symlink_to("..")
+    before = list(_contents(tmp_path))
+    assert len(before) < 100
+    (images / "common" / "file").write_text("y")
+    assert list(_contents(tmp_path)) != before
