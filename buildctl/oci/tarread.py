@@ -17,6 +17,7 @@ from isal import igzip, isal_zlib
 
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
+from buildctl.oci.entry import CAPABILITY
 
 BLOCK = 512
 CHUNK = 1 << 20
@@ -24,6 +25,10 @@ _ZERO = bytes(BLOCK)
 # as for wheels, but layers may be mostly zeros, and are not unpacked into memory
 _BOMB_SIZE, _BOMB_RATIO = 1 << 30, 200
 _PAX_LIMIT = 1 << 20  # bytes of extended header; real ones hold a path or two
+_PATH_LIMIT = 4096  # characters of a name or link target, as Linux takes them
+# what is read of extended headers; the rest, of which a header may have thousands, is not kept for each entry
+_KEYS = frozenset({"path", "linkpath", "size", "uid", "gid", "mtime", CAPABILITY})
+_SPARSE = "GNU.sparse"
 _IsalError: type[Exception] = cast("type[Exception]", isal_zlib.error)
 _BROKEN = (EOFError, _IsalError, zstandard.ZstdError, igzip.BadGzipFile)
 _HEADERS = {
@@ -142,7 +147,7 @@ class LayerReader:
                 extra.update(_pax_records(data, self.where))
 
     def _applied(self, info: tarfile.TarInfo, extra: Mapping[str, str]) -> tarfile.TarInfo:
-        if info.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in extra):
+        if info.type == tarfile.GNUTYPE_SPARSE or any(key.startswith(_SPARSE) for key in extra):
             raise LayoutError(f"{self.where}: entry {info.name!r} is sparse, which not every unpacker supports")
         try:
             info.name = extra.get("path", info.name)
@@ -152,7 +157,9 @@ class LayerReader:
             info.mtime = float(extra["mtime"]) if "mtime" in extra else info.mtime
         except ValueError as error:
             raise LayoutError(f"{self.where}: entry {info.name!r}: malformed pax number: {error}") from error
-        info.pax_headers = dict(extra)
+        if max(len(info.name), len(info.linkname)) > _PATH_LIMIT:
+            raise LayoutError(f"{self.where}: an entry's name or link has more than {_PATH_LIMIT} characters")
+        info.pax_headers = {key: value for key, value in extra.items() if key == CAPABILITY}
         if info.type in _REGULAR and info.name.endswith("/"):
             info.type = tarfile.DIRTYPE  # as tars were before POSIX
         if info.size < 0 or (info.size and info.type in _BODILESS):
@@ -213,13 +220,18 @@ class _Hashed(io.RawIOBase):
         if self._hashing:
             self._hash.update(view[:count])
         self.size += count
-        if self._packed and self.size > _BOMB_SIZE and self.size > _BOMB_RATIO * self._packed.size:
+        if self._packed and is_bomb(self._packed.size, self.size):
             raise LayoutError(f"{self._where}: {self._packed.size} bytes become more than {self.size}: a bomb")
         return cast("int", count)
 
     @property
     def digest(self) -> Digest:
         return Digest(self._hash.hexdigest())
+
+
+def is_bomb(packed: int, unpacked: int) -> bool:
+    """Whether so many bytes should not become so many."""
+    return unpacked > _BOMB_SIZE and unpacked > _BOMB_RATIO * packed
 
 
 def compression(media_type: str) -> str:
@@ -285,7 +297,7 @@ def _after_frame(blob: BinaryIO, position: int, where: str) -> int:
 
 
 def _pax_records(data: bytes, where: str) -> dict[str, str]:
-    """Parse records of LENGTH, space, KEY=VALUE, newline, where LENGTH counts the whole record."""
+    """Records of LENGTH, space, KEY=VALUE, newline, where LENGTH counts the whole record; those that are used."""
     out: dict[str, str] = {}
     while data:
         digits, _, _ = data[:20].partition(b" ")
@@ -293,6 +305,8 @@ def _pax_records(data: bytes, where: str) -> dict[str, str]:
         key, separator, value = data[len(digits) + 1 : length - 1].partition(b"=")
         if not separator or length > len(data) or data[length - 1 : length] != b"\n":
             raise LayoutError(f"{where}: malformed pax header: {data[:40]!r}")
-        out[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+        name = key.decode("utf-8", "surrogateescape")
+        if name in _KEYS or name.startswith(_SPARSE):
+            out[name] = value.decode("utf-8", "surrogateescape")
         data = data[length:]
     return out

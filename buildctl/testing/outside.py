@@ -24,13 +24,14 @@ from buildctl.oci.tarread import LayerReader
 from buildctl.oci.trees.merged import MergedTree, learn_image
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # Docker's, for an image that sets none
-_METADATA = re.compile(r"(?P<folder>.*?)/?[^/]+\.(dist-info/METADATA|egg-info/PKG-INFO|egg-info)")
+_METADATA = re.compile(r"((?P<folder>.*)/)?[^/]+\.(dist-info/METADATA|egg-info/PKG-INFO|egg-info)")
 _PYTHON = re.compile(r"(.*/)?[^/]*python[^/]*")
 _LIBRARY = re.compile(r"(.*/)?torch/lib/libtorch_python\.so")
 _CPYTHON = re.compile(rb"Py_(BytesMain|RunMain|Main)\b")  # exported by a static one, wanted by one with libpython
 _LINKS = 40  # as the kernel's limit
 _LIMIT = 1 << 20  # bytes of one text that are read
 _LONGEST = 64
+_LONG = 200  # characters of a name or version; an image may have thousands that claim a megabyte each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,7 @@ class Outside:
         """(normalized name, version, folder) of everything installed; the folder has no leading slash."""
         for path, node in self._tree.nodes.items():
             if node.place in self._tree.metadata and (match := _METADATA.fullmatch(path)):
-                yield (*self._tree.metadata[node.place], match["folder"])
+                yield (*self._tree.metadata[node.place], match["folder"] or "")
 
     def real(self, path: str) -> str | None:
         return self._tree.resolve(path)
@@ -180,7 +181,8 @@ def _name_and_version(data: bytes) -> tuple[str, str]:
     """The first of each, as `importlib.metadata` and the probe in the image read it."""
     header = data.decode("utf-8", "replace").partition("\n\n")[0].splitlines()
     fields = dict(line.partition(": ")[::2] for line in reversed(header))
-    return canonicalize_name(fields.get("Name", "?").strip()), fields.get("Version", "?").strip()
+    name, version = (fields.get(key, "?").strip()[:_LONG] for key in ("Name", "Version"))
+    return canonicalize_name(name), version
 
 
 def _assigned(data: bytes, path: str) -> Mapping[str, str | None]:

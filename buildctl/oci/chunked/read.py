@@ -14,9 +14,10 @@ import zstandard
 from fastcrc.crc64 import go_iso
 
 from buildctl.ground.errors import LayoutError
-from buildctl.oci.chunked.table import Chunk, Part, Places
+from buildctl.oci.chunked.table import LAST, Chunk, Part, Places
 from buildctl.oci.chunked.tarsplit import CRC_BYTES, SEGMENT
 from buildctl.oci.digest import Digest
+from buildctl.oci.tarread import is_bomb
 
 _LIMIT = 256 << 20  # bytes of a table or a tar-split; 100,000 files need 60 MB
 _CHUNK_LIMIT = 64 << 20  # bytes of a chunk; ours have 4 MiB
@@ -43,10 +44,11 @@ def read_table(blob: BinaryIO, places: Places, where: str) -> Table:
         records: list[Mapping[str, Any]] = []
         chunks: dict[str, list[Chunk]] = {}
         for record in value["entries"]:
+            name = str(record["name"])
             if record["type"] != "chunk":
                 records.append(record)
             if record["type"] == "chunk" or record.get("size"):
-                chunks.setdefault(record["name"], []).append(_chunk(record))
+                chunks.setdefault(name, []).append(_chunk(record))
         found = {name: tuple(_without_gaps(parts)) for name, parts in chunks.items()}
         return Table(records=tuple(records), chunks=found, split=Digest.parse(value["tarSplitDigest"]))
     except _MALFORMED as error:
@@ -55,7 +57,7 @@ def read_table(blob: BinaryIO, places: Places, where: str) -> Table:
 
 def _chunk(record: Mapping[str, Any]) -> Chunk:
     size, start, end = record.get("chunkSize") or record["size"], record["offset"], record["endOffset"]
-    if not (type(size) is type(start) is type(end) is int and 0 < size <= _CHUNK_LIMIT and 0 <= start < end):
+    if not (type(size) is type(start) is type(end) is int and 0 < size <= _CHUNK_LIMIT and 0 <= start < end < LAST):
         raise ValueError(f"chunk of {str(record['name'])[:80]!r}")
     return Chunk(start=start, end=end, size=size, digest=Digest.parse(record["chunkDigest"]))
 
@@ -75,9 +77,10 @@ class RebuiltTar(io.RawIOBase):
         packed = _at(blob, places.split, where)
         if Digest.of(packed) != table.split:
             raise LayoutError(f"{where}: its tar-split does not match its table of contents")
-        self._lines = _unpacked(packed, places.split, f"{where}: its tar-split").splitlines()
+        self._lines = io.BytesIO(_unpacked(packed, places.split, f"{where}: its tar-split"))
         self._zstd = zstandard.ZstdDecompressor()
-        self._digests = {record["name"]: record.get("digest") for record in table.records}
+        self._digests = {str(record["name"]): record.get("digest") for record in table.records}
+        self._packed, self._given = blob.seek(0, io.SEEK_END), 0  # bytes of the blob, and of the tar so far
         self._pieces = self._tar()
         self._rest = memoryview(b"")
 
@@ -97,6 +100,9 @@ class RebuiltTar(io.RawIOBase):
         count = min(len(buffer), len(self._rest))
         memoryview(buffer)[:count] = self._rest[:count]
         self._rest = self._rest[count:]
+        self._given += count
+        if is_bomb(self._packed, self._given):  # many files may be the same chunk
+            raise LayoutError(f"{self._where}: its table of contents makes {self._packed} bytes a bomb")
         return count
 
     def _tar(self) -> Iterator[bytes]:
@@ -129,7 +135,7 @@ class RebuiltTar(io.RawIOBase):
 
 
 def _at(blob: BinaryIO, part: Part, where: str) -> bytes:
-    if part.size > _LIMIT:
+    if not 0 <= part.size <= _LIMIT:
         raise LayoutError(f"{where}: {part.size} bytes for one part of it")
     blob.seek(part.offset)
     data = blob.read(part.size)

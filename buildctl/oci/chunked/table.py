@@ -30,6 +30,7 @@ CRFS = 1  # the type of table that both projects have
 FOOTER = struct.Struct("<7Q8s")
 SHORT_FOOTER = struct.Struct("<4Q8s")
 MAGIC, SHORT_MAGIC = b"GNUlInUx", b"GnUlInUx"
+LAST = 1 << 62  # no place in a file is there or behind, nor is the sum of two places more than 64 bits
 FRAME_HEADER = 8  # bytes before the content of a skippable frame
 _SKIPPABLE = (0x184D2A50).to_bytes(4, "little")  # RFC 8878, section 3.1.2
 
@@ -63,11 +64,13 @@ class Part:
 
     @classmethod
     def parse(cls, text: str, *more: str) -> Self:
-        """Raises ValueError unless it is three numbers, with `more` after them."""
+        """Raises ValueError unless it is three numbers that a file can have, with `more` after them."""
         numbers, rest = text.split(":")[:3], tuple(text.split(":")[3:])
         if len(numbers) != 3 or rest != more or not all(n.isascii() and n.isdigit() for n in numbers):
             raise ValueError(f"{text[:80]!r} is not a position")
         offset, size, unpacked = map(int, numbers)
+        if max(offset, size, unpacked) >= LAST:
+            raise ValueError(f"{text[:80]!r} is not a position")
         return cls(offset=offset, size=size, unpacked=unpacked)
 
 

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import zstandard
 
+from buildctl.ground.errors import LayoutError
+from buildctl.oci import tarread
 from buildctl.oci.check import check_image
 from buildctl.oci.chunked import write
+from buildctl.oci.chunked.read import RebuiltTar, read_table
 from buildctl.oci.chunked.table import FRAME_HEADER, Part, Places, skippable
 from buildctl.oci.chunked.tarsplit import SEGMENT
 from buildctl.oci.compression import CHUNKED
@@ -112,6 +115,10 @@ def test_what_we_make_has_no_problems(tmp_path: Path) -> None:
         (lambda t, _: t["entries"].remove(record(t, "c")), "'c' is not in its table of contents as it is in its tar"),
         (lambda t, _: record(t, "bin/b").pop("offset"), "its table of contents is malformed (KeyError('offset'))"),
         (lambda t, _: t.update(entries=7), "its table of contents is malformed"),
+        (lambda t, _: record(t, "c").pop("name"), "its table of contents is malformed (KeyError('name'))"),
+        (lambda t, _: record(t, "c").update(name=["c"]), "'c' is not in its table of contents as it is in its tar"),
+        (lambda t, _: record(t, "bin/b").update(offset=1 << 70, endOffset=1 << 71), "is malformed"),
+        (lambda t, _: next(r for r in t["entries"] if r["type"] == "chunk").update(offset=0), "bytes for one part of"),
         (lambda _, s: s.remove(next(x for x in s if x.get("name") == "bin/b")), "broken tar header"),
         (lambda _, s: next(x for x in s if x.get("name") == "bin/b").update(payload="AAAAAAAAAAA="), "or checksum in"),
         (lambda _, s: next(x for x in s if x["type"] == SEGMENT).update(payload="!"), "its tar-split is malformed"),
@@ -126,9 +133,23 @@ def test_a_table_that_lies_is_found(tmp_path: Path, change: Change, said: str) -
 def test_annotations_that_lie_are_found(tmp_path: Path) -> None:
     blob, layer = made(tmp_path)
     for key, value in layer.descriptor.annotations.items():
-        for wrong in (value[:-1] + ("0" if value[-1] != "0" else "1"), "nonsense"):
+        far = value.replace(value.partition(":")[0], str(1 << 70), 1)
+        for wrong in (value[:-1] + ("0" if value[-1] != "0" else "1"), "nonsense", far):
             said = replace(layer.descriptor, annotations={**layer.descriptor.annotations, key: wrong})
             assert problems(tmp_path, blob, replace(layer, descriptor=said)), (key, wrong)
+
+
+def test_many_files_that_are_one_chunk_are_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tarread, "_BOMB_SIZE", 1000)
+    monkeypatch.setattr(tarread, "_BOMB_RATIO", 1)
+    blob, layer = made(tmp_path)
+    assert any("bomb" in problem for problem in problems(tmp_path, blob, layer))
+    places = Places.of(layer.descriptor)
+    assert places is not None
+    with (tmp_path / "blob").open("rb") as file:
+        tar = RebuiltTar(file, places, read_table(file, places, "it"), "it")
+        with pytest.raises(LayoutError, match="a bomb"):
+            list(iter(lambda: tar.read(1 << 16), b""))
 
 
 def test_a_layer_of_another_program_is_a_plain_layer(tmp_path: Path) -> None:
