@@ -58,10 +58,12 @@ def bill(
 
 
 def packages_in_bill(value: Mapping[str, Any]) -> tuple[Package, ...]:
-    """The packages listed in one of our bills, for comparison; other components are left out. Raises LayoutError."""
+    """The packages listed in one of our bills, for comparison; other components are left out. Raises LayoutError, also
+    for a name with a line break or another character that would change what is shown around it.
+    """
     try:
         found = [package for component in value.get("components", ()) if (package := _package(component))]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LayoutError(f"not a bill of materials ({error!r})") from error
     return tuple(sorted(found, key=lambda p: (p.kind, p.name, p.within, p.version)))
 
@@ -74,6 +76,8 @@ def _package(component: Mapping[str, Any]) -> Package | None:
     arch = purl.partition("?arch=")[2].partition("&")[0]
     name, version = str(component["name"]), str(component.get("version", ""))
     within = str(component["bom-ref"]).partition("#")[2]
+    if not f"{name}{version}{arch}{within}".isprintable():
+        raise ValueError(f"{name[:80]!r}")
     return Package(kind=kind, name=name, version=version, architecture=arch, within=within)
 
 

@@ -26,7 +26,7 @@ def add_summary(found: BuildResult | TestResult | Published) -> None:
     from buildctl.console.log import say
 
     try:
-        with Path(path).open("a", encoding="utf-8") as file:
+        with Path(path).open("a", encoding="utf-8", errors="replace") as file:
             file.write("\n".join(markdown(found)) + "\n\n")
     except OSError as error:
         say(f"no summary: ${_VARIABLE} cannot be written ({error})")

@@ -63,7 +63,7 @@ def test_a_page_is_appended_to_and_one_that_cannot_be_written_fails_nothing(
     page = tmp_path / "page.md"
     page.write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
-    add_summary(result_of(torch=(Status.PASSED, "")))
+    add_summary(result_of(torch=(Status.FAILED, "caf\udce9")))  # a name that is not UTF-8
     assert page.read_text().startswith("before\n### Tested\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "no" / "page.md"))
     add_summary(result_of(torch=(Status.PASSED, "")))

@@ -10,6 +10,7 @@ import pytest
 
 from buildctl.artifacts.bill import bill, packages_in_bill
 from buildctl.artifacts.contents import Package
+from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, ImageConfig, MediaType, Platform, canonical_json
 from tests.support.cyclonedx import problems
@@ -88,3 +89,11 @@ def test_the_same_image_has_the_same_bill() -> None:
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
 def test_every_component_has_a_supplier(package: Package) -> None:
     assert component(package.name)["supplier"]["name"] == (package.supplier or package.name)
+
+
+@pytest.mark.parametrize("key", ["name", "version"])
+def test_a_bill_of_others_whose_names_have_line_breaks_is_none(key: str) -> None:
+    forged = made()
+    next(one for one in forged["components"] if one["purl"].startswith("pkg:pypi"))[key] = "1\n\n# PASSED"
+    with pytest.raises(LayoutError, match="not a bill of materials"):
+        packages_in_bill(forged)
