@@ -49,6 +49,11 @@ class Supply:
             self.unchecked.remove(planned)
             self.check(planned)
 
+    def finish(self) -> None:
+        """Every layer is there, perhaps made by another process before it was begun here: check the images left."""
+        while self.unchecked:
+            self.check(self.unchecked.pop())
+
     def _waits(self, recipes: Iterable[Recipe]) -> bool:
         return bool(self.coming) and any(a.digest in self.coming for r in recipes for a in artifacts_of(r))
 
@@ -80,7 +85,9 @@ def supplied(
     with downloads:
         session.prepare()
         coming = downloads.still_coming()
-        yield Supply(session=session, downloads=downloads, coming=coming, unchecked=[*unchecked], check=check)
+        supply = Supply(session=session, downloads=downloads, coming=coming, unchecked=[*unchecked], check=check)
+        yield supply
+        supply.finish()
 
 
 def in_order(recipes: Iterable[Recipe]) -> list[Recipe]:

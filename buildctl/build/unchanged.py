@@ -69,8 +69,9 @@ class Memory:
             kept = unsealed(self.digest, _place(layout).read_bytes())
             if kept is not None and _is_whole(layout, kept["layers"]) and _small(layout) == kept["small"]:
                 images = tuple(_built(one) for one in kept["images"])
+                shown = self.project.shown(layout.root)
                 return BuildResult(
-                    layout=kept["layout"], images=images, loaded=(), seconds=time.monotonic() - began, began=began
+                    layout=shown, images=images, loaded=(), seconds=time.monotonic() - began, began=began
                 )
         return None
 
@@ -91,8 +92,7 @@ class Memory:
             {"name": i.name, "descriptor": i.descriptor.to_json(), "size": i.size, "layers": len(i.layers)}
             for i in built
         ]
-        shown = self.project.shown(layout.root)
-        kept = {"images": images, "layout": shown, "layers": used, "small": _small(layout)}
+        kept = {"images": images, "layers": used, "small": _small(layout)}
         path = _place(layout)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, sealed(self.digest, kept))

@@ -48,9 +48,16 @@ def built(root: Path, *more: str) -> Ran:
     return run_command("build", NAME, "--no-load", *more, cwd=root)
 
 
-def memory(root: Path, *, names: tuple[str, ...] = (NAME,), method: str | None = None, locked: bool = False) -> Memory:
+def memory(
+    root: Path,
+    *,
+    names: tuple[str, ...] = (NAME,),
+    method: str | None = None,
+    locked: bool = False,
+    output: Path | None = None,
+) -> Memory:
     asked = {"names": names, "arch": None, "compression": (method, None), "locked": locked}
-    found = remembered(Project.find(root), load=False, **asked)
+    found = remembered(Project.find(root, layout=output), load=False, **asked)
     assert found is not None
     return found
 
@@ -220,6 +227,14 @@ def test_what_is_damaged_is_built_again(root: Path) -> None:
         assert layout.resolve(CELL).digest == image.digest
         assert built(root).returncode == 0  # one that had nothing to say
         assert knows(root), what
+
+
+def test_a_layout_whose_name_is_not_utf8_is_remembered_too(root: Path) -> None:
+    output = os.fsdecode(b"caf\xe9")
+    for _ in range(2):
+        done = built(root, "--output", output)
+        assert done.returncode == 0, done.stderr
+    assert memory(root, output=root / output).recall() is not None
 
 
 def test_a_layout_from_elsewhere_cannot_vouch_for_itself(root: Path) -> None:

@@ -100,6 +100,10 @@ def test_a_layer_is_ready_and_an_image_is_checked_when_the_last_wheel_is_here() 
     supply.look()
     assert supply.ready(big)
     assert (checked, session.hashed) == ([half, whole], ["sympy", "torch"])
+    supply.unchecked = cast("Any", [half])
+    arriving.coming = {SYMPY.digest}  # of no use: another process has made the layer
+    supply.finish()
+    assert checked == [half, whole, half]
     arriving.failure = FetchError("gone")
     with pytest.raises(FetchError, match="gone"):
         supply.look()
