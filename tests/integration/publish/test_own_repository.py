@@ -223,7 +223,7 @@ BAD = {
     "arch": ["riscv", "amd64 arm64"],
     "to": ["nowhere", "r.example/a b", "r.example/a;id", "$(id)/x"],
     "revision": ["a b", "a/b"],
-    "cache": ["yes"],
+    "cache": ["yes", "restore", "save"],
     "project": ["/etc", "a/../..", "..", "a b"],
     "reports": ["../x", "$HOME"],
     "sign-keyless": ["1"],
