@@ -18,6 +18,9 @@ from buildctl.oci.tarread import LayerReader
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 FILES = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE})
+# Of names, with 300 bytes for each, in memory: three million entries. A few bytes of a blob may be thousands of folders
+# in each other, every one with a name as long as its place is deep.
+_MOST, _EACH = 1 << 30, 300
 _MAX_LINKS = 40  # as many symlinks as Linux follows in one path
 
 
@@ -30,6 +33,7 @@ class LayerTree(ABC):
         self.stack = stack
         self.real: dict[str, str] = {"": ""}  # directories that were looked at: path as given -> path without symlinks
         self.added: set[str] = set()  # by this layer, with all directories on the way; whiteouts spare these
+        self.held = 0  # bytes of names so far, of all layers
 
     @abstractmethod
     def mode(self, path: str) -> int | None:
@@ -78,7 +82,10 @@ class LayerTree(ABC):
             self.make(path, info, reader)
         while path and path not in self.added:
             self.added.add(path)
+            self.held += len(path) + _EACH
             path = path.rpartition("/")[0]
+        if self.held > _MOST:
+            raise LayoutError("is one entry too many: the names in this image need more than a gigabyte of memory")
 
     def make(self, path: str, info: tarfile.TarInfo, reader: LayerReader) -> None:
         if info.type in FILES or info.issym():

@@ -15,6 +15,7 @@ from buildctl.oci.compression import UNCOMPRESSED
 from buildctl.oci.entry import CAPABILITY, capability, file_entry
 from buildctl.oci.layer import write_layer
 from buildctl.oci.layout import Layout
+from buildctl.oci.trees import tree
 from buildctl.oci.trees.merged import merged_tar
 from buildctl.oci.trees.unpack import unpack_image
 from tests.support.images import Blobs, Member, file, folder, hard_link, image, symlink, tar
@@ -97,6 +98,18 @@ def test_what_cannot_be_unpacked_gives_not_one_byte(tmp_path: Path, members: tup
     layout, descriptor = image(tmp_path, LOWER, tar(*members))
     with pytest.raises(LayoutError, match=says):
         next(merged_tar(layout, descriptor))
+
+
+def test_names_that_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kilobyte of a blob may be a gigabyte of folders in each other."""
+    monkeypatch.setattr(tree, "_MOST", 100_000)
+    layout, descriptor = image(tmp_path / "flat", tar(*(file(f"{n}") for n in range(200))))
+    assert b"".join(merged_tar(layout, descriptor))
+    layout, descriptor = image(tmp_path / "deep", tar(*(file(f"{n}/" + "a/" * 100 + "f") for n in range(20))))
+    with pytest.raises(LayoutError, match="is one entry too many"):
+        next(merged_tar(layout, descriptor))
+    with pytest.raises(LayoutError, match="is one entry too many"):
+        unpack_image(layout, descriptor, tmp_path / "store")
 
 
 def test_another_diff_id_gives_not_one_byte(tmp_path: Path) -> None:
