@@ -52,12 +52,14 @@ class MergedTree(LayerTree):
         return self.below[path]
 
     def remove(self, path: str) -> None:
-        for name in list(self.below.pop(path, ())):
-            self.remove(f"{path}/{name}")
-        self.nodes.pop(path).paths.discard(path)
         folder, _, last = path.rpartition("/")
         if folder in self.below:
             self.below[folder].discard(last)
+        todo = [path]  # an image may be deeper than calls
+        while todo:
+            path = todo.pop()
+            todo += [f"{path}/{name}" for name in self.below.pop(path, ())]
+            self.nodes.pop(path).paths.discard(path)
 
     def put_directory(self, path: str, info: tarfile.TarInfo, *, fresh: bool) -> None:
         if path:

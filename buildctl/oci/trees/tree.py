@@ -159,10 +159,13 @@ class LayerTree(ABC):
 
     def remove_lower(self, path: str) -> None:
         """Remove `path` except for what this layer added: its entries may come before the whiteout."""
-        if path not in self.added:
-            self.make_room(path)
-        elif self.is_directory(path):
-            self.remove_below(path)
+        todo = [path]  # an image may be deeper than calls
+        while todo:
+            path = todo.pop()
+            if path not in self.added:
+                self.make_room(path)
+            elif self.is_directory(path):
+                todo += [f"{path}/{name}" for name in self.names(path)]
 
 
 def plain_directory(path: str) -> tarfile.TarInfo:

@@ -16,6 +16,7 @@ from buildctl.oci.entry import CAPABILITY, capability, file_entry
 from buildctl.oci.layer import write_layer
 from buildctl.oci.layout import Layout
 from buildctl.oci.trees import tree
+from buildctl.oci.trees.kept import remove_tree
 from buildctl.oci.trees.merged import merged_tar
 from buildctl.oci.trees.unpack import unpack_image
 from tests.support.images import Blobs, Member, file, folder, hard_link, image, symlink, tar
@@ -30,6 +31,7 @@ UPPER = tar(
     file("lib/b", b"through a link"), file(".wh.gone", b""), file("cleared/new"), file("cleared/.wh..wh..opq", b""),
     file("replaced", b"two"), file("bin/sh", b"another", mode=0o4755), symlink("to", "/bin/ash"), file("ä" * 60),
 )  # fmt: skip
+DEEP = file("a/" * 1900 + "f")
 
 
 def read(data: bytes) -> dict[str, tuple[object, ...]]:
@@ -98,6 +100,17 @@ def test_what_cannot_be_unpacked_gives_not_one_byte(tmp_path: Path, members: tup
     layout, descriptor = image(tmp_path, LOWER, tar(*members))
     with pytest.raises(LayoutError, match=says):
         next(merged_tar(layout, descriptor))
+
+
+@pytest.mark.parametrize(
+    "layers", [(tar(DEEP), tar(file(".wh.a"))), (tar(DEEP, file(".wh.a")),), (tar(DEEP, file(".wh..wh..opq")),)]
+)
+def test_whiteouts_of_what_is_deeper_than_calls(tmp_path: Path, layers: tuple[bytes, ...]) -> None:
+    layout, descriptor = image(tmp_path, *layers)
+    unpack_image(layout, descriptor, tmp_path / "root")
+    remove_tree(tmp_path / "root")  # pytest cannot
+    with tarfile.open(fileobj=io.BytesIO(b"".join(merged_tar(layout, descriptor)))) as archive:
+        assert any(name.endswith("/f") for name in archive.getnames()) == (len(layers) == 1)
 
 
 def test_names_that_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
