@@ -7,8 +7,9 @@ from __future__ import annotations
 import re
 from typing import Any, TextIO
 
-# C0 except tab and newline, DEL, C1, and what turns the direction of text around
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# C0 except tab and newline, DEL, C1, what turns the direction of text around, and surrogates, which no encoding has: they
+# come from names that are not UTF-8 and from JSON
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def plain(text: str) -> str:

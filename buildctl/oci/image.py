@@ -29,8 +29,11 @@ _MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
 
 
 def canonical_json(value: Any) -> bytes:
-    """UTF-8, sorted keys, no spaces, no trailing newline: the same bytes for the same value everywhere."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    """UTF-8, sorted keys, no spaces, no trailing newline: the same bytes for the same value everywhere.
+
+    A lone surrogate, which JSON of others may hold, becomes the bytes that `json.loads` reads back.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def _texts(value: Any) -> tuple[str, ...]:

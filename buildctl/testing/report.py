@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
+from buildctl.console.plain import plain
 from buildctl.ground.errors import BuildctlError
 from buildctl.oci.digest import Digest
 
@@ -54,7 +55,7 @@ class Finding:
         return {
             "name": self.name,
             "status": str(self.status),
-            "detail": self.detail,
+            "detail": plain(self.detail),  # an image may have said it
             "seconds": round(self.seconds, 3),
             **({"ran": self.ran.to_json()} if self.ran else {}),
             **({"since": self.since} if self.since else {}),

@@ -17,6 +17,7 @@ from buildctl.console.plain import Plain, plain
         ("PASSED\rFAILED", "PASSED?FAILED"),
         ("\x9b31m \x7f \x00", "?31m ? ?"),
         ("a\u202eb\u2066c", "a?b?c"),
+        ("caf\udce9 \ud800", "caf? ?"),
     ],
 )
 def test_control_characters_become_question_marks(text: str, shown: str) -> None:

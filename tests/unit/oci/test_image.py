@@ -53,6 +53,8 @@ FULL = ImageConfig(
 
 def test_canonical_json() -> None:
     assert canonical_json({"b": 1, "a": ["ü", None]}) == '{"a":["ü",null],"b":1}'.encode()
+    said = json.loads(r'{"a": "\ud800"}')  # as a registry may
+    assert json.loads(canonical_json(said)) == said
 
 
 @pytest.mark.parametrize(

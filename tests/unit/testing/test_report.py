@@ -90,5 +90,10 @@ def test_junit_survives_what_programs_print() -> None:
     assert failure.text == "?[31m<b>&??]]>? ä"
 
 
+def test_json_is_text_whatever_an_image_said() -> None:
+    found = Finding(name="a", status=Status.FAILED, detail="torch \ud800\x1b").to_json()
+    assert found["detail"] == "torch ??"
+
+
 def test_an_empty_report_says_so() -> None:
     assert counts_line(report()) == "nothing was checked, 0.0 s"
