@@ -156,7 +156,7 @@ class Store:
                     if _is_older(path.read_bytes()):
                         path.unlink()
                         count += 1
-        say(f"{folder}: {count} of an earlier buildctl do not count any more; their layers are made again when needed")
+        say(f"{folder}: {count} entries of an earlier buildctl are out of date; their layers are made again when needed")
 
     def _is_genuine(self, path: Path, digest: Digest, then: str) -> bool:
         with self._disk("reading"):

@@ -39,7 +39,7 @@ def context_entries(
             raise instruction.fail(f"no such file in the build context: {source}")
         for file, name in _files(path, target, many=len(sources) > 1):
             if not (file.is_symlink() or file.is_file() or file.is_dir()):
-                raise instruction.fail(f"{file} is neither a file, a folder nor a link")
+                raise instruction.fail(f"{file} is not a file, folder or link")
             yield _entry(file, posixpath.normpath(name).strip("/"), mode, owner), file
 
 
@@ -53,7 +53,7 @@ def merged(there: Sequence[Entry], own: Sequence[Entry], instruction: Instructio
         wrong = [path for path in above if found[path].kind is not Kind.DIRECTORY]
         before = found.get(entry.path, entry)
         if wrong or (before.kind is Kind.DIRECTORY) != (entry.kind is Kind.DIRECTORY):
-            raise instruction.fail(f"/{entry.path} and /{(*wrong, entry.path)[0]} are a file and a folder at one place")
+            raise instruction.fail(f"/{entry.path} and /{(*wrong, entry.path)[0]} would be a file and a folder at the same path")
         found[entry.path] = entry
     return list(found.values())
 

@@ -176,7 +176,7 @@ def _refuse_local(found: Iterable[Iterable[Found]], sources: Sequence[Path]) -> 
         folder = Path(unquote(urlsplit(wheel.url).path)).parent.resolve()  # the file itself may be a link
         if not any(folder.is_relative_to(source) for source in sources):
             raise SettingsError(
-                f"{wheel.name}=={wheel.version}: the index names a file of this machine: {wheel.url}",
+                f"{wheel.name}=={wheel.version}: the index names a file on this machine: {wheel.url}",
                 hint="use an index that serves its files; for a folder of wheels set UV_NO_INDEX=1 and UV_FIND_LINKS",
             )
 

@@ -237,7 +237,7 @@ class _Verification:
         member = self.candidate.member
         image = self.repository.manifest(str(Digest.parse(member.manifest.annotations[OF])))
         if twin_of(image.data) != member.fetched.data:
-            raise WrongError(f"it does not follow from the manifest of {image.descriptor.digest}, which it names")
+            raise WrongError(f"it is not derived from {image.descriptor.digest}, the manifest that it names")
         self.image = self.layout.write_bytes(MediaType.MANIFEST, image.data)
         self.signed = self.signed.leading_to(self.image.digest)
         if self.signed.key is not None:

@@ -177,7 +177,7 @@ class Upload:
                 self._resume()
             except AbsentError as error:
                 if not self._url:  # not a session that was lost: none was opened
-                    hint = "create the repository first: some registries, such as ECR, make none when one pushes"
+                    hint = "create the repository first: some registries, such as ECR, do not create it on push"
                     raise AbsentError(error.message, hint=hint, codes=error.codes) from error
                 self._start_over()
                 tries.failed(AgainError(f"the upload session is lost ({error.message})"))
@@ -309,7 +309,7 @@ class Upload:
             raise RefusedError(f"{where}: it gave no upload URL")
         url = self.repository.transport.url(given or current)
         if urlsplit(url).hostname != urlsplit(self.repository.transport.root).hostname:
-            raise RefusedError(f"{where}: it wants the bytes on another host, {urlsplit(url).hostname}")
+            raise RefusedError(f"{where}: it sends the upload to another host, {urlsplit(url).hostname}")
         return url
 
 

@@ -148,12 +148,12 @@ class Outside:
         if program is None or head[:4] != b"\x7fELF":
             first = head.splitlines()[0].decode("utf-8", "replace") if head[:2] == b"#!" else ""
             what = f"a script ({first})" if first else "not a program"
-            return f"`python` is /{real}, {what}, and not a Python: what it answers means nothing"
+            return f"`python` is /{real}, {what}, not a Python interpreter: its answers mean nothing"
         known = ARCHES.get(self._arch)
         if known and int.from_bytes(head[18:20], "little") != known.elf:
             return f"`python` is /{real}, which is not a program for {self._arch}"
         return (
-            "" if program.cpython else f"`python` is /{real}, a program, but not CPython: what it answers means nothing"
+            "" if program.cpython else f"`python` is /{real}, a program, but not CPython: its answers mean nothing"
         )
 
     def torches(self) -> dict[str, Torch]:
