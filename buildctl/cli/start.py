@@ -29,7 +29,7 @@ def _accelerator(name: str, text: str) -> click.Option:
 @click.option(
     "--ci", type=click.Choice(("github", "gitlab")), help="Write a workflow that builds, tests and publishes."
 )
-@click.option("--python", metavar="VERSIONS", help="One or more of 3.11, 3.13 and 3.14, separated by commas (default: 3.13).")
+@click.option("--python", metavar="VERSIONS", help="One or more of 3.11, 3.13, 3.14 (default: 3.13).")
 @click.option("--torch", metavar=_VERSIONS, help="Versions of PyTorch, for all accelerators: 2.6,2.10.")
 def init(folder: Path, ci: str | None, python: str | None, torch: str | None, **asked: str | None) -> None:
     """Write matrix.yaml, .gitignore and, with --ci, a workflow. Existing files are never overwritten.

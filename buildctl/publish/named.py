@@ -1,4 +1,4 @@
-"""What `buildctl check` is asked about besides names of claims: flavours, single architectures, globs and tags."""
+"""Names that `buildctl check` takes besides those of claims: flavours, single architectures, globs and tags."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def subjects_named(project: Project, known: Sequence[Subject], name: str, arch: 
 
 
 def _tagged(name: str, claims: Mapping[Cell, Claims]) -> tuple[Cell, ...]:
-    """The cells of the tag of that name, with any revision; none if it is also the name of an image."""
+    """The cells of that tag, with any revision; none if it is also the name of an image."""
     if any(name == cell.image for cell in claims):
         return ()
     tags = tags_of(tuple(claims), {cell.id: one for cell, one in claims.items()})

@@ -232,7 +232,9 @@ class _Verification:
         return None
 
     def twin(self) -> str:
-        """A twin is what its image's manifest makes of it; what is attached is about the image, so the rest is, too."""
+        """A twin must be what its image's manifest makes of it. Attachments belong to the image, so all other checks
+        are about the image.
+        """
         assert self.candidate.member is not None  # noqa: S101 - decided before
         member = self.candidate.member
         image = self.repository.manifest(str(Digest.parse(member.manifest.annotations[OF])))

@@ -303,7 +303,7 @@ class Upload:
         tries.failed(AgainError(error.message))
 
     def _location(self, given: str | None, current: str = "") -> str:
-        """Where the upload goes on: on the registry's own host, because what is sent may be private."""
+        """Where the upload continues; only on the registry's own host, because the content may be private."""
         where = f"{self.repository.reference.registry}: upload of {self._what}"
         if not given and not current:
             raise RefusedError(f"{where}: it gave no upload URL")

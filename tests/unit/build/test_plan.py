@@ -107,7 +107,7 @@ def test_own_files_bring_the_folders_above_and_modes_that_follow_from_nothing_el
     "copies", ["tree/a /files/x\nCOPY tree/a /files/x/y", "tree/ /files/x/\nCOPY tree/a /files/x/d"]
 )
 def test_a_file_and_a_folder_at_one_place_are_refused(context: Path, copies: str) -> None:
-    with pytest.raises(DockerfileError, match=r"would be a file and a folder at the same path"):
+    with pytest.raises(DockerfileError, match=r"are a file and a folder at the same path"):
         plan(OWN.replace("COPIES", f"COPY {copies}"), context)
 
 
