@@ -29,7 +29,7 @@ def subjects_named(project: Project, known: Sequence[Subject], name: str, arch: 
         return [replace(subject, image=first.image, built=first.image in built)]
     cells = [cell for cell in project.matrix.select([name]) if cell in there]
     if not cells:
-        raise UnknownNameError(f"{name} has no claims yet", hint="`buildctl lock`, then `buildctl claims`")
+        raise UnknownNameError(f"{name} has no claims yet", hint="run `buildctl lock`, then `buildctl claims`")
     return [
         replace(
             there[same[0]][0],
