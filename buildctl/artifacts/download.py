@@ -104,12 +104,12 @@ class _AbandonedError(Exception):
 
 
 class Downloads:
-    """What `download` does, under way while the `with` block runs: files are begun in the order of `items`, and the end
-    of the block stops what is left. With `all_gone`, a file that has vanished stops the others only at their end. There
-    must be room for `also` bytes more.
+    """Downloads that run while the `with` block runs, in the order of `items`; leaving the block stops what is
+    unfinished. With `all_gone`, a file that has vanished raises only after all others are complete. There must be room
+    for `also` more bytes.
 
     Threads take units from one queue. A file's first request finds out whether its source supports ranges; only then
-    the other parts are queued, so a source without ranges has exactly one reader.
+    are the other parts queued, so a source without ranges has exactly one reader.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Downloads:
                 file.partial.close()
 
     def still_coming(self) -> frozenset[Digest]:
-        """What is not in the store yet. Raises what went wrong."""
+        """Digests of files that are not in the store yet. Raises the first failure of a download."""
         with self.change:
             if self.failure is None and not self.coming:
                 self.failure = next(iter(self.vanished.values()), None)
@@ -166,7 +166,7 @@ class Downloads:
             return frozenset(self.coming)
 
     def wait(self) -> None:
-        """Until all are complete. Raises as `download`."""
+        """Wait until all files are complete. Raises as `download`."""
         while self.still_coming():
             with self.change:
                 if self.coming and self.failure is None:

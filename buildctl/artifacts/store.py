@@ -148,7 +148,7 @@ class Store:
         return layer
 
     def _discard_older(self) -> None:
-        """All at once, and told in one line: a store of an earlier buildctl has one for each layer."""
+        """Remove them all at once and report it in one line: a store of an earlier buildctl has one for each layer."""
         folder, count = self.root / "layers", 0
         with self._disk("removing what is out of date"):
             for path in folder.iterdir():
@@ -156,7 +156,7 @@ class Store:
                     if _is_older(path.read_bytes()):
                         path.unlink()
                         count += 1
-        say(f"{folder}: {count} of an earlier buildctl do not count any more; their layers are made again when needed")
+        say(f"{folder}: {count} of an earlier buildctl are out of date; their layers are made again when needed")
 
     def _is_genuine(self, path: Path, digest: Digest, then: str) -> bool:
         with self._disk("reading"):
@@ -348,7 +348,7 @@ def layer_of(key: str, data: bytes) -> Layer | None:
 
 
 def _is_older(data: bytes) -> bool:
-    """Whether this names a layer as buildctl did before it sealed such files."""
+    """Whether this names a layer as buildctl did before such files were sealed."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

@@ -107,7 +107,7 @@ def _make(task: _Task, told: Callable[[int], None]) -> Made:
 
 
 def at_hand(recipes: Iterable[Recipe], layers: LayerStore) -> dict[str, Made]:
-    """What `layers` have of these, by key."""
+    """The layers that `layers` already has for these recipes, by key."""
     found = {recipe.key: layers.get(recipe.key) for recipe in {recipe.key: recipe for recipe in recipes}.values()}
     return {key: Made(layer=layer, fresh=False, seconds=0) for key, layer in found.items() if layer is not None}
 
@@ -123,11 +123,10 @@ def make_layers(
     meanwhile: Callable[[], None] = lambda: None,
     shown: Mapping[str, Shown] = MappingProxyType({}),
 ) -> dict[str, Made]:
-    """Make what `layers` lack from the artifacts in `store`, in `jobs` processes (one per core by default): always the
-    heaviest of those that are `ready`.
-
-    Returns what was made or found, by key. The first failure stops the others, also one in `ready` or in `meanwhile`,
-    which is called again and again while layers are missing; finished layers are kept.
+    """Make the layers that `layers` lacks from the artifacts in `store`, in `jobs` processes (default: one per core),
+    the heaviest of those that are `ready` first. Returns what was made or found, by key. `meanwhile` is called
+    repeatedly while layers are missing. The first failure, also one in `ready` or `meanwhile`, stops the others;
+    finished layers are kept.
     """
     wanted = {recipe.key: recipe for recipe in recipes}
     done = at_hand(wanted.values(), layers)
@@ -186,7 +185,7 @@ def source_date_epoch() -> int | None:
 def write_image(
     image: ImageRecipe, made: Mapping[str, Made], *, layout: Layout, layers: LayerStore, epoch: int | None
 ) -> Built:
-    """Write one image whose layers are made, and tag it in the layout; `epoch` in the place of its own time."""
+    """Write one image whose layers are made, and tag it in the layout. `epoch` replaces the image's own time."""
     start = time.perf_counter()
     stack = [*image.base, *(made[recipe.key].layer for recipe in image.layers)]
     created = written(image.created if epoch is None else epoch)

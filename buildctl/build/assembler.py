@@ -78,8 +78,8 @@ def bases_under(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def _make(project: Project, session: CacheSession, jobs: int | None) -> dict[str, Made]:
-    """What is missing, each layer as soon as what it is made from is here. Wheels that overwrite each other are looked
-    for, in images not checked before.
+    """Make missing layers, each as soon as its material has arrived. Images that were not checked before are checked
+    for wheels that overwrite each other.
     """
     recipes = list({r.key: r for p in session.planned for r in p.recipes}.values())
     missing = missing_in(session.planned, session.layers)

@@ -1,6 +1,6 @@
-"""What makes images: an engine gets an order for cells and answers with what it has built.
+"""The interface of engines: an engine gets an order for cells and answers with what it has built.
 
-Imports nothing that a build with nothing to do does not need.
+Imports nothing that a build with nothing to do could do without.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Cells to build into `layout`, from layers that are in `layers` or will be put there. `epoch` is the time
-    of the images in seconds since 1970, None for the time of what is locked for each.
-
-    `jobs` is the number of processes (None: one per core). `builder` is a buildx builder, `context` a docker context or
-    the URL of a daemon; an engine without Docker has no use for them. `cache` has layers that others made.
+    """Cells to build into `layout`, from layers that are in `layers` or will be put there. `epoch` is the time of the
+    images in seconds since 1970; None means the time of the newest locked package of each. `jobs` is the number of
+    processes (None: one per core). `builder` is a buildx builder, `context` a docker context or the URL of a daemon; an
+    engine without Docker ignores both. `cache` has layers that others made.
     """
 
     project: Project
@@ -76,7 +75,7 @@ class Built:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """What a build answers. `changed` are the images that the layout did not have with this digest before."""
+    """The answer of a build. `changed` are the images that the layout did not have with this digest before."""
 
     layout: str
     images: tuple[Built, ...]

@@ -99,7 +99,7 @@ def build_images(project: Project, locked: Sequence[LockedCell], options: BuildO
 
 
 def _digests(layout: Layout) -> dict[str, Digest]:
-    """Of the images in the layout, by name; none where there is no readable layout yet."""
+    """Digests of the images in the layout, by name; empty if there is no readable layout yet."""
     with suppress(LayoutError, OSError):
         return {m.annotations.get(REF_NAME, ""): m.digest for m in layout.entries()}
     return {}

@@ -52,7 +52,7 @@ class VanishedDebError(FetchError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Materials:
-    """What is to be downloaded, and from where. `bases` are locks, by base and architecture, with their packages."""
+    """What to download, and from where. `bases` are locks, by base and architecture, with their packages."""
 
     debs: tuple[Download, ...]
     bases: Mapping[tuple[DebianBase, str], frozenset[Digest]]
@@ -60,7 +60,7 @@ class Materials:
 
 
 def missing_in(planned: Iterable[Planned], layers: LayerStore | None) -> dict[str, Recipe]:
-    """The recipes whose layers are not in `layers`, by key; all of them for None."""
+    """The recipes whose layers are not in `layers`, by key; all recipes if `layers` is None."""
     recipes = {r.key: r for p in planned for r in p.recipes}
     return {key: r for key, r in recipes.items() if layers is None or layers.get(key) is None}
 
@@ -85,9 +85,8 @@ def fetch_materials(project: Project, planned: Sequence[Planned], store: Store, 
 def locate_materials(
     project: Project, planned: Sequence[Planned], store: Store, missing: Mapping[str, Recipe]
 ) -> Materials:
-    """What these layers are made from and the store lacks. The package index is asked; nothing is downloaded.
-
-    Raises FetchError and LockError for what nobody has to offer.
+    """Find what these layers are made from and the store lacks. Asks the package index, but downloads nothing. Raises
+    FetchError and LockError for files that no source offers.
     """
     from buildctl.lock.apt_sources import apt_mirrors
     from buildctl.lock.fetch import deb_downloads, wheel_downloads
@@ -105,7 +104,7 @@ def locate_materials(
 
 
 def fetch_debs_of(materials: Materials, store: Store, progress: Progress) -> None:
-    """Raises VanishedDebError for packages that no mirror has, after all others have arrived."""
+    """Raises VanishedDebError for packages that no mirror has, once all others have arrived."""
     from buildctl.artifacts.download import Downloads
 
     try:

@@ -123,12 +123,12 @@ def environment() -> dict[str, str]:
 
 
 def downloads(cell: Cell, lock: WheelLock) -> str:
-    """What is about to come, the largest first. uv has some of it in its cache, perhaps."""
+    """What will be downloaded, the largest first; uv may have some of it in its cache."""
     largest = sorted(lock.wheels, key=lambda wheel: -wheel.size)
     named = ", ".join(f"{wheel.name} {wheel.version} ({size(wheel.size)})" for wheel in largest[:3])
     total = size(sum(wheel.size for wheel in lock.wheels))
     wheels = f"{len(lock.wheels)} wheels, {total}: {named}, ..."
-    return f"{cell.name}: {wheels}; and Python {cell.python} if there is none here. uv has some in its cache, perhaps"
+    return f"{cell.name}: {wheels}; and Python {cell.python} unless it is installed; uv may have some in its cache"
 
 
 def _asked(target: Path) -> Iterator[str]:

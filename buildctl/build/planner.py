@@ -53,7 +53,7 @@ class Planned:
 
 
 def chosen_compression(project: Project, method: str | None = None, level: str | None = None) -> Compression:
-    """What the command line says, else matrix.yaml, whose level is for its own method alone. Raises UsageError."""
+    """As on the command line, else as in matrix.yaml, whose level applies only to its own method. Raises UsageError."""
     configured = project.matrix
     method = method or configured.compression
     if level is None and method == configured.compression:

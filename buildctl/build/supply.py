@@ -1,4 +1,4 @@
-"""What layers are made from, as it arrives: which of them can be made now, and which images can be checked."""
+"""Material of layers as it arrives: which layers can be made now, and which images can be checked."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _WORTH = 2
 
 @dataclass(slots=True, kw_only=True)
 class Supply:
-    """What is asked while processes make layers. `unchecked` are images whose wheels `check` has to compare: each as
-    soon as its last wheel is here.
+    """Answers what the loop that makes layers asks. `unchecked` are images whose wheels `check` has to compare, each as
+    soon as its last wheel has arrived.
     """
 
     session: CacheSession
@@ -36,14 +36,14 @@ class Supply:
     check: Callable[[Planned], None]
 
     def ready(self, recipe: Recipe) -> bool:
-        """Whether everything that the layer is made from is here; if it will be signed, hashed now."""
+        """Whether everything that the layer is made from has arrived. Hashes it if the layer will be signed."""
         if self._waits([recipe]):
             return False
         self.session.hash_inputs([recipe])
         return True
 
     def look(self) -> None:
-        """Take note of what has arrived. Raises what went wrong with a download, and what `check` raises."""
+        """Take note of what has arrived. Raises failures of downloads, and what `check` raises."""
         self.coming = self.downloads.still_coming()
         for planned in [p for p in self.unchecked if not self._waits(p.recipe.layers)]:
             self.unchecked.remove(planned)
@@ -67,8 +67,8 @@ def supplied(
     check: Callable[[Planned], None],
     progress: Progress,
 ) -> Iterator[Supply]:
-    """Wheels arrive while the block runs. Before it everything is refused that can be known without a download; then
-    come the Debian packages, because one that has vanished changes what is made.
+    """Wheels arrive while the block runs. Everything that can be refused without a download is refused before; then the
+    Debian packages are fetched, because one that has vanished changes what is made.
     """
     from buildctl.artifacts.download import Downloads  # noqa: PLC0415 - HTTP: not when every layer is there
 
@@ -91,10 +91,9 @@ def supplied(
 
 
 def in_order(recipes: Iterable[Recipe]) -> list[Recipe]:
-    """The order of the downloads that lets the last layer be finished earliest: small ones that are much work, then the
-    most work first, so that what arrives last is made soon.
-
-    This is Johnson's rule for two machines one after the other (S. M. Johnson, 1954), with the download as the first.
+    """The order of downloads that finishes the last layer earliest: small layers that are much work first, then the
+    others by their work, so that what arrives last is made quickly. This is Johnson's rule for two machines in a row
+    (S. M. Johnson, 1954), with the download as the first.
     """
 
     def rank(recipe: Recipe) -> tuple[bool, int, str]:

@@ -1,10 +1,10 @@
-"""A build that has nothing to do says so before anything is imported that it would need.
+"""Lets a build with nothing to do answer before it imports what building needs.
 
-What a build answered is kept in the store, under a digest of everything that it was made from: this program, options,
-environment, and the content of every file of the project that a build reads (of big ones their state). If all of that
-is the same, the answer is the same. Whether what was built is still there and whole is looked at again, as strictly as
-a build does: layers in the store by their receipts, everything small in the layout by its content. It is not kept in
-the layout, which may come from elsewhere (a CI cache): whoever wrote another image there could have written the answer.
+The answer of a build is kept in the store, under a digest of everything that it depends on: this program, options,
+environment, and every file of the project that a build reads (by content; big files by their state). If the digest is
+the same, the answer is the same. Whether the results are still there and intact is checked each time, as strictly as in
+a build: layers in the store by their receipts, everything small in the layout by its content. It is not kept in
+the layout, which may come from elsewhere (a CI cache): whoever put another image there could have put the answer there.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ENVIRONMENT = ("BUILDCTL_", "HOME", "PIP_", "PYTHONPATH", "SOURCE_DATE_EPOCH", "
 def remembered(
     project: Project, *, load: bool | None, **asked: str | bool | Sequence[str | None] | None
 ) -> Memory | None:
-    """The memory of builds for which all of this was `asked`; None if its images may have to go into Docker."""
+    """The memory of builds that were `asked` for the same; None if their images may have to go into Docker."""
     if load or (load is None and may_answer()):
         return None
     with suppress(OSError):  # a folder that cannot be read: the build says so if it needs it
@@ -55,7 +55,7 @@ def remembered(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What one build answered. `digest` is of all that the answer depends on, `told` what was said before it."""
+    """The answer of one build. `digest` covers all that the answer depends on; `told` counts the messages before it."""
 
     project: Project
     asked: Mapping[str, Any]
@@ -63,7 +63,7 @@ class Memory:
     told: int
 
     def recall(self) -> BuildResult | None:
-        """The answer, if there is nothing to do; None if there may be."""
+        """The answer if there is nothing to do, else None."""
         began, layout = time.monotonic(), Layout(self.project.layout)
         with suppress(OSError, ValueError, KeyError, TypeError, BuildctlError):
             kept = unsealed(self.digest, _place(layout).read_bytes())
@@ -76,8 +76,8 @@ class Memory:
         return None
 
     def keep(self, result: BuildResult) -> None:
-        """Not if anything of it is elsewhere than here, if people were told something that they should be told again,
-        or if anything has changed meanwhile.
+        """Keeps nothing if a result is only elsewhere, if there were messages that people should see again, or if
+        anything has changed meanwhile.
         """
         if told() == self.told and not self.project.matrix.cache.read:
             with suppress(OSError, BuildctlError):  # without a memory the next build only takes longer
@@ -125,7 +125,7 @@ def _digest(project: Project, asked: Mapping[str, Any]) -> str:
 
 
 def _program() -> list[str]:
-    """The content of this package, and the names and versions of those installed with it. Times say nothing here: in
+    """The content of this package, and the names and versions of those installed with it. Times would prove nothing: in
     container images they are often all the same.
     """
     found = []
@@ -158,8 +158,8 @@ def _contents(root: Path) -> Iterator[str]:
 
 
 def _content(path: Path) -> str:
-    """A link is what it points to and what it says. A big file is its state, once that is so old that a change would
-    show in it: the time of the last change (ctime) cannot be set.
+    """A link counts by its target and the content there. A big file counts by its state, once it is old enough that a
+    change would show: its change time (ctime) cannot be set.
     """
     try:
         link = os.readlink(path) if path.is_symlink() else ""  # noqa: PTH115 - Path.readlink tidies it up

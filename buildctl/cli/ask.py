@@ -118,7 +118,7 @@ def inspect(options: Options, target: str, arch: str | None, as_json: bool) -> N
 @command("Show what differs between two images")
 @click.argument("a", metavar="A", callback=opened)
 @click.argument("b", metavar="B", callback=opened)
-@click.option("--arch", metavar="ARCH", help="Which architecture (default: one that both have, this machine's first).")
+@click.option("--arch", metavar="ARCH", help="The one to compare (default: one that both have).")
 @plain_http_option
 @json_option
 @click.pass_obj

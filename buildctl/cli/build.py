@@ -191,7 +191,7 @@ def build(
       buildctl build                         the whole matrix
       buildctl build cuda-2.6 --arch amd64
       buildctl build --compression gzip      for Docker before 23
-      buildctl build --compression zstd:chunked             for clusters that start images before they are pulled
+      buildctl build --compression zstd:chunked             for lazy pulls
       buildctl build --compression-level 9                  slower, 12 % smaller; 1 or none for quick tries
       buildctl build cpu-2.6 --no-load --output /tmp/layout
       buildctl build cuda-2.6 --context gpu-box             made here, loaded there

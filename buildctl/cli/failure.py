@@ -42,7 +42,7 @@ def tell(error: BuildctlError, arguments: Sequence[str], *, code: int | None = N
 
 
 def is_told(error: OSError) -> bool:
-    """Whether it is the system's refusal: with a number, or those that a copy of a folder collects."""
+    """Whether the system refused something: an error with a number, or those collected by copying a folder."""
     return error.errno is not None or isinstance(error, shutil.Error)
 
 

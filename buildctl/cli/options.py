@@ -109,12 +109,12 @@ _COMPRESSION = (
     click.option(
         "--compression",
         type=click.Choice(tuple(COMPRESSIONS)),
-        help="Of the layers (default: as in matrix.yaml, or zstd).",
+        help="How to compress layers (default: as in matrix.yaml, or zstd).",
     ),
     click.option(
         "--compression-level",
         metavar="LEVEL",
-        help="1 (quick) to 19 (small), for gzip to 9, or none (default: as in matrix.yaml, or 3, for gzip 6).",
+        help="1 (fast) to 19 (small), gzip 1 to 9, or none (default: as in matrix.yaml, or 3, gzip 6).",
     ),
 )
 _READ = (

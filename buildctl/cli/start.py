@@ -29,12 +29,12 @@ def _accelerator(name: str, text: str) -> click.Option:
 @click.option(
     "--ci", type=click.Choice(("github", "gitlab")), help="Write a workflow that builds, tests and publishes."
 )
-@click.option("--python", metavar="VERSIONS", help="Pythons of the images, of 3.11, 3.13 and 3.14 (default: 3.13).")
+@click.option("--python", metavar="VERSIONS", help="One or more of 3.11, 3.13, 3.14 (default: 3.13).")
 @click.option("--torch", metavar=_VERSIONS, help="Versions of PyTorch, for all accelerators: 2.6,2.10.")
 def init(folder: Path, ci: str | None, python: str | None, torch: str | None, **asked: str | None) -> None:
-    """Write matrix.yaml, .gitignore and, with --ci, a workflow. What is there is never overwritten.
+    """Write matrix.yaml, .gitignore and, with --ci, a workflow. Existing files are never overwritten.
 
-    VERSIONS are versions of PyTorch with commas between them. Without any accelerator it asks, on a terminal.
+    VERSIONS are PyTorch versions, separated by commas. Without an accelerator, it asks (on a terminal).
 
     \b
     Examples:
@@ -117,7 +117,7 @@ def _accelerators(text: str) -> tuple[str, ...]:
 
     words = _words(text)
     if not words or (wrong := [word for word in words if word not in ACCELERATORS]):
-        what = f"unknown accelerator {wrong[0]!r}" if words else "nothing"
+        what = f"unknown accelerator {wrong[0]!r}" if words else "no accelerator"
         raise click.UsageError(f"{what}; one or more of {', '.join(ACCELERATORS)}")
     return words
 

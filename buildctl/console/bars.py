@@ -1,4 +1,4 @@
-"""Progress on a terminal: one line for all, and one bar for each piece that is being worked on."""
+"""Progress on a terminal: one line for everything, and a bar for each piece in progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from buildctl.console.sums import Sum, current, told
 
 
 class Display(RichProgress):
-    """What is on the terminal; below the line about `sums` a bar for each visible task."""
+    """The line about `sums`, and below it a bar for each visible task."""
 
     def __init__(self, console: Console) -> None:
         self.sums: list[Sum] = []
@@ -43,7 +43,7 @@ class Display(RichProgress):
 
 
 class Bars:
-    """A `Progress`. Pieces that are finished make room."""
+    """A `Progress`. Finished pieces disappear."""
 
     def __init__(self, display: Display, verb: str) -> None:
         self.display, self.sum = display, Sum(verb)

@@ -53,7 +53,7 @@ def set_level(level: Level) -> None:
 
 
 def told() -> int:
-    """How often something was said so far, heard or not."""
+    """The number of messages so far, shown or not."""
     return _told
 
 

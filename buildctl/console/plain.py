@@ -1,4 +1,4 @@
-"""Text of others on a terminal: labels, tags, file names and what registries say may hold control characters, which can
+"""Text of others on a terminal: labels, tags, file names and registry answers may contain control characters, which can
 hide or replace what is shown.
 """
 
@@ -7,18 +7,18 @@ from __future__ import annotations
 import re
 from typing import Any, TextIO
 
-# C0 except tab and newline, DEL, C1, what turns the direction of text around, and surrogates, which no encoding has: they
-# come from names that are not UTF-8 and from JSON
+# C0 except tab and newline, DEL, C1, what turns the direction of text around, and surrogates, which no encoding has:
+# they come from names that are not UTF-8 and from JSON
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def plain(text: str) -> str:
-    """With a question mark for each control character: that is valid in JSON and in every encoding."""
+    """Replaces each control character by a question mark, which is valid in JSON and in every encoding."""
     return text if text.isprintable() else _CONTROL.sub("?", text)
 
 
 class Plain:
-    """A text stream through which no control character passes; all else is that of `stream`."""
+    """A text stream that replaces control characters; in all else it behaves as `stream`."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

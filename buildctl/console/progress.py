@@ -85,8 +85,8 @@ class Silent:
 
 
 class Lines:
-    """One line for each piece that is not small, when it is whole; one for the rest at the end. If nothing was said for
-    a while, one says how far everything is.
+    """One line for each large piece when it is complete, and one at the end for the small ones. After a while of
+    silence, a line reports the progress of everything.
     """
 
     def __init__(self, verb: str, console: Console, story: _Story | None = None) -> None:
@@ -111,7 +111,7 @@ class Lines:
             self.sum.advance(count)
 
     def remind(self) -> None:
-        """Say how far everything is, if nothing was said for a while."""
+        """Report the progress of everything after a while of silence."""
         with self._story.lock:
             silent = time.monotonic() - self._story.said >= _SILENCE
             text = told([lines.sum for lines in self._story.lines]) if silent else ""
@@ -151,7 +151,7 @@ class Lines:
 
 @dataclass(slots=True)
 class _Story:
-    """What is said in one place: kinds of work, and when the last line was."""
+    """What all lines share: the kinds of work, and the time of the last line."""
 
     lines: list[Lines] = field(default_factory=list)
     said: float = field(default_factory=time.monotonic)

@@ -1,4 +1,4 @@
-"""How far all pieces of a kind of work are, and one line about several kinds."""
+"""Progress of all pieces of one kind of work, and one line about several kinds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WINDOW = 15.0  # seconds over which a rate is measured
 
 @dataclass(slots=True)
 class Sum:
-    """All pieces of one kind: how many, how many bytes, how much of both is done. Its users lock it."""
+    """All pieces of one kind: their number, their bytes, and how much of both is done. Callers hold a lock."""
 
     verb: str
     pieces: int = 0
@@ -41,19 +41,19 @@ class Sum:
             self.seen.popleft()
 
     def finish(self, off: int) -> None:
-        """A piece is whole; it was `off` bytes more than expected."""
+        """A piece is complete; it was `off` bytes larger than expected."""
         self.whole += 1
         self.total = max(self.total + off, self.done)
 
     @property
     def rate(self) -> float:
-        """Bytes per second, of late."""
+        """Recent bytes per second."""
         first, before = self.seen[0]
         return max(0.0, self.done - before) / max(time.monotonic() - first, 0.1)
 
     @property
     def left(self) -> float:
-        """Seconds; 0 when nobody can tell."""
+        """Seconds left; 0 if unknown."""
         return 0.0 if self.unknown or self.rate <= 0 else (self.total - self.done) / self.rate
 
 
@@ -77,5 +77,5 @@ def told(sums: Sequence[Sum]) -> str:
 
 
 def current(sums: Sequence[Sum]) -> Sum | None:
-    """The kind that everything waits for: the first that is not whole."""
+    """The kind that holds up the rest: the first that is not complete."""
     return next((one for one in sums if one.whole < one.pieces), sums[-1] if sums else None)

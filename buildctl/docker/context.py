@@ -45,7 +45,7 @@ def endpoint(context: str | None) -> Endpoint:
 
 
 def may_answer() -> bool:
-    """Whether there may be a daemon, without asking: False if it would be on this machine and its socket is not."""
+    """Whether a daemon may answer, without asking: False if it would be on this machine and its socket is missing."""
     try:
         host = endpoint(None).host
     except RuntimeUnavailableError:

@@ -39,12 +39,12 @@ def context_entries(
             raise instruction.fail(f"no such file in the build context: {source}")
         for file, name in _files(path, target, many=len(sources) > 1):
             if not (file.is_symlink() or file.is_file() or file.is_dir()):
-                raise instruction.fail(f"{file} is neither a file, a folder nor a link")
+                raise instruction.fail(f"{file} is not a file, folder or link")
             yield _entry(file, posixpath.normpath(name).strip("/"), mode, owner), file
 
 
 def merged(there: Sequence[Entry], own: Sequence[Entry], instruction: Instruction) -> list[Entry]:
-    """`own` over what is `there`, with all folders above, as a COPY would lay them down. Raises DockerfileError."""
+    """`own` on top of `there`, with all parent folders, as COPY would place them. Raises DockerfileError."""
     found = {entry.path: entry for entry in there}
     for entry in own:
         above = [str(folder) for folder in reversed(PurePosixPath(entry.path).parents)][1:]
@@ -53,7 +53,9 @@ def merged(there: Sequence[Entry], own: Sequence[Entry], instruction: Instructio
         wrong = [path for path in above if found[path].kind is not Kind.DIRECTORY]
         before = found.get(entry.path, entry)
         if wrong or (before.kind is Kind.DIRECTORY) != (entry.kind is Kind.DIRECTORY):
-            raise instruction.fail(f"/{entry.path} and /{(*wrong, entry.path)[0]} are a file and a folder at one place")
+            raise instruction.fail(
+                f"/{entry.path} and /{(*wrong, entry.path)[0]} are a file and a folder at the same path"
+            )
         found[entry.path] = entry
     return list(found.values())
 

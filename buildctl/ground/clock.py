@@ -18,7 +18,7 @@ def written(seconds: int) -> str:
 
 
 def seconds_of(text: str) -> int:
-    """What `written` was given. Raises ValueError for any other text."""
+    """The inverse of `written`. Raises ValueError for any other text."""
     return int(datetime.strptime(text, _FORM).replace(tzinfo=UTC).timestamp())
 
 

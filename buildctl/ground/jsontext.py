@@ -1,4 +1,4 @@
-"""JSON of others: files that anybody may have written, answers of programs and images."""
+"""JSON from outside: files that anybody may have written, answers of programs and images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def parse_json(text: str | bytes) -> Any:
-    """As `json.loads`. Raises ValueError, also for what is nested too deep."""
+    """As `json.loads`. Raises ValueError, also for JSON nested too deep."""
     try:
         return json.loads(text)
     except RecursionError as error:

@@ -32,7 +32,7 @@ class _Worker(Generic[Task]):
 
 @dataclass(slots=True, kw_only=True)
 class Workers(Generic[Task, Result]):
-    """`count` processes that run `work(task, told)`, one task after the other: the first of `tasks` that is ready."""
+    """`count` processes that run `work(task, told)`, one task at a time: always the first of `tasks` that is ready."""
 
     work: Callable[[Task, Told], Result]
     count: int
@@ -46,10 +46,8 @@ class Workers(Generic[Task, Result]):
         ready: Callable[[Task], bool] = lambda _: True,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> Generator[tuple[Task, Result]]:
-        """Results as they come. A task begins once it is `ready`, which is asked until it is; it may raise. `meanwhile`
-        is called again and again while tasks wait or run. The first failure, also one of these two, kills all workers
-        and is raised.
-
+        """Yields results as they come. A task starts once `ready` returns true for it. `meanwhile` is called repeatedly
+        while tasks wait or run. The first failure, also one in `ready` or `meanwhile`, kills all workers and is raised.
         Raises EngineError if a worker dies.
         """
         waiting = list(tasks)

@@ -41,7 +41,9 @@ def catalogue(start: Path, layout: Path | None) -> list[Subject]:
     """Every name with a claims file in the project above `start`. Raises MatrixError outside a project."""
     root = next((p for p in (start.resolve(), *start.resolve().parents) if (p / "matrix.yaml").is_file()), None)
     if root is None:
-        raise MatrixError(f"no matrix.yaml in {start} or any folder above it", hint="buildctl --project DIR check")
+        raise MatrixError(
+            f"no matrix.yaml in {start} or any folder above it", hint="name the project: buildctl --project DIR check"
+        )
     names = layout_names(layout or root / "dist")
     place = _place(layout or root / "dist", root)
     found: dict[str, list[Claims]] = {}

@@ -93,8 +93,8 @@ def _by_cause(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
 
 
 def _steps(some: Sequence[Verdict]) -> list[str]:
-    """What people read is broken at blanks, what they copy is one line for each command. Steps that differ in the name
-    alone are told once, and what is to be used instead in one line.
+    """Prose is wrapped; each command has a line of its own. Steps that differ only in the name are printed once, and
+    all images to use instead are on one line.
     """
     lines: dict[str, None] = {}
     for verdict in some:

@@ -70,7 +70,7 @@ class Examination:
         return {"host": self.host.to_json(), "symptoms": [s.to_json() for s in self.symptoms]}
 
     def text(self) -> str:
-        """First what can be done here, and what is in the way of the rest; then everything that was looked at."""
+        """First what this machine can do, and what prevents the rest; then every check."""
         lines = [*wrapped("", self.host.summary()), "", *self._answer()]
         width = max(len(s.what) for s in self.symptoms)
         for purpose in dict.fromkeys(s.purpose for s in self.symptoms):

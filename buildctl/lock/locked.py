@@ -43,8 +43,8 @@ class LockedCell:
 
 
 def created(wheels: WheelLock | None, debian: Iterable[BaseLock]) -> int:
-    """When the youngest of all that is locked was made or uploaded, in seconds since 1970: as deterministic as the
-    locks, and true. What does not say is left out.
+    """When the newest locked package was made or uploaded, in seconds since 1970; it depends only on the locks.
+    Packages without a time are left out.
     """
     return max([*([wheels.newest] if wheels else []), *(lock.newest for lock in debian)], default=0) or EPOCH
 

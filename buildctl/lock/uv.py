@@ -171,12 +171,12 @@ def _compile(
 
 
 def _refuse_local(found: Iterable[Iterable[Found]], sources: Sequence[Path]) -> None:
-    """Only a folder that the user named may lead to files of this machine; an index elsewhere may not."""
+    """Only a folder that the user named may lead to files on this machine; a remote index may not."""
     for wheel in (wheel for wheels in found for wheel in wheels if urlsplit(wheel.url).scheme == "file"):
         folder = Path(unquote(urlsplit(wheel.url).path)).parent.resolve()  # the file itself may be a link
         if not any(folder.is_relative_to(source) for source in sources):
             raise SettingsError(
-                f"{wheel.name}=={wheel.version}: the index names a file of this machine: {wheel.url}",
+                f"{wheel.name}=={wheel.version}: the index names a file on this machine: {wheel.url}",
                 hint="use an index that serves its files; for a folder of wheels set UV_NO_INDEX=1 and UV_FIND_LINKS",
             )
 

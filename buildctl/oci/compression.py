@@ -91,7 +91,7 @@ class ZstdSink(Sink):
         self._filled += len(data) - at
 
     def _compress(self) -> None:
-        """Hand over the frame that is full; as many may wait as threads work."""
+        """Hand over the full frame; at most as many wait as there are threads."""
         self._waiting.append((self._frame, self._pool.submit(self._compressed, self._frame[: self._filled])))
         if len(self._waiting) > self._threads:
             self._finish()
@@ -135,7 +135,7 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
 
 
 def threads_of(level: int) -> int:
-    """How many compress one zstd layer at once: fewer where each takes much memory."""
+    """How many threads compress one zstd layer: fewer at levels that need much memory."""
     memory = _parameters(level).estimated_compression_context_size()
     return max(1, min(os.cpu_count() or 1, _THREADS, _CONTEXTS // memory))
 
@@ -238,7 +238,7 @@ class Compression:
         return f"{self.method}{f'-{self.level}' if self.level else ''} {self.sink.version()}".strip()
 
     def of(self, material: int) -> Compression:
-        """The compression of a layer made from so many bytes; 0 for one that every client needs whole."""
+        """The compression of a layer made from so many bytes; 0 for a layer that every client needs whole."""
         return self.plain if self.plain is not None and material < self.worth else self
 
     def at(self, level: int) -> Compression:

@@ -79,7 +79,7 @@ def translated(path: Path, size: int = 0) -> Iterator[None]:
 
 
 def full_disk(path: Path, size: int = 0) -> EngineError:
-    """What to say after writing `path`, or `size` bytes to it, failed with one of FULL."""
+    """The error after writing `path`, or `size` bytes to it, failed with one of FULL."""
     need = f" ({size / 1e6:.1f} MB)" if size else ""
     lacks = "the file system has no inode left" if out_of_inodes(path) else "the disk is full"
     return EngineError(

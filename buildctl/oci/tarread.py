@@ -221,7 +221,7 @@ class _Hashed(io.RawIOBase):
             self._hash.update(view[:count])
         self.size += count
         if self._packed and is_bomb(self._packed.size, self.size):
-            raise LayoutError(f"{self._where}: {self._packed.size} bytes become more than {self.size}: a bomb")
+            raise LayoutError(f"{self._where}: {self._packed.size} bytes unpack to more than {self.size}: a bomb")
         return cast("int", count)
 
     @property

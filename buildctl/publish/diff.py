@@ -201,8 +201,9 @@ def shown(layer: Descriptor) -> str:
 
 
 def compare(project: Project, a: str, b: str, *, arch: str | None = None, plain_http: bool | None = None) -> Difference:
-    """Without `arch` the architecture that both have; this machine's, if that is one of several. Raises LayoutError,
-    RegistryError. Of an image in a registry only manifests, configuration and attached bill of materials are fetched.
+    """Without `arch`, compares the architecture that both have; if there are several, this machine's. Of an image in a
+    registry, only manifests, configuration and the attached bill of materials are fetched. Raises LayoutError,
+    RegistryError.
     """
     chosen = (arch, arch) if arch else _common(*(_arches(project, name, plain_http) for name in (a, b)))
     return difference(*(_seen(project, name, one, plain_http) for name, one in zip((a, b), chosen, strict=True)))
@@ -219,7 +220,7 @@ def _arches(project: Project, name: str, plain_http: bool | None) -> tuple[str, 
 
 
 def _common(a: Sequence[str], b: Sequence[str]) -> tuple[str, str]:
-    """Of each side its own first choice if they have none in common."""
+    """If they have no architecture in common, each side's own first choice."""
     here = arch_named(machine())
 
     def choice(arches: Sequence[str]) -> str:

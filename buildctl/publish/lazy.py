@@ -1,8 +1,8 @@
 """Twins in a registry: for each tag whose images have zstd:chunked layers, a tag ending in `-lazy` for stargz.
 
-A tag and its twin are decided together and go to the same images: one is never tested, gated or refused without the
-other. What the twin names is made here from the manifests of the images, so nothing that a registry says of a twin is
-believed.
+A tag and its twin are decided together and go to the same images: neither is tested, gated or refused without the
+other. The twin's content is made here from the images' manifests, so nothing that a registry says about a twin is
+trusted.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Twins:
     _known: dict[Digest, bytes] = field(default_factory=dict)
 
     def under(self, top: Descriptor, data: bytes = b"") -> bytes:
-        """What the twin of a tag names where the tag names `top`, the same where no image has a twin. `data` is `top`
-        itself, if it is an index.
+        """What the twin of a tag points at when the tag points at `top`; the same if no image has a twin. `data` is
+        `top` itself, if it is an index.
         """
         if top.media_type not in INDEX_TYPES:
             return self._twin(top)

@@ -175,7 +175,7 @@ class _Decide:
         return _moved(state, found, b"" if idle else self.repository.manifest(str(found.digest)).data)
 
     def twin(self, tag: Tag, move: _Move, top: Descriptor) -> _Move | None:
-        """None where no image has a twin. A moving tag that has been there since they had stays: it gets the images."""
+        """None if no image has a twin. A `-lazy` tag left from when they had twins stays: it gets the plain images."""
         data, own = self.twins.under(top, move.data), replace(tag, stem=lazy(tag.stem))
         twin = replace(top, digest=Digest.of(data), size=len(data))
         if twin == top and tag.kind is TagKind.IMMUTABLE:

@@ -1,4 +1,4 @@
-"""What `buildctl check` is asked about besides names of claims: flavours, single architectures, globs and tags."""
+"""Names that `buildctl check` takes besides those of claims: flavours, single architectures, globs and tags."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def subjects_named(project: Project, known: Sequence[Subject], name: str, arch: 
         return [replace(subject, image=first.image, built=first.image in built)]
     cells = [cell for cell in project.matrix.select([name]) if cell in there]
     if not cells:
-        raise UnknownNameError(f"{name} has no claims yet", hint="`buildctl lock`, then `buildctl claims`")
+        raise UnknownNameError(f"{name} has no claims yet", hint="run `buildctl lock`, then `buildctl claims`")
     return [
         replace(
             there[same[0]][0],
@@ -44,7 +44,7 @@ def subjects_named(project: Project, known: Sequence[Subject], name: str, arch: 
 
 
 def _tagged(name: str, claims: Mapping[Cell, Claims]) -> tuple[Cell, ...]:
-    """The cells of the tag of that name, with any revision; none if it is also the name of an image."""
+    """The cells of that tag, with any revision; none if it is also the name of an image."""
     if any(name == cell.image for cell in claims):
         return ()
     tags = tags_of(tuple(claims), {cell.id: one for cell, one in claims.items()})

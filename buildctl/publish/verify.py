@@ -232,12 +232,14 @@ class _Verification:
         return None
 
     def twin(self) -> str:
-        """A twin is what its image's manifest makes of it; what is attached is about the image, so the rest is, too."""
+        """A twin must be what its image's manifest makes of it. Attachments belong to the image, so all other checks
+        are about the image.
+        """
         assert self.candidate.member is not None  # noqa: S101 - decided before
         member = self.candidate.member
         image = self.repository.manifest(str(Digest.parse(member.manifest.annotations[OF])))
         if twin_of(image.data) != member.fetched.data:
-            raise WrongError(f"it does not follow from the manifest of {image.descriptor.digest}, which it names")
+            raise WrongError(f"it is not derived from {image.descriptor.digest}, the manifest that it names")
         self.image = self.layout.write_bytes(MediaType.MANIFEST, image.data)
         self.signed = self.signed.leading_to(self.image.digest)
         if self.signed.key is not None:

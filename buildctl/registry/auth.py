@@ -51,9 +51,8 @@ def parse_challenge(header: str) -> Challenge | None:
 
 
 def docker_credentials(registry: str) -> Credentials | None:
-    """From Docker's configuration ($DOCKER_CONFIG, ~/.docker) or the helper it names.
-
-    None, and a line that says why, where they cannot be read: much needs no credentials.
+    """From Docker's configuration ($DOCKER_CONFIG, ~/.docker) or the helper it names. If they cannot be read: None, and
+    a line that says why, because many requests need no credentials.
     """
     # takes a fifth of a second, so only when credentials are needed
     from docker import auth  # noqa: PLC0415

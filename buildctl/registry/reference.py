@@ -86,9 +86,8 @@ def is_loopback(registry: str) -> bool:
 
 
 def leads_inside(registry: str, host: str) -> bool:
-    """Whether `host`, to which `registry` leads us, is an address of this machine or a private network while `registry`
-    is not: an attacker's registry would have us ask what only we can reach. Names are not looked up, except that of
-    the registry.
+    """Whether `registry`, itself outside, points us to `host`, an address of this machine or a private network: a
+    malicious registry could have us ask what only we can reach. No name is looked up except that of the registry.
     """
     if not _is_private(host):
         return False

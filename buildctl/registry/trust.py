@@ -110,8 +110,8 @@ class _Adapter(HTTPAdapter):
         host = urlsplit(str(request.url)).hostname or ""
         if leads_inside(self._registry, host):
             raise RefusedError(
-                f"{self._registry} leads to {host}, an address of a private network, and is not there itself",
-                hint="if that is right, name the registry by an address or a name in that network",
+                f"{self._registry} points to {host}, a private address, but is not in a private network itself",
+                hint="if that is intended, name the registry by its address or name in that network",
             )
         return super().send(request, *args, **kwargs)
 

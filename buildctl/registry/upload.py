@@ -177,7 +177,7 @@ class Upload:
                 self._resume()
             except AbsentError as error:
                 if not self._url:  # not a session that was lost: none was opened
-                    hint = "create the repository first: some registries, such as ECR, make none when one pushes"
+                    hint = "create the repository first: some registries, such as ECR, do not create it on push"
                     raise AbsentError(error.message, hint=hint, codes=error.codes) from error
                 self._start_over()
                 tries.failed(AgainError(f"the upload session is lost ({error.message})"))
@@ -303,13 +303,13 @@ class Upload:
         tries.failed(AgainError(error.message))
 
     def _location(self, given: str | None, current: str = "") -> str:
-        """Where the upload goes on: on the registry's own host, because what is sent may be private."""
+        """Where the upload continues; only on the registry's own host, because the content may be private."""
         where = f"{self.repository.reference.registry}: upload of {self._what}"
         if not given and not current:
             raise RefusedError(f"{where}: it gave no upload URL")
         url = self.repository.transport.url(given or current)
         if urlsplit(url).hostname != urlsplit(self.repository.transport.root).hostname:
-            raise RefusedError(f"{where}: it wants the bytes on another host, {urlsplit(url).hostname}")
+            raise RefusedError(f"{where}: it sends the upload to another host, {urlsplit(url).hostname}")
         return url
 
 

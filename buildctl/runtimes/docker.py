@@ -62,7 +62,7 @@ class DockerRuntime:
 
 
 def repository_name(text: str) -> str:
-    """What is left of any text, a reference or a path for example, in letters that Docker takes."""
+    """Any text, for example a reference or a path, reduced to the characters that Docker accepts."""
     return "-".join(re.findall(r"[a-z0-9]+(?:\.[a-z0-9]+)*", text.lower()))[-_LONGEST:].lstrip("-.") or "image"
 
 

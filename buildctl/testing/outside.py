@@ -1,4 +1,4 @@
-"""What an image holds, read from its layers: nothing of it is run, so nothing in it can lie about it.
+"""What an image holds, read from its layers. Nothing of it is run, so nothing in it can lie about it.
 
 Whiteouts are applied and links are followed inside the image. `judging_outside` compares this with what the image
 answers, and with what its labels and environment claim.
@@ -55,7 +55,7 @@ class Torch:
 
 
 class Contents(MergedTree):
-    """The tree of an image with the few bodies that matter, by the place of their entry."""
+    """The tree of an image, with the few file contents that matter, by the place of their entry."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Outside:
     """Answers about the layers of one image. Paths are given as in the image."""
 
     def __init__(self, layout: Layout, descriptor: Descriptor) -> None:
-        """Reads all layers once; raises LayoutError for one that is broken or not the one of its diff id."""
+        """Reads all layers once. Raises LayoutError for a broken layer, or one that does not match its diff id."""
         self._tree = Contents()
         learn_image(self._tree, layout, descriptor)
         config = layout.config(descriptor)
@@ -140,7 +140,7 @@ class Outside:
 
     @property
     def problem(self) -> str:
-        """Why `python` is not an interpreter, so that what it answers means nothing; empty if it is one."""
+        """Why `python` is not an interpreter, so that its answers mean nothing; empty if it is one."""
         real = self.interpreter
         if real is None:
             return f"no python on its PATH ({self._path})"
@@ -149,13 +149,11 @@ class Outside:
         if program is None or head[:4] != b"\x7fELF":
             first = head.splitlines()[0].decode("utf-8", "replace") if head[:2] == b"#!" else ""
             what = f"a script ({first})" if first else "not a program"
-            return f"`python` is /{real}, {what}, and not a Python: what it answers means nothing"
+            return f"`python` is /{real}, {what}, not a Python interpreter: its answers mean nothing"
         known = ARCHES.get(self._arch)
         if known and int.from_bytes(head[18:20], "little") != known.elf:
             return f"`python` is /{real}, which is not a program for {self._arch}"
-        return (
-            "" if program.cpython else f"`python` is /{real}, a program, but not CPython: what it answers means nothing"
-        )
+        return "" if program.cpython else f"`python` is /{real}, a program, but not CPython: its answers mean nothing"
 
     def torches(self) -> dict[str, Torch]:
         """Every torch, by the folder of its files."""

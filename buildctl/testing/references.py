@@ -89,7 +89,7 @@ def _test(target: Target, image: Image, candidates: Sequence[Runtime], listener:
 
 
 def _read(expected: Expected, outside: Outside | str) -> Iterator[Finding]:
-    """Findings for which nothing is run."""
+    """Findings that need nothing to run."""
     if isinstance(outside, str):
         yield Finding(name="layers", status=Status.FAILED, detail=outside)
         return

@@ -107,8 +107,8 @@ def read_control(path: Path) -> Control:
 
 
 def made_at(path: Path) -> int:
-    """When the package was made, in seconds since 1970, as its first member says: reproducible packages have the date
-    of their changelog there. 0 if it does not say.
+    """When the package was made, in seconds since 1970, according to its first member (in reproducible packages, the
+    date of their changelog); 0 if that is missing.
     """
     with path.open("rb") as file:
         text = file.read(36)[24:].strip()  # ar(5): 8 bytes of magic, 16 of the name, 12 of the time

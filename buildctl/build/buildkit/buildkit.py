@@ -240,7 +240,7 @@ def _output(destination: Path, options: DockerOptions, *, rewrite: bool) -> dict
 
 
 def _compression(options: DockerOptions) -> dict[str, str]:
-    """BuildKit's cache does not tell levels apart: what it has as compressed with another one stays as it is."""
+    """BuildKit's cache does not tell levels apart: layers cached with another level are reused."""
     level = options.compression.level
     return {"compression": options.compression.method, **({"compression-level": str(level)} if level else {})}
 
@@ -313,7 +313,7 @@ def _take(layout: Layout, built: Path, target: BakeTarget) -> Descriptor:
 
 
 def _dated_manifest(source: Layout, image: Descriptor, target: BakeTarget, layout: Layout) -> bytes:
-    """The manifest, with the target's time in its configuration where BuildKit was given another one for the files."""
+    """The manifest, with the target's time in its configuration if BuildKit was given another time for the files."""
     manifest = source.manifest(image)
     raw = json.loads(source.read_bytes(manifest.config))
     if target.created is None or raw["created"] == (created := written(target.created)):

@@ -86,7 +86,7 @@ class CacheSession:
         return self.scratch or self.store
 
     def prepare(self) -> None:
-        """The Pythons that make bytecode, once their packages are here and before anything is made."""
+        """Unpack the Pythons that make bytecode. Their packages must have arrived, and no layer may have been made."""
         compiling = {p.compiling for p in self.planned}
         if self.scratch is not None:  # the layers of an image are hashed as they are unpacked
             debian = [one for one in compiling if isinstance(one, Compiling)]
@@ -95,7 +95,7 @@ class CacheSession:
             one.prepare(self.inputs)
 
     def hash_inputs(self, recipes: Iterable[Recipe]) -> None:
-        """What these layers will be made from, if they will be signed; once it is here."""
+        """Hash the inputs of these layers if they will be signed. The inputs must have arrived."""
         if self.scratch is not None:
             take_hashed((a.digest for recipe in recipes for a in artifacts_of(recipe)), self.store, self.scratch)
 

@@ -23,7 +23,7 @@ _NAME = 18  # columns; a longer name moves its own line
 
 @dataclass(slots=True, kw_only=True)
 class Moving:
-    """A line for the terminal that is drawn again and again, with the seconds since the image was begun."""
+    """A line on the terminal, redrawn continually, with the seconds since the test of the image began."""
 
     name: str
     text: str = ""

@@ -1,4 +1,4 @@
-"""What a run found, as Markdown."""
+"""The result of a run as Markdown."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _signed(count: int) -> str:
 
 
 def _changes(name: str, change: Difference) -> Iterator[str]:
-    """Folded away: layers by size, then packages."""
+    """A folded section: layers by size, then packages."""
     before, after = by_content(change.a), by_content(change.b)
     moved = {key: after.get(key, 0) - before.get(key, 0) for key in {**before, **after}}
     layers = [f"{_signed(n)} {key}" for key, n in sorted(moved.items(), key=lambda item: -abs(item[1])) if n]
@@ -123,5 +123,5 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
 
 
 def _plain(text: str) -> str:
-    """What an image or a registry says is text, not Markdown or HTML, and stays in its cell."""
+    """Escapes text of an image or registry, so that it is not Markdown or HTML and stays in its cell."""
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")

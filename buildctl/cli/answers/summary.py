@@ -1,4 +1,4 @@
-"""The page that GitHub shows of a run: what is appended to the file $GITHUB_STEP_SUMMARY."""
+"""The summary that GitHub shows for a run: text appended to the file $GITHUB_STEP_SUMMARY."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def summary_wanted() -> bool:
 
 
 def add_summary(found: BuildResult | TestResult | Published) -> None:
-    """Append it, where there is such a page. That the page cannot be written fails nothing."""
+    """Append the summary, if there is such a file. A file that cannot be written fails nothing."""
     if not (path := os.environ.get(_VARIABLE)):
         return
     from buildctl.cli.answers.markdown import markdown

@@ -42,7 +42,7 @@ class Debs:
 
 
 def dated(lock: BaseLock, store: Store) -> BaseLock:
-    """With the time of its newest package, where all of them are in the store."""
+    """With the time of its newest package, if all packages are in the store."""
     paths = [store.artifact(package.digest) for package in lock.packages]
     known = [path for path in paths if path is not None]
     return lock if lock.newest or len(known) < len(paths) else replace(lock, newest=max(map(made_at, known), default=0))

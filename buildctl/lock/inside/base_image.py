@@ -108,7 +108,7 @@ def load_image_lock(project: Project, cell: Cell) -> ImageLock | None:
 
 @contextlib.contextmanager
 def _named(base: ImageBase, flavour: Flavour) -> Iterator[None]:
-    """Says which key of matrix.yaml chose an image that the registry does not give."""
+    """Adds to errors of the registry the key of matrix.yaml that chose the image."""
     try:
         yield
     except RegistryError as error:

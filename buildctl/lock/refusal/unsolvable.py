@@ -45,8 +45,8 @@ def explained(
     glibc: tuple[int, int] | None,
     links: Path | None = None,
 ) -> LockError:
-    """The error for people: the packages to blame by their keys if that can be told, else uv's own story. `links` is a
-    folder of the cell's own wheels.
+    """The error for people: names the packages at fault by their keys if possible, else shows uv's own message. `links`
+    is a folder of the cell's own wheels.
     """
     own = [text for text in cell.requirements if canonicalize_name(Requirement(text).name) not in FAMILY]
     with ThreadPoolExecutor(_LOOKUPS) as pool:

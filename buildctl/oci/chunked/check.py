@@ -1,6 +1,6 @@
-"""Whether a zstd:chunked layer read through its table of contents is the layer that is read whole.
+"""Whether a zstd:chunked layer is the same when read through its table of contents and when read whole.
 
-A client that reads file by file looks at nothing else, so another table would be another image under the same digests.
+A lazy client looks only at the table, so a wrong table would be another image under the same digests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OF_CHUNKS = frozenset({"digest", "offset", "endOffset", "chunkSize", "chunkDige
 
 
 def chunked_problems(path: Path, layer: Descriptor, diff_id: Digest | None, where: str) -> Iterator[str]:
-    """Nothing for a plain layer, or for one that is the same either way. `diff_id` is the configuration's."""
+    """Empty for a plain layer, or one that is the same both ways. `diff_id` is the one in the configuration."""
     try:
         if (places := Places.of(layer)) is None:
             return

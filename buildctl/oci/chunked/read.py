@@ -1,4 +1,4 @@
-"""Reading a zstd:chunked layer through its table of contents, as clients do that fetch it file by file."""
+"""Reads a zstd:chunked layer through its table of contents, as lazy clients do."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _without_gaps(parts: list[Chunk]) -> Iterator[Chunk]:
 
 
 class RebuiltTar(io.RawIOBase):
-    """The tar as a client gets it that reads table, tar-split and chunks. Raises LayoutError where they disagree."""
+    """The tar as a lazy client rebuilds it from table, tar-split and chunks. Raises LayoutError if they disagree."""
 
     def __init__(self, blob: BinaryIO, places: Places, table: Table, where: str) -> None:
         self._blob, self._table, self._where = blob, table, where
@@ -145,7 +145,7 @@ def _at(blob: BinaryIO, part: Part, where: str) -> bytes:
 
 
 def _unpacked(data: bytes, part: Part, what: str, zstd: zstandard.ZstdDecompressor | None = None) -> bytes:
-    """Exactly one frame of the size that is said."""
+    """The content of exactly one frame, which must have the stated size."""
     if part.unpacked > _LIMIT:
         raise LayoutError(f"{what} has {part.unpacked} bytes")
     try:

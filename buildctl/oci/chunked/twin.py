@@ -1,8 +1,8 @@
 """The twin of an image with zstd:chunked layers: a manifest over the same blobs with the annotations of stargz.
 
 podman refuses a layer that has both its own annotations and those of stargz ("both zstd:chunked and eStargz TOC
-found"), so one manifest cannot serve both. The twin follows from the image's manifest byte for byte: whoever trusts the
-image can make its twin, or check one.
+found"), so one manifest cannot serve both. The twin is derived from the image's manifest, byte for byte: anyone who
+trusts the image can make its twin, or check one.
 """
 
 from __future__ import annotations

@@ -87,8 +87,8 @@ class DeliverOptions:
 
 
 def deliver(texts: Sequence[str], repository: Repository, options: DeliverOptions, *, progress: Progress) -> Delivery:
-    """Blobs, manifests, what is attached, indexes, then tags, each with its twin. Raises BuildctlError; before anything
-    is sent for a layer that neither the layout nor the repository has.
+    """Push blobs, manifests, attachments, indexes, then tags, each with its twin. Raises BuildctlError; for a layer
+    that neither the layout nor the repository has, before anything is sent.
     """
     found = tuple(c for text in texts for c in find_carried(_no_project, text, options.arch, bare=False))
     repository.ping()
@@ -137,7 +137,7 @@ def _deliver(
 
 
 def _twin(repository: Repository, carried: Carried, options: DeliverOptions) -> Delivered | None:
-    """The tag for stargz, where the images have zstd:chunked layers, or had them when it was set."""
+    """The tag for stargz, if the images have zstd:chunked layers or had them when it was last set."""
     layout, top, name = carried.layout, carried.descriptor, lazy(carried.name)
     images = {d.digest: layout.read_bytes(d) for d in layout.walk([top]) if d.media_type in MANIFEST_TYPES}
     twins = Twins(repository=repository, manifests=images)

@@ -1,4 +1,4 @@
-"""How large an image is, against what matrix.yaml allows and against what its tag has in the registry now."""
+"""The size of an image, compared with the limit in matrix.yaml and with what its tag has in the registry now."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def measured(
     *,
     compare: bool,
 ) -> list[Candidate]:
-    """With their sizes, an objection to what is larger than it may be, and what changed since the moving tag was last
-    set: where that is too large, or with `compare`. `side` is the image itself. Raises RegistryError.
+    """The candidates with their sizes, an objection to those above their limit, and what changed since the moving tag
+    was last set (for those, or with `compare` for all). `side` is the image itself. Raises RegistryError.
     """
 
     def one(candidate: Candidate) -> Candidate:
@@ -72,7 +72,7 @@ def also(objection: str | None, more: str) -> str | None:
 
 
 def too_large(now: Side, limit: Limit | None, change: Difference | None = None) -> str:
-    """Why no tag may move there, with what grew; empty if one may."""
+    """Why no tag may move to the image, with what grew; empty if one may."""
     if limit is None or now.size <= limit.most:
         return ""
     return f"{size(now.size)}, more than {size(limit.most)} ({limit.where}); {grown(now, change)}"
@@ -90,7 +90,7 @@ def published_side(repository: Repository, cell: Cell) -> Side | None:
 
 
 def grown(now: Side, change: Difference | None) -> str:
-    """What made it large: layers and packages that are new or larger than in the tag, else its largest layers."""
+    """What made it large: layers and packages that are new or larger than in the tag, or its largest layers."""
     sizes = by_content(now)
     if change is None or change.same:
         largest = sorted(sizes.items(), key=lambda item: -item[1])
@@ -104,12 +104,12 @@ def grown(now: Side, change: Difference | None) -> str:
 
 
 def newest(changes: Sequence[Change]) -> list[Change]:
-    """Packages that were added first, then those with another version; what is gone last."""
+    """Added packages first, then changed versions, then removed packages."""
     return sorted(changes, key=lambda c: (not c.after, bool(c.before)))
 
 
 def by_content(side: Side) -> dict[str, int]:
-    """Bytes of the layers by what is in them, without versions: `torch`, `Debian packages`."""
+    """Bytes of the layers by their content, without versions: `torch`, `Debian packages`."""
     filled = [step.created_by for step in side.config.history if not step.empty_layer]
     out: dict[str, int] = {}
     for number, layer in enumerate(side.layers):

@@ -78,7 +78,7 @@ def _add(
     why = {
         "other": "a device, pipe or socket",
         "large": "larger than 1 MiB",
-        "new and capable": "a program with rights",
+        "new and capable": "a program with file capabilities",
     }
     if kind in why:
         raise ResolveError(f"the scripts make /{path}, which is {why[kind]} and cannot be recorded")

@@ -1,4 +1,4 @@
-"""What an image answers, and what it claims, against what its layers hold (`testing.outside`)."""
+"""Compares what an image answers and claims with what its layers hold (`testing.outside`)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SHOWN = 10
 
 
 def python(outside: Outside) -> Verdict:
-    """Nothing has to run for it."""
+    """Runs nothing."""
     return failed(outside.problem) if outside.problem else passed(f"`python` is /{outside.interpreter}, CPython")
 
 
 def claims(expected: Expected, outside: Outside) -> Verdict:
-    """Labels, or variables of the environment; nothing has to run for it."""
+    """Labels, or variables of the environment. Runs nothing."""
     torches = outside.torches()
     wrong: list[str] = []
     claimed = []
@@ -48,7 +48,7 @@ def claims(expected: Expected, outside: Outside) -> Verdict:
 
 
 def torch(expected: Expected, value: Any) -> Verdict:
-    """The torch that answered is one of the layers, and says what its files say."""
+    """The torch that answered must be in the layers, and agree with its files there."""
     outside = _outside(expected)
     if outside.problem:
         return failed(outside.problem)
@@ -77,7 +77,7 @@ def _python(outside: Outside, answered: Any) -> Iterator[str]:
 
 
 def distributions(expected: Expected, value: Any) -> Verdict:
-    """Exactly what lies in the folders that the image's Python looks at."""
+    """They must be exactly those in the folders that the image's Python searches."""
     outside = _outside(expected)
     if outside.problem:
         return failed(outside.problem)

@@ -275,7 +275,7 @@ def test_an_index_elsewhere_cannot_name_a_file_of_this_machine(
     link = f'<a href="{(tmp_path / NUMPY).as_uri()}#sha256={Digest.of(data).hex}">{NUMPY}</a>'
     server.put("/a/simple/numpy/", link.encode(), "text/html")
     monkeypatch.setenv("UV_DEFAULT_INDEX", url)
-    with pytest.raises(SettingsError, match=r"numpy==2\.5\.0: the index names a file of this machine: file://"):
+    with pytest.raises(SettingsError, match=r"numpy==2\.5\.0: the index names a file on this machine: file://"):
         resolve_wheels(cell())
 
 

@@ -16,7 +16,7 @@ OUTSIDE = {"python in layers", "claims in layers", "torch in layers", "distribut
 FALSE: dict[str, dict[str, str]] = {
     "an honest one": {},
     "a script": dict.fromkeys(
-        OUTSIDE - {"claims in layers"}, "`python` is /usr/bin/python, a script (#!/bin/sh), and not a Python"
+        OUTSIDE - {"claims in layers"}, "`python` is /usr/bin/python, a script (#!/bin/sh), not a Python interpreter"
     )
     | {"claims in layers": "torch 2.6.0 is claimed, the layers have none"},
     "a script that dies": {"python in layers": "a script", "matmul on cpu": "killed by SIGKILL"},

@@ -94,7 +94,7 @@ def test_layers_of_an_earlier_buildctl_are_told_in_one_line(store: Store, capsys
     assert store.get(KEY) is None
     assert store.get(OTHER) is None
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{store.root}/layers: 2 of an earlier buildctl do not count any more;")
+    assert line.startswith(f"{store.root}/layers: 2 of an earlier buildctl are out of date;")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

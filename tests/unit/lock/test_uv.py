@@ -157,7 +157,7 @@ def test_only_a_folder_that_the_user_named_leads_to_files_of_this_machine(tmp_pa
     wheel = {"url": (tmp_path / "w/torch-2.6.0-py3-none-any.whl").as_uri(), "hashes": {"sha256": SHA}}
     found = [_wheels({"name": "torch", "version": "2.6.0", "wheels": [wheel]}, tmp_path)]
     clean = {"UV_NO_CONFIG": "1", "PIP_CONFIG_FILE": os.devnull}
-    with pytest.raises(SettingsError, match=r"torch==2\.6\.0: the index names a file of this machine: file://"):
+    with pytest.raises(SettingsError, match=r"torch==2\.6\.0: the index names a file on this machine: file://"):
         _refuse_local(found, local_sources({**clean, "UV_DEFAULT_INDEX": "https://index.example/simple"}, None))
     other = local_sources({**clean, "UV_FIND_LINKS": f"{tmp_path}/other https://x.example/y"}, None)
     assert other == [tmp_path / "other"]

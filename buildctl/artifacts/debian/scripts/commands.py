@@ -265,7 +265,7 @@ class Scripts:
         return replace(entry, uid=uid, gid=self.number(call, "group", group) if group else entry.gid)
 
     def setcap(self, call: Call) -> Answer:
-        """One clause for one file. Scripts try it, and make the file setuid where it fails."""
+        """One clause for one file. Scripts try setcap first, and make the file setuid if it fails."""
         where, entry = self.find(self.path(call, call.argv[-1]))
         if entry is None or len(call.argv) != 3:
             raise call.problem()
