@@ -103,14 +103,19 @@ def leads_inside(registry: str, host: str) -> bool:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None for a name; an address in any form that a resolver takes: 127.1, 0x7f000001, 2130706433."""
     try:
         found = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
-        return None
+        try:
+            found = ipaddress.IPv4Address(socket.inet_aton(host))
+        except (OSError, ValueError):
+            return None
     return getattr(found, "ipv4_mapped", None) or found
 
 
 def _is_private(host: str) -> bool:
+    host = host.removesuffix(".")
     address = _address(host)
     return is_loopback(host) if address is None else address.is_private or address.is_link_local
 

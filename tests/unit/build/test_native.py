@@ -68,7 +68,7 @@ def test_it_says_what_it_downloads(project: Project) -> None:
     text = downloads(locked.cell, locked.wheels)
     assert text.startswith(f"mps-2.6: {len(locked.wheels.wheels)} wheels, ")
     assert "MB: torch 2.6.0 (" in text
-    assert "Python 3.13 if there is none here" in text
+    assert "Python 3.13 unless it is installed" in text
 
 
 def test_a_lock_that_is_not_what_the_matrix_asks_for_is_refused(project: Project) -> None:
