@@ -69,5 +69,5 @@ def test_a_certificate_that_is_none_is_named(tmp_path: Path) -> None:
 
 def test_no_request_goes_to_a_private_address_that_a_registry_names() -> None:
     session = open_session("93.184.216.34:5000", {})
-    with pytest.raises(RefusedError, match=r"93\.184\.216\.34:5000 leads to 169\.254\.169\.254, an address of a priv"):
+    with pytest.raises(RefusedError, match=r"93\.184\.216\.34:5000 points to 169\.254\.169\.254, a private address"):
         session.get("http://169.254.169.254/latest/meta-data")
