@@ -79,7 +79,7 @@ KEY = b"-----BEGIN RSA PRIVATE KEY-----\nMII\n"
         ("etc/ssl/private/any", file(b"x"), "a private key"),
         ("var/lib/tool/pipe", ("other", 0o644, 0, 0, ""), "a device, pipe or socket"),
         ("var/lib/tool/much", ("large", 0o644, 0, 0, ""), "larger than 1 MiB"),
-        ("usr/bin/ping", ("new and capable", 0o755, 0, 0, ""), "a program with rights"),
+        ("usr/bin/ping", ("new and capable", 0o755, 0, 0, ""), "a program with file capabilities"),
         ("usr/bin/base", None, "removes usr/bin/base of the base"),
     ],
 )
