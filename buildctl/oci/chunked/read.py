@@ -20,6 +20,7 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.tarread import is_bomb
 
 _LIMIT = 256 << 20  # bytes of a table or a tar-split; 100,000 files need 60 MB
+_VALUES = 6_000_000  # values in them, each of which takes some 60 bytes of memory; 100,000 files have 2 million
 _CHUNK_LIMIT = 64 << 20  # bytes of a chunk; ours have 4 MiB
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, LayoutError, zstandard.ZstdError, RecursionError)
 
@@ -36,7 +37,7 @@ class Table:
 def read_table(blob: BinaryIO, places: Places, where: str) -> Table:
     """Raises LayoutError for a table that does not match what the layer's descriptor says, or is malformed."""
     packed = _at(blob, places.table, where)
-    data = _unpacked(packed, places.table, f"{where}: its table of contents")
+    data = _document(packed, places.table, f"{where}: its table of contents")
     if (Digest.of(packed), Digest.of(data)) != (places.packed, places.unpacked):
         raise LayoutError(f"{where}: its table of contents does not match the digests in the manifest")
     try:
@@ -77,7 +78,7 @@ class RebuiltTar(io.RawIOBase):
         packed = _at(blob, places.split, where)
         if Digest.of(packed) != table.split:
             raise LayoutError(f"{where}: its tar-split does not match its table of contents")
-        self._lines = io.BytesIO(_unpacked(packed, places.split, f"{where}: its tar-split"))
+        self._lines = io.BytesIO(_document(packed, places.split, f"{where}: its tar-split"))
         self._zstd = zstandard.ZstdDecompressor()
         self._digests = {str(record["name"]): record.get("digest") for record in table.records}
         self._packed, self._given = blob.seek(0, io.SEEK_END), 0  # bytes of the blob, and of the tar so far
@@ -142,6 +143,14 @@ def _at(blob: BinaryIO, part: Part, where: str) -> bytes:
     if len(data) != part.size:
         raise LayoutError(f"{where}: it ends before byte {part.after}, where something should be")
     return data
+
+
+def _document(data: bytes, part: Part, what: str) -> bytes:
+    """JSON that is not too much to read. Every value of it follows one of these."""
+    text = _unpacked(data, part, what)
+    if sum(map(text.count, (b"{", b"[", b",", b":"))) > _VALUES:
+        raise LayoutError(f"{what} has more than {_VALUES} values")
+    return text
 
 
 def _unpacked(data: bytes, part: Part, what: str, zstd: zstandard.ZstdDecompressor | None = None) -> bytes:

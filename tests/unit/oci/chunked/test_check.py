@@ -14,7 +14,7 @@ import zstandard
 from buildctl.ground.errors import LayoutError
 from buildctl.oci import tarread
 from buildctl.oci.check import check_image
-from buildctl.oci.chunked import write
+from buildctl.oci.chunked import read, write
 from buildctl.oci.chunked.read import RebuiltTar, read_table
 from buildctl.oci.chunked.table import FRAME_HEADER, Part, Places, skippable
 from buildctl.oci.chunked.tarsplit import SEGMENT
@@ -137,6 +137,16 @@ def test_annotations_that_lie_are_found(tmp_path: Path) -> None:
         for wrong in (value[:-1] + ("0" if value[-1] != "0" else "1"), "nonsense", far):
             said = replace(layer.descriptor, annotations={**layer.descriptor.annotations, key: wrong})
             assert problems(tmp_path, blob, replace(layer, descriptor=said)), (key, wrong)
+
+
+def test_a_table_of_many_small_values_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One character of JSON can be a hundred bytes of memory."""
+    monkeypatch.setattr(read, "_VALUES", 2000)
+    assert forged(tmp_path, lambda _table, _split: None) == []
+    (problem,) = forged(tmp_path, lambda table, _: table.update(more=[[]] * 2000))
+    assert "its table of contents has more than 2000 values" in problem
+    (problem,) = forged(tmp_path, lambda _, split: split.append({"type": SEGMENT, "payload": "", "more": [[]] * 2000}))
+    assert "its tar-split has more than 2000 values" in problem
 
 
 def test_many_files_that_are_one_chunk_are_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
