@@ -173,7 +173,12 @@ class Runner:
                 for place in names:
                     shutil.copytree(place, workspace / given["path"], dirs_exist_ok=True)
             case _:
-                assert action in {"actions/cache/restore", "actions/cache/save", "actions/attest", "sigstore/cosign-installer"}, action
+                assert action in {
+                    "actions/cache/restore",
+                    "actions/cache/save",
+                    "actions/attest",
+                    "sigstore/cosign-installer",
+                }, action
 
     def _upload(self, target: Path, workspace: Path, path: str) -> None:
         target.mkdir(parents=True, exist_ok=True)

@@ -222,7 +222,8 @@ class SandboxSession:
         directories = [d for d in (*FOLDERS, cwd.strip("/")) if d and not self.tree.exists(d)]
         scratch = ["/tmp"] if read_only and tmp else []  # noqa: S108
         if self.tree.merged and not read_only:  # no layer to throw away: what people expect to write to is in memory
-            scratch = ["/tmp", *sorted({env["HOME"], cwd} - {"/"})]  # noqa: S108
+            homes = {env["HOME"]} | {home for home in [who.home] if self.tree.exists(home.strip("/"))}
+            scratch = ["/tmp", *sorted((homes | {cwd}) - {"/"})]  # noqa: S108
         return {
             "argv": argv,
             "env": env,

@@ -56,7 +56,8 @@ def read_only_root(session: Session) -> Finding:
 def root_home(session: Session) -> Finding:
     """Root has a home and a name of its own: what it wrote into the user's home, the user could not change."""
     argv = ["python", "-c", "import getpass, pathlib; print(pathlib.Path.home(), getpass.getuser())"]
-    outcome = session.run(argv, timeout=deadline_for(session, 20), user="0:0", through_entrypoint=True)
+    timeout = deadline_for(session, 20)
+    outcome = session.run(argv, timeout=timeout, user="0:0", read_only=False, through_entrypoint=True)
     answer = outcome.stdout.strip()
     problem = "" if answer == "/root root" else f"expected root to be at home in /root, image printed {answer[:200]!r}"
     return _finding("home of root", [outcome], problem=problem, good="uid 0 is root, with /root as its home")

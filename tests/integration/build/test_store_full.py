@@ -38,8 +38,8 @@ def test_a_full_disk_is_an_error_and_what_was_whole_stays(tmp_path: Path) -> Non
     argv = [*NAMESPACE, "sh", "-c", inside, "sh", str(tmp_path), sys.executable, FILL]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     lines = done.stdout.splitlines()
-    assert len(lines) == 7, done.stderr
-    for message, left in zip(lines[0:6:2], lines[1:6:2], strict=True):
+    assert len(lines) == 9, done.stderr
+    for message, left in zip(lines[0:8:2], lines[1:8:2], strict=True):
         assert message.startswith(f"no space left in the store while making a layer: {tmp_path} (")
         assert left == "[] None"
-    assert lines[6] == "True"
+    assert lines[8] == "True"

@@ -350,7 +350,7 @@ PERMANENT = {
     "no answer": (Fault(when=upload, drop=True), "4 times in a row"),
     "accepted and lost": (Fault(when=last, status=201), "the registry has None bytes of it after the upload"),
     "session elsewhere": (Fault(when=opening, location="http://127.0.0.1:1/v2/"), "refused"),
-    "another host": (Fault(when=opening, location="https://elsewhere.example/v2/x"), "on another host, elsewhere.exam"),
+    "another host": (Fault(when=opening, location="https://elsewhere.example/v2/x"), "to another host, elsewhere.exam"),
     "no session": (Fault(when=opening, location=""), "it gave no upload URL"),
     "blob unknown": (Fault(when=manifest, status=404, body=unknown("BLOB_UNKNOWN")), "blob unknown to registry"),
     "manifest refused": (Fault(when=manifest, status=503), "4 times in a row"),
