@@ -222,8 +222,10 @@ class SandboxSession:
         directories = [d for d in (*FOLDERS, cwd.strip("/")) if d and not self.tree.exists(d)]
         scratch = ["/tmp"] if read_only and tmp else []  # noqa: S108
         if self.tree.merged and not read_only:  # no layer to throw away: what people expect to write to is in memory
-            homes = {env["HOME"]} | {home for home in [who.home] if self.tree.exists(home.strip("/"))}
-            scratch = ["/tmp", *sorted((homes | {cwd}) - {"/"})]  # noqa: S108
+            places, own = {env["HOME"], cwd}, who.home
+            if self.tree.exists(own.strip("/")) and not any(place.startswith(f"{own}/") for place in places):
+                places.add(own)  # root's, where the image sets HOME for its user
+            scratch = ["/tmp", *sorted(places - {"/"})]  # noqa: S108
         return {
             "argv": argv,
             "env": env,
