@@ -40,7 +40,9 @@ class Floor:
 
 
 def measure(wheels: Sequence[Path], *, processes: int = 2) -> Floor:
-    """Start-up of the processes is not counted; they are children of this one, so that their CPU is. Wheels are in the page cache or are read from the disk as they come."""
+    """Start-up of the processes is not counted; as children of this one, their CPU is. Wheels are in the page cache or
+    are read from the disk as they come.
+    """
     largest_first = sorted(wheels, key=_content_size, reverse=True)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         list(pool.map(time.sleep, [0.2] * processes))
