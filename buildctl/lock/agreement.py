@@ -63,10 +63,9 @@ def _refuse_python(project: Project, base: str, found: Sequence[str], wanted: st
     )
 
 
-def refuse_newer_glibc(cell: Cell, wheels: Iterable[LockedWheel], base: BaseLock | ImageLock) -> None:
-    """Raises LockError if a wheel needs a newer C library than the base's locked one."""
-    has = glibc_of(base)
-    if has is None:
+def refuse_newer_glibc(cell: Cell, wheels: Iterable[LockedWheel], base: BaseLock | ImageLock | None) -> None:
+    """Raises ResolveError if a wheel needs a newer C library than the base's locked one, where there is a base."""
+    if base is None or (has := glibc_of(base)) is None:
         return
     for wheel in wheels:
         floor = glibc_floor([wheel.filename])

@@ -24,7 +24,7 @@ from buildctl.lock.inside.local_wheels import local_problem, offered, refuse_oth
 from buildctl.lock.locked import LOCKED, debian_bases
 from buildctl.lock.refusal.unsolvable import explained
 from buildctl.lock.uv import NoSolutionError
-from buildctl.lock.wheels import WheelLock, changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
+from buildctl.lock.wheels import changes, is_stale, read_wheel_lock, resolve_wheels, write_wheel_lock
 from buildctl.matrix.additions import keys_of
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Base, Cell, DebianBase, Flavour
@@ -137,7 +137,8 @@ def _refuse_contradictions(project: Project, cells: Sequence[Cell]) -> None:
     """Checks what no single lock shows: the current base below wheels that were locked on another one."""
     refuse_other_python(project, cells)
     for cell in _by_wheel_lock(project, cells):
-        _refuse_newer_glibc(project, cell, read_wheel_lock(project.wheel_lock(cell.name, cell.arch)))
+        lock = read_wheel_lock(project.wheel_lock(cell.name, cell.arch))
+        refuse_newer_glibc(cell, lock.wheels, _runtime_below(project, cell))
 
 
 def refuse_stale_locks(project: Project, cells: Sequence[Cell], why: str) -> None:
@@ -228,6 +229,8 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
     if old is not None and not upgrade and not (is_stale(cell, old) or local_problem(project, cell, old)):
         yield f"{project.shown(path)} is up to date"
         return
+    from buildctl.lock.refusal.linking import refuse_unlinkable  # ELF: only where something is locked
+
     say(f"resolving {cell.name} for {cell.platform}")
     runtime = _runtime_below(project, cell)
     glibc = glibc_of(runtime) if runtime else None
@@ -238,20 +241,13 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
         except NoSolutionError as error:
             raise explained(cell, project.matrix.additions, error, glibc=glibc, links=links) from error
     refuse_others(project, cell, new)
-    _refuse_newer_glibc(project, cell, new)
+    refuse_newer_glibc(cell, new.wheels, runtime)
     # a torch that contradicts the cell: write nothing
     derived = derive(project, cell, Store.default(), again=False, lock=new)
-    from buildctl.lock.refusal.linking import refuse_unlinkable
-
     refuse_unlinkable(cell, new, derived.claims.versions, Store.default())
     write_wheel_lock(path, new)
     yield f"{project.shown(path)}: {len(new.wheels)} wheels"
     yield from (f"  {line}" for line in changes(old, new) if old is not None)
-
-
-def _refuse_newer_glibc(project: Project, cell: Cell, lock: WheelLock) -> None:
-    if runtime := _runtime_below(project, cell):
-        refuse_newer_glibc(cell, lock.wheels, runtime)
 
 
 def _runtime_below(project: Project, cell: Cell) -> BaseLock | ImageLock | None:

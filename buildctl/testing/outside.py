@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-import stat
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ _METADATA = re.compile(r"((?P<folder>.*)/)?[^/]+\.(dist-info/METADATA|egg-info/P
 _PYTHON = re.compile(r"(.*/)?[^/]*python[^/]*")
 _LIBRARY = re.compile(r"(.*/)?torch/lib/libtorch_python\.so")
 _CPYTHON = re.compile(rb"Py_(BytesMain|RunMain|Main)\b")  # exported by a static one, wanted by one with libpython
-_LINKS = 40  # as the kernel's limit
 _LIMIT = 1 << 20  # bytes of one text that are read
 _LONGEST = 64
 _LONG = 200  # characters of a name or version; an image may have thousands that claim a megabyte each
@@ -81,31 +79,6 @@ class Contents(MergedTree):
                 self.lists[self.place] = found
         elif info.mode & 0o111:
             self.programs[self.place] = _program(reader, named=_PYTHON.fullmatch(path) is not None)
-
-    def resolve(self, path: str) -> str | None:
-        """`path` with all links followed; None if it leads nowhere."""
-        done, parts, links = "", path.split("/")[::-1], 0
-        while parts:
-            part = parts.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                done = done.rpartition("/")[0]
-                continue
-            step = f"{done}/{part}".lstrip("/")
-            mode = self.mode(step)
-            if mode is None:
-                return None
-            if not stat.S_ISLNK(mode):
-                done = step
-                continue
-            links += 1
-            if links > _LINKS:
-                return None
-            target = self.link_target(step)
-            done = "" if target.startswith("/") else done
-            parts.extend(target.split("/")[::-1])
-        return done
 
 
 class Outside:

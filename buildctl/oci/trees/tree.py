@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.scan import clean_path
@@ -105,6 +105,29 @@ class LayerTree(ABC):
         known = self.real.get(path)
         if known is not None:
             return known
+        done = self._walk(path, self._enter)
+        self.real[path] = done
+        return done
+
+    def resolve(self, path: str) -> str | None:
+        """`path` with all links followed; None if it leads nowhere, or in circles. Nothing is made."""
+        try:
+            return self._walk(path, self._find)
+        except LayoutError:
+            return None
+
+    def _find(self, step: str, mode: int | None) -> None:
+        if mode is None:
+            raise LayoutError(f"leads to {step!r}, which is not there")
+
+    def _enter(self, step: str, mode: int | None) -> None:
+        if mode is None:
+            self.put_directory(step, plain_directory(step), fresh=True)
+        elif not stat.S_ISDIR(mode):
+            raise LayoutError(f"is below {step!r}, which is not a directory")
+
+    def _walk(self, path: str, pass_by: Callable[[str, int | None], None]) -> str:
+        """Where `path` leads; `pass_by` gets each place on the way that is not a link, and its mode."""
         parts, done, links = path.split("/")[::-1], "", 0
         while parts:
             part = parts.pop()
@@ -115,21 +138,16 @@ class LayerTree(ABC):
                 continue
             step = f"{done}/{part}".lstrip("/")
             mode = self.mode(step)
-            if mode is None:
-                self.put_directory(step, plain_directory(step), fresh=True)
-                mode = stat.S_IFDIR
-            if stat.S_ISLNK(mode):
-                links += 1
-                if links > _MAX_LINKS:
-                    raise LayoutError("is behind a loop of symlinks")
-                target = self.link_target(step)
-                done = "" if target.startswith("/") else done
-                parts.extend(target.split("/")[::-1])
-            elif stat.S_ISDIR(mode):
+            if mode is None or not stat.S_ISLNK(mode):
+                pass_by(step, mode)
                 done = step
-            else:
-                raise LayoutError(f"is below {step!r}, which is not a directory")
-        self.real[path] = done
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                raise LayoutError("is behind a loop of symlinks")
+            target = self.link_target(step)
+            done = "" if target.startswith("/") else done
+            parts.extend(target.split("/")[::-1])
         return done
 
     def make_room(self, path: str) -> None:
