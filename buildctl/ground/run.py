@@ -8,13 +8,15 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from buildctl.console import log
 from buildctl.ground.errors import ToolError
+from buildctl.ground.interrupts import later
 from buildctl.ground.reaper import reaped
 
 
@@ -52,35 +54,29 @@ def run(
     """
     args = tuple(os.fspath(a) for a in argv)
     log.detail(f"$ {shown(args)}")
+    how = {
+        "stdin": subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "env": dict(env) if env is not None else None,
+        "cwd": cwd,
+        "text": True,
+        "errors": "replace",
+    }
+    timed_out = False
     try:
-        process = subprocess.Popen(
-            args,
-            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(env) if env is not None else None,
-            cwd=cwd,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        with program(args, **how) as process:
+            listening = _Listening(process, on_line) if on_line else None
+            try:
+                stdout, stderr = process.communicate(stdin, timeout=timeout)
+            except subprocess.TimeoutExpired:
+                timed_out = True
+                kill_group(process)
+                stdout, stderr = process.communicate()
     except FileNotFoundError as error:
         raise ToolError(f"program not found: {args[0]}", hint=missing_hint or f"install {args[0]}") from error
     except PermissionError as error:
         raise ToolError(f"program cannot be executed: {args[0]}: {error.strerror}") from error
-    timed_out = False
-    listening = _Listening(process, on_line) if on_line else None
-    with reaped(process.pid):
-        try:
-            stdout, stderr = process.communicate(stdin, timeout=timeout)
-        except subprocess.TimeoutExpired:
-            timed_out = True
-            kill_group(process)
-            stdout, stderr = process.communicate()
-        except BaseException:
-            kill_group(process)
-            process.wait()
-            raise
     stderr = listening.all() if listening else stderr
     done = Completed(argv=args, returncode=process.returncode, stdout=stdout, stderr=stderr, timed_out=timed_out)
     if check and (timed_out or done.returncode != 0):
@@ -98,24 +94,34 @@ def pour(argv: Sequence[str | os.PathLike[str]], chunks: Iterable[bytes], *, las
     log.detail(f"$ {shown(args)}")
     env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            args, stdin=subprocess.PIPE, stdout=said, stderr=said, env=env, start_new_session=True
-        )
-        with reaped(process.pid):
-            try:
-                assert process.stdin is not None  # noqa: S101 - it was asked for
-                with suppress(BrokenPipeError), process.stdin as pipe:  # its exit status says why
-                    for chunk in chunks:
-                        pipe.write(chunk)
-                process.wait(last)
-            except BaseException:
-                kill_group(process)
-                process.wait()
-                raise
+        with program(args, stdin=subprocess.PIPE, stdout=said, stderr=said, env=env) as process:
+            assert process.stdin is not None  # noqa: S101 - it was asked for
+            with suppress(BrokenPipeError), process.stdin as pipe:  # its exit status says why
+                for chunk in chunks:
+                    pipe.write(chunk)
+            process.wait(last)
         said.seek(0)
         tail = "\n".join(said.read().decode(errors="replace").strip().splitlines()[-20:])
     if process.returncode != 0:
         raise ToolError(f"{Path(args[0]).name} exited with {process.returncode}: {shown(args)}\n{tail}".strip())
+
+
+@contextmanager
+def program(argv: Sequence[str], **how: Any) -> Iterator[subprocess.Popen[Any]]:
+    """`argv` as the leader of a process group, which is killed if the block is left by an exception, among them an
+    interrupt from the first moment on, or if this process dies. Raises OSError if it cannot be started.
+    """
+    process = None
+    try:
+        with later():
+            process = subprocess.Popen(argv, start_new_session=True, **how)
+        with reaped(process.pid):
+            yield process
+    except BaseException:
+        if process is not None:
+            kill_group(process)
+            process.wait()
+        raise
 
 
 def shown(argv: Sequence[str]) -> str:

@@ -19,8 +19,7 @@ from pathlib import Path
 from buildctl.console import log
 from buildctl.ground.errors import RuntimeUnavailableError, ToolError
 from buildctl.ground.machine import system
-from buildctl.ground.reaper import reaped
-from buildctl.ground.run import kill_group, shown
+from buildctl.ground.run import kill_group, program, shown
 from buildctl.runtimes.api import Outcome
 from buildctl.runtimes.interpreter import Interpreter
 from buildctl.runtimes.sandbox.gpu import NO_DEVICE
@@ -142,32 +141,24 @@ def _run(argv: list[str], *, env: dict[str, str], cwd: str, stdin: str, timeout:
     with tempfile.TemporaryFile() as source:
         source.write(stdin.encode())
         source.seek(0)
+        command = [shutil.which(argv[0], path=env["PATH"]) or argv[0], *argv[1:]]
+        pipe = subprocess.PIPE
+        timed_out = False
         try:
-            process = subprocess.Popen(
-                [shutil.which(argv[0], path=env["PATH"]) or argv[0], *argv[1:]],
-                stdin=source,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=env,
-                cwd=cwd,
-                start_new_session=True,
-            )
+            with program(command, stdin=source, stdout=pipe, stderr=pipe, env=env, cwd=cwd) as process:
+                assert process.stdout is not None  # noqa: S101
+                assert process.stderr is not None  # noqa: S101
+                tails = [Tail(process.stdout), Tail(process.stderr)]
+                try:
+                    process.wait(timeout)
+                except subprocess.TimeoutExpired:
+                    timed_out = True
+                kill_group(process)  # its children too
+                process.wait()
         except OSError as error:  # the exit codes that shells and Docker give
             code = 127 if isinstance(error, FileNotFoundError) else 126
             text = f"{argv[0]}: {error.strerror}"
             return Outcome(returncode=code, stdout="", stderr=text, timed_out=False, seconds=0.0)
-    assert process.stdout is not None  # noqa: S101
-    assert process.stderr is not None  # noqa: S101
-    tails = [Tail(process.stdout), Tail(process.stderr)]
-    timed_out = False
-    with reaped(process.pid):
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            timed_out = True
-        finally:
-            kill_group(process)  # its children too, whether it ended by itself or by Ctrl-C
-            process.wait()
     seconds = time.monotonic() - started
     stdout, stderr = (tail.text(LAST_WORDS) for tail in tails)
     returncode = None if timed_out else process.returncode

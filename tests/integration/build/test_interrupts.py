@@ -107,6 +107,26 @@ def test_a_signal_ends_a_command_cleanly(tmp_path: Path, number: signal.Signals,
     assert temporary(tmp_path) == []
 
 
+@pytest.mark.parametrize(("number", "status"), [(INT, 130), (TERM, 143), (HUP, 129)])
+def test_a_signal_while_a_program_starts_leaves_no_program(tmp_path: Path, number: int, status: int) -> None:
+    """Popen has started it and not returned yet."""
+    slow = f"""
+import os, subprocess, time
+class Slow(subprocess.Popen):
+    def __init__(self, *argv, **how):
+        super().__init__(*argv, **how)
+        while not (folder / "child.pid").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), {number:d})
+        time.sleep(0.1)
+subprocess.Popen = Slow
+"""
+    process = started(tmp_path, COMMAND.replace("\n@cli", f"{slow}\n@cli"))
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr.strip()) == (status, SAID)
+    assert left(wait_for_pids(tmp_path, 2)) == []
+
+
 def test_a_killed_command_leaves_no_program(tmp_path: Path) -> None:
     process = started(tmp_path, COMMAND)
     pids = wait_for_pids(tmp_path, 2)
