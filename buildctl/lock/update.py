@@ -10,6 +10,7 @@ from pathlib import Path
 from buildctl.artifacts.debian.package import BaseLock
 from buildctl.artifacts.store import Store
 from buildctl.console.log import say
+from buildctl.console.table import counted
 from buildctl.ground.errors import FetchError, LockError
 from buildctl.lock import debian, debian_added
 from buildctl.lock.agreement import glibc_of, refuse_newer_glibc, refuse_other_python, refuse_python_of
@@ -124,11 +125,11 @@ def update_locks(project: Project, cells: Sequence[Cell], *, locked: bool) -> No
         return
     refuse_other_python(project, cells)
     if stale := stale_locks(project, cells):
-        say(f"updating {len(stale)} locks:\n  {_listed(project, stale)}")
+        say(f"updating {counted(len(stale), 'lock')}:\n  {_listed(project, stale)}")
         _tell(lock_cells(project, cells, upgrade=False))
     whole = _by_wheel_lock(project, cells)
     if claims := stale_claims(project, whole):
-        say(f"updating {len(claims)} claims files:\n  {_listed(project, claims)}")
+        say(f"updating {counted(len(claims), 'claims file')}:\n  {_listed(project, claims)}")
         _tell(write_claims(project, whole, Store.default(), again=False))
     _refuse_contradictions(project, cells)
 

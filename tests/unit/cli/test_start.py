@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,5 +120,7 @@ def test_a_plan_adds_up_and_says_whether_it_fits() -> None:
     text = found.text()
     assert "needs about 356 MB of disk, 300 MB are free: NOT enough" in text
     assert "115 files" in text
+    assert "nothing was kept: `buildctl build` resolves it again" in text
+    assert "nothing was kept" not in replace(found, resolve=()).text()
     assert max(map(len, text.splitlines())) <= 80
     assert found.to_json()["download"] == {"artifacts": 115, "size": 200_000_000}
