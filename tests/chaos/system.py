@@ -29,6 +29,8 @@ CALLS = (
     ("socketpair", "EMFILE"),
     ("pipe2", "EMFILE"),
 )
+# not ECONNRESET: urllib3 passes over it, because then the socket has an answer, which this one has not
+NETWORK = (("sendto", "ENETUNREACH"), ("connect", "EIO"))
 MOST = 200  # about so many calls of one kind are tried
 SIZES = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64)  # MB
 FILES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)  # inodes
@@ -56,7 +58,7 @@ def strace_publish(world: World, options: argparse.Namespace) -> Tally:
         return world.run(*victim.argv, prefix=prefix, env=victim.env)
 
     try:
-        for what, done in _injected(world, options, run, calls=(*CALLS, ("sendto", "ECONNRESET"), ("connect", "EIO"))):
+        for what, done in _injected(world, options, run, calls=(*CALLS, *NETWORK)):
             wrong, lost = [*done.traceback, *victim.half()], victim.lost()
             again = world.run(*victim.argv, env=victim.env)
             wrong += [again.stderr[-300:]] if again.status else victim.judge(again)
