@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -215,7 +216,9 @@ class Transport:
         return asked.startswith("http:") and self.root.startswith("https:")
 
     def _broken(self, error: Exception, url: str) -> AgainError | RefusedError:
-        """No answer came. A connection may hold next time; a bad certificate stays bad."""
+        """No answer came. A connection may hold next time; a bad certificate or address stays bad."""
+        if isinstance(error, (ValueError, requests.TooManyRedirects)):  # an address or header that cannot be
+            return RefusedError(f"{self.registry}: {brief(error)}")
         match distrust(error):
             case None:
                 unreached = urlsplit(url).netloc not in self._answered and never_connected(error)
@@ -311,7 +314,10 @@ class Transport:
                 self._complain(answer, f"token for {what}")
             try:
                 value = json.loads(self.whole(answer, f"token for {what}", _MESSAGE_LIMIT))
-                return str(value.get("token") or value["access_token"])
+                token = value.get("token") or value["access_token"]
+                if not re.fullmatch(r"[!-~]+", token):  # it becomes a header
+                    raise ValueError("a token with characters that no token has")
+                return str(token)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise RefusedError(f"{self.registry}: {realm} answered without a token") from error
 

@@ -188,6 +188,21 @@ def test_acr_calls_the_token_access_token(project: Small, front: Proxy, request:
     assert set(outcomes(push(project, to)).values()) == {"CREATED"}
 
 
+@pytest.mark.parametrize("token", ["two\r\nlines", "a b", 7, ["x"], "\x1b", ""])
+def test_what_cannot_be_a_token_is_refused_at_once(token: object, there: Repository, front: Proxy) -> None:
+    there.transport.credentials = lambda _: None
+    challenge = f'Bearer realm="{there.transport.root}/auth",service="x"'
+    asked = Fault(
+        when=lambda m, p: "/manifests/" in p, times=ALWAYS, status=401, headers={"WWW-Authenticate": challenge}
+    )
+    given = Fault(when=lambda m, p: p.startswith("/auth"), times=ALWAYS, status=200)
+    given.body = json.dumps({"token": token}).encode()
+    front.faults = [asked, given]
+    with pytest.raises(RefusedError, match="answered without a token"):
+        there.manifest("2.6")
+    assert given.met == 1
+
+
 def refusal(code: str, message: str) -> bytes:
     return json.dumps({"errors": [{"code": code, "message": message}]}).encode()
 
