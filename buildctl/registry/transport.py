@@ -175,7 +175,7 @@ class Transport:
             raise AgainError(brief(error)) from error
 
     def url(self, path: str) -> str:
-        """Absolute; keeps our scheme if a registry behind a TLS proxy calls itself http://."""
+        """Absolute; keeps our scheme if a registry behind a TLS proxy calls itself http://. Raises ValueError."""
         url = urljoin(self.root, path)
         parts, root = urlsplit(url), urlsplit(self.root)
         if parts.scheme == "http" and root.scheme == "https" and parts.hostname == root.hostname:
@@ -183,7 +183,11 @@ class Transport:
         return url
 
     def _once(self, method: str, path: str, asked: Asked) -> requests.Response:
-        url, sent = self.url(path), dict(asked.get("headers", {}))
+        sent = dict(asked.get("headers", {}))
+        try:
+            url = self.url(path)
+        except ValueError as error:  # of a next page
+            raise RefusedError(f"{self.registry}: {brief(error)}") from error
         with self._lock:
             known = self._authorisations.get(asked.get("scope", ()))
         if known is not None and urlsplit(url).netloc == urlsplit(self.root).netloc:
@@ -201,9 +205,7 @@ class Transport:
             )
             self._answered.add(urlsplit(url).netloc)
             return answer
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            raise RefusedError(f"{self.registry}: {brief(error)}") from error
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise self._broken(error, url) from error
 
     def _moved_to_tls(self, asked: str) -> bool:
@@ -279,7 +281,10 @@ class Transport:
 
     def _token(self, asked: dict[str, str], scope: tuple[str, ...], known: Credentials | None, what: str) -> str:
         realm = asked.get("realm", "")
-        host = urlsplit(realm)
+        try:
+            host = urlsplit(realm)
+        except ValueError as error:
+            raise RefusedError(f"{self.registry}: its token server {realm[:80]!r}: {error}") from error
         if host.scheme != "https" and not (host.scheme == "http" and self.root.startswith("http:")):
             raise RefusedError(f"{self.registry}: its token server {realm!r} does not use https")
         scopes = scope or tuple(filter(None, [asked.get("scope", "")]))
@@ -307,7 +312,7 @@ class Transport:
                 answer = self._session.get(
                     realm, params=query, headers=headers, timeout=timeout, stream=True, auth=_Given()
                 )
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, OSError, ValueError) as error:
             raise self._broken(error, realm) from error
         with answer:
             if answer.status_code >= 400:
