@@ -4,6 +4,7 @@ BuildKit made, own wheel, files, user, variables, labels, and Debian packages wi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +123,19 @@ def project(root: Path, registry: str) -> Path:
     (wheels / name).write_bytes(wheel(name, requires=["einops"], more={"team_lib/core.py": "ANSWER = 42\n"}))
     (root / "matrix.yaml").write_text(MATRIX.format(registry=registry, debian=DEBIAN))
     return root
+
+
+def seed(data: Path, repository: str, layout: Layout, cells: Iterable[str]) -> None:
+    """Give docker-registry, whose storage is `data`, the layers of the images as hard links: gigabytes less to copy."""
+    for layer in {layer for cell in cells for layer in layout.manifest(layout.resolve(cell)).layers}:
+        digest = layer.digest.hex
+        blob = data / "docker/registry/v2/blobs/sha256" / digest[:2] / digest / "data"
+        link = data / "docker/registry/v2/repositories" / repository / "_layers/sha256" / digest / "link"
+        for path in (blob, link):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if not blob.exists():
+            blob.hardlink_to(layout.blob_path(layer.digest))
+        link.write_text(str(layer.digest))
 
 
 def run(project: Path, *argv: str | Path, code: int = 0, timeout: float = 3600) -> Ran:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -47,8 +48,10 @@ def base(folder: Path, docker_client: docker.DockerClient) -> Iterator[docker.Do
 
 
 def test_an_ordinary_user_pings_in_docker(base: docker.DockerClient) -> None:
-    def start(*argv: str, **options: object) -> str:
-        said: bytes = base.containers.run(TAG, argv, user="1000", remove=True, stderr=True, sysctls=CLOSED, **options)
+    def start(*argv: str, **options: Any) -> str:
+        said: bytes = base.containers.run(
+            TAG, list(argv), user="1000", remove=True, stderr=True, sysctls=CLOSED, **options
+        )
         return said.decode()
 
     assert start("/sbin/getcap", "/usr/bin/ping") == "/usr/bin/ping cap_net_raw=ep\n"

@@ -9,21 +9,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import docker
 import pytest
 
 from buildctl.artifacts.store import Store
 from buildctl.build.buildkit.buildkit import DockerOptions, build_with_docker, user_secrets, with_fixed_times
 from buildctl.dockerfile.bake import target_of
+from buildctl.ground.scratch import scratch
 from buildctl.lock.locked import load_locked
 from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.project import Project
 from buildctl.oci.check import check_image
 from buildctl.oci.entry import EPOCH
+from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from tests.support.engine import Engine
 from tests.support.publishing import skopeo
-from tests.support.real_matrix import CELLS, KEPT, TAGS, project, push_base, run
+from tests.support.real_matrix import CELLS, KEPT, TAGS, project, push_base, run, seed
+from tests.support.registry import docker_registry
 from tests.support.sameness import configuration_differences, file_differences, raw_configuration, tree
 from tests.support.wheelhouse import wheelhouse
 
@@ -34,10 +36,11 @@ ROOM = 6  # times the image: what BuildKit keeps of each step, what it exports, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """The built project, and HOST:PORT of the registry that has its base."""
+    """The built project, HOST:PORT of the registry that has its base, and where that keeps its data."""
 
     folder: Path
     registry: str
+    data: Path
 
     @property
     def layout(self) -> Layout:
@@ -45,19 +48,22 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(docker_engine: Engine, upstream: str, stores: Path) -> Iterator[World]:
+def world(docker_engine: Engine, stores: Path) -> Iterator[World]:
     if not docker_engine.own:
         pytest.skip("NOT RUN: the registry and the index are on this machine's loopback")
     folder = stores / "real-matrix"  # on the disk, not in /tmp
-    with pytest.MonkeyPatch.context() as patch:
+    with docker_registry(folder / "registry") as registry, pytest.MonkeyPatch.context() as patch:
         for key in ("DOCKER_HOST", "DOCKER_CONFIG", "PATH"):
             patch.setenv(key, docker_engine.env[key])
-        push_base(folder / "base", upstream)
-    shutil.rmtree(folder / "base")
-    run(project(folder / "team", upstream), "lock", "--record-scripts")
-    run(folder / "team", "build", "--no-load", "--locked")
-    yield World(folder=folder / "team", registry=upstream)
+        yield made(folder, registry)
     shutil.rmtree(folder)
+
+
+def made(folder: Path, registry: str) -> World:
+    push_base(folder / "base", registry)
+    run(project(folder / "team", registry), "lock", "--record-scripts")
+    run(folder / "team", "build", "--no-load", "--locked")
+    return World(folder=folder / "team", registry=registry, data=folder / "registry" / "data")
 
 
 def test_docker_world_is_what_was_asked_for(world: World) -> None:
@@ -75,31 +81,39 @@ def test_docker_world_is_what_was_asked_for(world: World) -> None:
         assert [path for path in files if path.endswith("team_lib/core.py")]
 
 
+@pytest.mark.usefixtures("docker_client")
 @pytest.mark.parametrize("cell", CELLS)
-def test_both_engines_agree(
-    cell: str, world: World, docker_client: docker.DockerClient, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_both_engines_agree(cell: str, world: World) -> None:
+    size = sum(layer.size for layer in world.layout.manifest(world.layout.resolve(cell)).layers)
+    if shutil.disk_usage(world.folder).free < (needed := ROOM * size):
+        pytest.skip(f"NOT RUN: BuildKit needs {needed >> 30} GiB of disk for this image")
+    try:
+        theirs, built = by_docker(world, cell)
+        one = world.layout.resolve(cell)
+        assert check_image(theirs, built) == []
+        assert file_differences(tree(world.layout, one), tree(theirs, built)) == []
+        both = raw_configuration(world.layout, one), raw_configuration(theirs, built)
+        assert configuration_differences(*both) == []
+    finally:
+        shutil.rmtree(world.folder / "buildkit", ignore_errors=True)
+        subprocess.run(["docker", "buildx", "prune", "-af"], check=True, capture_output=True)
+
+
+def by_docker(world: World, cell: str) -> tuple[Layout, Descriptor]:
     """BuildKit fetches from an index on loopback that has the locked wheels: each byte came from the machine's own."""
     there = Project.find(world.folder)
     (locked,) = load_locked(there, [found for found in there.matrix.cells if found.id == cell])
-    ours, theirs = world.layout, Layout(world.folder / f"buildkit-{cell}")
-    needed = ROOM * sum(layer.size for layer in ours.manifest(ours.resolve(cell)).layers)
-    if shutil.disk_usage(world.folder).free < needed:
-        pytest.skip(f"NOT RUN: BuildKit needs {needed >> 30} GiB of disk for this image")
-    request.addfinalizer(lambda: shutil.rmtree(theirs.root))
-    run(world.folder, "--layout", theirs.root, "bases", locked.cell.name)
-    target = target_of(locked.cell, context=there.images, layout=theirs.root, image=locked.image)
+    layout = Layout(world.folder / "buildkit")
+    run(world.folder, "--layout", layout.root, "bases", locked.cell.name)
+    target = target_of(locked.cell, context=there.images, layout=layout.root, image=locked.image)
     target = replace(target if locked.image else with_fixed_times(target), created=locked.created)  # as the engine does
     wheels = read_wheel_lock(there.wheel_lock(locked.cell.name, locked.cell.arch)).wheels
-    with wheelhouse(wheels, Store.default()) as url:
-        secrets = user_secrets(tmp_path, {"UV_DEFAULT_INDEX": url})
-        options = DockerOptions(epoch=EPOCH, secrets=secrets, network="host")
-        made = build_with_docker([target], options, layout=theirs)[cell]
-    subprocess.run(["docker", "buildx", "prune", "-af"], check=True, capture_output=True)
-    assert check_image(theirs, made) == []
-    one = ours.resolve(cell)
-    assert file_differences(tree(ours, one), tree(theirs, made)) == []
-    assert configuration_differences(raw_configuration(ours, one), raw_configuration(theirs, made)) == []
+    store = Store.default()
+    with scratch("secrets") as secrets, wheelhouse([w for w in wheels if store.artifact(w.digest)], store) as url:
+        files = user_secrets(Path(secrets), {"UV_DEFAULT_INDEX": url})
+        return layout, build_with_docker(
+            [target], DockerOptions(epoch=EPOCH, secrets=files, network="host"), layout=layout
+        )[cell]
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -113,6 +127,7 @@ def test_no_probe_fails_in_docker_world(cell: str, world: World) -> None:
 def test_docker_world_is_published(world: World) -> None:
     stems = {tag["tag"] for tag in json.loads(run(world.folder, "tags", "--json").stdout)}
     assert stems >= TAGS | {cell.rpartition("-")[0] for cell in CELLS}
+    seed(world.data, "team/pytorch", world.layout, CELLS)
     run(world.folder, "publish", "--to", f"{world.registry}/team/pytorch")
     there = json.loads(skopeo("list-tags", "--tls-verify=false", f"docker://{world.registry}/team/pytorch"))["Tags"]
     assert set(there) >= TAGS
