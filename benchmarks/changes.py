@@ -6,11 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-from measured import ROOT, SMALL, Took, buildctl, fresh_store
+from measured import MADE, ROOT, SMALL, Took, buildctl, fresh_store
 from results import Part, Row
 
 NAME = "cpu-2.6" if SMALL else "cuda-2.6"
-MADE = ("blobs", "layers", "receipts", "checked", "contents", "libraries")  # what the store keeps besides downloads
 NOTES = """\
 The project is a copy with one image. Locks are updated, and what they add is downloaded, before the clock starts.
 `rebase` moves the built image to the new base without building it; without `--locked` it first asks Debian's archive,

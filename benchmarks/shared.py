@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from measured import ROOT, SMALL, Took, buildctl
@@ -18,7 +19,7 @@ sys.path.insert(0, str(ROOT))  # the tests' registry
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from buildctl.artifacts.facts import CONTENTS_TYPE, FILES_TYPE, facts_of
+from buildctl.artifacts.facts import CONTENTS_TYPE, FILES_TYPE, Facts, facts_of
 from buildctl.artifacts.store import RECIPE_VERSION, Store
 from buildctl.build.planner import Planned, Planner, chosen_compression
 from buildctl.console.progress import Silent
@@ -26,6 +27,7 @@ from buildctl.lock.locked import load_locked
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Layer
+from buildctl.oci.layout import Layout
 from buildctl.registry.cache.entry import Trust
 from buildctl.registry.cache.write import Fresh, Writer
 from buildctl.registry.client import open_repository
@@ -37,9 +39,10 @@ from tests.support.registry import docker_registry
 FEW: tuple[str, ...] = ("cuda-2.6", "cpu-2.6")
 CACHE = "team/cache"
 NOTES = """\
-Debian's docker-registry on loopback; bytes are counted by a proxy. The cache is filled before, not measured: the layers
-of the user's store become blobs of the registry by hard links, and the entries and sets are signed as `build --cache-to`
-signs them. Nothing is tested on the empty machine, so `publish` sets immutable tags."""
+Debian's docker-registry on loopback; bytes are counted by a proxy. The cache is filled before, which is not measured:
+the layers of the user's store become blobs of the registry by hard links, and the entries and sets are signed as
+`build --cache-to` does. Every image has the digest that it has where it was made. Nothing is tested on the empty
+machine, so `publish` sets immutable tags."""
 
 
 def cache(root: Path, repeat: int) -> Part:
@@ -100,10 +103,17 @@ def _empty(machine: Path, wire: Wire, key: Path, names: Sequence[str]) -> _Turn:
     to = f"{wire.netloc}/{machine.name}/pytorch"
     published, _ = buildctl(*layout, "publish", *names, "--to", to, "--tags", "immutable", env=env)
     after = wire.up + wire.down
-    if wheels := list((machine / "store").glob("artifacts/**/*.whl")):
-        sys.exit(f"a wheel was downloaded: {wheels[0]}")
+    if found := list((machine / "store").glob("artifacts/*")):
+        sys.exit(f"something was downloaded: {found[0]}")
+    if (here := _digests(machine / "dist", names)) != (there := _digests(Project.find(ROOT).layout, names)):
+        sys.exit(f"other images than where they were made: {here} and {there}")
     shutil.rmtree(machine)
     return (built, between - before), (published, after - between)
+
+
+def _digests(layout: Path, names: Sequence[str]) -> dict[str, str]:
+    cells = Project.find(ROOT).matrix.images_of(names)
+    return {cell.id: str(Layout(layout).resolve(cell.id, cell.arch).digest) for cell in cells}
 
 
 def _fill(registry: str, data: Path, key: PrivateKey, project: Project, names: Sequence[str]) -> None:
@@ -150,10 +160,14 @@ def _fresh(planned: Sequence[Planned], layers: dict[str, Layer], store: Store) -
             label=recipe.label,
             layer=layers[key],
             path=paths[key],
-            documents=lambda f=facts[key]: (Blob.of(f.contents, CONTENTS_TYPE), Blob.of(f.files, FILES_TYPE)),
+            documents=partial(_documents, facts[key]),
         )
         for key, recipe in recipes.items()
     ]
+
+
+def _documents(facts: Facts) -> tuple[Blob, Blob]:
+    return Blob.of(facts.contents, CONTENTS_TYPE), Blob.of(facts.files, FILES_TYPE)
 
 
 def _keys(root: Path) -> tuple[Path, Path]:
