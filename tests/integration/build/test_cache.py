@@ -210,7 +210,7 @@ def test_what_a_cache_vouches_for_is_compared_with_what_its_recipe_makes(world: 
     assert "1 of 1 entries compared: 1 differ" in done.stdout
 
 
-@pytest.mark.parametrize("where", ["PUT /blobs/", "PUT /manifests/"])
+@pytest.mark.parametrize("where", [pytest.param("PUT /blobs/", marks=pytest.mark.big), "PUT /manifests/"])
 def test_a_build_killed_while_it_fills_the_cache_leaves_nothing_wrong(world: World, tmp_path: Path, where: str) -> None:
     method, _, path = where.partition(" ")
     cache, trust = f"{world.front.netloc}/team/killed-{len(where)}", ("--cache-trust", str(world.keys / "cache.pub"))
