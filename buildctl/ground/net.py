@@ -128,15 +128,20 @@ def unreached(error: BaseException) -> bool:
     return False
 
 
+def number(text: str | None) -> int | None:
+    """What a header says, if it is a number that bytes or seconds can have."""
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,18}", text.strip()) else None
+
+
 def retry_after(value: str | None) -> float | None:
     """Seconds or an HTTP date (RFC 9110)."""
     if value is None:
         return None
-    if value.strip().isdigit():
-        return float(value)
+    if (seconds := number(value)) is not None:
+        return float(seconds)
     try:
         when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (when - now()).total_seconds()) if when.tzinfo else None
 

@@ -58,7 +58,16 @@ def torch(expected: Expected, value: Any) -> Verdict:
 
 
 def torchvision(expected: Expected, value: Any) -> Verdict:
-    return _companion("torchvision", expected.torchvision, value)
+    """Its version, and that it and pillow, which it does not bound, understand each other."""
+    verdict = _companion("torchvision", expected.torchvision, value and value["version"])
+    if value is None or verdict[0] is not Status.PASSED:
+        return verdict
+    if value["wrong"] or not value["tried"]:
+        some = "".join(f"\n  {line}" for line in value["wrong"][:5])
+        return failed(
+            f"pillow {value['pillow']} and torchvision: {len(value['wrong'])} of {value['tried']} failed{some}"
+        )
+    return passed(f"torchvision {value['version']}, {value['tried']} exchanges with pillow {value['pillow']}")
 
 
 def torchaudio(expected: Expected, value: Any) -> Verdict:

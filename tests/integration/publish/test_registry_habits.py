@@ -203,6 +203,49 @@ def test_acr_calls_the_token_access_token(project: Small, front: Proxy, request:
     assert set(outcomes(push(project, to)).values()) == {"CREATED"}
 
 
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (307, {"Location": "http://[::1"}),
+        (307, {"Location": "file:///etc/passwd"}),
+        (307, {"Location": "/v2/x/manifests/2.6"}),
+        (401, {"WWW-Authenticate": 'Bearer realm="http://[::1",service="x"'}),
+        (401, {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:99999/",service="x"'}),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused_at_once(
+    status: int, headers: dict[str, str], there: Repository, front: Proxy
+) -> None:
+    manifests(front, status=status, headers=headers)
+    with pytest.raises(RefusedError):
+        there.manifest("2.6")
+    assert front.faults[0].met <= 31  # redirects that lead round in circles
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "//[", "/v2/x\xff"])
+def test_an_upload_that_goes_on_nowhere_is_refused(
+    location: str, project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    front.faults = [Fault(when=lambda m, p: m == "POST", times=ALWAYS, status=202, headers={"Location": location})]
+    with pytest.raises(RegistryError):
+        push(project, repository(front, request))
+
+
+@pytest.mark.parametrize("token", ["two\r\nlines", "a b", 7, ["x"], "\x1b", ""])
+def test_what_cannot_be_a_token_is_refused_at_once(token: object, there: Repository, front: Proxy) -> None:
+    there.transport.credentials = lambda _: None
+    challenge = f'Bearer realm="{there.transport.root}/auth",service="x"'
+    asked = Fault(
+        when=lambda m, p: "/manifests/" in p, times=ALWAYS, status=401, headers={"WWW-Authenticate": challenge}
+    )
+    given = Fault(when=lambda m, p: p.startswith("/auth"), times=ALWAYS, status=200)
+    given.body = json.dumps({"token": token}).encode()
+    front.faults = [asked, given]
+    with pytest.raises(RefusedError, match="answered without a token"):
+        there.manifest("2.6")
+    assert given.met == 1
+
+
 def refusal(code: str, message: str) -> bytes:
     return json.dumps({"errors": [{"code": code, "message": message}]}).encode()
 

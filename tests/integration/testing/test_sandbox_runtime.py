@@ -24,6 +24,7 @@ from buildctl.runtimes.sandbox import sandbox
 from buildctl.runtimes.sandbox.emulation import native_arch
 from buildctl.runtimes.sandbox.sandbox import SandboxRuntime, SandboxSession
 from buildctl.runtimes.sandbox.shield import LIMITS, MASKED
+from tests.support.enclosed import OPENS_FOR_WRITING
 from tests.support.images import file, tar
 from tests.support.programs import programs
 from tests.support.pythons import base_python, put_image, python_config, python_members
@@ -141,22 +142,6 @@ with SandboxRuntime(Store(Path({store!r}))).start(ref) as session:
 def script_for(image: ImageRef, store: Store) -> str:
     """A program that starts a session, without its end."""
     return SCRIPT.format(layout=str(image.layout), name=image.name, arch=image.arch, store=str(store.root))
-
-
-# all but the folders of processes, which are those in here; what is hidden behind /dev/null is a device
-OPENS_FOR_WRITING = """
-import os, stat
-opened = []
-for top in ("/proc", "/sys"):
-    for folder, folders, files in os.walk(top):
-        if folder == "/proc": folders[:] = [name for name in folders if not name.isdigit()]
-        for name in files:
-            path = os.path.join(folder, name)
-            if os.path.islink(path) or stat.S_ISCHR(os.stat(path).st_mode): continue
-            try: os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK)); opened.append(path)
-            except OSError: pass
-print(opened)
-"""
 
 
 @pytest.mark.parametrize("user", ["0", "1000"])

@@ -138,7 +138,7 @@ def rows_with_tests(path: Path) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize(("page", "least"), [("publishing.md", 20), ("faults.md", 10)])
+@pytest.mark.parametrize(("page", "least"), [("publishing.md", 20), ("faults.md", 30)])
 def test_every_row_about_others_names_a_test_that_exists(page: str, least: int) -> None:
     rows = rows_with_tests(ROOT / "docs" / page)
     tests = set(re.findall(r"^def (test_\w+)", "\n".join(p.read_text() for p in TESTS), re.MULTILINE))

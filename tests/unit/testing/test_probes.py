@@ -70,6 +70,10 @@ def kept(**other: object) -> dict[str, object]:
     return good | other
 
 
+def vision(**other: Any) -> dict[str, Any]:
+    return {"version": "0.21.0+cu124", "pillow": "13.0.0", "tried": 15, "wrong": []} | other
+
+
 def answer(value: object, error: str | None = None) -> dict[str, object]:
     return {"value": value, "error": error, "seconds": 0.5}
 
@@ -172,6 +176,9 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging.torch, replace(CUDA, torch="2.6.0+cpu"), GOOD["torch"],
      "expected torch 2.6.0+cpu, image reports 2.6.0+cu124"),
     (judging.torchvision, CUDA, None, "expected torchvision 0.21.0, image reports none"),
+    (judging.torchvision, CUDA, vision(version="0.22.0"), "expected torchvision 0.21.0, image reports 0.22.0"),
+    (judging.torchvision, CUDA, vision(wrong=["resize of L: x"]),
+     "pillow 13.0.0 and torchvision: 1 of 15 failed\n  resize of L: x"),
     (judging.torchaudio, CUDA, "2.6.0", "expected torchaudio to be absent, image reports 2.6.0"),
     (judging.cuda_version, CUDA, changed("torch", cuda="12.6"), "expected CUDA 12.4, image reports 12.6"),
     (judging.cuda_version, CPU, GOOD["torch"], "expected CPU only, image reports a CUDA build (12.4)"),
@@ -269,7 +276,7 @@ def test_what_differs_fails_and_names_both(
         (judging.cuda_version, GOOD["torch"]),
         (judging.devices, GOOD["devices"]),
         (judging.torchaudio, None),
-        (judging.torchvision, "0.21.0+cu124"),
+        (judging.torchvision, vision()),
         (judging.without_gpu, {"picked": "cpu", "sum": 8.0, "refusal": "no driver"}),
         (judging.gpu, on_gpu()),
         (judging.gpu, on_gpu(capability=[7, 5], bf16=None) | {"gpu_architectures": ["sm_75"]}),
@@ -446,4 +453,6 @@ def test_a_probe_is_one_program_of_standard_library_and_torch(name: str) -> None
     }  # fmt: skip
     import sys
 
-    assert modules - set(sys.stdlib_module_names) <= {"torch", "numpy", "onnx", "onnxruntime", "__future__"}
+    assert modules - set(sys.stdlib_module_names) <= {
+        *("torch", "torchvision", "PIL", "numpy", "onnx", "onnxruntime", "__future__")
+    }
