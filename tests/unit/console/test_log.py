@@ -31,9 +31,8 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_block_can_be_silent_and_the_level_comes_back(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="x"), log.unsaid():
+    with log.unsaid():
         log.say("a")
-        raise ValueError("x")
     log.say("b")
     assert capsys.readouterr() == ("", "b\n")
 
