@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from buildctl.cli.answers.forecast import Forecast
 from buildctl.cli.program import cli
 from buildctl.cli.start import init
-from buildctl.ground.errors import EngineError, MatrixError, UsageError
+from buildctl.ground.errors import EngineError, MatrixError, UnknownNameError, UsageError
 from buildctl.matrix.read import load_matrix
 
 
@@ -79,6 +79,19 @@ def test_a_person_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_script_is_not_asked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="what for"):
         asked(tmp_path)
+
+
+def test_check_names_what_is_not_locked_yet(tmp_path: Path) -> None:
+    """Else it would answer "which one?" from half of the matrix."""
+    asked(tmp_path, "--cuda", "2.10", "--cpu")
+    host = Path(__file__).parents[2] / "support" / "hosts" / "h200.json"
+    command = ["--project", str(tmp_path), "check", "--host", str(host)]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-3:] == ["", "Not locked, so unknown: cuda-2.10, cpu-2.10", "    buildctl lock"]
+    refused = CliRunner().invoke(cli, [*command, "cuda-2.10"]).exception
+    assert isinstance(refused, UnknownNameError)
+    assert refused.hint == "run `buildctl lock cuda-2.10`"
 
 
 @pytest.mark.parametrize("command", ["plan", "build", "fetch", "bases", "rebase"])
