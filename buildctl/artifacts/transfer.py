@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 import urllib3
 
-from buildctl.ground.net import Patience, brief, never_connected, number, retry_after
+from buildctl.ground.net import Patience, brief, number, retry_after, unreached
 
 _CHUNK = 1 << 18
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
@@ -79,7 +79,7 @@ def open_range(
     except (ValueError, requests.TooManyRedirects) as error:  # an address or header that cannot be
         raise SourceRefusedError(brief(error)) from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise RetryError(brief(error), unreached=never_connected(error)) from error
+        raise RetryError(brief(error), unreached=unreached(error)) from error
     with answer:
         ranged = _judge(answer, start, end, size, patience) or "Range" not in headers
         yield FileResponse(ranged=ranged, chunks=_chunks(answer, end - start if ranged else size))

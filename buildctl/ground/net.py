@@ -111,13 +111,16 @@ UNREACHED_SECONDS = 4.0
 _NO_WAY = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN}
 
 
-def never_connected(error: BaseException) -> bool:
-    """Whether no connection came about: the name is unknown, or nobody listens there."""
+def unreached(error: BaseException) -> bool:
+    """Whether nobody is there, as far as one can tell: an unknown name, nobody who listens, or nothing but silence."""
+    import requests
     import urllib3
 
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, socket.gaierror | urllib3.exceptions.NameResolutionError):
+            return True
+        if isinstance(seen, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
             return True
         if isinstance(seen, OSError) and seen.errno in _NO_WAY:
             return True

@@ -17,7 +17,7 @@ from requests.auth import AuthBase
 
 from buildctl import __version__
 from buildctl.console.log import say
-from buildctl.ground.net import UNREACHED_SECONDS, UNREACHED_TRIES, Patience, never_connected, retry_after
+from buildctl.ground.net import UNREACHED_SECONDS, UNREACHED_TRIES, Patience, retry_after, unreached
 from buildctl.oci.layout import JSON_LIMIT
 from buildctl.registry.auth import Credentials, docker_credentials, parse_challenge
 from buildctl.registry.bounded import EndlessError, keep_body, read_body
@@ -34,6 +34,7 @@ from buildctl.registry.trust import BUNDLE, Distrust, distrust, open_session, sp
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _NOTICED = 2  # failures in a row before we tell the user
 PATIENCE = Patience(read=90.0)  # a registry hashes a whole layer before it answers
+_FIRST_ANSWER = 30.0  # seconds; no first request asks for that
 _MESSAGE_LIMIT = 64 << 10  # bytes of an error's body that are read
 
 
@@ -186,11 +187,13 @@ class Transport:
         sent = dict(asked.get("headers", {}))
         try:
             url = self.url(path)
+            host = urlsplit(url).netloc
         except ValueError as error:  # of a next page
             raise RefusedError(f"{self.registry}: {brief(error)}") from error
+        read = self.patience.read if host in self._answered else min(self.patience.read, _FIRST_ANSWER)
         with self._lock:
             known = self._authorisations.get(asked.get("scope", ()))
-        if known is not None and urlsplit(url).netloc == urlsplit(self.root).netloc:
+        if known is not None and host == urlsplit(self.root).netloc:
             sent["Authorization"] = known
         try:
             answer = self._session.request(
@@ -199,11 +202,11 @@ class Transport:
                 params=asked.get("params"),
                 headers=sent,
                 data=asked.get("data"),
-                timeout=(self.patience.connect, self.patience.read),
+                timeout=(self.patience.connect, read),
                 stream=True,
                 auth=_Given(),
             )
-            self._answered.add(urlsplit(url).netloc)
+            self._answered.add(host)
             return answer
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise self._broken(error, url) from error
@@ -223,8 +226,8 @@ class Transport:
             return RefusedError(f"{self.registry}: {brief(error)}")
         match distrust(error):
             case None:
-                unreached = urlsplit(url).netloc not in self._answered and never_connected(error)
-                return AgainError(brief(error), wait=0 if self._moved_to_tls(url) else None, unreached=unreached)
+                nobody = urlsplit(url).netloc not in self._answered and unreached(error)
+                return AgainError(brief(error), wait=0 if self._moved_to_tls(url) else None, unreached=nobody)
             case Distrust.NO_TLS:
                 return RefusedError(f"{self.registry} does not use TLS", hint="if that is intended, use --plain-http")
             case Distrust.OURS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from buildctl.registry import client
 from buildctl.registry.auth import Credentials
 from buildctl.registry.client import Repository, document_type
 from buildctl.registry.members import members
-from buildctl.registry.problems import RefusedError, RegistryError
+from buildctl.registry.problems import RefusedError, RegistryError, UnavailableError
 from buildctl.registry.referrers import Document, attach, fallback_tag, referrers
 from buildctl.registry.transport import Transport
 from tests.support.projects import Small
@@ -140,6 +141,20 @@ def test_a_list_has_an_end(
     monkeypatch.setattr(client, limit, value)
     with pytest.raises(RefusedError, match="the list never ends"):
         there.tags()
+
+
+def test_a_host_that_never_says_a_word_is_asked_once() -> None:
+    """Six times a minute and a half, it was; one that has answered before gets its whole patience."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        netloc = f"127.0.0.1:{server.getsockname()[1]}"
+        patience = Patience(connect=5, read=4.5, attempts=3, backoff=0.01)
+        silent = Transport(netloc, plain_http=True, patience=patience, credentials=lambda _: None)
+        with pytest.raises(UnavailableError, match=r"ping: timed out waiting for data$"):
+            silent.send("GET", "/v2/", what="ping")
+        server.settimeout(0)
+        server.accept()
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 def test_a_next_page_that_is_itself_is_refused(there: Repository, front: Proxy) -> None:

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from buildctl.ground.errors import LockError
-from buildctl.ground.net import brief, never_connected, new_session, number, pip_settings, redact, retry_after
+from buildctl.ground.net import brief, new_session, number, pip_settings, redact, retry_after, unreached
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,13 @@ def test_a_cause_is_one_line() -> None:
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), True),
         (OSError(errno.ENETUNREACH, "Network is unreachable"), True),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), False),
-        (TimeoutError("timed out"), False),
+        (TimeoutError("timed out"), True),
+        (requests.exceptions.ReadTimeout("x"), True),
+        (requests.exceptions.ConnectTimeout("x"), True),
         (ValueError("x"), False),
     ],
 )
-def test_whether_a_connection_came_about(error: Exception, expected: bool) -> None:
+def test_whether_anybody_is_there(error: Exception, expected: bool) -> None:
     outer = requests.ConnectionError("wrapped")
     outer.__cause__ = error
-    assert never_connected(outer) is expected
+    assert unreached(outer) is expected

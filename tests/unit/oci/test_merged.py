@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ UPPER = tar(
     file("lib/b", b"through a link"), file(".wh.gone", b""), file("cleared/new"), file("cleared/.wh..wh..opq", b""),
     file("replaced", b"two"), file("bin/sh", b"another", mode=0o4755), symlink("to", "/bin/ash"), file("ä" * 60),
 )  # fmt: skip
-DEEP = file("a/" * 1900 + "f")
+DEEP = file("a/" * (sys.getrecursionlimit() + 100) + "f")
 
 
 def read(data: bytes) -> dict[str, tuple[object, ...]]:
