@@ -31,7 +31,7 @@ CALLS = (
 )
 # not ECONNRESET: urllib3 passes over it, because then the socket has an answer, which this one has not
 NETWORK = (("sendto", "ENETUNREACH"), ("connect", "EIO"))
-MOST = 200  # about so many calls of one kind are tried
+MOST = 25  # about so many calls of one kind are tried, spread over all
 SIZES = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64)  # MB
 FILES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)  # inodes
 
