@@ -86,7 +86,8 @@ def _injected(
     most = _most(log.read_text(errors="replace"))
     for call, error in calls:
         step = max(options.every, most[call] // MOST)
-        for number in range(1 + world.chance.randrange(step), most[call] + 1, step):
+        first = 1 + world.chance.randrange(max(1, min(step, most[call])))  # each kind that there is at least once
+        for number in range(first, most[call] + 1, step):
             done = run([*traced, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}"])
             if "(INJECTED)" in log.read_text(errors="replace"):  # else this run had fewer of them
                 yield f"{call} {number} {error}", done
