@@ -227,7 +227,7 @@ def without_gpu(expected: Expected, value: Any) -> Verdict:
         return differs("the fallback to compute", "on cpu 8.0", f"on {value['picked']} {value['sum']}")
     if value["refusal"] is None:
         return failed(f"expected an error for device={expected.kind.device!r} without a GPU, image made a tensor")
-    return passed(f"built for {expected.kind.titled(expected.built_for)}, no device, falls back to cpu")
+    return passed(f"built for {expected.kind.titled(expected.built_for)}, no device, runs on the cpu")
 
 
 def _errors(value: Mapping[str, float], device: str) -> Verdict:
