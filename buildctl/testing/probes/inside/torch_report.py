@@ -334,7 +334,7 @@ class Squares:
 
 
 def pictures():
-    """torchvision's version, and what goes between it and pillow, in the modes that each torchvision takes both ways."""
+    """torchvision's version, and what goes between it and pillow, in the modes that all versions take both ways."""
     version = version_of("torchvision")
     if version is None:
         return None
