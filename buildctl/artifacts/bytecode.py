@@ -7,6 +7,7 @@ checked at import. The bytes depend on the Python, on the path inside the image 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import subprocess
 import tempfile
@@ -85,6 +86,7 @@ while lengths := take.read(8):
         give.write(data)
 give.flush()
 """
+DEPENDS_ON = hashlib.sha256(_COMPILE.encode()).hexdigest()  # what bytecode depends on besides Python, path and source
 
 
 class Compilation(Protocol):
