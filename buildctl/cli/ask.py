@@ -39,8 +39,8 @@ def matrix(options: Options, names: Sequence[str], arch: str | None, explain: bo
     \b
     Examples:
       buildctl matrix
-      buildctl matrix --explain          what matrix.yaml says, and the defaults of the rest
-      buildctl matrix cpu-2.15           why there is none, and what to use instead
+      buildctl matrix --explain          matrix.yaml, and the defaults of the rest
+      buildctl matrix cpu-2.15           why there is none, what to use instead
       buildctl matrix --json             for CI to fan out over
     """
     from buildctl.testing.overview import explained, overview
@@ -76,8 +76,8 @@ def check(options: Options, names: Sequence[str], host_file: Path | None, save: 
       buildctl check
       buildctl check cuda-2.6 --save server.json
       buildctl check --host server.json
-      buildctl check cuda-2.6-devel 2.10-cuda12.8       flavours, globs and tags, too
-      buildctl check pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime     by its labels or its environment
+      buildctl check cuda-2.6-devel 2.10-cuda12.8    flavours, globs, tags, too
+      buildctl check pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime   by its labels
     """
     from buildctl.host.check import check_images
 
@@ -192,7 +192,7 @@ def page(
     \b
     Examples:
       buildctl page
-      buildctl page --out public --from registry.example/pytorch --revision 20261122
+      buildctl page --from registry.example/pytorch --revision 20261122
     """
     from buildctl.publish.page.collect import of_layout, of_registry
     from buildctl.publish.page.write import pages, refuse_foreign, write_pages

@@ -51,8 +51,8 @@ def lock(
     Examples:
       buildctl lock                      what is missing or stale
       buildctl lock --upgrade            everything, newest
-      buildctl lock --upgrade-bases      security fixes of Debian; torch and all wheels stay
-      buildctl lock --record-scripts     also Debian packages whose scripts must be run, as root
+      buildctl lock --upgrade-bases      security fixes of Debian; all wheels stay
+      buildctl lock --record-scripts     also what needs scripts run, as root
       buildctl lock --check              in CI
     """
     from buildctl.artifacts.store import Store
@@ -192,11 +192,11 @@ def build(
       buildctl build cuda-2.6 --arch amd64
       buildctl build --compression gzip      for Docker before 23
       buildctl build --compression zstd:chunked             for lazy pulls
-      buildctl build --compression-level 9                  slower, 12 % smaller; 1 or none for quick tries
+      buildctl build --compression-level 9    12 % smaller; 1 or none: quick tries
       buildctl build cpu-2.6 --no-load --output /tmp/layout
-      buildctl build cuda-2.6 --context gpu-box             made here, loaded there
+      buildctl build cuda-2.6 --context gpu-box    made here, loaded there
       buildctl build --engine docker --context gpu-box      made there, too
-      buildctl build --cache-from registry.example/team/cache --cache-trust cache.pub     layers that others made
+      buildctl build --cache-from registry.example/cache --cache-trust cache.pub
     """
     from buildctl.build.cache.options import CacheOptions
     from buildctl.build.unchanged import remembered
@@ -228,8 +228,17 @@ def build(
     answer(result, as_json=as_json)
     add_summary(result)
     runs = [f"docker run --rm -it {image.tag}" for image in result.loaded[-1:]]
-    runs = runs or [f"buildctl run {image.name}" for image in result.images[:1]]
+    runs = runs or [f"buildctl run {_typed(project, image.name)}" for image in result.images[:1]]
     say_next(*runs, " ".join(["buildctl test", *names]))
+
+
+def _typed(project: Project, cell_id: str) -> str:
+    """The name of its image, unless `run` would take that of another architecture by it."""
+    from buildctl.runtimes.sandbox.emulation import native_arch
+
+    (cell,) = project.matrix.images_of([cell_id], None)
+    alone = len(project.matrix.images_of([cell.image], None)) == 1
+    return cell.image if alone or cell.arch == native_arch() else cell.id
 
 
 def _built(
@@ -294,8 +303,8 @@ def rebase(options: Options, names: Sequence[str], arch: str | None, locked: boo
 
     \b
     Examples:
-      buildctl rebase                    the whole matrix; says which packages moved from what to what
-      buildctl rebase cpu-2.6 --locked   after a change of images/bases/ that came from elsewhere
+      buildctl rebase                    the whole matrix; lists what changed
+      buildctl rebase cpu-2.6 --locked   after a change of images/bases/
     """
     from buildctl.publish.rebase import rebase_images
 

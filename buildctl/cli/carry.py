@@ -105,8 +105,8 @@ def export(
     Examples:
       buildctl export cuda-2.6 --format squashfs
       buildctl export cuda-2.6 cpu-2.6 --format oci-archive -o november.oci.tar
-      buildctl export cuda-2.6 --format oci-archive --since november.oci.tar     only the layers that are new
-      buildctl export registry.example/pytorch:2.6 --arch amd64 --format docker-archive
+      buildctl export cuda-2.6 --format oci-archive --since november.oci.tar
+      buildctl export registry.example/pytorch:2.6 --format docker-archive
     """
     from buildctl.matrix.matrix import parse_arch
     from buildctl.publish.export.export import ExportOptions

@@ -135,9 +135,9 @@ def publish(
     \b
     Examples:
       buildctl publish --to localhost:5000/pytorch --dry-run
-      buildctl publish cpu-2.6 cuda-2.6 --to registry.example/team/pytorch --allow-not-run entrypoint
-      buildctl publish --to registry.example/pytorch --arch arm64 --tags immutable --revision 20261122   then `promote`
-      buildctl publish --to registry.example/pytorch --sign-key cosign.key      its password in $COSIGN_PASSWORD
+      buildctl publish --to registry.example/pytorch --allow-not-run entrypoint
+      buildctl publish --to registry.example/pytorch --arch arm64 --tags immutable
+      buildctl publish --to registry.example/pytorch --sign-key cosign.key
     """
     from buildctl.cli.answers.summary import add_summary, summary_wanted
     from buildctl.console.progress import open_progress
@@ -145,7 +145,7 @@ def publish(
     from buildctl.lock.locked import WANTED, load_locked, load_matrix_images, of_all_architectures
     from buildctl.lock.update import refuse_stale_locks
     from buildctl.publish.pipeline.handover import handed_on
-    from buildctl.publish.provenance import Run
+    from buildctl.publish.provenance import CiRun
     from buildctl.publish.publish import PublishOptions, attached
     from buildctl.publish.publish import publish as push
     from buildctl.registry.target import points_elsewhere
@@ -172,7 +172,7 @@ def publish(
         signer=signer,
         compare=summary_wanted(),
     )
-    run = Run.parse(builder=builder_id, source=source, invocation=invocation)
+    run = CiRun.parse(builder=builder_id, source=source, invocation=invocation)
     documents = attached(project, sbom=sbom, run=run)
     pinned = load_matrix_images(project)
     with open_progress("sent") as progress:
@@ -241,7 +241,8 @@ def promote(
     \b
     Examples:
       buildctl promote --to registry.example/pytorch --revision 20261122
-      buildctl promote --to registry.example/pytorch --revision 20261122 --expect amd64.json --expect arm64.json
+      buildctl promote --to registry.example/pytorch --revision 20261122 \\
+          --expect amd64.json --expect arm64.json
     """
     from buildctl.cli.answers.summary import add_summary, summary_wanted
     from buildctl.lock.locked import load_matrix_images

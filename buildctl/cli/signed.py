@@ -116,7 +116,7 @@ def verify(
     \b
     Examples:
       buildctl verify localhost:5000/pytorch:2.6 --key cosign.pub
-      buildctl verify registry.example/pytorch:cuda-2.6 --arch amd64 --require report
+      buildctl verify registry.example/pytorch:cuda-2.6 --require report
     """
     from buildctl.console.progress import open_progress
     from buildctl.matrix.matrix import parse_arch

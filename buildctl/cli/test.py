@@ -61,10 +61,10 @@ def test(
     Examples:
       buildctl test cuda-2.6 cpu-2.6
       buildctl test --runtime sandbox --junit report.xml
-      buildctl test cuda-2.6 --context gpu-box     on that machine; what it lacks of the image is moved there
+      buildctl test cuda-2.6 --context gpu-box     on that machine, moved there
       buildctl test mps-2.6              what `buildctl native mps-2.6` made
-      buildctl test registry.example/pytorch:cuda-2.6 --attach     on a server with a GPU, before `promote`
-      buildctl test env:~/miniforge3/envs/torch --json > report.json      without a container, by what it claims
+      buildctl test registry.example/pytorch:cuda-2.6 --attach   before `promote`
+      buildctl test env:~/miniforge3/envs/torch    no container; by what it claims
     """
     from buildctl.cli.answers.findings import Printed
     from buildctl.cli.answers.summary import add_summary

@@ -17,7 +17,7 @@ from buildctl.ground.jsontext import parse_json
 from buildctl.ground.run import run, which
 from buildctl.matrix.accelerators import VERSIONED
 from buildctl.matrix.arch import ARCHES, arch_named
-from buildctl.runtimes.devices import Node, device_files, gpu_nodes, read_some
+from buildctl.runtimes.devices import DeviceNode, device_files, gpu_nodes, read_some
 
 SCHEMA = 1
 QUERY = "--query-gpu=name,driver_version,compute_cap"
@@ -85,7 +85,7 @@ class Host:
     gpus: tuple[Gpu, ...] = ()
     gpu_problem: str = ""
     toolkit: str | None = None
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[DeviceNode, ...] = ()
     engine: ContainerEngine | None = None
     engine_problem: str = ""
     emulates: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ class Host:
                 raise BuildctlError(f"{source}: unknown {', '.join(unknown)}")
             fields = {key: item for key, item in value.items() if key in known}
             fields["gpus"] = tuple(_gpu(gpu) for gpu in _listed(value, "gpus"))
-            fields["nodes"] = tuple(Node(**_plain(Node, node)) for node in _listed(value, "nodes"))
+            fields["nodes"] = tuple(DeviceNode(**_plain(DeviceNode, node)) for node in _listed(value, "nodes"))
             fields["emulates"] = tuple(map(str, _listed(value, "emulates")))
             fields["engine"] = (
                 ContainerEngine(**_plain(ContainerEngine, value["engine"])) if value.get("engine") else None

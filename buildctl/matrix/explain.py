@@ -14,7 +14,7 @@ DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class MatrixSetting:
     """`line` is that of matrix.yaml, None for a default."""
 
     key: str
@@ -33,14 +33,14 @@ class Setting:
         return _flow(self.value)
 
 
-def settings(path: Path) -> tuple[Setting, ...]:
+def settings(path: Path) -> tuple[MatrixSetting, ...]:
     """In the order of the file, defaults where they were filled in. Raises as `load_matrix`."""
     return tuple(_settings(read_document(path)))
 
 
-def _settings(document: yamlfile.YamlDocument) -> Iterator[Setting]:
+def _settings(document: yamlfile.YamlDocument) -> Iterator[MatrixSetting]:
     for path, value in _leaves((), document.value):
-        yield Setting(key=yamlfile.show(path), value=value, line=document.lines.get(path))
+        yield MatrixSetting(key=yamlfile.show(path), value=value, line=document.lines.get(path))
 
 
 def _leaves(path: yamlfile.Path, value: Any) -> Iterator[tuple[yamlfile.Path, Any]]:

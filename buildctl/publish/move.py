@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from buildctl.registry.client import Fetched, Repository
 from buildctl.registry.members import IndexEntry, NotAnImageError, entries, is_unknown, look, same_platform
 from buildctl.registry.problems import UnavailableError
 from buildctl.registry.referrers import Signer
+from buildctl.testing.report import Report, Status
 
 WORKERS = 4
 
@@ -280,3 +282,28 @@ def published(repository: Repository, wanted: str) -> Descriptor:
     found = repository.manifest(wanted)
     member = look(repository, IndexEntry(descriptor=found.descriptor))
     return claimed(found.descriptor, member.config)
+
+
+def objection(
+    report: Report | None, digest: Digest, allow_not_run: AbstractSet[str], require: AbstractSet[str] = frozenset()
+) -> str | None:
+    """Why that digest does not pass, None if it does. NOT RUN counts as passed only if allowed by name, and
+    never if required.
+    """
+    if report is None:
+        return "not tested: run `buildctl test`"
+    if report.digest != digest:
+        return f"the report is about sha256:{report.digest.short}, not sha256:{digest.short}: run `buildctl test` again"
+    failed = [f.name for f in report.findings if f.status is Status.FAILED]
+    if failed:
+        return f"FAILED: {', '.join(failed)}"
+    if report.verdict is not Status.PASSED:
+        return "every finding is NOT RUN" if report.findings else "no finding applies to it"
+    answered = {f.name for f in report.findings if f.status is not Status.NOT_RUN}
+    missing = [name for name in not_run(report) if name not in allow_not_run | require]
+    wrong = {"required and NOT RUN": sorted(require - answered), "NOT RUN without permission": missing}
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in wrong.items() if names) or None
+
+
+def not_run(report: Report | None) -> tuple[str, ...]:
+    return tuple(f.name for f in report.findings if f.status is Status.NOT_RUN) if report else ()

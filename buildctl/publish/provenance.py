@@ -32,7 +32,7 @@ LOCAL = "urn:x-buildctl:builder:unnamed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class CiRun:
     """Who ran the build, and of what. `builder` is a URI, such as a workflow's; `source` the repository with its
     `commit`; `invocation` names this one run. Empty is not known.
     """
@@ -43,7 +43,7 @@ class Run:
     invocation: str = ""
 
     @classmethod
-    def parse(cls, *, builder: str | None, source: str | None, invocation: str | None) -> Run:
+    def parse(cls, *, builder: str | None, source: str | None, invocation: str | None) -> CiRun:
         """`source` is REPOSITORY@COMMIT. Raises UsageError."""
         repository, _, commit = (source or "").rpartition("@")
         if source and not (repository and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", commit)):
@@ -56,19 +56,19 @@ def provenance_document(
     locked: LockedCell,
     descriptor: Descriptor,
     *,
-    run: Run | None = None,
+    run: CiRun | None = None,
     cached: Sequence[Place] = (),
 ) -> Document:
     """`cached` are layers for which a shared cache vouches. Raises LockError."""
     return Document(
         kind=PROVENANCE_KIND,
-        data=canonical_json(statement(project, locked, descriptor, run=run or Run(), cached=cached)),
+        data=canonical_json(statement(project, locked, descriptor, run=run or CiRun(), cached=cached)),
         annotations={"in-toto.io/predicate-type": PREDICATE},
     )
 
 
 def statement(
-    project: Project, locked: LockedCell, descriptor: Descriptor, *, run: Run, cached: Sequence[Place] = ()
+    project: Project, locked: LockedCell, descriptor: Descriptor, *, run: CiRun, cached: Sequence[Place] = ()
 ) -> dict[str, Any]:
     cell = locked.cell
     source = [{"uri": run.source, "digest": {"gitCommit": run.commit}}] if run.source else []

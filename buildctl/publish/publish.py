@@ -27,12 +27,11 @@ from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.oci.remote import place_of
-from buildctl.publish.gate import objection
 from buildctl.publish.lazy import lazy
-from buildctl.publish.move import TagState, move_tags, published
+from buildctl.publish.move import TagState, move_tags, objection, published
 from buildctl.publish.pipeline.growth import also, built_side, measured, pushed_side, too_large_here
 from buildctl.publish.pipeline.handover import Handover, UnexpectedError, refuse_unexpected
-from buildctl.publish.provenance import Run, provenance_document
+from buildctl.publish.provenance import CiRun, provenance_document
 from buildctl.publish.push import ImagePush, parallel
 from buildctl.publish.result import Candidate, Published, Pushed
 from buildctl.publish.sbom import sbom_document
@@ -89,7 +88,7 @@ def publish(
     images = {cell.id: _image(layout, cell) for cell in cells}
     _refuse_outdated(project, cells, images)
     repository.ping()  # before bills of materials are read out of layers
-    candidates = [_local(project, layout, pinned[c.id], images[c.id], options, wanted) for c in cells]
+    candidates = parallel(lambda c: _local(project, layout, pinned[c.id], images[c.id], options, wanted), cells)
     candidates = parallel(lambda c: _with_attached(project, repository, c, options), candidates)
     here = partial(built_side, layout)
     candidates = measured(repository, candidates, project.matrix.publish, here, compare=options.compare)
@@ -132,7 +131,7 @@ def _published(
 
 
 def attached(
-    project: Project, *, sbom: bool, run: Run | None = None
+    project: Project, *, sbom: bool, run: CiRun | None = None
 ) -> Callable[[LockedCell, Descriptor], Sequence[Document]]:
     """What `publish` attaches besides the report: bill of materials and provenance."""
     store, layout = Store.default(), Layout(project.layout)

@@ -11,8 +11,7 @@ from buildctl.ground.errors import ExitCode
 from buildctl.matrix.cells import Cell
 from buildctl.oci.image import Descriptor
 from buildctl.publish.diff import Difference
-from buildctl.publish.gate import not_run
-from buildctl.publish.move import TagOutcome, TagState
+from buildctl.publish.move import TagOutcome, TagState, not_run
 from buildctl.registry.referrers import Document, Referrer
 from buildctl.testing.report import Report
 

@@ -10,24 +10,24 @@ from buildctl.matrix.accelerators import VERSIONED, DeviceFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class DeviceNode:
     """A device file of a GPU: `vendor` is the PCI id of who made it (0x1002), empty if unknown."""
 
     path: str
     vendor: str = ""
 
 
-def gpu_nodes(dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> tuple[Node, ...]:
+def gpu_nodes(dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> tuple[DeviceNode, ...]:
     """Device files of GPUs that containers get as files: compute (/dev/kfd) and render nodes, with who made the GPU."""
     wanted = [Path(path) for kind in VERSIONED if kind.files for path in kind.files.needed]
-    found = [Node(path=str(path)) for path in wanted if (dev / path.relative_to("/dev")).exists()]
+    found = [DeviceNode(path=str(path)) for path in wanted if (dev / path.relative_to("/dev")).exists()]
     for path in sorted((dev / "dri").glob("renderD*")):
         vendor = read_some(sys / "class" / "drm" / path.name / "device" / "vendor", 64).strip()
-        found.append(Node(path=f"/dev/dri/{path.name}", vendor=vendor))
+        found.append(DeviceNode(path=f"/dev/dri/{path.name}", vendor=vendor))
     return tuple(found)
 
 
-def device_files(files: DeviceFiles, nodes: Iterable[Node]) -> tuple[tuple[str, ...], str]:
+def device_files(files: DeviceFiles, nodes: Iterable[DeviceNode]) -> tuple[tuple[str, ...], str]:
     """(paths to pass to a container, why there are none): all of them or nothing."""
     nodes = tuple(nodes)
     renders = tuple(node.path for node in nodes if node.vendor == files.vendor)

@@ -16,7 +16,7 @@ from buildctl.ground.errors import BuildctlError, LayoutError
 from buildctl.lock.locked import load_locked
 from buildctl.lock.update import stale_locks
 from buildctl.matrix.cells import Cell, Combination, ImageBase
-from buildctl.matrix.explain import Setting, settings
+from buildctl.matrix.explain import MatrixSetting, settings
 from buildctl.matrix.project import Project
 from buildctl.oci.layout import Layout
 from buildctl.testing.debt import Debt, debt_text, debts
@@ -125,7 +125,7 @@ def _jobs(cells: Sequence[CellState]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
-    settings: tuple[Setting, ...]
+    settings: tuple[MatrixSetting, ...]
 
     def to_json(self) -> dict[str, Any]:
         return {"settings": [setting.to_json() for setting in self.settings]}

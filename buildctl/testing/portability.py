@@ -26,7 +26,7 @@ from buildctl.runtimes.native import NativeRuntime
 from buildctl.testing.images import image_ref
 from buildctl.testing.moves import Move, Portability, Result, measured, promised
 from buildctl.testing.native import native_names
-from buildctl.testing.probes.portable import SUFFIXES, Exported, Model, Sample, export_in, load_in
+from buildctl.testing.probes.portable import SUFFIXES, ExportedModel, Model, Sample, export_in, load_in
 
 EXTRAS: Mapping[str, str] = {"onnx": "onnx", "coreml": "coreml"}  # format -> the extra that brings its packages
 
@@ -157,14 +157,14 @@ def _open_native(project: Project, cell: Cell, path: Path | None, stack: ExitSta
     return stack.enter_context(NativeRuntime().start(path or default_folder(project, cell)))
 
 
-def exported(member: Peer, formats: Sequence[str], folder: Path) -> Exported:
+def exported(member: Peer, formats: Sequence[str], folder: Path) -> ExportedModel:
     """Export in one cell; writes files and sample to `folder` and reads them back."""
     say(f"exporting in {member.cell.id}")
     possible = [name for name in formats if not lacking(member.cell, name)]
     try:
         found = export_in(member.session, possible)
     except ToolError as error:  # the runtime failed, not the image
-        return Exported(sample=None, errors=dict.fromkeys(possible, error.message))
+        return ExportedModel(sample=None, errors=dict.fromkeys(possible, error.message))
     if found.sample is None:
         return found
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +182,7 @@ def lacking(cell: Cell, name: str) -> str:
 
 
 def moves_into(
-    target: Peer, exports: Mapping[str, Exported], cells: Mapping[str, Cell], formats: Sequence[str]
+    target: Peer, exports: Mapping[str, ExportedModel], cells: Mapping[str, Cell], formats: Sequence[str]
 ) -> list[Move]:
     """Run in one cell what `cells` exported: promised moves first, because the rest may do anything."""
     tried: list[tuple[bool, Cell, Model]] = []
@@ -215,7 +215,7 @@ def moves_into(
     return moves
 
 
-def _blocked(source: Cell, target: Cell, name: str, found: Exported) -> Move | None:
+def _blocked(source: Cell, target: Cell, name: str, found: ExportedModel) -> Move | None:
     """A move that cannot be tried. A failed export is FAILED once, for the move from the cell to itself."""
     if reason := lacking(source, name):
         return _not_run(source.id, target.id, name, reason)

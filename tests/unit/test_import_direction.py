@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,6 +103,18 @@ def test_a_folder_imports_only_lower_ones(folder: str) -> None:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=module_of)
 def test_each_folder_says_what_it_is_for(path: Path) -> None:
     assert len((ast.get_docstring(parsed(path)) or "").splitlines()) in range(1, 13)
+
+
+def test_classes_of_different_things_have_different_names() -> None:
+    paths = [path for path in PACKAGE.rglob("*.py") if "inside" not in path.parts]
+    names = Counter(node.name for path in paths for node in nodes(path) if isinstance(node, ast.ClassDef))
+    assert [name for name, times in names.items() if times > 1] == []
+
+
+def test_no_folder_and_no_file_is_large() -> None:
+    paths = list(PACKAGE.rglob("*.py"))
+    assert [folder for folder, files in Counter(path.parent for path in paths).items() if files > 16] == []
+    assert [path for path in paths if len(path.read_bytes().splitlines()) > 400] == []
 
 
 FORMAT = sorted((PACKAGE / "oci").glob("*.py"))

@@ -27,12 +27,12 @@ PT_LOAD, PT_DYNAMIC = 1, 2
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Library:
+class CachedLibrary:
     soname: str
     path: str
 
 
-def cache(arch: str, libraries: Iterable[Library]) -> bytes:
+def cache(arch: str, libraries: Iterable[CachedLibrary]) -> bytes:
     """Paths are absolute. Of libraries with one name the loader takes the first, so their order counts."""
     flags = ARCHES[arch].cache_flags
     ordered = sorted(dict.fromkeys(libraries), key=lambda lib: sort_key(lib.soname), reverse=True)
@@ -63,13 +63,13 @@ def sort_key(name: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((1, int(m[1])) if m[1] else (0, m[2]) for m in re.finditer(r"([0-9]+)|(.)", name))
 
 
-def libraries(arch: str, tree: Mapping[str, Entry], read: Callable[[Entry], bytes]) -> list[Library]:
+def libraries(arch: str, tree: Mapping[str, Entry], read: Callable[[Entry], bytes]) -> list[CachedLibrary]:
     """The shared libraries in the loader's default folders. `read` gives the content of a file.
 
     As with ldconfig, each counts by its SONAME, or its name if it has none; links for the linker (`libz.so`) by theirs.
     """
     multiarch, machine = ARCHES[arch].triplet, ARCHES[arch].elf
-    found: dict[str, Library] = {}  # by path
+    found: dict[str, CachedLibrary] = {}  # by path
     for folder in (f"usr/lib/{multiarch}", "usr/lib"):
         for path in sorted(p for p in tree if p.rpartition("/")[0] == folder and re.search(r"/(lib|ld-)[^/]*\.so", p)):
             name, entry = path.rpartition("/")[2], _target(tree, path)
@@ -80,7 +80,7 @@ def libraries(arch: str, tree: Mapping[str, Entry], read: Callable[[Entry], byte
             linker = tree[path].kind is Kind.SYMLINK and name.endswith(".so") and inside.startswith(name)
             name = name if linker else inside
             if f"{folder}/{name}" in tree:
-                found.setdefault(f"{folder}/{name}", Library(name, f"/{_shown(folder)}/{name}"))
+                found.setdefault(f"{folder}/{name}", CachedLibrary(name, f"/{_shown(folder)}/{name}"))
     return list(found.values())
 
 

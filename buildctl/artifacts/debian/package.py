@@ -21,7 +21,7 @@ class DebPackage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class RecordedChange:
     """What scripts did to one path. `text` is the content (in base64 if binary), the target of a link, or lines with +
     or - before them.
 
@@ -46,7 +46,7 @@ class Recorded:
     scripts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     compiled: tuple[str, ...] = ()
-    changes: tuple[Change, ...] = ()
+    changes: tuple[RecordedChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

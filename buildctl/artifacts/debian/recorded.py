@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from buildctl.artifacts.debian.package import BaseLock, Change, Recorded
+from buildctl.artifacts.debian.package import BaseLock, Recorded, RecordedChange
 from buildctl.artifacts.debian.scripts.commands import Effects
 from buildctl.artifacts.debian.scripts.tree import lines_of
 from buildctl.ground.errors import ArtifactError, LockError
@@ -50,7 +50,7 @@ def apply(recorded: Recorded, tree: dict[str, Entry], arch: str) -> Effects:
     return done
 
 
-def _entry(change: Change, tree: Mapping[str, Entry]) -> Entry:
+def _entry(change: RecordedChange, tree: Mapping[str, Entry]) -> Entry:
     owned = {"mode": change.mode, "uid": change.uid, "gid": change.gid}
     match change.kind:
         case "same":
@@ -70,7 +70,7 @@ def _entry(change: Change, tree: Mapping[str, Entry]) -> Entry:
     return replace(file_entry(change.path, data), **owned)  # type: ignore[arg-type]
 
 
-def _with_lines(change: Change, lines: list[str]) -> bytes:
+def _with_lines(change: RecordedChange, lines: list[str]) -> bytes:
     for line in change.text.splitlines():
         sign, words = line[:1], line[1:]
         if sign == "+":
@@ -108,7 +108,7 @@ def format_recorded(lock: BaseLock) -> str:
     return "\n".join(out) + "\n"
 
 
-def _quoted(change: Change) -> Iterator[str]:
+def _quoted(change: RecordedChange) -> Iterator[str]:
     """Text with `|` before each line, and a backslash on a line of its own where the last line has no end."""
     if change.kind in ("link", "capable"):
         yield f"  |{change.text}"
@@ -129,7 +129,7 @@ def parse_recorded(text: str, where: str, lock: BaseLock) -> Recorded:
     if lines[1:4] != [f"# rules: {RULES}", f"# of: {binding(lock)}", ""]:
         raise LockError(f"{where}: recorded for other packages, another base or by other rules", hint=AGAIN)
     found: dict[str, list[str]] = {key: [] for key in KEYS}
-    changes: list[Change] = []
+    changes: list[RecordedChange] = []
     for number, line in enumerate(lines[4:-1], 5):
         key, _, value = line.partition(" ")
         if key in found and value and not changes:
@@ -152,12 +152,12 @@ def parse_recorded(text: str, where: str, lock: BaseLock) -> Recorded:
     )
 
 
-def _change(match: re.Match[str]) -> Change:
+def _change(match: re.Match[str]) -> RecordedChange:
     kind, mode, uid, gid, path = match.groups()
-    return Change(kind=kind, mode=int(mode, 8), uid=int(uid), gid=int(gid), path=path)
+    return RecordedChange(kind=kind, mode=int(mode, 8), uid=int(uid), gid=int(gid), path=path)
 
 
-def _check(changes: list[Change], where: str) -> None:
+def _check(changes: list[RecordedChange], where: str) -> None:
     paths = [change.path for change in changes]
     wrong = [p for p in paths if p.startswith("/") or {"", ".", ".."} & set(p.split("/"))]
     if wrong or len(set(paths)) != len(paths):
@@ -174,7 +174,7 @@ def _check(changes: list[Change], where: str) -> None:
             raise LockError(f"{where}: {change.path}: a link without a target")
 
 
-def _check_capability(change: Change, where: str) -> None:
+def _check_capability(change: RecordedChange, where: str) -> None:
     try:
         capability_names(bytes.fromhex(change.text))
     except ValueError as error:

@@ -232,7 +232,7 @@ def _runs_at_start(name: str) -> bool:
 
 def _place(member: ZipMember, record: RecordEntry, stem: str, name: str, site: Site) -> Placed:
     path, scripts = _destination(member, stem, name, site)
-    body: Body = _DeflatedFile(member, record) if member.is_deflated else _File(member, record)
+    body: Body = _DeflatedFile(member, record) if member.is_deflated else _StoredFile(member, record)
     if member.size > _MAX_HASHED and member.is_deflated:
         body = member
     size, digest = member.size, str(record.hash_ or "")
@@ -314,7 +314,7 @@ def _encoded(digest: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _StoredFile:
     """A member as a body: its hash is compared with RECORD while it passes, if that has a good one."""
 
     member: ZipMember
@@ -328,7 +328,7 @@ class _File:
         check.done()
 
 
-class _DeflatedFile(_File):
+class _DeflatedFile(_StoredFile):
     """The same, for a member whose deflate stream can be copied."""
 
     __slots__ = ()

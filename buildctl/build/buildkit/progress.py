@@ -82,7 +82,7 @@ class Steps:
         return "\n".join([self.failed.name, *said, self.problem, *place]).rstrip()
 
 
-class Shown:
+class ShownSteps:
     """What rich redraws: the running steps, the seconds of each, its last output."""
 
     def __init__(self, steps: Steps, console: Console) -> None:
@@ -103,7 +103,7 @@ def watched(console: Console | None = None) -> Iterator[Steps]:
     console = log.console if console is None else console
     if console.is_terminal and not console.is_dumb_terminal:
         steps = Steps()
-        with Live(Shown(steps, console), console=console, transient=True, refresh_per_second=4):
+        with Live(ShownSteps(steps, console), console=console, transient=True, refresh_per_second=4):
             yield steps
     else:
         yield Steps(lines=console)

@@ -19,8 +19,8 @@ from buildctl.oci.image import Descriptor, blob_names
 from buildctl.oci.layout import INDEX_TYPES, MANIFEST_TYPES, Layout, parse_object
 from buildctl.publish.export.archives import SINCE
 from buildctl.publish.export.parcel import Carried, find_carried
-from buildctl.publish.gate import objection
 from buildctl.publish.lazy import Twins, lazy
+from buildctl.publish.move import objection
 from buildctl.publish.push import parallel
 from buildctl.registry.client import Repository
 from buildctl.registry.reference import is_tag

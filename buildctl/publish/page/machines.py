@@ -13,7 +13,7 @@ from buildctl.host.verdict import decide
 from buildctl.lock.claims import Claims
 from buildctl.matrix.cells import Cell
 from buildctl.publish.page.generations import GENERATIONS
-from buildctl.runtimes.devices import Node
+from buildctl.runtimes.devices import DeviceNode
 
 _LINUX, _MAC = "6.12.0", "24.6.0"  # kernels that nothing depends on
 _NEWEST_DRIVER = "9999"
@@ -83,8 +83,8 @@ def _ideal(claims: Claims) -> Host:
     files = claims.kind.files
     if claims.platform.startswith("darwin/"):
         return _MACHINES["Mac with Apple silicon"]
-    renders = [Node(path="/dev/dri/renderD128", vendor=files.vendor)] if files else []
-    needed = [Node(path=path) for path in files.needed] if files else []
+    renders = [DeviceNode(path="/dev/dri/renderD128", vendor=files.vendor)] if files else []
+    needed = [DeviceNode(path=path) for path in files.needed] if files else []
     return Host(
         system="linux", arch=claims.arch, kernel=_LINUX, engine=_docker(claims.arch, gpus=True), toolkit="nvidia-ctk",
         driver=_NEWEST_DRIVER, gpus=(Gpu(name="", capability=None),), nodes=(*needed, *renders),

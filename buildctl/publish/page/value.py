@@ -18,7 +18,7 @@ from buildctl.testing.debt import Debt
 from buildctl.testing.report import Report, Status
 
 
-class State(StrEnum):
+class PageState(StrEnum):
     """How far an image has come; the value is a class of the style sheet."""
 
     PASSED = "passed"
@@ -87,13 +87,13 @@ class PageImage:
     outdated: str = ""
 
     @property
-    def state(self) -> State:
+    def state(self) -> PageState:
         if self.report is not None:
             if self.report.verdict is Status.FAILED:
-                return State.FAILED
+                return PageState.FAILED
             if self.report.verdict is Status.PASSED:
-                return State.PARTLY if self.report.count(Status.NOT_RUN) else State.PASSED
-        return State.UNBUILT if self.side is None and not self.cell.native else State.UNTESTED
+                return PageState.PARTLY if self.report.count(Status.NOT_RUN) else PageState.PASSED
+        return PageState.UNBUILT if self.side is None and not self.cell.native else PageState.UNTESTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

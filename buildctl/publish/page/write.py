@@ -22,7 +22,7 @@ from buildctl.publish.diff import settings, shown, steps, versions
 from buildctl.publish.page import drawing, matrix_view
 from buildctl.publish.page.generations import WORDS, supported
 from buildctl.publish.page.machines import FIRST, choices, start_command
-from buildctl.publish.page.value import PageData, PageImage, State
+from buildctl.publish.page.value import PageData, PageImage, PageState
 from buildctl.publish.page.verdicts import verdict_table
 from buildctl.testing.report import Finding, Report, Status
 
@@ -30,11 +30,11 @@ _HERE = Path(__file__).parent
 _MARK = ".buildctl-page"  # a file in folders that were written here, and may be replaced
 _ORDER = (Status.FAILED, Status.NOT_RUN, Status.PASSED)
 STATES = {
-    State.PASSED: "tested: PASSED",
-    State.PARTLY: "PASSED, {} NOT RUN",
-    State.FAILED: "tested: FAILED",
-    State.UNTESTED: "not tested",
-    State.UNBUILT: "not built",
+    PageState.PASSED: "tested: PASSED",
+    PageState.PARTLY: "PASSED, {} NOT RUN",
+    PageState.FAILED: "tested: FAILED",
+    PageState.UNTESTED: "not tested",
+    PageState.UNBUILT: "not built",
 }
 
 
@@ -121,7 +121,7 @@ def _environment(data: PageData) -> jinja2.Environment:
         "fixed": lambda number: f"{number:.1f}".removesuffix(".0"),
         "bytes_of": lambda image: sum(layer.descriptor.size for layer in image.layers),
     }
-    environment.globals |= {"hrefs": {image.cell.id: href(image) for image in data.images}, "State": State}
+    environment.globals |= {"hrefs": {image.cell.id: href(image) for image in data.images}, "State": PageState}
     return environment
 
 

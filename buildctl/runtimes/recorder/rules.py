@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from buildctl.artifacts.debian.base import left_out
-from buildctl.artifacts.debian.package import Change
+from buildctl.artifacts.debian.package import RecordedChange
 from buildctl.artifacts.debian.recorded import lines_between
 from buildctl.ground.errors import ResolveError
 from buildctl.oci.entry import plain_capability
@@ -35,7 +35,7 @@ TABLES = {"var/lib/dpkg/diversions": 3, "var/lib/dpkg/statoverride": 1}  # lines
 
 @dataclass(slots=True, kw_only=True)
 class Sorted:
-    changes: list[Change] = field(default_factory=list)
+    changes: list[RecordedChange] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
     compiled: set[str] = field(default_factory=set)
 
@@ -72,7 +72,7 @@ def _add(
     if fact is None:
         if path in base:
             raise ResolveError(f"a script removes {path} of the base, and a layer cannot")
-        done.changes.append(Change(kind="gone", mode=0, uid=0, gid=0, path=path))
+        done.changes.append(RecordedChange(kind="gone", mode=0, uid=0, gid=0, path=path))
         return
     kind, mode, uid, gid, content = fact
     why = {
@@ -89,7 +89,7 @@ def _add(
             raise ResolveError(f"the scripts make /{path}, a private key: everyone with the image would have it")
         kind, text = _content(path, data, expected)
     if kind != "lines" or text:
-        done.changes.append(Change(kind=kind, mode=mode, uid=uid, gid=gid, path=path, text=text))
+        done.changes.append(RecordedChange(kind=kind, mode=mode, uid=uid, gid=gid, path=path, text=text))
 
 
 def _content(path: str, data: bytes, expected: Mapping[str, bytes]) -> tuple[str, str]:
@@ -121,4 +121,4 @@ def _add_table(done: Sorted, path: str, fact: tuple[str, int, int, int, str], si
     kept = [line for row in rows if not any(MERGE in line for line in row) for line in row]
     if kept:
         text = "".join(f"{line}\n" for line in kept)
-        done.changes.append(Change(kind="file", mode=0o644, uid=0, gid=0, path=path, text=text))
+        done.changes.append(RecordedChange(kind="file", mode=0o644, uid=0, gid=0, path=path, text=text))

@@ -234,10 +234,10 @@ def limit(shield: dict[str, Any]) -> None:
 def refuse_calls(program: bytes) -> None:
     """From here on, for this process and all that it starts. Needs no rights, since it can gain none."""
 
-    class Program(ctypes.Structure):
+    class FilterProgram(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
-    loaded = Program(len(program) // 8, program)
+    loaded = FilterProgram(len(program) // 8, program)
     call("prctl", SET_SECCOMP, ctypes.c_ulong(SECCOMP_FILTER), ctypes.c_ulong(ctypes.addressof(loaded)), 0, 0)
 
 

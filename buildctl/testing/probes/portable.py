@@ -43,7 +43,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class ExportedModel:
     """What one session exported: files by format, and for formats that failed the reason."""
 
     sample: Sample | None
@@ -58,15 +58,15 @@ class Model:
     sample: Sample
 
 
-def export_in(session: Session, formats: Sequence[str]) -> Exported:
+def export_in(session: Session, formats: Sequence[str]) -> ExportedModel:
     """Export the network in each format. Raises ToolError if the runtime, not the export, fails."""
     answers = ask(session, "portable_export", deadline=_EXPORTING, options={"formats": list(formats)})
     try:
         sample = Sample.from_json(answers.value("sample"))
     except UnansweredError as problem:
-        return Exported(sample=None, errors=dict.fromkeys(formats, str(problem)))
+        return ExportedModel(sample=None, errors=dict.fromkeys(formats, str(problem)))
     except _MALFORMED as problem:
-        return Exported(sample=None, errors=dict.fromkeys(formats, f"unexpected sample ({problem!r})"))
+        return ExportedModel(sample=None, errors=dict.fromkeys(formats, f"unexpected sample ({problem!r})"))
     files, errors = {}, {}
     for name in formats:
         try:
@@ -75,7 +75,7 @@ def export_in(session: Session, formats: Sequence[str]) -> Exported:
             errors[name] = str(problem)
         except _MALFORMED as problem:
             errors[name] = f"unexpected file ({problem!r})"
-    return Exported(sample=sample, files=files, errors=errors)
+    return ExportedModel(sample=sample, files=files, errors=errors)
 
 
 def _unpacked(text: str) -> bytes:

@@ -6,6 +6,8 @@ what it refused in a file, so that code which catches the error does not hide it
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,21 +19,29 @@ from tests.support.guard import sitecustomize
 HERE = Path(__file__).parent
 
 
+@functools.cache
+def notes() -> Path:
+    """One file a process."""
+    handle, name = tempfile.mkstemp(prefix="buildctl-guard-")
+    os.close(handle)
+    atexit.register(Path(name).unlink, missing_ok=True)
+    return Path(name)
+
+
 @contextmanager
 def guarded() -> Iterator[Path]:
     """Refuse in this process and its children; yields the file of what was refused, a line each."""
     sitecustomize.install()
-    handle, name = tempfile.mkstemp(prefix="buildctl-guard-")
-    os.close(handle)
     paths = [str(HERE), os.environ.get("PYTHONPATH", "")]
-    wanted = {sitecustomize.NOTES: name, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    wanted = {sitecustomize.NOTES: str(notes()), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     before = {key: os.environ.get(key) for key in wanted}
     os.environ.update(wanted)
     try:
-        yield Path(name)
+        yield notes()
     finally:
         for key, value in before.items():
             os.environ.pop(key, None)
             if value is not None:
                 os.environ[key] = value
-        Path(name).unlink()
+        if notes().stat().st_size:
+            notes().write_bytes(b"")

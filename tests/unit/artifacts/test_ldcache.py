@@ -9,7 +9,7 @@ from buildctl.artifacts.debian.ldcache import (
     HEADER,
     MAGIC,
     RECORD,
-    Library,
+    CachedLibrary,
     cache,
     is_library,
     libraries,
@@ -61,7 +61,7 @@ def test_names_in_the_loaders_order() -> None:
         "libc++.so.1",
         "lib1.so",
     ]
-    out = [key for key, _, _ in parsed(cache("amd64", [Library(n, f"/lib/{n}") for n in names]))]
+    out = [key for key, _, _ in parsed(cache("amd64", [CachedLibrary(n, f"/lib/{n}") for n in names]))]
     assert out == [
         "lib1.so",
         "libz.so.1",
@@ -76,7 +76,7 @@ def test_names_in_the_loaders_order() -> None:
 
 
 def test_the_cache_reads_back() -> None:
-    found = [Library("libb.so", "/lib/libb.so"), Library("liba.so.1", "/elsewhere/other")]
+    found = [CachedLibrary("libb.so", "/lib/libb.so"), CachedLibrary("liba.so.1", "/elsewhere/other")]
     assert parsed(cache("arm64", found)) == [
         ("libb.so", "/lib/libb.so", 0x0A03),
         ("liba.so.1", "/elsewhere/other", 0x0A03),

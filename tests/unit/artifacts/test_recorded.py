@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from buildctl.artifacts.debian.base import base_entries, check_scripts
-from buildctl.artifacts.debian.package import BaseLock, Change, Recorded
+from buildctl.artifacts.debian.package import BaseLock, Recorded, RecordedChange
 from buildctl.artifacts.debian.recorded import format_recorded, lines_between, parse_recorded
 from buildctl.artifacts.debian.scripts.commands import UnknownScriptError
 from buildctl.ground.errors import ArtifactError, LockError
@@ -17,14 +17,16 @@ from buildctl.oci.entry import Kind, capability, capability_names
 from tests.support.debs import Compiled, deb, file, lock_of, tiny_base, write_all
 
 CHANGES = (
-    Change(kind="binary", mode=0o600, uid=0, gid=0, path="etc/seed", text="AAH/\n"),
-    Change(kind="file", mode=0o640, uid=7, gid=8, path="etc/tool.conf", text="a\n\n|b\nno end"),
-    Change(kind="file", mode=0o644, uid=0, gid=0, path="etc/empty"),
-    Change(kind="lines", mode=0o644, uid=0, gid=0, path="etc/group", text="+tool:x:100:\n"),
-    Change(kind="link", mode=0o777, uid=0, gid=0, path="usr/bin/t", text="tool"),
-    Change(kind="same", mode=0o2755, uid=0, gid=8, path="usr/bin/tool"),
-    Change(kind="capable", mode=0o755, uid=0, gid=0, path="usr/bin/tool2", text=capability("cap_net_raw+ep").hex()),
-    Change(kind="folder", mode=0o1770, uid=7, gid=8, path="var/lib/tool here"),
+    RecordedChange(kind="binary", mode=0o600, uid=0, gid=0, path="etc/seed", text="AAH/\n"),
+    RecordedChange(kind="file", mode=0o640, uid=7, gid=8, path="etc/tool.conf", text="a\n\n|b\nno end"),
+    RecordedChange(kind="file", mode=0o644, uid=0, gid=0, path="etc/empty"),
+    RecordedChange(kind="lines", mode=0o644, uid=0, gid=0, path="etc/group", text="+tool:x:100:\n"),
+    RecordedChange(kind="link", mode=0o777, uid=0, gid=0, path="usr/bin/t", text="tool"),
+    RecordedChange(kind="same", mode=0o2755, uid=0, gid=8, path="usr/bin/tool"),
+    RecordedChange(
+        kind="capable", mode=0o755, uid=0, gid=0, path="usr/bin/tool2", text=capability("cap_net_raw+ep").hex()
+    ),
+    RecordedChange(kind="folder", mode=0o1770, uid=7, gid=8, path="var/lib/tool here"),
 )
 RECORDED = Recorded(
     scripts=("tool postinst sha256:1",), notes=("a note",), compiled=("usr/share/tool",), changes=CHANGES
@@ -121,13 +123,15 @@ def test_the_record_takes_the_place_of_the_scripts(tmp_path: Path, lock: BaseLoc
     ("change", "message"),
     [
         (
-            Change(kind="lines", mode=0o644, uid=0, gid=0, path="etc/group", text="-nobody knows\n"),
+            RecordedChange(kind="lines", mode=0o644, uid=0, gid=0, path="etc/group", text="-nobody knows\n"),
             "removes 'nobody kn",
         ),
-        (Change(kind="same", mode=0o755, uid=0, gid=0, path="usr/bin/absent"), "that is not there"),
+        (RecordedChange(kind="same", mode=0o755, uid=0, gid=0, path="usr/bin/absent"), "that is not there"),
     ],
 )
-def test_a_record_that_does_not_fit_is_refused(tmp_path: Path, lock: BaseLock, change: Change, message: str) -> None:
+def test_a_record_that_does_not_fit_is_refused(
+    tmp_path: Path, lock: BaseLock, change: RecordedChange, message: str
+) -> None:
     runtime = tiny_base()
     paths = write_all(tmp_path, {**runtime, "tool": TOOL})
     wrong = replace(lock, recorded=Recorded(changes=(change,)))

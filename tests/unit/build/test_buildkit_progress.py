@@ -5,7 +5,7 @@ import time
 
 from rich.console import Console
 
-from buildctl.build.buildkit.progress import Shown, Steps, watched
+from buildctl.build.buildkit.progress import ShownSteps, Steps, watched
 from buildctl.ground.run import run
 
 # as buildx 0.29 writes it with --progress plain
@@ -78,7 +78,7 @@ def test_what_is_under_way_is_shown_with_the_last_it_said() -> None:
     steps = fed(FAILED.partition("#7 ERROR")[0])
     out = io.StringIO()
     console = Console(file=out, width=60)
-    console.print(Shown(steps, console))
+    console.print(ShownSteps(steps, console))
     assert out.getvalue().splitlines() == [
         "     0 s  [two 1/2] RUN seq 1 30; sleep 8  1",
         "     0 s  [one 1/2] RUN make  the reason",

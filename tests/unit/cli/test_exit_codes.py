@@ -48,14 +48,6 @@ def drifted(root: Path) -> tuple[str, ...]:
     return "render", "--check", "cpu-2.6"
 
 
-def without_torch(root: Path) -> tuple[str, ...]:
-    environment = root / "environment"
-    (environment / "bin").mkdir(parents=True)
-    (environment / "bin/python").symlink_to(sys.executable)
-    (environment / "pyvenv.cfg").write_text(f"home = {Path(sys.base_prefix) / 'bin'}\n")
-    return "test", "mps-2.6", "--path", str(environment)
-
-
 def damaged(root: Path) -> tuple[str, ...]:
     (root / "dist").mkdir()
     (root / "dist/oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')

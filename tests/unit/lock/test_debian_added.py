@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.artifacts.debian.package import BaseLock, Change, Recorded
+from buildctl.artifacts.debian.package import BaseLock, Recorded, RecordedChange
 from buildctl.artifacts.store import Store
 from buildctl.build.assembler import bases_under
 from buildctl.build.recipes import Compiling, debian_base
@@ -23,7 +23,7 @@ from buildctl.lock.update import check_locks, stale_locks
 from buildctl.matrix.cells import Cell, DebianBase, Flavour
 from buildctl.matrix.project import Project
 from buildctl.oci.compression import ZSTD
-from buildctl.publish.provenance import Run, statement
+from buildctl.publish.provenance import CiRun, statement
 from buildctl.publish.sbom import locked_hashes
 from tests.conftest import ROOT
 from tests.support.debs import deb, file, lock_of, package, tiny_base, write_all
@@ -135,7 +135,7 @@ def test_bill_and_provenance_know_them(project: Project) -> None:
     with_it, without = load_locked(project, [cell(project, "cuda-2.6-amd64"), cell(project, "cuda-2.15-amd64")])
     assert locked_hashes(with_it)["deb", "less", "1.0"] == LESS.digest
     assert ("deb", "less", "1.0") not in locked_hashes(without)
-    value = statement(project, with_it, IMAGE, run=Run(builder=BUILDER))
+    value = statement(project, with_it, IMAGE, run=CiRun(builder=BUILDER))
     assert "images/cuda-2.6/runtime.amd64.packages" in str(value)
 
 
@@ -163,7 +163,7 @@ def test_scripts_are_recorded_only_on_request_and_a_record_stays(project: Projec
         settle([want], [new], debs)
     assert "--record-scripts" in str(e.value.hint)
 
-    made = Recorded(changes=(Change(kind="file", mode=0o644, uid=0, gid=0, path="etc/tool", text="made\n"),))
+    made = Recorded(changes=(RecordedChange(kind="file", mode=0o644, uid=0, gid=0, path="etc/tool", text="made\n"),))
     settled = settle([want], [new], debs, record=lambda *_: made)[0][0]
     assert settled.recorded == made
     assert settle([want], [new], debs, olds=[settled])[0] == [settled]  # without the option, since nothing moved

@@ -9,7 +9,7 @@ import yaml
 
 from buildctl.matrix.cells import DebianBase, Os
 from buildctl.matrix.defaults import defaults
-from buildctl.matrix.explain import Setting, settings
+from buildctl.matrix.explain import MatrixSetting, settings
 from buildctl.matrix.matrix import Matrix
 from buildctl.matrix.read import load_matrix, parse_matrix
 from tests.conftest import ROOT
@@ -90,7 +90,7 @@ def test_every_setting_is_told_with_its_line_or_as_a_default(tmp_path: Path) -> 
     path = tmp_path / "matrix.yaml"
     path.write_text(SHORT)
     found = {setting.key: setting for setting in settings(path)}
-    assert found['versions["2.15"]'] == Setting(key='versions["2.15"]', value="2.15.0", line=3)
+    assert found['versions["2.15"]'] == MatrixSetting(key='versions["2.15"]', value="2.15.0", line=3)
     assert (found["accelerators.cuda.base"].shown(), found["accelerators.cuda.base"].source) == ("debian13", "default")
     assert found["exclude[0]"].shown() == "kind mps, os linux"
     assert found["bases.debian13.devel"].shown() == "[g++, gcc, libc6-dev, python3.13-dev]"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 
 import jsonschema
@@ -370,13 +371,14 @@ def every_string(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[
     return [path] if isinstance(value, str) else []
 
 
-STRINGS = every_string(yaml.safe_load(SMALL))
+VALUE = yaml.safe_load(SMALL)
+STRINGS = every_string(VALUE)
 
 
 @pytest.mark.parametrize("path", STRINGS, ids=str)
 @pytest.mark.parametrize("evil", INSTRUCTIONS)
 def test_no_value_can_inject_an_instruction(path: tuple[str | int, ...], evil: str) -> None:
-    value = yaml.safe_load(SMALL)
+    value = deepcopy(VALUE)
     at = value
     for part in path[:-1]:
         at = at[part]
@@ -392,7 +394,7 @@ def test_no_value_can_inject_an_instruction(path: tuple[str | int, ...], evil: s
 @pytest.mark.parametrize("where", ["versions", "bases", "accelerators", ("accelerators", "cuda", "env")], ids=str)
 @pytest.mark.parametrize("evil", INSTRUCTIONS)
 def test_no_key_can_inject_an_instruction(where: str | tuple[str, ...], evil: str) -> None:
-    value = yaml.safe_load(SMALL)
+    value = deepcopy(VALUE)
     at = value
     for part in (where,) if isinstance(where, str) else where:
         at = at[part]
@@ -402,7 +404,7 @@ def test_no_key_can_inject_an_instruction(where: str | tuple[str, ...], evil: st
 
 @given(st.text(min_size=1))
 def test_an_environment_value_that_is_accepted_is_plain(text: str) -> None:
-    value = yaml.safe_load(SMALL)
+    value = deepcopy(VALUE)
     value["accelerators"]["cuda"]["env"] = {"A": text}
     try:
         matrix = parse(json.dumps(value))

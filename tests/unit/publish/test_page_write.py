@@ -15,7 +15,7 @@ from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.layout import Layout
 from buildctl.publish.page.collect import of_layout
-from buildctl.publish.page.value import PageData, PageImage, State
+from buildctl.publish.page.value import PageData, PageImage, PageState
 from buildctl.publish.page.write import pages, write_pages
 from buildctl.testing.report import Report, Status
 from tests.support.pages import BUILT, TESTED, TRICK, page_project
@@ -100,10 +100,10 @@ def test_what_an_image_printed_is_text(folder: dict[str, bytes]) -> None:
 
 def test_the_states_of_the_cells(data: PageData) -> None:
     states = {image.cell.id: image.state for image in data.images}
-    assert states[TESTED] is State.PARTLY
-    assert {states[name] for name in BUILT[1:]} == {State.UNTESTED}
-    assert states["cuda-2.6-devel-amd64"] is State.UNBUILT
-    assert states["mps-2.6-arm64"] is State.UNTESTED
+    assert states[TESTED] is PageState.PARTLY
+    assert {states[name] for name in BUILT[1:]} == {PageState.UNTESTED}
+    assert states["cuda-2.6-devel-amd64"] is PageState.UNBUILT
+    assert states["mps-2.6-arm64"] is PageState.UNTESTED
 
 
 def test_the_figures_on_the_first_page(folder: dict[str, bytes]) -> None:
@@ -147,7 +147,7 @@ def test_a_report_about_another_digest_is_not_about_this_image(shown: Project, d
         other = replace(Report.from_json(json.loads(before)), digest=Digest.of(b"another"))
         path.write_text(json.dumps(other.to_json()))
         image = named(of_layout(shown), TESTED)
-        assert (image.state, image.report) == (State.UNTESTED, None)
+        assert (image.state, image.report) == (PageState.UNTESTED, None)
         assert image.debts[0].ran is not None
     finally:
         path.write_bytes(before)

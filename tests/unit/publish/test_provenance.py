@@ -19,7 +19,7 @@ from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType
-from buildctl.publish.provenance import PREDICATE, Run, provenance_document, statement
+from buildctl.publish.provenance import PREDICATE, CiRun, provenance_document, statement
 from tests.conftest import ROOT
 
 IMAGE = Descriptor(media_type=MediaType.MANIFEST, digest=Digest("a" * 64), size=1)
@@ -33,7 +33,7 @@ def cell_of(project: Project, cell_id: str) -> Cell:
 
 def made(project: Project, cell_id: str) -> dict[str, Any]:
     (locked,) = load_locked(project, [cell_of(project, cell_id)])
-    return statement(project, locked, IMAGE, run=Run(builder=BUILDER))
+    return statement(project, locked, IMAGE, run=CiRun(builder=BUILDER))
 
 
 @pytest.mark.parametrize("cell_id", CELLS)
@@ -81,13 +81,13 @@ def test_it_names_the_image_by_digest_and_no_host(project: Project) -> None:
 
 def test_the_same_inputs_give_the_same_bytes(project: Project) -> None:
     (locked,) = load_locked(project, [cell_of(project, CELLS[0])])
-    first, second = (provenance_document(project, locked, IMAGE, run=Run(builder=BUILDER)) for _ in range(2))
+    first, second = (provenance_document(project, locked, IMAGE, run=CiRun(builder=BUILDER)) for _ in range(2))
     assert first == second
     assert first.annotations == {"in-toto.io/predicate-type": PREDICATE}
 
 
 def test_a_run_of_a_workflow_is_named_with_repository_and_commit(project: Project) -> None:
-    run = Run.parse(builder=BUILDER, source=f"git+https://git.example.invalid/a/b@{'1' * 40}", invocation="urn:run:7")
+    run = CiRun.parse(builder=BUILDER, source=f"git+https://git.example.invalid/a/b@{'1' * 40}", invocation="urn:run:7")
     (locked,) = load_locked(project, [cell_of(project, CELLS[0])])
     value = statement(project, locked, IMAGE, run=run)["predicate"]
     ParseDict(value, Provenance())
@@ -99,4 +99,4 @@ def test_a_run_of_a_workflow_is_named_with_repository_and_commit(project: Projec
 @pytest.mark.parametrize("source", ["main", "git+https://x/y", "git+https://x/y@main", "@" + "1" * 40, "x@123"])
 def test_a_source_without_a_whole_commit_is_refused(source: str) -> None:
     with pytest.raises(UsageError, match="is not REPOSITORY@COMMIT"):
-        Run.parse(builder=None, source=source, invocation=None)
+        CiRun.parse(builder=None, source=source, invocation=None)

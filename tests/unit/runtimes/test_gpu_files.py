@@ -18,7 +18,7 @@ from buildctl.lock.claims import LABEL, Claims, claims_from_labels, label_values
 from buildctl.matrix.accelerators import CPU, CUDA, ROCM, XPU, AcceleratorKind
 from buildctl.matrix.project import Project
 from buildctl.runtimes import gpu_files
-from buildctl.runtimes.devices import Node, device_files, gpu_nodes
+from buildctl.runtimes.devices import DeviceNode, device_files, gpu_nodes
 from buildctl.runtimes.docker import DockerSession, gpu_request
 from buildctl.runtimes.sandbox.gpu import Passthrough, passthrough
 from buildctl.testing.probes import judging
@@ -28,10 +28,10 @@ from buildctl.testing.report import Status
 from tests.conftest import ROOT
 
 HOSTS = Path(__file__).parents[2] / "support" / "hosts"
-KFD, AMD = Node(path="/dev/kfd"), Node(path="/dev/dri/renderD128", vendor="0x1002")
+KFD, AMD = DeviceNode(path="/dev/kfd"), DeviceNode(path="/dev/dri/renderD128", vendor="0x1002")
 
 
-def machine(root: Path, *, kfd: bool, vendors: Mapping[str, str]) -> tuple[Node, ...]:
+def machine(root: Path, *, kfd: bool, vendors: Mapping[str, str]) -> tuple[DeviceNode, ...]:
     """What is found below a /dev and a /sys with these render nodes."""
     (root / "dev" / "dri").mkdir(parents=True)
     for name, vendor in vendors.items():

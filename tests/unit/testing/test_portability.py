@@ -24,7 +24,7 @@ from buildctl.runtimes.api import Outcome
 from buildctl.testing import probes
 from buildctl.testing.moves import Move, Portability, Result, measured, promised
 from buildctl.testing.portability import Peer, check_portability, exported, formats_of, moves_into
-from buildctl.testing.probes.portable import Exported, Model, Sample, export_in, load_in, relative_error
+from buildctl.testing.probes.portable import ExportedModel, Model, Sample, export_in, load_in, relative_error
 from tests.support.command import run_command
 
 SAMPLE = Sample(shape=(1, 2), inputs=(0.5, -0.5), outputs=(1.0, -4.0))
@@ -53,7 +53,7 @@ class Talking:
     """A session whose exports and loads are functions: of the options, and of the models on stdin."""
 
     emulated: str | None = None
-    gpus, gpus_reason, ownership = False, "", True
+    gpus, gpus_reason, ownership, at_once = False, "", True, 1
 
     def __init__(
         self,
@@ -62,6 +62,9 @@ class Talking:
     ) -> None:
         self.export, self.load = export, load
         self.loads = 0
+
+    def stop(self) -> None:
+        pass
 
     def run(self, argv: Any, *, stdin: str = "", **_: Any) -> Outcome:
         if stdin:
@@ -307,4 +310,4 @@ def test_a_probe_is_one_argument_for_old_pythons_too(name: str) -> None:
 
 def test_an_exported_value_keeps_its_shape() -> None:
     assert Sample.from_json(json.loads(json.dumps(SAMPLE.to_json()))) == SAMPLE
-    assert Exported(sample=None).files == {}
+    assert ExportedModel(sample=None).files == {}

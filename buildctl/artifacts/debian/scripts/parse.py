@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from buildctl.artifacts.debian.scripts.words import ASSIGNMENT, NAME, REDIRECTS, Lexer, Part, ScriptError, Token, Word
+from buildctl.artifacts.debian.scripts.words import (
+    ASSIGNMENT,
+    NAME,
+    REDIRECTS,
+    Lexer,
+    ScriptError,
+    Token,
+    Word,
+    WordPart,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +273,7 @@ def _without(parts: Word, count: int) -> Word:
     while count:
         first = out.pop(0)
         if len(first.text) > count:
-            out.insert(0, Part(first.kind, first.text[count:], first.quoted))
+            out.insert(0, WordPart(first.kind, first.text[count:], first.quoted))
         count -= min(count, len(first.text))
     return tuple(out)
 

@@ -25,7 +25,7 @@ from buildctl.artifacts.debian.scripts.parse import (
     Simple,
     parse,
 )
-from buildctl.artifacts.debian.scripts.words import Lexer, Part, ScriptError, Word
+from buildctl.artifacts.debian.scripts.words import Lexer, ScriptError, Word, WordPart
 
 _MAX_STEPS = 10_000
 _BRACED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*|[0-9@*#?])(?:(:?[-+])(.*))?", re.DOTALL)
@@ -247,7 +247,7 @@ class Shell:
                     current = (current or "") + piece
         return fields if current is None else [*fields, current]
 
-    def value(self, part: Part) -> str:
+    def value(self, part: WordPart) -> str:
         match part.kind:
             case "text":
                 return part.text
@@ -275,7 +275,7 @@ class Shell:
         return value
 
     def inner(self, text: str) -> str:
-        lexer, parts = Lexer(text), list[Part]()
+        lexer, parts = Lexer(text), list[WordPart]()
         while lexer.at < len(text):
             lexer.part(parts, quoted=False)
         return self.text(tuple(parts))

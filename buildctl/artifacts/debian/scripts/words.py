@@ -22,7 +22,7 @@ class ScriptError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class WordPart:
     """Of a word: literal text, a parameter, a command substitution, or something that is not supported."""
 
     kind: Literal["text", "parameter", "command", "other"]
@@ -30,7 +30,7 @@ class Part:
     quoted: bool
 
 
-Word = tuple[Part, ...]
+Word = tuple[WordPart, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +98,17 @@ class Lexer:
             if match is None:
                 self.fail("an unsupported here-document")
             self.at = match.end()
-            self.tokens.append(Token("word", match[2], self.line, (Part("text", match[2], True),)))
+            self.tokens.append(Token("word", match[2], self.line, (WordPart("text", match[2], True),)))
             self.heredocs.append((match[2], operator == "<<-"))
 
     def word(self) -> None:
         start, line = self.at, self.line
-        parts: list[Part] = []
+        parts: list[WordPart] = []
         while self.at < len(self.text) and self.text[self.at] not in _META:
             self.part(parts, quoted=False)
         self.tokens.append(Token("word", self.text[start : self.at], line, tuple(parts)))
 
-    def part(self, parts: list[Part], *, quoted: bool) -> None:
+    def part(self, parts: list[WordPart], *, quoted: bool) -> None:
         char = self.text[self.at]
         if char == "$":
             parts.append(self.dollar(quoted=quoted))
@@ -120,14 +120,14 @@ class Lexer:
             if following == "\n":
                 self.line += 1
             elif quoted and following not in '$`"\\':
-                parts.append(Part("text", "\\" + following, True))
+                parts.append(WordPart("text", "\\" + following, True))
             else:
-                parts.append(Part("text", following, True))
+                parts.append(WordPart("text", following, True))
         elif char == "'" and not quoted:
             end = self.text.find("'", self.at + 1)
             if end < 0:
                 self.fail("an unclosed quote")
-            parts.append(Part("text", self.text[self.at + 1 : end], True))
+            parts.append(WordPart("text", self.text[self.at + 1 : end], True))
             self.line += self.text.count("\n", self.at, end)
             self.at = end + 1
         elif char == '"' and not quoted:
@@ -135,42 +135,42 @@ class Lexer:
         else:
             self.line += char == "\n"
             self.at += 1
-            parts.append(Part("text", char, quoted))
+            parts.append(WordPart("text", char, quoted))
 
-    def double_quoted(self, parts: list[Part]) -> None:
+    def double_quoted(self, parts: list[WordPart]) -> None:
         self.at += 1
-        parts.append(Part("text", "", True))  # an empty string is also a word
+        parts.append(WordPart("text", "", True))  # an empty string is also a word
         while self.text[self.at : self.at + 1] != '"':
             if self.at >= len(self.text):
                 self.fail("an unclosed quote")
             self.part(parts, quoted=True)
         self.at += 1
 
-    def dollar(self, *, quoted: bool) -> Part:
+    def dollar(self, *, quoted: bool) -> WordPart:
         rest = self.text[self.at + 1 :]
         if rest.startswith("(("):
-            return Part("other", self.enclosed("(", ")"), quoted)
+            return WordPart("other", self.enclosed("(", ")"), quoted)
         if rest.startswith("("):
-            return Part("command", self.enclosed("(", ")")[1:-1], quoted)
+            return WordPart("command", self.enclosed("(", ")")[1:-1], quoted)
         if rest.startswith("{"):
-            return Part("parameter", self.enclosed("{", "}")[1:-1], quoted)
+            return WordPart("parameter", self.enclosed("{", "}")[1:-1], quoted)
         if match := re.match(r"[A-Za-z_][A-Za-z0-9_]*|[0-9@*#?]", rest):
             self.at += 1 + match.end()
-            return Part("parameter", match[0], quoted)
+            return WordPart("parameter", match[0], quoted)
         if rest[:1] in {"$", "!", "-"}:
             self.at += 2
-            return Part("other", f"${rest[0]}", quoted)
+            return WordPart("other", f"${rest[0]}", quoted)
         self.at += 1
-        return Part("text", "$", quoted)
+        return WordPart("text", "$", quoted)
 
-    def backticks(self, *, quoted: bool) -> Part:
+    def backticks(self, *, quoted: bool) -> WordPart:
         end = self.text.find("`", self.at + 1)
         if end < 0:
             self.fail("an unclosed backtick")
         inside = self.text[self.at + 1 : end]
         self.line += inside.count("\n")
         self.at = end + 1
-        return Part("other" if "\\" in inside else "command", inside, quoted)
+        return WordPart("other" if "\\" in inside else "command", inside, quoted)
 
     def enclosed(self, opening: str, closing: str) -> str:
         """From after the `$` to the closing bracket, quotes inside respected."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from buildctl.oci.digest import Digest
-from buildctl.publish.gate import objection
+from buildctl.publish.move import objection
 from buildctl.testing.merge import merged
 from buildctl.testing.probes.known import known_findings
 from buildctl.testing.report import Finding, Report, Status
