@@ -94,6 +94,11 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def put_something_before_the_index(path: Path) -> None:
+    data, size = path.read_bytes(), 72 * len(SOURCES) + 8
+    path.write_bytes(data[:-size] + b"more" + data[-size:])
+
+
 def turn_into_a_folder(path: Path) -> None:
     path.unlink()
     (path / "inside").mkdir(parents=True)
@@ -107,6 +112,7 @@ DAMAGES: list[Callable[[Path], object]] = [
     lambda path: path.write_bytes(b""),
     lambda path: path.write_bytes(b"\xff" * 100),
     lambda path: path.rename(path.with_name("0" * 64)),
+    put_something_before_the_index,
     turn_into_a_folder,
 ]
 
