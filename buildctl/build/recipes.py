@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from buildctl.artifacts.bytecode import BuildPython
+from buildctl.artifacts.bytecode import BuildPython, Compiler
 from buildctl.artifacts.debian.base import base_entries
 from buildctl.artifacts.debian.configured import VERSION
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.debian.python import build_python, prepare_python, python_packages
+from buildctl.artifacts.kept_bytecode import KeptCompiler
 from buildctl.artifacts.store import Store, recipe_key
 from buildctl.artifacts.wheels.layer import WheelFile, estimated_work, group_entries
 from buildctl.artifacts.wheels.wheel import Site
@@ -80,6 +81,10 @@ class ImageCompiling:
 Compilers = Compiling | ImageCompiling
 
 
+def _compiler(compiling: Compilers, store: Store) -> Compiler:
+    return KeptCompiler(python=compiling.python(store), identity=compiling.identity, store=store)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DebianSource:
     """A layer of a base; `below` are the locks that it goes on top of, the lowest first. `added` are an image's own
@@ -98,7 +103,7 @@ class DebianSource:
             self.lock,
             lambda package: _artifact(store, package),
             below=self.below,
-            compiler=self.compiling.python(store),
+            compiler=_compiler(self.compiling, store),
             scratch=scratch,
             added=self.added,
         )
@@ -114,7 +119,7 @@ class WheelsSource:
 
     def entries(self, store: Store) -> Iterable[Entry]:
         files = [WheelFile(path=_artifact(store, w), filename=w.filename) for w in self.wheels]
-        return group_entries(files, site=self.site, bytecode=self.compiling.python(store))
+        return group_entries(files, site=self.site, bytecode=_compiler(self.compiling, store))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
