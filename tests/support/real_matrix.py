@@ -22,7 +22,8 @@ from tests.support.publishing import skopeo
 from tests.support.servers import wheel
 
 ARCHES = ("amd64", "arm64")
-DEBIAN = "apt, ca-certificates, libgomp1, libstdc++6, netbase, passwd, procps, python-is-python3, python3, tzdata"
+DEBIAN = "apt, ca-certificates, libgomp1, libstdc++6, netbase, passwd, procps, python-is-python3, python3"
+DEBIAN += ", python3-gdbm, tzdata"
 BASE = f"""\
 python: "3.11"
 versions: {{"2.6": 2.6.0}}
@@ -53,9 +54,9 @@ versions: {{"2.6": 2.6.0, "2.10": 2.10.0}}
 packages: [torchvision, numpy, {{name: numpy, version: "<2.3", torch: "<2.9"}}, pip]
 flavours: [runtime]
 bases:
-  debian13: {{debian: trixie, packages: [{debian}, python3-gdbm, python3.13, tini]}}
+  debian13: {{debian: trixie, packages: [{debian}, python3.13, tini]}}
   team: {{image: "{registry}/team/base:1"}}
-  debian14: {{debian: forky, packages: [{debian}, python3-gdbm, python3.14, tini]}}
+  debian14: {{debian: forky, packages: [{debian}, python3.14, tini]}}
 accelerators:
   cu124: {{arch: [amd64], base: [debian13, team]}}
   cu128: {{arch: [amd64], base: [debian13, debian14]}}
