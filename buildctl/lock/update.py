@@ -243,8 +243,7 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
             raise explained(cell, project.matrix.additions, error, glibc=glibc, links=links) from error
     refuse_others(project, cell, new)
     refuse_newer_glibc(cell, new.wheels, runtime)
-    # a torch that contradicts the cell: write nothing
-    derived = derive(project, cell, Store.default(), again=False, lock=new)
+    derived = derive(project, cell, Store.default(), again=False, lock=new)  # raises before anything is written
     keep_local(project, cell, new, Store.default())  # the index has none of them
     refuse_unlinkable(cell, new, derived.claims.versions, Store.default())
     write_wheel_lock(path, new)
