@@ -7,6 +7,7 @@ checked at import. The bytes depend on the Python, on the path inside the image 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import subprocess
@@ -20,6 +21,7 @@ from queue import SimpleQueue
 from typing import IO, Protocol
 
 from buildctl.ground.errors import EngineError
+from buildctl.oci.files import full_disk
 
 _NONE = 0xFFFFFFFF  # a length: this file has no bytecode
 _DEADLINE = 600.0  # seconds for the rest of a layer after its last source
@@ -36,10 +38,17 @@ _ENOUGH = 2 << 20  # bytes of source, about 0.2 s of work, for which another pro
 # `re` is imported when a source has a brace: that takes 50 ms, because the unpacked standard library has no bytecode.
 # The garbage collector is off: code has no cycles, and it would only cost time.
 _COMPILE = """
-import gc, marshal, struct, sys
+import gc, marshal, posix, struct, sys
 from importlib.util import MAGIC_NUMBER, source_hash
 from types import CodeType
 gc.disable()
+
+def failed(kind, error, trace):
+    if getattr(error, "errno", 0) in (28, 122):
+        posix._exit(28)
+    sys.stderr.write(f"{kind.__name__}: {error}\\n")
+
+sys.excepthook = failed
 take, give = sys.stdin.buffer, sys.stdout.buffer
 head = MAGIC_NUMBER + (1).to_bytes(4, "little")
 
@@ -224,6 +233,8 @@ class _Process:
             status = self._process.wait(_DEADLINE)
         except subprocess.TimeoutExpired as error:
             raise EngineError(f"the base's Python did not finish compiling within {_DEADLINE:g} s") from error
+        if status == errno.ENOSPC:
+            raise full_disk(Path(tempfile.gettempdir()))
         if status:
             self._err.seek(0)
             said = self._err.read()[-2000:].decode(errors="replace").strip()

@@ -169,7 +169,7 @@ def debian_base(name: str, locks: Sequence[BaseLock], *, compiling: Compilers, c
             cmd=("bash",),
             labels={"org.opencontainers.image.title": name, "org.opencontainers.image.base.name": "scratch"},
         ),
-        recipes=tuple(_debian_recipe(name, source, compression.of(0)) for source in sources),
+        recipes=tuple(_debian_recipe(name, source, compression) for source in sources),
         history=tuple(
             History(created_by=f"buildctl: {len(s.lock.packages)} Debian packages ({s.lock.suite}, {s.lock.flavour})")
             for s in sources
@@ -278,11 +278,11 @@ def _operation_recipe(
             if not wheels:
                 return None
             source = WheelsSource(wheels=wheels, site=site, compiling=compiling)
-            how, files = compression.of(sum(w.size for w in wheels)), [(w.filename, w.digest) for w in wheels]
-            key = recipe_key("wheels", files, site, compiling.identity, how.identity)
+            files = [(w.filename, w.digest) for w in wheels]
+            key = recipe_key("wheels", files, site, compiling.identity, compression.identity)
             weight = estimated_work((w.filename, w.size) for w in wheels)
             label = f"{wheels[0].name} {wheels[0].version}" if len(wheels) == 1 else f"{len(wheels)} small wheels"
-            return Recipe(key=key, label=label, weight=weight, source=source, compression=how)
+            return Recipe(key=key, label=label, weight=weight, source=source, compression=compression)
 
 
 def _files_recipe(entries: Sequence[Entry], compression: Compression) -> Recipe:
@@ -293,7 +293,6 @@ def _files_recipe(entries: Sequence[Entry], compression: Compression) -> Recipe:
         for chunk in e.body.chunks() if e.body else ():
             digest.update(chunk)
         facts.append((e.path, e.kind, e.mode, e.uid, e.gid, e.size, e.target, digest.hexdigest()))
-    compression = compression.of(sum(e.size for e in entries))
     return Recipe(
         key=recipe_key("files", facts, compression.identity),
         label=(os.path.commonpath([e.path for e in entries]) or f"{len(entries)} files") if entries else "nothing",
