@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import IO
 
 from buildctl.artifacts.bytecode import DEPENDS_ON, BuildPython, Compilation
 from buildctl.artifacts.store import Store, recipe_key
+from buildctl.ground.errors import EngineError
 from buildctl.oci.files import translated
 
 FOLDER = "bytecode"
@@ -45,38 +45,37 @@ class KeptCompiler:
     @contextlib.contextmanager
     def open(self) -> Iterator[Compilation]:
         """Raises EngineError if the Python cannot start or fails."""
-        with contextlib.ExitStack() as held, tempfile.TemporaryFile() as known:
+        with contextlib.ExitStack() as held:
             shelf = _Shelf(self.store, recipe_key("bytecode", self.identity, self.tag, DEPENDS_ON), held)
-            yield _Kept(shelf, known, lambda: held.enter_context(self.python.open()))
+            yield _Kept(shelf, lambda: held.enter_context(self.python.open()))
 
 
 class _Kept:
-    """What is known goes to a file until the layer is ready for it, as in `BuildPython`: memory stays small."""
+    """What is known is checked when the source comes, and read when the layer is ready for it: memory stays small."""
 
-    def __init__(self, shelf: _Shelf, known: IO[bytes], start: Callable[[], Compilation]) -> None:
-        self._shelf, self._known, self._start = shelf, known, start
+    def __init__(self, shelf: _Shelf, start: Callable[[], Compilation]) -> None:
+        self._shelf, self._start = shelf, start
         self._made: Compilation | None = None
-        self._given: list[tuple[bytes, int]] = []  # key, and length of what is known, or 0
+        self._given: list[tuple[bytes, _Place | None]] = []
 
     def add(self, path: str, source: bytes) -> None:
         key = self._shelf.key(path, source)
-        data = self._shelf.find(key)
-        if not data:
+        place = self._shelf.find(key)
+        if place is None:
             self._made = self._made or self._start()
             self._made.add(path, source)
-        self._known.write(data)
-        self._given.append((key, len(data)))
+        self._given.append((key, place))
 
     def results(self) -> Iterator[bytes | None]:
-        self._known.seek(0)
+        """Raises EngineError, also if what was found has changed since."""
         if self._made is None:
-            yield from (self._known.read(size) for _, size in self._given)
+            yield from (self._shelf.read(place) for _, place in self._given if place)
             return
         made = self._made.results()
         with self._shelf.pack() as pack:
-            for key, size in self._given:
-                data = self._known.read(size) if size else next(made)
-                if data and not size:
+            for key, place in self._given:
+                data = self._shelf.read(place) if place else next(made)
+                if data and not place:
                     pack.add(key, data)
                 yield data
 
@@ -106,18 +105,24 @@ class _Shelf:
     def key(self, path: str, source: bytes) -> bytes:
         return hashlib.sha256(f"{self._python}\0{path}\0".encode() + hashlib.sha256(source).digest()).digest()
 
-    def find(self, key: bytes) -> bytes:
-        """Nothing, if it is not known."""
+    def find(self, key: bytes) -> _Place | None:
+        """Where it is, if it is known and right."""
         place = self._places.get(key)
         if place is None:
-            return b""
+            return None
         try:
-            data = _read(self._file(place.pack), place)
+            _read(self._file(place.pack), place)
         except (OSError, ValueError):
             self._discard(place.pack)
             self._places = {k: p for k, p in self._places.items() if p.pack != place.pack}
-            return b""
-        return data
+            return None
+        return place
+
+    def read(self, place: _Place) -> bytes:
+        try:
+            return _read(self._file(place.pack), place)
+        except (OSError, ValueError) as error:
+            raise EngineError(f"{place.pack} has changed while it was read", hint="run the command again") from error
 
     def _file(self, path: Path) -> IO[bytes]:
         if path not in self._files:

@@ -135,6 +135,17 @@ def test_a_damaged_pack_is_told_once_and_made_again(
     assert check_store(compiler.store) == []
 
 
+def test_a_pack_that_changes_while_a_layer_is_made_is_an_error(compiler: KeptCompiler) -> None:
+    compiled(SOURCES, compiler)
+    (pack,) = packs(compiler)
+    with compiler.open() as compilation:
+        for path, source in SOURCES:
+            compilation.add(path, source)
+        flip(pack)
+        with pytest.raises(EngineError, match="has changed while it was read"):
+            list(compilation.results())
+
+
 def test_packs_under_each_others_names_are_not_used(compiler: KeptCompiler) -> None:
     expected = compiled(SOURCES, compiler)
     evil = replace(compiler, store=Store(compiler.store.root / "evil"))
