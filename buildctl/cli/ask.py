@@ -143,7 +143,7 @@ def diff(options: Options, a: str, b: str, arch: str | None, plain_http: bool | 
     from buildctl.matrix.matrix import parse_arch
     from buildctl.publish.diff import compare
 
-    found = compare(options.open(), a, b, arch=parse_arch(arch) if arch else None, plain_http=plain_http)
+    found = compare(options.open, a, b, arch=parse_arch(arch) if arch else None, plain_http=plain_http)
     answer(found, as_json=as_json)
 
 

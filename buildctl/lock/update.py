@@ -21,7 +21,7 @@ from buildctl.lock.debian_added import Record
 from buildctl.lock.inside import base_image
 from buildctl.lock.inside.assembly import Debs, dated, refuse_unbuildable
 from buildctl.lock.inside.base_image import ImageLock, lock_image
-from buildctl.lock.inside.local_wheels import local_problem, offered, refuse_others, refuse_unusable
+from buildctl.lock.inside.local_wheels import keep_local, local_problem, offered, refuse_others, refuse_unusable
 from buildctl.lock.locked import LOCKED, debian_bases
 from buildctl.lock.refusal.unsolvable import explained
 from buildctl.lock.uv import NoSolutionError
@@ -245,6 +245,7 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
     refuse_newer_glibc(cell, new.wheels, runtime)
     # a torch that contradicts the cell: write nothing
     derived = derive(project, cell, Store.default(), again=False, lock=new)
+    keep_local(project, cell, new, Store.default())  # the index has none of them
     refuse_unlinkable(cell, new, derived.claims.versions, Store.default())
     write_wheel_lock(path, new)
     yield f"{project.shown(path)}: {len(new.wheels)} wheels"

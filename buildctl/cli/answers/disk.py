@@ -24,6 +24,7 @@ NOTES = {
     Sort.LAYERS: "prune --all",
     Sort.ORPHANS: "prune, an hour after they were made",
     Sort.UNPACKED: "prune; a test in the sandbox unpacks again",
+    Sort.BYTECODE: "prune --all; compiled again with the layers that need it",
     Sort.OTHER: "prune --all",
 }
 

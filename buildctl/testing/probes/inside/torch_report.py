@@ -270,17 +270,21 @@ def numpy_bridge():
     import torch
 
     types = [name for name in NUMPY_TYPES.split() if hasattr(torch, name)]
-    wrong, tried = [], 0
-    for name in types:
-        for way, works in numpy_ways(numpy, torch, name).items():
-            tried += 1
-            try:
-                problem = None if works() else "another value or type"
-            except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
-            if problem:
-                wrong.append(f"{way}: {problem[:200]}")
-    return {"numpy": numpy.__version__, "types": len(types), "tried": tried, "wrong": wrong}
+    found = tried([way for name in types for way in numpy_ways(numpy, torch, name).items()])
+    return {"numpy": numpy.__version__, "types": len(types), **found}
+
+
+def tried(ways):
+    """How many of these exchanges were tried, and which went wrong."""
+    wrong = []
+    for way, works in ways:
+        try:
+            problem = None if works() else "another value, type or size"
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        if problem:
+            wrong.append(f"{way}: {problem[:200]}")
+    return {"tried": len(ways), "wrong": wrong}
 
 
 def numpy_ways(numpy, torch, name):
@@ -329,28 +333,15 @@ class Squares:
         return eval, (SQUARES,)
 
 
-# Those that every torchvision since 0.20 takes both ways.
-PILLOW_MODES = "L RGB RGBA I F"
-
-
 def pictures():
-    """torchvision's version, and every way that a picture goes between it and pillow: which went wrong."""
+    """torchvision's version, and what goes between it and pillow, in the modes that all versions take both ways."""
     version = version_of("torchvision")
     if version is None:
         return None
     import PIL
 
-    wrong, tried = [], 0
-    for mode in PILLOW_MODES.split():
-        for way, works in picture_ways(mode).items():
-            tried += 1
-            try:
-                problem = None if works() else "another value or size"
-            except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
-            if problem:
-                wrong.append(f"{way}: {problem[:200]}")
-    return {"version": version, "pillow": PIL.__version__, "tried": tried, "wrong": wrong}
+    found = tried([way for mode in ("L", "RGB", "RGBA", "I", "F") for way in picture_ways(mode).items()])
+    return {"version": version, "pillow": PIL.__version__, **found}
 
 
 def picture_ways(mode):
