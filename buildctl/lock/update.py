@@ -75,8 +75,7 @@ def _lock_all(
     renewed = upgrade or upgrade_bases
     if not renewed:
         refuse_other_python(project, cells)
-    # first, since the base decides which wheels fit
-    yield from _lock_bases(project, _bases(project, cells), upgrade=renewed, record=record)
+    yield from _lock_bases(project, _bases(project, cells), upgrade=renewed, record=record)  # they decide what fits
     for cell in whole:
         yield from _lock_wheels(project, cell, upgrade=upgrade)
     yield from write_claims(project, whole, Store.default(), again=False)

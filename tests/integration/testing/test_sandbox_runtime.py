@@ -9,15 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from buildctl.artifacts.store import Store
-from buildctl.ground.errors import RuntimeUnavailableError, ToolError
+from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.runtimes.api import ImageRef, Session
 from buildctl.runtimes.sandbox import emulation as sandbox_emulation
 from buildctl.runtimes.sandbox import sandbox
@@ -351,19 +349,6 @@ def test_a_deadline_ends_everything(either: SandboxSession) -> None:
     assert (outcome.timed_out, outcome.returncode, outcome.stdout) == (True, None, "started\n")
     assert outcome.seconds < 6
     assert processes(marker) == []
-
-
-def test_commands_of_other_threads_run_side_by_side_and_end_when_told(session: SandboxSession) -> None:
-    waiting = ["python", "-c", "import time; print('here', flush=True); time.sleep(60)"]
-    with ThreadPoolExecutor(2) as pool:
-        running = [pool.submit(session.run, waiting, timeout=50) for _ in range(2)]
-        time.sleep(1)  # while they start, or after
-        assert not any(future.done() for future in running)
-        session.stop()
-        for future in running:
-            with suppress(ToolError):  # it had not started its command
-                assert future.result(timeout=20).returncode != 0
-    assert python(session, "print(1)") == "1", "and the next one starts"
 
 
 def test_children_that_stay_behind_end_with_the_command(session: SandboxSession) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-import threading
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,14 @@ from typing import Any
 import pytest
 
 import buildctl
-from buildctl.oci.digest import Digest
 from buildctl.runtimes.api import Outcome
-from buildctl.runtimes.native import NativeRuntime
 from buildctl.testing import probes
 from buildctl.testing.probes import judging, judging_packages, judging_python, native_checks
 from buildctl.testing.probes.asking import Answers, UnansweredError, deadline_for, read_answers
 from buildctl.testing.probes.checks import CHECKS, RUNS
 from buildctl.testing.probes.commands import COMMANDS
 from buildctl.testing.probes.expected import Expected
-from buildctl.testing.probes.findings import ReportSubject, finding_of, findings_of
+from buildctl.testing.probes.findings import finding_of, findings_of
 from buildctl.testing.report import Status
 
 INSIDE = Path(buildctl.__file__).parent / "testing" / "probes" / "inside"
@@ -332,10 +328,6 @@ class Recorded:
         self.outcome, self.emulated, self.gpus = outcome, emulated, gpus
         self.gpus_reason, self.ownership = "no NVIDIA device on this host", True
         self.calls: list[tuple[list[str], dict[str, Any]]] = []
-        self.at_once = 1
-
-    def stop(self) -> None:
-        pass
 
     def run(self, argv: Any, **how: Any) -> Outcome:
         self.calls.append((list(argv), how))
@@ -353,64 +345,6 @@ def test_an_image_where_nothing_works_passes_nothing(expected: Expected) -> None
     assert not_run == ({"works on the gpu"} if expected.kind.gpu else set()) | (
         set() if expected.flavour == "devel" else {"torch.compile"}
     )
-
-
-class Several(Recorded):
-    """Its first two commands meet; with `stopped`, those after them run until somebody stops the session."""
-
-    def __init__(self, *, stopped: bool = False) -> None:
-        super().__init__(outcome(code=127, stderr="python: not found"), emulated="qemu-aarch64")
-        self.at_once, self.lock, self.meeting = 2, threading.Lock(), threading.Barrier(2)
-        self.full, self.end = threading.Event(), threading.Event()
-        if not stopped:
-            self.end.set()
-
-    def run(self, argv: Any, **how: Any) -> Outcome:
-        with self.lock:
-            done = super().run(argv, **how)
-            number = len(self.calls)
-        if number <= 2:
-            self.meeting.wait(10)
-        else:
-            if number == 4:
-                self.full.set()
-            assert self.end.wait(10)
-        return done
-
-    def stop(self) -> None:
-        self.end.set()
-
-
-def test_an_emulated_image_is_asked_several_things_at_once_and_answers_in_order() -> None:
-    found = list(findings_of(Several(), CPU))
-    one_by_one = findings_of(Recorded(outcome(code=127, stderr="python: not found"), emulated="qemu-aarch64"), CPU)
-    assert [(f.name, f.status, f.detail) for f in found] == [(f.name, f.status, f.detail) for f in one_by_one]
-
-
-def test_an_interrupt_ends_what_runs_and_starts_nothing_more() -> None:
-    session = Several(stopped=True)
-    findings = findings_of(session, CPU)
-    assert next(findings).name == "platform"
-    assert session.full.wait(10)
-    findings.close()  # type: ignore[attr-defined]
-    assert session.end.is_set()
-    assert len(session.calls) == 4
-
-
-def test_seconds_add_up_to_the_time_that_passed() -> None:
-    class Slow(Recorded):
-        def run(self, argv: Any, **how: Any) -> Outcome:
-            return replace(super().run(argv, **how), seconds=1000.0)
-
-    digest = Digest("a" * 64)
-    runtime = NativeRuntime()
-    subject = ReportSubject(
-        cell="x", digest=digest, arch="arm64", runtime=runtime,
-        start=lambda: nullcontext(Slow(outcome(code=127))),
-    )  # fmt: skip
-    report = probes.findings.test_subject(subject, CPU)
-    assert len(report.findings) > 30
-    assert 0 < report.seconds < 100
 
 
 def test_a_crash_at_the_end_is_not_lost() -> None:
