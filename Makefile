@@ -60,7 +60,7 @@ check: dev ## what CI checks before it builds: linters of every language here, d
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml buildctl/matrix/github.yml
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.github-actions action.yml
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci buildctl/matrix/gitlab.yml
-	@.venv/bin/zizmor -q --offline --pedantic .github action.yml buildctl/matrix/github.yml
+	@.venv/bin/zizmor -q --offline --persona auditor .github action.yml buildctl/matrix/github.yml
 	@.venv/bin/check-jsonschema -q --builtin-schema vendor.compose-spec docs/examples/compose.yaml
 	@.venv/bin/pre-commit validate-config .pre-commit-config.yaml
 	@.venv/bin/pre-commit validate-manifest .pre-commit-hooks.yaml

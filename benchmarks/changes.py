@@ -6,14 +6,14 @@ import os
 import shutil
 from pathlib import Path
 
-from measured import ROOT, SMALL, Took, buildctl, fresh_store
+from measured import MADE, ROOT, SMALL, Took, buildctl, fresh_store
 from results import Part, Row
 
 NAME = "cpu-2.6" if SMALL else "cuda-2.6"
-MADE = ("blobs", "layers", "receipts", "checked", "contents", "libraries")  # what the store keeps besides downloads
 NOTES = """\
 The project is a copy with one image. Locks are updated, and what they add is downloaded, before the clock starts.
-`rebase` moves the built image to the new base without building it."""
+`rebase` moves the built image to the new base without building it; without `--locked` it first asks Debian's archive,
+for every architecture of the base, and unpacks the base if a package has moved."""
 
 
 def change(root: Path, _: int) -> Part:
@@ -29,8 +29,8 @@ def change(root: Path, _: int) -> Part:
     base = package.replace("      - tzdata\n", "      - tzdata\n      - less\n")
     rows = [Row(what="a label changes", turns=(_after(project, label, env),))]
     rows.append(Row(what="a small package is added (tqdm)", turns=(_after(project, package, env),)))
-    rebased = _after(project, base, env, command=("rebase", NAME))
-    rows.append(Row(what="the base gets a package (less), `rebase`", turns=(rebased,)))
+    rebased = _after(project, base, env, command=("rebase", NAME, "--locked"))
+    rows.append(Row(what="the base gets a package (less), `rebase --locked`", turns=(rebased,)))
     rows.append(Row(what="the same, `build`: only its Dockerfile changes now", turns=(_built(project, env),)))
     return Part(title=f"One change, then `build {NAME}`", rows=tuple(rows), notes=NOTES)
 

@@ -35,3 +35,8 @@ def on_page_markdown(markdown, page, config, files):
         return f"{found[1]}{config.repo_url.rstrip('/')}/blob/main/{path}{found[3]}"
 
     return LINK.sub(link, markdown)
+
+
+def on_post_page(output, page, config):
+    """The theme would ask GitHub how many stars there are, from each reader's browser."""
+    return output.replace(' data-md-component="source"', "")

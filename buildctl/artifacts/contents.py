@@ -18,7 +18,7 @@ from buildctl.artifacts.sealed import sealed, unsealed
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
-from buildctl.oci.files import write_whole
+from buildctl.oci.files import keep_whole
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
 from buildctl.oci.receipts import doubt
@@ -132,7 +132,7 @@ def kept_contents(store: Store, layer: Digest) -> LayerContents | None:
 def keep_contents(store: Store, layer: Digest, found: LayerContents) -> None:
     path = _kept(store, layer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, sealed(layer.hex, found.to_json()))
+    keep_whole(path, sealed(layer.hex, found.to_json()))
 
 
 def _kept(store: Store, digest: Digest) -> Path:

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 import urllib3
 
-from buildctl.ground.net import Patience, brief, never_connected, retry_after
+from buildctl.ground.net import Patience, brief, number, retry_after, unreached
 
 _CHUNK = 1 << 18
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
@@ -76,10 +76,10 @@ def open_range(
         raise SourceRefusedError(
             brief(error), hint="behind a company proxy, set SSL_CERT_FILE to its CA bundle"
         ) from error
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+    except (ValueError, requests.TooManyRedirects) as error:  # an address or header that cannot be
         raise SourceRefusedError(brief(error)) from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise RetryError(brief(error), unreached=never_connected(error)) from error
+        raise RetryError(brief(error), unreached=unreached(error)) from error
     with answer:
         ranged = _judge(answer, start, end, size, patience) or "Range" not in headers
         yield FileResponse(ranged=ranged, chunks=_chunks(answer, end - start if ranged else size))
@@ -101,17 +101,17 @@ def _judge(answer: requests.Response, start: int, end: int, size: int, patience:
         )
     if code == 416:
         raise OtherFileError(f"it has no bytes {start}-{end - 1}")
-    length = answer.headers.get("Content-Length", "")
+    length = number(answer.headers.get("Content-Length"))
     if code == 206:
-        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
-        if match is None or (int(match[1]), int(match[2])) != (start, end - 1):
+        match = re.fullmatch(r"bytes (\d+-\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
+        if match is None or match[1] != f"{start}-{end - 1}":
             raise RetryError("the response is a different range than requested")
-        if match[3] not in {"*", str(size)}:
-            raise OtherFileError(f"size {match[3]}, the lock has {size}")
+        if match[2] not in {"*", str(size)}:
+            raise OtherFileError(f"size {match[2][:20]}, the lock has {size}")
         return True
     if code != 200:
         raise SourceRefusedError(f"{code} {answer.reason}")
-    if length.isdigit() and int(length) != size:
+    if length not in {None, size}:
         raise OtherFileError(f"size {length}, the lock has {size}")
     return False
 

@@ -15,8 +15,7 @@ from buildctl.ground.jsontext import parse_json
 from buildctl.matrix.cells import Cell, ImageBase
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
-from buildctl.oci.files import translated, write_whole
-from buildctl.oci.trees.kept import remove_tree
+from buildctl.oci.files import keep_whole, translated
 
 ORIGINS = "origins"  # the folder in the layout
 
@@ -70,9 +69,7 @@ def _write(project: Project, cell: Cell, image: Digest, inputs: Mapping[str, str
     path = _path(project, cell)
     with translated(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():  # damaged, as anything else that cannot be read
-            remove_tree(path)
-        write_whole(path, json.dumps({"image": str(image), "inputs": dict(inputs)}, indent=1).encode() + b"\n")
+        keep_whole(path, json.dumps({"image": str(image), "inputs": dict(inputs)}, indent=1).encode() + b"\n")
 
 
 def _read(project: Project, cell: Cell) -> tuple[str, Mapping[str, str]] | None:

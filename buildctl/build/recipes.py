@@ -181,7 +181,7 @@ def _debian_recipe(name: str, source: DebianSource, compression: Compression) ->
         del fact["newest"]  # the layer is the same whenever its packages were made
         if fact["recorded"] is None:  # most locks: the key of a layer is as it was before there were records
             del fact["recorded"]
-    kind = "debian, added" if source.added else "debian" if source.below else f"debian, configured {VERSION}"
+    kind = "debian, added" if source.added else f"debian{', devel' if source.below else ''}, configured {VERSION}"
     return Recipe(
         key=recipe_key(kind, facts, source.compiling.identity, compression.identity),
         label=f"{name} {source.lock.flavour} {source.lock.arch}",

@@ -13,7 +13,7 @@ from typing import Any
 from buildctl.ground.clock import now, rfc3339
 from buildctl.ground.errors import LayoutError
 from buildctl.ground.jsontext import parse_json
-from buildctl.oci.files import translated, write_whole
+from buildctl.oci.files import keep_whole, translated
 from buildctl.oci.layout import Layout
 
 _RECORD = "builds/last.json"  # in the layout
@@ -54,7 +54,7 @@ def keep_record(layout: Layout, result: Mapping[str, Any]) -> None:
     path = layout.root / _RECORD
     with translated(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps({"at": rfc3339(now()), **result}, indent=1).encode() + b"\n")
+        keep_whole(path, json.dumps({"at": rfc3339(now()), **result}, indent=1).encode() + b"\n")
 
 
 def read_record(layout: Layout) -> BuildRecord | None:

@@ -30,7 +30,7 @@ from buildctl.ground.errors import BuildctlError
 from buildctl.ground.machine import machine
 from buildctl.matrix.project import BAKE, MATRIX, Project
 from buildctl.oci.digest import Digest
-from buildctl.oci.files import is_the_same, write_whole
+from buildctl.oci.files import is_the_same, keep_whole
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import MANIFEST_TYPES, Layout
 
@@ -95,7 +95,7 @@ class Memory:
         kept = {"images": images, "layers": used, "small": _small(layout)}
         path = _place(layout)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, sealed(self.digest, kept))
+        keep_whole(path, sealed(self.digest, kept))
 
 
 def _place(layout: Layout) -> Path:

@@ -228,8 +228,17 @@ def build(
     answer(result, as_json=as_json)
     add_summary(result)
     runs = [f"docker run --rm -it {image.tag}" for image in result.loaded[-1:]]
-    runs = runs or [f"buildctl run {image.name}" for image in result.images[:1]]
+    runs = runs or [f"buildctl run {_typed(project, image.name)}" for image in result.images[:1]]
     say_next(*runs, " ".join(["buildctl test", *names]))
+
+
+def _typed(project: Project, cell_id: str) -> str:
+    """The name of its image, unless `run` would take that of another architecture by it."""
+    from buildctl.runtimes.sandbox.emulation import native_arch
+
+    (cell,) = project.matrix.images_of([cell_id], None)
+    alone = len(project.matrix.images_of([cell.image], None)) == 1
+    return cell.image if alone or cell.arch == native_arch() else cell.id
 
 
 def _built(

@@ -11,7 +11,7 @@ import click
 
 from buildctl.cli.commands import command
 from buildctl.cli.options import Options, answer, arch_option, json_option, names_argument
-from buildctl.ground.errors import UsageError
+from buildctl.ground.errors import BuildctlError, UsageError
 
 if TYPE_CHECKING:
     from buildctl.matrix.initial import Wish
@@ -43,16 +43,19 @@ def init(folder: Path, ci: str | None, python: str | None, torch: str | None, **
       buildctl init --torch 2.10 --cpu --mps --ci github
       buildctl init --cuda 2.10 --python 3.13,3.11
     """
-    from buildctl.matrix.initial import matrix_text, refuse_existing, write_project
+    from buildctl.console.log import say
+    from buildctl.matrix.initial import refuse_existing, write_project
 
     refuse_existing(folder)
     chosen = {name: value for name, value in asked.items() if value is not None}
     wish = _wish(chosen, torch, python, ci) if chosen else _asked(torch, python, ci)
-    matrix_text(wish)  # refuses before a folder is made
+    names, notes = _foreseen(wish)  # refuses before a folder is made
     folder.mkdir(parents=True, exist_ok=True)
     for line in write_project(folder, wish):
         click.echo(line)
-    click.echo(f"\nnext:\n{_next(folder, wish)}")
+    for line in notes:
+        say(line)
+    click.echo(f"\nnext:\n{_next(folder, names[0])}")
 
 
 init.params[1:1] = [
@@ -126,16 +129,36 @@ def on_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _next(folder: Path, wish: Wish) -> str:
-    from buildctl.matrix.initial import releases
+def _foreseen(wish: Wish) -> tuple[list[str], list[str]]:
+    """The names that there will be, and what is known of the others. Raises BuildctlError if there are none."""
+    from buildctl.matrix.initial import RELEASES, matrix_text, releases, unknown
+    from buildctl.matrix.read import parse_matrix
 
-    first, version = wish.accelerators[0], next(iter(releases(wish.versions)))
+    matrix = parse_matrix(matrix_text(wish), Path("matrix.yaml"))
+    there, names, notes = {cell.name for cell in matrix.cells}, [], []
+    for name in (f"{accelerator}-{key}" for accelerator in wish.accelerators for key in releases(wish.versions)):
+        if name in there:
+            names.append(name)
+            continue
+        try:
+            matrix.select([name])
+        except BuildctlError as error:
+            if not there:
+                raise
+            notes.append(f"there will be no {name}: {error.message}")
+    if new := ", ".join(unknown(wish)):
+        known = f"{RELEASES[0]} to {RELEASES[-1]}"
+        notes.append(f"torch {new} is unknown here (known: {known}); `buildctl lock` asks the index for it")
+    return names, notes
+
+
+def _next(folder: Path, name: str) -> str:
     lines = [f"cd {folder}"] if folder != Path() else []
-    if first == "mps":
-        lines += [f"buildctl lock {first}-{version}", f"buildctl native {first}-{version}"]
+    if name.startswith("mps-"):
+        lines += [f"buildctl lock {name}", f"buildctl native {name}"]
     else:
-        lines += [f"buildctl plan {first}-{version}", f"buildctl build {first}-{version}"]
-    lines.append(f"buildctl test {first}-{version}")
+        lines += [f"buildctl plan {name}", f"buildctl build {name}"]
+    lines.append(f"buildctl test {name}")
     return "\n".join(f"  {line}" for line in lines)
 
 

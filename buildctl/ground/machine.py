@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import platform
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 from buildctl.ground.errors import BuildctlError, EngineError
 
@@ -21,6 +25,16 @@ def system() -> str:
 def machine() -> str:
     """The processor in the kernel's words: x86_64, aarch64, arm64."""
     return platform.machine()
+
+
+@functools.cache
+def memory() -> int:
+    """Bytes that this process may have at most: the machine's, or less in a container (cgroup v2 and v1)."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # the first says "max" if there is no limit
+            found.append(int(Path(limit).read_text("ascii")))
+    return min(found)
 
 
 def shown() -> str:

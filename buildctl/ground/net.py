@@ -111,13 +111,16 @@ UNREACHED_SECONDS = 4.0
 _NO_WAY = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN}
 
 
-def never_connected(error: BaseException) -> bool:
-    """Whether no connection came about: the name is unknown, or nobody listens there."""
+def unreached(error: BaseException) -> bool:
+    """Whether nobody is there, as far as one can tell: an unknown name, nobody who listens, or nothing but silence."""
+    import requests
     import urllib3
 
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, socket.gaierror | urllib3.exceptions.NameResolutionError):
+            return True
+        if isinstance(seen, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
             return True
         if isinstance(seen, OSError) and seen.errno in _NO_WAY:
             return True
@@ -125,15 +128,20 @@ def never_connected(error: BaseException) -> bool:
     return False
 
 
+def number(text: str | None) -> int | None:
+    """What a header says, if it is a number that bytes or seconds can have."""
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,18}", text.strip()) else None
+
+
 def retry_after(value: str | None) -> float | None:
     """Seconds or an HTTP date (RFC 9110)."""
     if value is None:
         return None
-    if value.strip().isdigit():
-        return float(value)
+    if (seconds := number(value)) is not None:
+        return float(seconds)
     try:
         when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (when - now()).total_seconds()) if when.tzinfo else None
 

@@ -13,7 +13,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, Generic, TypeVar
 
 from buildctl.ground.errors import BuildctlError, EngineError
-from buildctl.ground.interrupts import without_interrupts
+from buildctl.ground.interrupts import later, without_interrupts
 from buildctl.ground.parent import end_with_parent
 
 _TICK = 0.1  # seconds between looks at what workers say, so that Ctrl-C is heard
@@ -72,9 +72,9 @@ class Workers(Generic[Task, Result]):
 
     def _start(self, count: int) -> None:
         context = get_context("spawn")  # a forked child would inherit the locks of our progress thread
-        with without_interrupts():
+        with later(), without_interrupts():
             resource_tracker.ensure_running()  # it takes the mask off at its end
-        with without_interrupts():
+        with later(), without_interrupts():
             for _ in range(count):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_serve, args=(theirs, self.work), daemon=True)

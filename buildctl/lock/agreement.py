@@ -19,6 +19,7 @@ from buildctl.lock.wheels import LockedWheel
 from buildctl.matrix import yamlfile
 from buildctl.matrix.arch import ARCHES
 from buildctl.matrix.cells import Base, Cell, DebianBase, Flavour
+from buildctl.matrix.initial import BASES
 from buildctl.matrix.project import Project
 
 
@@ -53,7 +54,7 @@ def _refuse_python(project: Project, base: str, found: Sequence[str], wanted: st
         if len(found) == 1
         else [f"add python{wanted} to bases.{base}.packages"]
     )
-    ways += [] if fitting else [f"add a base whose Debian release has Python {wanted}"]
+    ways += [] if fitting else [_new_base(wanted)]
     has = {base: found, **{name: versions for name, versions in others.items() if versions}}
     raise _problem(
         project,
@@ -61,6 +62,12 @@ def _refuse_python(project: Project, base: str, found: Sequence[str], wanted: st
         f"{wanted} is not in the base ({'; '.join(f'{n}: {_named(v)}' for n, v in has.items())})",
         hint="; or ".join(ways),
     )
+
+
+def _new_base(python: str) -> str:
+    if python not in BASES:
+        return f"add an image with Python {python} under bases (docs/matrix.md), since no Debian release here has it"
+    return f"add a base with debian: {BASES[python][1]}, which has Python {python}"
 
 
 def refuse_newer_glibc(cell: Cell, wheels: Iterable[LockedWheel], base: BaseLock | ImageLock | None) -> None:

@@ -118,6 +118,15 @@ def write_base_lock(path: Path, lock: BaseLock) -> None:
         record_of(path).unlink(missing_ok=True)
 
 
+def dated_as(path: Path, lock: BaseLock) -> BaseLock:
+    """With the date of the lock at `path` if that has the same packages."""
+    try:
+        old = read_base_lock(path)
+    except LockError:
+        return lock
+    return replace(lock, newest=lock.newest or old.newest) if old.packages == lock.packages else lock
+
+
 def read_base_lock(path: Path) -> BaseLock:
     """Strict: LockError with file and line for anything that write_base_lock would not have written."""
     try:

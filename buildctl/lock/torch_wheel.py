@@ -9,6 +9,7 @@ import io
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,8 @@ _HEADER = 1 << 16  # the load commands of a library are in its first pages
 _METAL = b"/System/Library/Frameworks/Metal.framework/"
 _TIMEOUT = 60.0
 _BLOCK = 1 << 20
+# what requests (an OSError) and zipfile raise for what a server may send in place of a wheel
+_UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError)
 _WORD = rb"(?:sm|compute)_\d{1,4}[af]?"
 # Only the end is marked, by NUL. The string may follow anything: after merging constants, linkers leave no NUL between
 # it and a constant that has none (torch 2.8.0 and 2.9: `std::string ipc_hsm_70 sm_75`).
@@ -143,14 +146,22 @@ class RangedFile(io.RawIOBase):
         return self.at
 
     def readinto(self, buffer: Any) -> int:
+        from buildctl.registry.bounded import EndlessError, read_body  # noqa: PLC0415 - only here is there a network
+
         wanted = min(len(buffer), self.size - self.at)
         if wanted <= 0:
             return 0
         headers = {"Range": f"bytes={self.at}-{self.at + wanted - 1}", "Accept-Encoding": "identity"}
-        answer = self.session.get(self.url, headers=headers, timeout=_TIMEOUT)
-        if answer.status_code != 206 or len(answer.content) != wanted:
-            raise OSError(f"the server does not support ranges (HTTP {answer.status_code})")
-        buffer[:wanted] = answer.content
+        with self.session.get(self.url, headers=headers, timeout=_TIMEOUT, stream=True) as answer:
+            if answer.status_code != 206:  # the whole wheel would follow
+                raise OSError(f"the server does not support ranges (HTTP {answer.status_code})")
+            try:
+                data = read_body(answer, limit=wanted, seconds=_TIMEOUT)
+            except EndlessError as error:
+                raise OSError(str(error)) from error
+        if len(data) != wanted:
+            raise OSError(f"the server sent {len(data)} of {wanted} bytes")
+        buffer[:wanted] = data
         self.at += wanted
         self.fetched += wanted
         return wanted
@@ -183,7 +194,7 @@ def facts_from_index(cell: Cell, wheel: LockedWheel) -> WheelFacts:
                         yield chunk
 
             return wheel_facts(wheel, archive.namelist(), read)
-    except (OSError, zipfile.BadZipFile) as error:  # requests' exceptions are OSErrors
+    except _UNREADABLE as error:
         raise FetchError(
             f"cannot read parts of {wheel.filename}: {redact(str(error))}",
             hint="run `buildctl build`, which downloads the whole wheel, then `buildctl claims`",

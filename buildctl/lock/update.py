@@ -302,8 +302,10 @@ def _renew_base(project: Project, base: DebianBase, arch: str, found: Mapping[Fl
         mirrors = dict(apt_mirrors(project.matrix.debian_mirror))
         found = resolve_base(base, arch, mirrors=mirrors)
     refuse_python_of(project, found[Flavour.RUNTIME])
-    if mirrors:  # what comes with buildctl has been built
-        flavours = [lock for flavour, lock in found.items() if flavour in {Flavour.RUNTIME, *project.matrix.flavours}]
+    found = {f: debian.dated_as(project.base_lock(base, f, arch), lock) for f, lock in found.items()}
+    flavours = [lock for f, lock in found.items() if f in {Flavour.RUNTIME, *project.matrix.flavours}]
+    # what comes with buildctl has been built, and what is locked already was unpacked then, which takes a minute
+    if mirrors and not all(lock.newest for lock in flavours):
         refuse_unbuildable(base, flavours, Debs(store=Store.default(), mirrors=mirrors))
     for flavour, new in found.items():
         yield from _write(project, project.base_lock(base, flavour, arch), new)

@@ -11,8 +11,11 @@ from pathlib import Path
 from buildctl.ground.errors import UsageError
 from buildctl.matrix.defaults import BASE, defaults
 
-# The newest release of each minor that PyPI has, where it is not .0; other releases are given whole.
-PATCHED = {"2.4": "2.4.1", "2.5": "2.5.1", "2.7": "2.7.1", "2.9": "2.9.1", "2.14": "2.14.1"}
+# What PyPI has from 2.5 on; compared with tests/support/torch_releases.json, which is compared with the index.
+RELEASES = (
+    "2.5.0", "2.5.1", "2.6.0", "2.7.0", "2.7.1", "2.8.0", "2.9.0", "2.9.1", "2.10.0", "2.11.0", "2.12.0", "2.12.1",
+    "2.13.0", "2.14.0", "2.14.1", "2.15.0",
+)  # fmt: skip
 USUAL = "2.10"
 ACCELERATORS: Mapping[str, str] = {
     "cuda": "NVIDIA: linux/amd64, and linux/arm64 from torch 2.11 on",
@@ -54,10 +57,16 @@ def releases(versions: Sequence[str]) -> dict[str, str]:
         if not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?", text):
             raise UsageError(f"{text!r} is not a version of torch", hint="for example --cuda 2.6,2.10 or --cuda 2.7.1")
         key = ".".join(text.split(".")[:2])
-        release = text if text.count(".") == 2 else PATCHED.get(key, f"{key}.0")
+        known = [one for one in RELEASES if one.startswith(f"{key}.")]
+        release = text if text.count(".") == 2 else (known or [f"{key}.0"])[-1]
         if found.setdefault(key, release) != release:
             raise UsageError(f"torch {key} is asked for as {found[key]} and as {release}", hint="name one of them")
     return dict(sorted(found.items(), key=lambda item: [int(part) for part in item[0].split(".")]))
+
+
+def unknown(wish: Wish) -> list[str]:
+    """The wanted releases of torch that are in no table here: newer than this program, or not there at all."""
+    return [release for release in releases(wish.versions).values() if release not in RELEASES]
 
 
 def matrix_text(wish: Wish) -> str:

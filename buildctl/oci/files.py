@@ -33,6 +33,13 @@ def write_whole(target: Path, data: bytes) -> None:
     sync_directory(target.parent)
 
 
+def keep_whole(target: Path, data: bytes) -> None:
+    """`write_whole` for files of our own, in store and layout: a folder under that name is damage, and goes."""
+    if target.is_dir():
+        remove_tree(target)
+    write_whole(target, data)
+
+
 def bring(source: Path, target: Path, digest: Digest, size: int) -> None:
     """Put the content of `source` at `target`: as a hard link, else a copy that shares its data, else a hashed copy.
 

@@ -26,10 +26,10 @@ from buildctl.oci.files import (
     has_size,
     holds,
     is_the_same,
+    keep_whole,
     make_directory,
     sync_directory,
     translated,
-    write_whole,
 )
 from buildctl.oci.image import (
     REF_NAME,
@@ -339,9 +339,7 @@ class Layout:
 
     def _replace(self, target: Path, data: bytes) -> None:
         with self._locked(".writers.lock", fcntl.LOCK_SH):  # so that the temporary file is not swept
-            if target.is_dir():
-                remove_tree(target)
-            write_whole(target, data)
+            keep_whole(target, data)
 
     @contextmanager
     def _locked(self, name: str, how: int) -> Iterator[None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ class Receipts:
         path = self._path(digest)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():  # damaged
+                shutil.rmtree(path)
             path.write_text(_line(state), "ascii")  # one short write; half of it fits nothing
         except OSError:
             _unwritten[path] = _line(state)

@@ -19,6 +19,7 @@ from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import TEMPORARY, translated
 from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.oci.trees.kept import remove_tree
 
 FOLDER = "remote"
 _LIMIT = 64 << 10  # bytes of one file
@@ -82,6 +83,8 @@ def note_places(root: Path, places: Iterable[Place]) -> None:
             # not synced, one by one: what a crash takes away counts as lost, and the next build writes it again
             temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
             temporary.write_bytes(data)
+            if path.is_dir():  # damaged
+                remove_tree(path)
             temporary.replace(path)
 
 

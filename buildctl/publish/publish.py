@@ -88,7 +88,7 @@ def publish(
     images = {cell.id: _image(layout, cell) for cell in cells}
     _refuse_outdated(project, cells, images)
     repository.ping()  # before bills of materials are read out of layers
-    candidates = [_local(project, layout, pinned[c.id], images[c.id], options, wanted) for c in cells]
+    candidates = parallel(lambda c: _local(project, layout, pinned[c.id], images[c.id], options, wanted), cells)
     candidates = parallel(lambda c: _with_attached(project, repository, c, options), candidates)
     here = partial(built_side, layout)
     candidates = measured(repository, candidates, project.matrix.publish, here, compare=options.compare)

@@ -11,6 +11,7 @@ import requests
 import urllib3
 
 from buildctl.ground.errors import LayoutError
+from buildctl.ground.net import number
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor, MediaType
 from buildctl.oci.layout import INDEX_TYPES, JSON_LIMIT, MANIFEST_TYPES, parse_object
@@ -78,8 +79,7 @@ class Repository:
             )
         except self._absences:
             return None
-        length = answer.headers.get("Content-Length", "")
-        return int(length) if length.isdigit() else None
+        return number(answer.headers.get("Content-Length"))
 
     def head(self, wanted: str) -> Descriptor | None:
         """What a tag or digest points at; None if it does not exist."""

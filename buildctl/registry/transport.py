@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from requests.auth import AuthBase
 
 from buildctl import __version__
 from buildctl.console.log import say
-from buildctl.ground.net import UNREACHED_SECONDS, UNREACHED_TRIES, Patience, never_connected, retry_after
+from buildctl.ground.net import UNREACHED_SECONDS, UNREACHED_TRIES, Patience, retry_after, unreached
 from buildctl.oci.layout import JSON_LIMIT
 from buildctl.registry.auth import Credentials, docker_credentials, parse_challenge
 from buildctl.registry.bounded import EndlessError, keep_body, read_body
@@ -33,6 +34,7 @@ from buildctl.registry.trust import BUNDLE, Distrust, distrust, open_session, sp
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _NOTICED = 2  # failures in a row before we tell the user
 PATIENCE = Patience(read=90.0)  # a registry hashes a whole layer before it answers
+_FIRST_ANSWER = 30.0  # seconds; no first request asks for that
 _MESSAGE_LIMIT = 64 << 10  # bytes of an error's body that are read
 
 
@@ -174,7 +176,7 @@ class Transport:
             raise AgainError(brief(error)) from error
 
     def url(self, path: str) -> str:
-        """Absolute; keeps our scheme if a registry behind a TLS proxy calls itself http://."""
+        """Absolute; keeps our scheme if a registry behind a TLS proxy calls itself http://. Raises ValueError."""
         url = urljoin(self.root, path)
         parts, root = urlsplit(url), urlsplit(self.root)
         if parts.scheme == "http" and root.scheme == "https" and parts.hostname == root.hostname:
@@ -182,10 +184,16 @@ class Transport:
         return url
 
     def _once(self, method: str, path: str, asked: Asked) -> requests.Response:
-        url, sent = self.url(path), dict(asked.get("headers", {}))
+        sent = dict(asked.get("headers", {}))
+        try:
+            url = self.url(path)
+            host = urlsplit(url).netloc
+        except ValueError as error:  # of a next page
+            raise RefusedError(f"{self.registry}: {brief(error)}") from error
+        read = self.patience.read if host in self._answered else min(self.patience.read, _FIRST_ANSWER)
         with self._lock:
             known = self._authorisations.get(asked.get("scope", ()))
-        if known is not None and urlsplit(url).netloc == urlsplit(self.root).netloc:
+        if known is not None and host == urlsplit(self.root).netloc:
             sent["Authorization"] = known
         try:
             answer = self._session.request(
@@ -194,15 +202,13 @@ class Transport:
                 params=asked.get("params"),
                 headers=sent,
                 data=asked.get("data"),
-                timeout=(self.patience.connect, self.patience.read),
+                timeout=(self.patience.connect, read),
                 stream=True,
                 auth=_Given(),
             )
-            self._answered.add(urlsplit(url).netloc)
+            self._answered.add(host)
             return answer
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            raise RefusedError(f"{self.registry}: {brief(error)}") from error
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise self._broken(error, url) from error
 
     def _moved_to_tls(self, asked: str) -> bool:
@@ -215,11 +221,13 @@ class Transport:
         return asked.startswith("http:") and self.root.startswith("https:")
 
     def _broken(self, error: Exception, url: str) -> AgainError | RefusedError:
-        """No answer came. A connection may hold next time; a bad certificate stays bad."""
+        """No answer came. A connection may hold next time; a bad certificate or address stays bad."""
+        if isinstance(error, (ValueError, requests.TooManyRedirects)):  # an address or header that cannot be
+            return RefusedError(f"{self.registry}: {brief(error)}")
         match distrust(error):
             case None:
-                unreached = urlsplit(url).netloc not in self._answered and never_connected(error)
-                return AgainError(brief(error), wait=0 if self._moved_to_tls(url) else None, unreached=unreached)
+                nobody = urlsplit(url).netloc not in self._answered and unreached(error)
+                return AgainError(brief(error), wait=0 if self._moved_to_tls(url) else None, unreached=nobody)
             case Distrust.NO_TLS:
                 return RefusedError(f"{self.registry} does not use TLS", hint="if that is intended, use --plain-http")
             case Distrust.OURS:
@@ -276,7 +284,10 @@ class Transport:
 
     def _token(self, asked: dict[str, str], scope: tuple[str, ...], known: Credentials | None, what: str) -> str:
         realm = asked.get("realm", "")
-        host = urlsplit(realm)
+        try:
+            host = urlsplit(realm)
+        except ValueError as error:
+            raise RefusedError(f"{self.registry}: its token server {realm[:80]!r}: {error}") from error
         if host.scheme != "https" and not (host.scheme == "http" and self.root.startswith("http:")):
             raise RefusedError(f"{self.registry}: its token server {realm!r} does not use https")
         scopes = scope or tuple(filter(None, [asked.get("scope", "")]))
@@ -304,14 +315,17 @@ class Transport:
                 answer = self._session.get(
                     realm, params=query, headers=headers, timeout=timeout, stream=True, auth=_Given()
                 )
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, OSError, ValueError) as error:
             raise self._broken(error, realm) from error
         with answer:
             if answer.status_code >= 400:
                 self._complain(answer, f"token for {what}")
             try:
                 value = json.loads(self.whole(answer, f"token for {what}", _MESSAGE_LIMIT))
-                return str(value.get("token") or value["access_token"])
+                token = value.get("token") or value["access_token"]
+                if not re.fullmatch(r"[!-~]+", token):  # it becomes a header
+                    raise ValueError("a token with characters that no token has")
+                return str(token)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise RefusedError(f"{self.registry}: {realm} answered without a token") from error
 

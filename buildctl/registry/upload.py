@@ -16,6 +16,7 @@ import requests
 
 from buildctl.console.progress import Task
 from buildctl.ground.errors import LayoutError
+from buildctl.ground.net import brief, number
 from buildctl.oci.digest import Digest
 from buildctl.oci.image import Descriptor
 from buildctl.oci.receipts import doubt
@@ -25,7 +26,7 @@ from buildctl.registry.problems import AbsentError, AgainError, RefusedError
 from buildctl.registry.transport import Tries
 
 # GHCR, with 416 for a PATCH: "the request body is too large and exceeds the maximum permissible limit of 4.00MiB"
-_LIMIT = re.compile(r"(?:limit|maximum)\D{0,20}([0-9]+(?:\.[0-9]+)?) ?([KM]i?B|bytes)\b", re.IGNORECASE)
+_LIMIT = re.compile(r"(?:limit|maximum)\D{0,20}([0-9]{1,12}(?:\.[0-9]+)?) ?([KM]i?B|bytes)\b", re.IGNORECASE)
 _UNITS = {"bytes": 1, "kib": 1 << 10, "mib": 1 << 20, "kb": 1000, "mb": 1000**2}
 _LEAST = 1 << 16  # a piece; less is not worth a request
 _RESTART = frozenset({"DIGEST_INVALID", "SIZE_INVALID", "BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN", "RANGE_INVALID"})
@@ -215,8 +216,7 @@ class Upload:
 
     def _opened(self, answer: requests.Response) -> None:
         self._url = self._location(answer.headers.get("Location"))
-        least = answer.headers.get("OCI-Chunk-Min-Length", "")
-        self.chunk = max(self.chunk, int(least)) if least.isdigit() else self.chunk
+        self.chunk = max(self.chunk, number(answer.headers.get("OCI-Chunk-Min-Length")) or 0)
 
     def _send(self) -> None:
         size = self.blob.descriptor.size
@@ -266,8 +266,8 @@ class Upload:
         except (AgainError, AbsentError, RefusedError):
             self._start_over()
             return
-        got = re.fullmatch(r"(?:bytes=)?0-(\d+)", answer.headers.get("Range", ""))
-        arrived = int(got[1]) + 1 if got and got[1] != "0" else 0
+        last = number(answer.headers.get("Range", "").removeprefix("bytes=").removeprefix("0-"))
+        arrived = last + 1 if last else 0
         if answer.status_code != 204 or arrived > self.blob.descriptor.size:
             self._start_over()
             return
@@ -307,7 +307,10 @@ class Upload:
         where = f"{self.repository.reference.registry}: upload of {self._what}"
         if not given and not current:
             raise RefusedError(f"{where}: it gave no upload URL")
-        url = self.repository.transport.url(given or current)
+        try:
+            url = self.repository.transport.url(given or current)
+        except ValueError as error:
+            raise RefusedError(f"{where}: {brief(error)}") from error
         if urlsplit(url).hostname != urlsplit(self.repository.transport.root).hostname:
             raise RefusedError(f"{where}: it sends the upload to another host, {urlsplit(url).hostname}")
         return url

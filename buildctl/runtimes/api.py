@@ -61,6 +61,12 @@ class Session(Protocol):
     def ownership(self) -> bool:
         """Whether files inside have the owners the image gives them (not in a sandbox without root)."""
 
+    @property
+    def at_once(self) -> int:
+        """How many commands may run at the same time, each `run` in a thread; `stop` ends all of them."""
+
+    def stop(self) -> None: ...
+
     def run(
         self,
         argv: Sequence[str],

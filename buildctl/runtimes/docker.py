@@ -87,6 +87,13 @@ class DockerSession:
     def ownership(self) -> bool:
         return True
 
+    @property
+    def at_once(self) -> int:
+        return 1
+
+    def stop(self) -> None:
+        """Nothing runs in another thread."""
+
     def run(
         self,
         argv: Sequence[str],

@@ -92,6 +92,10 @@ class NativeSession:
     gpus: bool = False
     gpus_reason: str = "NVIDIA GPUs are used by images only"
     ownership: bool = True
+    at_once: int = 1
+
+    def stop(self) -> None:
+        """Nothing runs in another thread."""
 
     def run(
         self,

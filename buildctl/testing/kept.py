@@ -13,7 +13,7 @@ from buildctl.ground.jsontext import parse_json
 from buildctl.matrix.cells import Cell
 from buildctl.matrix.project import Project
 from buildctl.oci.digest import Digest
-from buildctl.oci.files import translated, write_whole
+from buildctl.oci.files import keep_whole, translated
 from buildctl.oci.layout import Layout
 from buildctl.testing.merge import completed, joined, parse_report, read_report
 from buildctl.testing.report import Report, Status, following
@@ -68,7 +68,7 @@ def _kept(project: Project, cell: Cell) -> Report | None:
 def _write(project: Project, cell: Cell, report: Report) -> None:
     with translated(project.report(cell)):
         project.reports.mkdir(parents=True, exist_ok=True)
-        write_whole(project.report(cell), json.dumps(report.to_json(), indent=1).encode() + b"\n")
+        keep_whole(project.report(cell), json.dumps(report.to_json(), indent=1).encode() + b"\n")
 
 
 def _reports(source: str) -> list[Report]:

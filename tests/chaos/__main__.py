@@ -28,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"default: all of {', '.join(ATTACKS)}")
     parser.add_argument("--kills", type=int, default=300, help="altogether")
-    parser.add_argument("--every", type=int, default=1, help="inject an error at every n-th system call")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="inject an error at every n-th system call")
     parser.add_argument("--builders", type=int, default=16)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
@@ -39,12 +39,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-", dir=os.environ.get("CHAOS_DIR")) as folder:
         world = World.make(Path(folder), random.Random(options.seed))
         for name in options.attacks or ATTACKS:
+            begun = time.monotonic()
             try:
                 tally = ATTACKS[name](world, options)
             except NotRunError as reason:
                 print(f"{name:16} NOT RUN: {reason}", flush=True)
                 continue
-            print(f"{name:16} {tally}", flush=True)
+            print(f"{name:16} {tally}, {time.monotonic() - begun:.0f} s", flush=True)
             total.add(tally)
     print(f"{'all':16} {total}, {time.monotonic() - started:.0f} s", flush=True)
     return int(not total.good)

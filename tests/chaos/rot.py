@@ -44,7 +44,7 @@ def _anew(path: Path, data: bytes) -> None:
 
 DAMAGES: tuple[Callable[[Path], None], ...] = (flip, cut, empty, garbage, folder)
 # kinds that say nothing when they are damaged: nothing depends on them
-QUIET = ("receipts", "origins", "contents")
+QUIET = ("receipts", "origins", "contents", "remembered")
 
 
 def kinds(world: World) -> Iterator[tuple[str, Path]]:
@@ -56,7 +56,8 @@ def kinds(world: World) -> Iterator[tuple[str, Path]]:
     yield "artifact", world.store.artifact_path(wheel.digest)
     yield "blob of the store", world.store.blob(manifest.layers[-1].digest)
     yield "layers", next((store / "layers").iterdir())
-    yield "receipts", next((store / "receipts").iterdir())
+    for quiet in ("receipts", "contents", "remembered"):
+        yield quiet, next((store / quiet).iterdir())
     yield "python", next(p for p in (store / "python").rglob("*.py") if not p.is_symlink())
     yield "layer of the layout", layout.blob_path(manifest.layers[0].digest)
     yield "configuration", layout.blob_path(manifest.config.digest)
@@ -70,6 +71,7 @@ def rot(world: World, _: argparse.Namespace) -> Tally:
     tally = Tally()
     world.forget()
     assert world.rebuilt() == []
+    bill = world.run("sbom", NAME).stdout
     wheels = read_wheel_lock(world.project / f"images/{NAME}/requirements.arm64.txt").wheels
     elsewhere = type(world.store)(world.root / "elsewhere")
     for wheel in wheels:
@@ -77,13 +79,14 @@ def rot(world: World, _: argparse.Namespace) -> Tally:
     with wheelhouse(wheels, elsewhere) as url:
         world.env |= {"UV_DEFAULT_INDEX": url, "NO_PROXY": "127.0.0.1"}
         for damage in DAMAGES:
+            assert world.rebuilt() == []  # nothing to do: that is remembered
             for kind, path in list(kinds(world)):
                 damage(path)
-                _judge(world, kind, f"{kind}, {damage.__name__}", tally)
+                _judge(world, kind, f"{kind}, {damage.__name__}", bill, tally)
     return tally
 
 
-def _judge(world: World, kind: str, what: str, tally: Tally) -> None:
+def _judge(world: World, kind: str, what: str, bill: str, tally: Tally) -> None:
     if kind in ("artifact", "python"):  # else nothing needs it
         shutil.rmtree(world.store.root / "layers")
     done = world.run("build", NAME, "--no-load", "--json")
@@ -92,5 +95,7 @@ def _judge(world: World, kind: str, what: str, tally: Tally) -> None:
     readable = kind in ("oci-layout", "index.json") and "flip" in what  # another letter, which still is JSON
     if not told and kind not in QUIET and not readable:
         wrong.append("nothing is said about it")
+    if kind == "contents" and world.run("sbom", NAME).stdout != bill:
+        wrong.append("another bill of materials")
     wrong += [*done.traceback, *check_store(world.store)]
     tally.note(what, wrong=wrong, left=world.left())

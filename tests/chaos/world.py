@@ -18,8 +18,9 @@ from buildctl.lock.debian import read_base_lock
 from buildctl.oci.check import check_layout
 from buildctl.oci.digest import Digest
 from buildctl.oci.layout import Layout
+from tests.chaos.slim import slim
 from tests.conftest import ROOT
-from tests.support.tiny import CELL, NAME, tiny
+from tests.support.tiny import CELL, NAME, tiny, tiny_wheels
 
 PATIENCE = 600.0  # seconds for one command on a busy machine
 
@@ -87,8 +88,9 @@ class World:
     @classmethod
     def make(cls, root: Path, chance: random.Random) -> World:
         store, temporary = Store(root / "store"), root / "tmp"
-        project = tiny(root / "project", store.root)
+        project = tiny(root / "project", store.root, wheels=tiny_wheels(most=1_000_000))
         temporary.mkdir()
+        slim(project / "images/bases/debian13/runtime.arm64.packages", Store.default(), store)
         for lock in sorted((project / "images/bases").rglob("*.packages")):
             for package in read_base_lock(lock).packages:
                 source, target = Store.default().artifact(package.digest), store.artifact_path(package.digest)

@@ -49,9 +49,9 @@ WHEELS = {  # file name -> bytes of noise
 }
 
 
-def tiny_wheels() -> dict[str, bytes]:
-    """By file name, all small enough to share one layer."""
-    return {name: _wheel(name, size) for name, size in WHEELS.items()}
+def tiny_wheels(*, most: int = 1 << 30) -> dict[str, bytes]:
+    """By file name, all small enough to share one layer, each with at most `most` bytes of noise."""
+    return {name: _wheel(name, min(size, most)) for name, size in WHEELS.items()}
 
 
 def tiny(root: Path, *stores: Path, wheels: Mapping[str, bytes] | None = None) -> Path:

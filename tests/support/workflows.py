@@ -95,6 +95,8 @@ class Runner:
         values = {**self.contexts, "inputs": given, "needs": needs}
         shared = {key: filled(text, values) for key, text in flow.get("env", {}).items()}
         for name, job in flow["jobs"].items():
+            if "uses" in job:
+                continue
             outputs: dict[str, str] = {}
             for entry in self._entries(job, values):
                 outputs |= self._job(name, job, {**values, "matrix": entry}, shared)
@@ -103,6 +105,8 @@ class Runner:
 
     def _entries(self, job: Values, values: Values) -> list[dict[str, Any]]:
         ((name, text),) = (job.get("strategy") or {}).get("matrix", {"": ""}).items()
+        if name == "include":
+            return list(text)
         found = evaluate(text.strip().removeprefix("${{").removesuffix("}}").strip(), values) if name else [{}]
         return [{name: one} for one in found]
 
@@ -170,9 +174,7 @@ class Runner:
             case "actions/upload-artifact":
                 self._upload(kept / given["name"], workspace, given["path"])
             case "actions/download-artifact":
-                names = [p for p in kept.iterdir() if fnmatch(p.name, given.get("pattern", given.get("name", "")))]
-                for place in names:
-                    shutil.copytree(place, workspace / given["path"], dirs_exist_ok=True)
+                self._download(kept, workspace / given.get("path", "."), given)
             case _:
                 assert action in {
                     "actions/cache/restore",
@@ -180,6 +182,15 @@ class Runner:
                     "actions/attest",
                     "sigstore/cosign-installer",
                 }, action
+
+    def _download(self, kept: Path, target: Path, given: Mapping[str, str]) -> None:
+        """As download-artifact v8: a folder for each, unless one is named, they are merged, or one alone is found."""
+        wanted = given.get("pattern") or given["name"]
+        found = sorted(p for p in kept.iterdir() if fnmatch(p.name, wanted)) if kept.exists() else []
+        assert found or "pattern" in given, wanted
+        plain = "name" in given or given.get("merge-multiple") == "true" or len(found) == 1
+        for place in found:
+            shutil.copytree(place, target if plain else target / place.name, dirs_exist_ok=True)
 
     def _upload(self, target: Path, workspace: Path, path: str) -> None:
         target.mkdir(parents=True, exist_ok=True)

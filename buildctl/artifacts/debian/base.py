@@ -14,7 +14,7 @@ from typing import IO
 from buildctl.artifacts.bytecode import Compiler, pyc_path
 from buildctl.artifacts.debian import ldcache
 from buildctl.artifacts.debian.alternatives import alternative_entries
-from buildctl.artifacts.debian.configured import configured_entries
+from buildctl.artifacts.debian.configured import configured_entries, is_configured
 from buildctl.artifacts.debian.deb import Deb, open_deb
 from buildctl.artifacts.debian.dpkg_database import conffile_paths, database_entries
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
@@ -54,8 +54,8 @@ def base_entries(
     """The layer of `lock`: parents first, hard links last, otherwise sorted by path.
 
     With `below` (the locks that this one adds to, the lowest first) only what changes on top of their layers. `added`
-    are packages not reviewed before: their scripts are followed. Bodies can be read while the iterator is
-    being advanced, not after its end; the packages are unpacked in `scratch` meanwhile.
+    are an image's own packages, whose scripts may be recorded. Bodies can be read while the iterator is being advanced,
+    not after its end; the packages are unpacked in `scratch` meanwhile.
     """
     with ExitStack() as stack:
         tree, under, installed = _stacked(stack, lock, debs, below, scratch, added=added)
@@ -75,10 +75,12 @@ def check_scripts(
         return tuple(_stacked(stack, lock, debs, below, scratch, added=True)[2].notes)
 
 
-def check_base(lock: BaseLock, debs: Debs, *, below: Sequence[BaseLock] = (), scratch: Path | None = None) -> None:
-    """Raises ArtifactError for packages that no base can be assembled from."""
+def check_base(
+    lock: BaseLock, debs: Debs, *, below: Sequence[BaseLock] = (), scratch: Path | None = None
+) -> tuple[str, ...]:
+    """As `check_scripts`, for the packages of a base."""
     with ExitStack() as stack:
-        _stacked(stack, lock, debs, below, scratch, added=False)
+        return tuple(_stacked(stack, lock, debs, below, scratch, added=False)[2].notes)
 
 
 def _stacked(
@@ -115,7 +117,9 @@ def open_all(stack: ExitStack, packages: Sequence[DebPackage], debs: Debs, scrat
 
 
 def base_tree(lock: BaseLock, debs: Sequence[Deb], *, added: Sequence[Deb] = ()) -> tuple[dict[str, Entry], Effects]:
-    """Everything in the image by path, after the merge of /usr; and what the scripts of `added` among `debs` did."""
+    """Everything in the image by path, after the merge of /usr; and what scripts did: those of `added` among `debs`,
+    and of all others whose work is not done otherwise.
+    """
     tree = _unpacked(debs)
 
     def read(path: str) -> bytes:
@@ -139,12 +143,14 @@ def base_tree(lock: BaseLock, debs: Sequence[Deb], *, added: Sequence[Deb] = ())
     def exists(path: str) -> bool:
         return merged(path.removeprefix("/")) in tree
 
-    under = [deb for deb in debs if deb not in added]
-    base = [deb.control.package for deb in under]
+    below = [deb for deb in debs if deb not in added]
+    under = [deb for deb in below if is_configured(deb.control.package)]
+    followed = [deb for deb in below if deb not in under]
+    base = [deb.control.package for deb in below]
     generate(configured_entries(tree, read, packages=base, python=python_version(names)))
     generate(_settings(debs, lock))
     recorded = lock.recorded if added else None
-    installed = install(added if recorded is None else (), tree, under if added else (), lock.arch)
+    installed = install([*followed, *(added if recorded is None else ())], tree, under, lock.arch)
     generate(alternative_entries(base, exists=exists, more=installed.alternatives))
     for entry in database_entries(debs, lock.arch, left_out=left_out, content=read):
         tree[entry.path] = entry

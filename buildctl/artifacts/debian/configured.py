@@ -19,7 +19,17 @@ from buildctl.oci.entry import Entry, Kind, directory_entry, file_entry, symlink
 MAIL, SHADOW, UTMP = 8, 42, 43
 
 # Part of the key of a base's layer: another number where the same packages give other entries.
-VERSION = 2
+VERSION = 3
+# Whose scripts' work this module, its neighbours and the tree as a whole do. Those of any other package are followed.
+_KNOWN = frozenset(
+    """
+    adduser apt base-files base-passwd bash binutils ca-certificates coreutils cpp dash debconf debian-archive-keyring
+    debianutils dpkg g++ gcc gzip init-system-helpers libc-bin libc6 libcrypt-dev libgcrypt20 libgssapi-krb5-2
+    libpam-modules libpam-modules-bin libpam-runtime libpam0g libreadline8 libreadline8t64 libselinux1 login login.defs
+    mawk netbase openssl passwd perl perl-base procps readline-common tar tzdata usrmerge util-linux util-linux-extra
+    """.split()  # noqa: SIM905 - one line for each would be 48
+)
+_PYTHON = re.compile(r"(lib)?python3(\.[0-9]+)?(-minimal|-stdlib)?")
 # Our own: /etc/profile sets PATH from scratch, without the programs that `pip install --user` installs.
 LOGIN_PATH = b"""\
 # A login shell finds the programs that `pip install --user` installs, as every other process in the image does.
@@ -30,6 +40,11 @@ esac
 """
 
 Read = Callable[[str], bytes]
+
+
+def is_configured(package: str) -> bool:
+    """Whether the work of the scripts of `package` is done without following them."""
+    return package in _KNOWN or _PYTHON.fullmatch(package) is not None
 
 
 def configured_entries(

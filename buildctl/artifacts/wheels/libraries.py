@@ -26,7 +26,7 @@ from buildctl.artifacts.wheels.zip import read_zip
 from buildctl.artifacts.wheels.zip_member import ZipMember
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.digest import Digest
-from buildctl.oci.files import write_whole
+from buildctl.oci.files import keep_whole
 
 FORMAT = 1
 _LIBRARY = re.compile(r".+\.so(\.\d+)*")
@@ -75,7 +75,7 @@ def libraries_of(store: Store, digest: Digest, filename: str) -> WheelLibraries 
         return None
     found = read_libraries(path, filename=filename, store=store)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(kept, zstandard.compress(sealed(kept.name, _to_json(found))))
+    keep_whole(kept, zstandard.compress(sealed(kept.name, _to_json(found))))
     return found
 
 

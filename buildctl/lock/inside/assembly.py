@@ -10,10 +10,17 @@ from buildctl.artifacts.debian.base import check_base
 from buildctl.artifacts.debian.deb import Control, made_at, read_control
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.debian.python import python_packages
+from buildctl.artifacts.debian.scripts.commands import UnknownScriptError
 from buildctl.artifacts.store import Store
+from buildctl.console.log import say
 from buildctl.console.progress import open_progress
 from buildctl.ground.errors import ArtifactError, LockError, ResolveError
 from buildctl.matrix.cells import DebianBase
+
+BELOW_IMAGES = (
+    "move that package from the base to `apt` of the images: there `buildctl lock --record-scripts` runs its scripts "
+    "once and locks what they do (docs/debian.md)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +64,11 @@ def refuse_unbuildable(base: DebianBase, flavours: Sequence[BaseLock], debs: Deb
         try:
             if not number:
                 python_packages(lock)
-            check_base(lock, debs.path, below=flavours[:number])
+            for note in check_base(lock, debs.path, below=flavours[:number]):
+                say(f"skipped: {note}")
         except (ArtifactError, LockError) as error:
+            way_out = BELOW_IMAGES if isinstance(error, UnknownScriptError) else error.hint
             raise ResolveError(
                 f"bases.{base.name} ({base.suite}, {lock.flavour}, {lock.arch}) cannot be assembled: {error.message}",
-                hint=error.hint or "use another Debian release, or other packages for this base",
+                hint=way_out or "use another Debian release, or other packages for this base",
             ) from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from buildctl.ground.errors import LayoutError
-from buildctl.oci.chunked.read import RebuiltTar, read_table
+from buildctl.oci.chunked.read import RebuiltTar, Table, read_table
 from buildctl.oci.chunked.table import Places, described
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import CAPABILITY, Entry, Kind
@@ -24,7 +24,6 @@ _KINDS = {
     tarfile.SYMTYPE: Kind.SYMLINK,
     tarfile.LNKTYPE: Kind.HARDLINK,
 }
-_OF_CHUNKS = frozenset({"digest", "offset", "endOffset", "chunkSize", "chunkDigest"})
 
 
 def chunked_problems(path: Path, layer: Descriptor, diff_id: Digest | None, where: str) -> Iterator[str]:
@@ -49,7 +48,7 @@ def _problems(blob: BinaryIO, places: Places, diff_id: Digest | None, where: str
     reader = LayerReader(cast("BinaryIO", RebuiltTar(blob, places, table, where)), MediaType.LAYER_TAR, where)
     said = iter(table.records)
     for info in reader:
-        if not _agrees(next(said, {}), info):
+        if not _agrees(said, table, info):
             yield f"{where}: {info.name!r} is not in its table of contents as it is in its tar"
             return
     if (more := next(said, None)) is not None:
@@ -58,8 +57,10 @@ def _problems(blob: BinaryIO, places: Places, diff_id: Digest | None, where: str
         yield f"{where}: its table of contents leads to the diff id {reader.diff_id}, not {diff_id}"
 
 
-def _agrees(record: Mapping[str, Any], info: tarfile.TarInfo) -> bool:
-    """What `write` would have said of that entry, but for its content, whose digests were compared as it was read."""
+def _agrees(said: Iterator[Mapping[str, Any]], table: Table, info: tarfile.TarInfo) -> bool:
+    """Whether the next records are those that `write` would have made of that entry, key by key. The digests in them
+    are compared with the content as it is read.
+    """
     if (kind := _KINDS.get(info.type)) is None or not 0 <= info.mtime < 1 << 34:
         return False
     entry = Entry(
@@ -73,4 +74,5 @@ def _agrees(record: Mapping[str, Any], info: tarfile.TarInfo) -> bool:
         target=info.linkname,
         capability=info.pax_headers.get(CAPABILITY, "").encode("utf-8", "surrogateescape"),
     )
-    return {key: value for key, value in record.items() if key not in _OF_CHUNKS} == described(entry)[0]
+    chunks = table.chunks.get(entry.path, ()) if kind is Kind.FILE else ()
+    return all(next(said, None) == one for one in described(entry, chunks, table.digests.get(entry.path)))

@@ -14,7 +14,7 @@ import zstandard
 from fastcrc.crc64 import go_iso
 
 from buildctl.ground.errors import LayoutError
-from buildctl.oci.chunked.table import LAST, Chunk, Part, Places
+from buildctl.oci.chunked.table import LAST, VERSION, Chunk, Part, Places
 from buildctl.oci.chunked.tarsplit import CRC_BYTES, SEGMENT
 from buildctl.oci.digest import Digest
 from buildctl.oci.tarread import is_bomb
@@ -27,10 +27,11 @@ _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, LayoutError, zsta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """`records` are those of entries, in the order of the tar; `chunks` are by name of a file with content."""
+    """`records` are in the order of the tar; `chunks` and `digests` are by name of a file with content."""
 
     records: tuple[Mapping[str, Any], ...]
     chunks: Mapping[str, tuple[Chunk, ...]]
+    digests: Mapping[str, Digest]
     split: Digest
 
 
@@ -41,19 +42,34 @@ def read_table(blob: BinaryIO, places: Places, where: str) -> Table:
     if (Digest.of(packed), Digest.of(data)) != (places.packed, places.unpacked):
         raise LayoutError(f"{where}: its table of contents does not match the digests in the manifest")
     try:
-        value = json.loads(data)
-        records: list[Mapping[str, Any]] = []
-        chunks: dict[str, list[Chunk]] = {}
-        for record in value["entries"]:
-            name = str(record["name"])
-            if record["type"] != "chunk":
-                records.append(record)
-            if record["type"] == "chunk" or record.get("size"):
-                chunks.setdefault(name, []).append(_chunk(record))
-        found = {name: tuple(_without_gaps(parts)) for name, parts in chunks.items()}
-        return Table(records=tuple(records), chunks=found, split=Digest.parse(value["tarSplitDigest"]))
+        value = json.loads(data, object_pairs_hook=_once)
+        records, split = value.pop("entries"), Digest.parse(value.pop("tarSplitDigest"))
+        if value != {"version": VERSION}:  # another key may be the same one to a client: Go ignores case
+            raise ValueError(f"it says {str(value)[:80]}")
+        return _table(records, split)
     except _MALFORMED as error:
         raise LayoutError(f"{where}: its table of contents is malformed ({error!r})") from error
+
+
+def _table(records: list[Mapping[str, Any]], split: Digest) -> Table:
+    chunks: dict[str, list[Chunk]] = {}
+    digests: dict[str, Digest] = {}
+    for record in records:
+        name = str(record["name"])
+        if record["type"] == "chunk" or record.get("size"):
+            chunks.setdefault(name, []).append(_chunk(record))
+        if "digest" in record:
+            digests[name] = Digest.parse(record["digest"])
+    found = {name: tuple(_without_gaps(parts)) for name, parts in chunks.items()}
+    return Table(records=tuple(records), chunks=found, digests=digests, split=split)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError if a key is there twice: clients differ in which of them counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"a key twice in {str(pairs)[:80]}")
+    return found
 
 
 def _chunk(record: Mapping[str, Any]) -> Chunk:
@@ -80,7 +96,6 @@ class RebuiltTar(io.RawIOBase):
             raise LayoutError(f"{where}: its tar-split does not match its table of contents")
         self._lines = io.BytesIO(_document(packed, places.split, f"{where}: its tar-split"))
         self._zstd = zstandard.ZstdDecompressor()
-        self._digests = {str(record["name"]): record.get("digest") for record in table.records}
         self._packed, self._given = blob.seek(0, io.SEEK_END), 0  # bytes of the blob, and of the tar so far
         self._pieces = self._tar()
         self._rest = memoryview(b"")
@@ -124,7 +139,7 @@ class RebuiltTar(io.RawIOBase):
             yield data
         if (count, (check or 0).to_bytes(CRC_BYTES, "big")) != (size, crc):
             raise LayoutError(f"{self._where}: {name!r} has another size or checksum in its tar-split")
-        if f"sha256:{whole.hexdigest()}" != self._digests.get(name):
+        if Digest(whole.hexdigest()) != self._table.digests.get(name):
             raise LayoutError(f"{self._where}: {name!r} has another digest in its table of contents")
 
     def _content(self, chunk: Chunk, name: str) -> bytes:

@@ -23,6 +23,7 @@ def keep_tree(folder: Path, target: Path) -> None:
     """Rename `folder` to `target`; another process may have been faster. Raises OSError."""
     with _alone(target.parent):
         if rename_tree(folder, target):
+            remove_tree(_receipt(target))  # whatever is there
             _receipt(target).write_text(tree_state(target), "ascii")
 
 
@@ -46,7 +47,7 @@ def discard_changed(target: Path) -> bool:
             return False
         gone = target.with_name(f".{target.name}.unpack-{secrets.token_hex(8)}")
         target.rename(gone)
-        _receipt(target).unlink(missing_ok=True)
+        remove_tree(_receipt(target))
     remove_tree(gone)
     return True
 

@@ -11,29 +11,33 @@ import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
+from buildctl.ground import machine
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.scan import clean_path
-from buildctl.oci.tarread import LayerReader
+from buildctl.oci.tarread import LayerReader, is_bomb
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 FILES = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE})
-# Of names, with 300 bytes for each, in memory: three million entries. A few bytes of a blob may be thousands of folders
-# in each other, every one with a name as long as its place is deep.
-_MOST, _EACH = 1 << 30, 300
 _MAX_LINKS = 40  # as many symlinks as Linux follows in one path
 
 
 class LayerTree(ABC):
     """Receives the entries of layers, one after the other; what holds them is left to subclasses. Paths are relative to
     the root, which is "". With `stack` a whiteout raises LayoutError, as does what cannot be in a tree.
+
+    `each` and `factor` say how much memory an entry takes: so many bytes, and so many times its path (measured). A few
+    bytes of a blob may be thousands of folders in each other, every one with a path as long as its place is deep.
     """
+
+    each, factor = 150, 1
 
     def __init__(self, *, stack: bool) -> None:
         self.stack = stack
         self.real: dict[str, str] = {"": ""}  # directories that were looked at: path as given -> path without symlinks
         self.added: set[str] = set()  # by this layer, with all directories on the way; whiteouts spare these
-        self.held = 0  # bytes of names so far, of all layers
+        self.held = 0  # bytes of memory for names so far, of all layers
+        self.packed, self.reading = 0, 0  # bytes of the layers before this one, and of this one so far
 
     @abstractmethod
     def mode(self, path: str) -> int | None:
@@ -64,6 +68,20 @@ class LayerTree(ABC):
 
     def begin_layer(self) -> None:
         self.added.clear()
+        self.packed += self.reading
+
+    def _pay(self, path: str, reader: LayerReader) -> None:
+        """For a path that is new in this layer. Raises LayoutError if there is not enough memory for it, or far more is
+        needed than the layers' bytes account for.
+        """
+        self.reading = reader.size
+        self.held += self.factor * len(path) + self.each
+        if is_bomb(self.packed + self.reading, self.held):
+            raise LayoutError(f"is one entry too many: {self.held >> 20} MB of names in so few bytes of layers")
+        if self.held > machine.memory() // 2:
+            raise LayoutError(
+                f"is one entry too many: the names need {self.held >> 20} MB, half of this machine's memory"
+            )
 
     def add(self, info: tarfile.TarInfo, reader: LayerReader) -> None:
         name = clean_path(info.name)
@@ -82,10 +100,8 @@ class LayerTree(ABC):
             self.make(path, info, reader)
         while path and path not in self.added:
             self.added.add(path)
-            self.held += len(path) + _EACH
+            self._pay(path, reader)
             path = path.rpartition("/")[0]
-        if self.held > _MOST:
-            raise LayoutError("is one entry too many: the names in this image need more than a gigabyte of memory")
 
     def make(self, path: str, info: tarfile.TarInfo, reader: LayerReader) -> None:
         if info.type in FILES or info.issym():

@@ -25,6 +25,7 @@ from buildctl.runtimes.tail import PIECE, Tail
 INIT = Path(__file__).with_name("init.py")
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 PATIENCE = 10.0  # seconds that a command has to end after SIGTERM, as `docker stop` gives it
+_launched_now: set[subprocess.Popen[bytes]] = set()  # by `launch`, in whatever thread
 LAST_WORD = 5.0  # seconds between asking the launcher to end everything and killing it
 
 
@@ -49,12 +50,22 @@ def launch(spec: Mapping[str, Any], *, timeout: float, stdin: str) -> Launched:
             process = _start({**spec, "passed_on": (), "terminal": ""}, files, status_write)
         finally:
             os.close(stdin_fd)
-        timed_out, stdout, stderr = communicate(process, timeout)
+        _launched_now.add(process)
+        try:
+            timed_out, stdout, stderr = communicate(process, timeout)
+        finally:
+            _launched_now.discard(process)
         status = json.loads(os.read(status_read, PIECE) or b"{}")
     outcome = Outcome(
         returncode=_code(status), stdout=stdout, stderr=stderr, timed_out=timed_out, seconds=time.monotonic() - started
     )
     return _launched(replace(outcome, returncode=None) if timed_out else outcome, status)
+
+
+def end_launched() -> None:
+    """Ask what `launch` has started in other threads to end, which then returns there."""
+    for process in tuple(_launched_now):
+        process.send_signal(signal.SIGTERM)
 
 
 def attach(spec: Mapping[str, Any], *, owner: int) -> Launched:

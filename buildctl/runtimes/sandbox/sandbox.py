@@ -19,12 +19,13 @@ from buildctl.runtimes.gpu_files import kind_of_image
 from buildctl.runtimes.sandbox.emulation import HINT, Emulator, find_emulators, kernel_files, native_arch
 from buildctl.runtimes.sandbox.gpu import Passthrough, passthrough
 from buildctl.runtimes.sandbox.ids import Ids, find_ids, outside, own_map
-from buildctl.runtimes.sandbox.process import Launched, attach, launch
+from buildctl.runtimes.sandbox.process import Launched, attach, end_launched, launch
 from buildctl.runtimes.sandbox.seccomp import refusing
 from buildctl.runtimes.sandbox.shield import POLICY
 from buildctl.runtimes.sandbox.tree import FOLDERS, WORKSPACE, Tree, merged, stacked
 from buildctl.runtimes.sandbox.user import User, find_user
 
+_EMULATED_AT_ONCE = 3  # each with torch in memory
 SET_UP = 30.0  # seconds for a sandbox that only sets itself up
 HOSTS = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n"
 
@@ -142,6 +143,14 @@ class SandboxSession:
     @property
     def ownership(self) -> bool:
         return self.ids is not None
+
+    @property
+    def at_once(self) -> int:
+        """An emulated program keeps one processor busy for long; others end in a second, and may need a GPU."""
+        return min(_EMULATED_AT_ONCE, os.cpu_count() or 1) if self.emulator else 1
+
+    def stop(self) -> None:
+        end_launched()
 
     def run(
         self,

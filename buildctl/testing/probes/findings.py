@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from buildctl.testing.probes.commands import COMMANDS, Command, torchrun
 from buildctl.testing.probes.expected import Expected
 from buildctl.testing.report import Finding, Report, Status
 
+_TICK = 0.1  # seconds
 WRONG_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
@@ -93,6 +97,7 @@ def test_subject(
 ) -> Report:
     emulated, gpus = None, False
     findings: list[Finding] = []
+    began = time.monotonic()
 
     def add(found: Iterator[Finding]) -> None:
         for finding in found:
@@ -111,6 +116,7 @@ def test_subject(
         findings += [not_run(name, reason) for name in names_of(expected) if name not in done]
     except LayoutError as error:
         add(iter([Finding(name="image", status=Status.FAILED, detail=error.message)]))
+    findings = _shares(findings, time.monotonic() - began)
     return Report(
         cell=subject.cell,
         digest=subject.digest,
@@ -120,6 +126,13 @@ def test_subject(
         gpus=gpus,
         findings=tuple(findings),
     )
+
+
+def _shares(findings: list[Finding], seconds: float) -> list[Finding]:
+    """With each finding's share of these seconds, where some were asked at the same time."""
+    together = sum(f.seconds for f in findings)
+    factor = min(1.0, seconds / together) if together else 1.0
+    return [replace(f, seconds=f.seconds * factor) for f in findings]
 
 
 def names_of(expected: Expected) -> list[str]:
@@ -140,21 +153,39 @@ def runs_of(expected: Expected) -> Mapping[str, Run]:
 
 
 def findings_of(session: Session, expected: Expected) -> Iterator[Finding]:
-    for run, checks in _by_run(expected).items():
-        reasons = {c.name: expected.unclaimed.get(c.name) or c.blocked(expected, session) for c in checks}
-        asked = [check for check in checks if not reasons[check.name]]
-        found = {f.name: f for f in _findings_of_run(session, run, asked, expected)} if asked else {}
-        for check in checks:
-            yield found.pop(check.name) if check.name in found else not_run(check.name, reasons[check.name])
-        yield from found.values()
-    for name, command in commands_of(expected):
-        if name in expected.unclaimed:
-            yield not_run(name, expected.unclaimed[name])
-            continue
+    """In the order of `names_of`, each as soon as it and those before it are known."""
+    steps = [partial(_asked, session, run, checks, expected) for run, checks in _by_run(expected).items()]
+    steps += [partial(_commanded, session, name, command, expected) for name, command in commands_of(expected)]
+    if session.at_once == 1:
+        for step in steps:
+            yield from step()
+        return
+    with ThreadPoolExecutor(session.at_once) as pool:
+        futures = [pool.submit(step) for step in steps]
         try:
-            yield command(session)
-        except ToolError as error:
-            yield not_run(name, error.message)
+            for future in futures:
+                yield from future.result()
+        finally:  # of an interrupt, too: what runs is ended, what waits never starts
+            pool.shutdown(wait=False, cancel_futures=True)
+            while wait([future for future in futures if not future.cancelled()], timeout=_TICK).not_done:
+                session.stop()
+
+
+def _asked(session: Session, run: str, checks: list[Check], expected: Expected) -> list[Finding]:
+    reasons = {c.name: expected.unclaimed.get(c.name) or c.blocked(expected, session) for c in checks}
+    asked = [check for check in checks if not reasons[check.name]]
+    found = {f.name: f for f in _findings_of_run(session, run, asked, expected)} if asked else {}
+    known = [found.pop(c.name) if c.name in found else not_run(c.name, reasons[c.name]) for c in checks]
+    return [*known, *found.values()]
+
+
+def _commanded(session: Session, name: str, command: Command, expected: Expected) -> list[Finding]:
+    if name in expected.unclaimed:
+        return [not_run(name, expected.unclaimed[name])]
+    try:
+        return [command(session)]
+    except ToolError as error:
+        return [not_run(name, error.message)]
 
 
 def _by_run(expected: Expected) -> dict[str, list[Check]]:

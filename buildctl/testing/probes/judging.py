@@ -58,7 +58,16 @@ def torch(expected: Expected, value: Any) -> Verdict:
 
 
 def torchvision(expected: Expected, value: Any) -> Verdict:
-    return _companion("torchvision", expected.torchvision, value)
+    """Its version, and that it and pillow, which it does not bound, understand each other."""
+    verdict = _companion("torchvision", expected.torchvision, value and value["version"])
+    if value is None or verdict[0] is not Status.PASSED:
+        return verdict
+    if value["wrong"] or not value["tried"]:
+        some = "".join(f"\n  {line}" for line in value["wrong"][:5])
+        return failed(
+            f"pillow {value['pillow']} and torchvision: {len(value['wrong'])} of {value['tried']} failed{some}"
+        )
+    return passed(f"torchvision {value['version']}, {value['tried']} exchanges with pillow {value['pillow']}")
 
 
 def torchaudio(expected: Expected, value: Any) -> Verdict:
@@ -218,7 +227,7 @@ def without_gpu(expected: Expected, value: Any) -> Verdict:
         return differs("the fallback to compute", "on cpu 8.0", f"on {value['picked']} {value['sum']}")
     if value["refusal"] is None:
         return failed(f"expected an error for device={expected.kind.device!r} without a GPU, image made a tensor")
-    return passed(f"built for {expected.kind.titled(expected.built_for)}, no device, falls back to cpu")
+    return passed(f"built for {expected.kind.titled(expected.built_for)}, no device, runs on the cpu")
 
 
 def _errors(value: Mapping[str, float], device: str) -> Verdict:

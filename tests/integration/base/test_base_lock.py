@@ -83,7 +83,10 @@ def gpg(home: Path, *args: str, stdin: bytes = b"") -> bytes:
         "",
         *args,
     ]
-    return subprocess.run(command, input=stdin, capture_output=True, check=True).stdout
+    try:
+        return subprocess.run(command, input=stdin, capture_output=True, check=True).stdout
+    finally:  # it starts an agent, which would outlive the tests
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "gpg-agent"], capture_output=True, check=True)
 
 
 def key(home: Path) -> Path:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -205,6 +208,50 @@ def test_what_a_cache_vouches_for_is_compared_with_what_its_recipe_makes(world: 
     assert done.returncode == ExitCode.FAILED, done.stderr
     assert "FAILED" in done.stdout
     assert "1 of 1 entries compared: 1 differ" in done.stdout
+
+
+@pytest.mark.parametrize("where", [pytest.param("PUT /blobs/", marks=pytest.mark.big), "PUT /manifests/"])
+def test_a_build_killed_while_it_fills_the_cache_leaves_nothing_wrong(world: World, tmp_path: Path, where: str) -> None:
+    method, _, path = where.partition(" ")
+    cache, trust = f"{world.front.netloc}/team/killed-{len(where)}", ("--cache-trust", str(world.keys / "cache.pub"))
+    argv = ["build", "--no-load", "--cache-to", cache, "--cache-key", str(world.keys / "cache.key")]
+    command = [sys.executable, "-m", "buildctl", "--layout", str(tmp_path / "killed"), *argv]
+    env = {**os.environ, "BUILDCTL_CACHE": str(world.first / "store")}
+    with subprocess.Popen(command, cwd=world.project, env=env, stderr=subprocess.DEVNULL) as build:
+
+        def kill(asked: str, at: str) -> bool:
+            if asked == method and path in at and "/killed-" in at:
+                build.kill()
+            return False
+
+        world.front.faults.append(Fault(when=kill))
+        try:
+            assert build.wait(120) == -signal.SIGKILL
+        finally:
+            world.front.faults.clear()
+    again = world.run(tmp_path / "again", *argv, BUILDCTL_CACHE=str(world.first / "store"))
+    assert again.returncode == 0, again.stderr
+    assert "ALARM" not in again.stderr
+    done = world.run(tmp_path, "build", "--no-load", "--cache-from", cache, *trust, "--require-cache")
+    assert done.returncode == 0, done.stderr
+    assert image(tmp_path) == world.layout.resolve(CELL).digest
+    assert world.run(tmp_path, "fsck", NAME).returncode == 0  # every blob is there
+
+
+@pytest.mark.big
+def test_sixteen_builders_fill_one_cache(world: World, tmp_path: Path) -> None:
+    cache = f"{world.front.netloc}/team/crowded"
+    argv = ["build", "--no-load", "--cache-to", cache, "--cache-key", str(world.keys / "cache.key")]
+    store = {"BUILDCTL_CACHE": str(world.first / "store")}
+    with ThreadPoolExecutor(16) as pool:
+        ran = list(pool.map(lambda n: world.run(tmp_path / f"m{n}", *argv, **store), range(16)))
+    assert [one.stderr for one in ran if one.returncode or "ALARM" in one.stderr] == []
+    assert {image(tmp_path / f"m{n}") for n in range(16)} == {world.layout.resolve(CELL).digest}
+    read = ["build", "--no-load", "--cache-from", cache, "--cache-trust", str(world.keys / "cache.pub")]
+    with ThreadPoolExecutor(16) as pool:
+        ran = list(pool.map(lambda n: world.run(tmp_path / f"e{n}", *read, "--require-cache"), range(16)))
+    assert [one.stderr for one in ran if one.returncode] == []
+    assert {image(tmp_path / f"e{n}") for n in range(16)} == {world.layout.resolve(CELL).digest}
 
 
 # with layers of a few bytes: the parts

@@ -153,6 +153,29 @@ def test_workers_and_their_compilers_end_with_the_build(
     assert left(pids) == []
 
 
+@pytest.mark.parametrize(("number", "status"), [(INT, 130), (TERM, 143), (HUP, 129)])
+def test_a_signal_while_a_worker_starts_is_no_error_of_the_worker(tmp_path: Path, number: int, status: int) -> None:
+    """It has not been told what to do yet, and the kernel gives the signal to a thread that does not block it."""
+    early = f"""
+    import threading
+    from multiprocessing import util
+    threading.Thread(target=time.sleep, args=(300,), daemon=True).start()
+
+    def start(*argv, before=util.spawnv_passfds):
+        pid = before(*argv)
+        if any("spawn_main" in str(arg) for arg in argv[1]):
+            os.kill(os.getpid(), {number:d})
+            time.sleep(0.1)
+        return pid
+
+    util.spawnv_passfds = start
+"""
+    main = 'if __name__ == "__main__":\n'
+    process = started(tmp_path, BUILD.replace(main, main + early))
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr.strip()) == (status, SAID)
+
+
 def test_nohup_is_heard(tmp_path: Path) -> None:
     process = started(tmp_path, COMMAND, wrapper=["nohup"])
     wait_for_pids(tmp_path, 2)

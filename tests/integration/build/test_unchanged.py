@@ -216,6 +216,7 @@ def test_what_is_damaged_is_built_again(root: Path) -> None:
         "base": lambda: flipped(layout.blob_path(base.digest)),
         "layer of the layout": lambda: layout.blob_path(layer).unlink(),
         "layer of the store": lambda: flipped(store / "blobs" / "sha256" / layer.hex),
+        "remembered answer": lambda: flipped(next((store / "remembered").iterdir())),
         "what layers are there": lambda: flipped(next((store / "layers").iterdir())),
     }
     for what, damage in damaged.items():

@@ -12,7 +12,7 @@ import pytest
 from buildctl.docker.daemon import loopback_port
 from buildctl.docker.load import load
 from buildctl.ground.errors import BuildctlError, LayoutError
-from buildctl.oci.compression import CHUNKED
+from buildctl.oci.compression import Compression, compression_of
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import file_entry
 from buildctl.oci.image import Descriptor, canonical_json
@@ -71,16 +71,25 @@ def test_an_image_arrives_runs_and_is_not_moved_again(
     assert [name for name in names if name.startswith("127.0.0.1")] == []
 
 
-def test_a_zstd_chunked_layer_is_any_other_layer_for_docker(
-    docker_client: docker.DockerClient, tmp_path: Path, how: str
+@pytest.mark.parametrize(
+    "compression",
+    [
+        compression_of(*words)
+        for words in (("zstd",), ("zstd", "1"), ("zstd", "9"), ("zstd", "none"), ("zstd:chunked",))
+    ],
+    ids=["zstd", "level 1", "level 9", "uncompressed", "chunked"],
+)
+def test_docker_unpacks_a_layer_however_it_is_compressed(
+    docker_client: docker.DockerClient, tmp_path: Path, how: str, compression: Compression
 ) -> None:
     layout, blobs = Layout(tmp_path / "dist"), Blobs(tmp_path / "blobs")
-    content, out = how.encode() * 1_000_000, io.BytesIO()  # two chunks
-    chunked = write_layer([file_entry("hello", content)], out, compression=CHUNKED)
-    blobs.path(chunked.descriptor.digest).write_bytes(out.getvalue())
-    descriptor = put(layout, blobs, [blobs.add(tar(*programs("cat"))), chunked])
+    content, out = how.encode() * 5_000_000, io.BytesIO()  # several frames, or chunks
+    made = write_layer([file_entry("hello", content)], out, compression=compression)
+    blobs.path(made.descriptor.digest).write_bytes(out.getvalue())
+    descriptor = put(layout, blobs, [blobs.add(tar(*programs("sha256sum"))), made])
     assert load(layout, descriptor, TAG, client=docker_client).how == how
-    assert docker_client.containers.run(TAG, ["cat", "/hello"], remove=True) == content
+    said = docker_client.containers.run(TAG, ["sha256sum", "/hello"], remove=True)
+    assert said.split()[0].decode() == Digest.of(content).hex
 
 
 def test_only_layers_that_the_daemon_lacks_are_moved(docker_client: docker.DockerClient, tmp_path: Path) -> None:

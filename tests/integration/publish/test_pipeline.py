@@ -1,11 +1,10 @@
-"""The scripts that the workflows call, from a clean checkout to promoted tags, and what proposes an update."""
+"""The scripts that the workflows call, from a clean checkout to promoted tags, and a release."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -223,7 +222,16 @@ def test_what_builders_handed_on_is_what_promote_believes(stand_ins: Path) -> No
     assert json.loads(both.stdout)["images"].keys() == {"a", "b"}
     (handed / "c.json").write_text((handed / "a.json").read_text().replace("11", "33"))
     assert "handed on before" in pipeline(stand_ins, "collect", "dist/handed/a.json", "dist/handed/c.json").stderr
-    (handed / "c.json").unlink()
+    # as artifacts come: each in its folder, so that one cannot take another's place under its name
+    for place, name in (("handed-a", "a"), ("handed-b", "b"), ("handed-zz", "c")):
+        (stand_ins / "got" / place).mkdir(parents=True)
+        (handed / f"{name}.json").rename(stand_ins / "got" / place / f"{name.replace('c', 'a')}.json")
+    assert "handed on before" in pipeline(stand_ins, "collect", "got").stderr
+    (stand_ins / "got/handed-zz/a.json").unlink()
+    assert pipeline(stand_ins, "collect", "got").stdout == both.stdout
+    assert pipeline(stand_ins, "collect", "scripts").stderr == "nothing was handed on\n"
+    for name in "ab":
+        (stand_ins / f"got/handed-{name}/{name}.json").rename(handed / f"{name}.json")
     assert pipeline(stand_ins, "collect", "no-such.json").returncode != 0
     reports = stand_ins / "gpu"
     reports.mkdir()
@@ -258,6 +266,30 @@ def test_the_page_of_a_run_shows_what_was_verified(stand_ins: Path) -> None:
     done = pipeline(stand_ins, "verify", GITHUB_STEP_SUMMARY=str(page))
     assert done.returncode == 7, "what is shown does not hide that it failed"
     assert page.read_text() == "### verified\n\n```\n```\n"
+
+
+def test_no_text_of_a_registry_ends_its_block_on_that_page(stand_ins: Path) -> None:
+    page, program = stand_ins / "page.md", stand_ins / ".venv/bin/buildctl"
+    program.write_text(program.read_text() + "[ $1 != verify ] || printf '```\\n<h1>PASSED</h1>\\n````\\n'\n")
+    done = pipeline(stand_ins, "verify", "cpu-2.6", GITHUB_STEP_SUMMARY=str(page))
+    assert done.returncode == 0, done.stderr
+    _, _, start, *text, end = page.read_text().splitlines()
+    assert start == end == "`" * 5
+    assert "\n".join([*text, ""]) == done.stdout
+
+
+@pytest.mark.parametrize("nothing", ["matrix", "tags"])
+def test_nothing_to_verify_is_not_verified(nothing: str, stand_ins: Path) -> None:
+    """A list that comes out empty is a mistake somewhere, and would make every run green."""
+    answers = {"matrix": json.dumps(MATRIX), "tags": '[{"tag": "x", "kind": "moving"}]'}
+    answers[nothing] = {"matrix": '{"cells": [], "jobs": []}', "tags": '[{"tag": "x", "kind": "immutable"}]'}[nothing]
+    said = "".join(f"[ $1 != {word} ] || echo '{answer}'\n" for word, answer in answers.items())
+    (stand_ins / ".venv/bin/buildctl").write_text(f"#!/bin/sh\n{said}")
+    (stand_ins / "bin/cosign").write_text("#!/bin/sh\n")
+    (stand_ins / "bin/cosign").chmod(0o755)
+    done = pipeline(stand_ins, "verify", IDENTITY="https://x", ISSUER="https://issuer")
+    assert done.returncode == 1
+    assert "so there is nothing to verify" in done.stderr
 
 
 def test_the_signature_of_every_tag_is_asked_for(stand_ins: Path) -> None:
@@ -335,104 +367,6 @@ def test_one_job_for_each_name_and_architecture() -> None:
     said = [(job["arch"], image) for job in jobs for image in job["images"].split()]
     assert sorted(said) == sorted((cell["arch"], cell["image"]) for cell in cells if not cell["native"])
     assert len({(job["name"], job["arch"]) for job in jobs}) == len(jobs)
-
-
-@pytest.fixture
-def proposing(tmp_path: Path) -> tuple[Path, dict[str, str], Path]:
-    """A checkout with a remote, and a `gh` that notes what it is asked and knows of the pull requests in `open`."""
-    folder, remote, tools = tmp_path / "clone", tmp_path / "origin.git", tmp_path / "bin"
-    (folder / "scripts").mkdir(parents=True)
-    (folder / "scripts" / "propose").write_bytes((ROOT / "scripts" / "propose").read_bytes())
-    (folder / "scripts" / "propose").chmod(0o755)
-    (folder / "images").mkdir()
-    (folder / "images" / "lock").write_text("torch==1\n")
-    git(tmp_path, "init", "-q", "--bare", str(remote))
-    for command in (["init", "-q", "-b", "main"], ["remote", "add", "origin", str(remote)], ["add", "-A"]):
-        git(folder, *command)
-    git(folder, "config", "user.name", "test")
-    git(folder, "config", "user.email", "test@example.invalid")
-    git(folder, "commit", "-q", "-m", "start")
-    tools.mkdir()
-    gh = tools / "gh"
-    gh.write_text(
-        f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\n'
-        f'[ "$2" != list ] || {{ cat {tmp_path}/open 2>/dev/null || true; }}\n'
-        f'while [ $# -gt 0 ]; do [ "$1" != --body-file ] || cp "$2" {tmp_path}/body; shift; done\n'
-    )
-    gh.chmod(0o755)
-    return folder, {"PATH": f"{tools}:{os.environ['PATH']}"}, tmp_path
-
-
-def propose(folder: Path, env: Mapping[str, str], script: str) -> subprocess.CompletedProcess[str]:
-    """Both steps, as the two jobs of update.yml."""
-    patch = folder.parent / "patch"
-    shutil.rmtree(patch, ignore_errors=True)
-    done = call(folder, "scripts/propose", "patch", str(patch), "sh", "-c", script, env=env)
-    if done.returncode or not patch.exists():
-        return done
-    assert git(folder, "status", "--porcelain") == ""
-    return call(folder, "scripts/propose", "open", str(patch), "update/locks", "Newest versions", env=env)
-
-
-def test_what_a_command_changes_becomes_a_pull_request(proposing: tuple[Path, dict[str, str], Path]) -> None:
-    folder, env, notes = proposing
-    done = propose(folder, env, "echo torch==2 >images/lock; echo '  torch 1 -> 2'")
-    assert done.returncode == 0, done.stderr
-    assert "pr create --head update/locks --title Newest versions" in (notes / "asked").read_text()
-    assert "  torch 1 -> 2" in (notes / "body").read_text()
-    assert git(folder, "rev-parse", "--abbrev-ref", "HEAD") == "main"
-    assert git(folder, "show", "update/locks:images/lock") == "torch==2"
-    assert git(folder, "ls-remote", "origin", "update/locks").split()[0] == git(folder, "rev-parse", "update/locks")
-    assert "torch 1 -> 2" in git(folder, "log", "-1", "--format=%B", "update/locks")
-
-
-def test_a_pull_request_that_is_open_is_renewed(proposing: tuple[Path, dict[str, str], Path]) -> None:
-    folder, env, notes = proposing
-    propose(folder, env, "echo torch==2 >images/lock")
-    (notes / "open").write_text("7\n")
-    (notes / "asked").unlink()
-    done = propose(folder, env, "echo torch==3 >images/lock")
-    assert done.returncode == 0, done.stderr
-    asked = (notes / "asked").read_text()
-    assert "pr edit update/locks" in asked
-    assert "pr create" not in asked
-    assert git(folder, "show", "origin/update/locks:images/lock") == "torch==3"
-
-
-def test_nothing_changed_proposes_nothing(proposing: tuple[Path, dict[str, str], Path]) -> None:
-    folder, env, notes = proposing
-    done = propose(folder, env, "true")
-    assert (done.returncode, done.stdout) == (0, "nothing changed, nothing to propose\n")
-    assert not (notes / "asked").exists()
-
-
-def test_a_command_that_fails_proposes_nothing(proposing: tuple[Path, dict[str, str], Path]) -> None:
-    folder, env, notes = proposing
-    assert propose(folder, env, "echo torch==2 >images/lock; exit 5").returncode == 5
-    assert not (notes / "asked").exists()
-    assert git(folder, "branch", "--list", "update/locks") == ""
-
-
-WIDER = {
-    "a workflow": "mkdir -p .github/workflows; echo x >.github/workflows/x.yml",
-    "a script": "echo x >scripts/more",
-    "a link": "ln -s /etc/passwd images/link",
-    "a moved file": "git mv scripts/propose images/propose",
-    "a mode": "chmod +x images/lock",
-}
-
-
-@pytest.mark.parametrize("script", WIDER.values(), ids=WIDER)
-def test_a_patch_that_reaches_further_than_an_update_is_refused(
-    script: str, proposing: tuple[Path, dict[str, str], Path]
-) -> None:
-    """Resolvers and project code run without a token; what they leave behind is applied to named paths alone."""
-    folder, env, notes = proposing
-    done = propose(folder, env, f"{script}; echo torch==2 >>images/lock")
-    assert done.returncode == 1
-    assert "the patch touches what an update must not change" in done.stderr
-    assert not (notes / "asked").exists()
-    assert git(folder, "branch", "--list", "update/locks") == ""
 
 
 def test_a_release_built_twice_has_the_same_bytes(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from buildctl.oci.image import Descriptor, canonical_json
 from buildctl.registry.auth import Credentials
 from buildctl.registry.client import Repository, document_type
 from buildctl.registry.members import members
-from buildctl.registry.problems import RefusedError, RegistryError
+from buildctl.registry.problems import RefusedError, RegistryError, UnavailableError
 from buildctl.registry.referrers import Document, attach, fallback_tag, referrers
 from buildctl.registry.transport import Transport
 from tests.support.projects import Small
@@ -122,6 +123,20 @@ def test_a_document_has_a_deadline(there: Repository, front: Proxy) -> None:
         replace(there, transport=slow).manifest("2.6")
 
 
+def test_a_host_that_never_says_a_word_is_asked_once() -> None:
+    """Six times a minute and a half, it was; one that has answered before gets its whole patience."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        netloc = f"127.0.0.1:{server.getsockname()[1]}"
+        patience = Patience(connect=5, read=4.5, attempts=3, backoff=0.01)
+        silent = Transport(netloc, plain_http=True, patience=patience, credentials=lambda _: None)
+        with pytest.raises(UnavailableError, match=r"ping: timed out waiting for data$"):
+            silent.send("GET", "/v2/", what="ping")
+        server.settimeout(0)
+        server.accept()
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
 def test_a_next_page_that_is_itself_is_refused(there: Repository, front: Proxy) -> None:
     path = f"{there.path}/tags/list?n=1000"
     headers = {"Link": f'<{path}>; rel="next"', "Content-Type": "application/json"}
@@ -186,6 +201,49 @@ def test_acr_calls_the_token_access_token(project: Small, front: Proxy, request:
     to = repository(front, request)
     to.transport.credentials = lambda _: Credentials(username="me", password="secret")
     assert set(outcomes(push(project, to)).values()) == {"CREATED"}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (307, {"Location": "http://[::1"}),
+        (307, {"Location": "file:///etc/passwd"}),
+        (307, {"Location": "/v2/x/manifests/2.6"}),
+        (401, {"WWW-Authenticate": 'Bearer realm="http://[::1",service="x"'}),
+        (401, {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:99999/",service="x"'}),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused_at_once(
+    status: int, headers: dict[str, str], there: Repository, front: Proxy
+) -> None:
+    manifests(front, status=status, headers=headers)
+    with pytest.raises(RefusedError):
+        there.manifest("2.6")
+    assert front.faults[0].met <= 31  # redirects that lead round in circles
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "//[", "/v2/x\xff"])
+def test_an_upload_that_goes_on_nowhere_is_refused(
+    location: str, project: Small, front: Proxy, request: pytest.FixtureRequest
+) -> None:
+    front.faults = [Fault(when=lambda m, p: m == "POST", times=ALWAYS, status=202, headers={"Location": location})]
+    with pytest.raises(RegistryError):
+        push(project, repository(front, request))
+
+
+@pytest.mark.parametrize("token", ["two\r\nlines", "a b", 7, ["x"], "\x1b", ""])
+def test_what_cannot_be_a_token_is_refused_at_once(token: object, there: Repository, front: Proxy) -> None:
+    there.transport.credentials = lambda _: None
+    challenge = f'Bearer realm="{there.transport.root}/auth",service="x"'
+    asked = Fault(
+        when=lambda m, p: "/manifests/" in p, times=ALWAYS, status=401, headers={"WWW-Authenticate": challenge}
+    )
+    given = Fault(when=lambda m, p: p.startswith("/auth"), times=ALWAYS, status=200)
+    given.body = json.dumps({"token": token}).encode()
+    front.faults = [asked, given]
+    with pytest.raises(RefusedError, match="answered without a token"):
+        there.manifest("2.6")
+    assert given.met == 1
 
 
 def refusal(code: str, message: str) -> bytes:

@@ -50,7 +50,7 @@ def test_a_cuda_image_is_built_for_cuda_and_falls_back_to_the_cpu(tested_cuda: F
     assert found["cuda version"] == "PASSED: built for CUDA 12.4"
     assert found["gpu architectures"].startswith("PASSED: sm_50 sm_60 sm_70 sm_75 sm_80 sm_86 sm_90")
     if found["works on the gpu"].startswith("NOT RUN"):
-        assert found["without a gpu"] == "PASSED: built for CUDA 12.4, no device, falls back to cpu"
+        assert found["without a gpu"] == "PASSED: built for CUDA 12.4, no device, runs on the cpu"
         assert "no NVIDIA device on this host" in found["works on the gpu"]
 
 

@@ -9,19 +9,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from buildctl.artifacts.store import Store
-from buildctl.ground.errors import RuntimeUnavailableError
+from buildctl.ground.errors import RuntimeUnavailableError, ToolError
 from buildctl.runtimes.api import ImageRef, Session
 from buildctl.runtimes.sandbox import emulation as sandbox_emulation
 from buildctl.runtimes.sandbox import sandbox
 from buildctl.runtimes.sandbox.emulation import native_arch
 from buildctl.runtimes.sandbox.sandbox import SandboxRuntime, SandboxSession
 from buildctl.runtimes.sandbox.shield import LIMITS, MASKED
+from tests.support.enclosed import OPENS_FOR_WRITING
 from tests.support.images import file, tar
 from tests.support.programs import programs
 from tests.support.pythons import base_python, put_image, python_config, python_members
@@ -139,22 +141,6 @@ with SandboxRuntime(Store(Path({store!r}))).start(ref) as session:
 def script_for(image: ImageRef, store: Store) -> str:
     """A program that starts a session, without its end."""
     return SCRIPT.format(layout=str(image.layout), name=image.name, arch=image.arch, store=str(store.root))
-
-
-# all but the folders of processes, which are those in here; what is hidden behind /dev/null is a device
-OPENS_FOR_WRITING = """
-import os, stat
-opened = []
-for top in ("/proc", "/sys"):
-    for folder, folders, files in os.walk(top):
-        if folder == "/proc": folders[:] = [name for name in folders if not name.isdigit()]
-        for name in files:
-            path = os.path.join(folder, name)
-            if os.path.islink(path) or stat.S_ISCHR(os.stat(path).st_mode): continue
-            try: os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK)); opened.append(path)
-            except OSError: pass
-print(opened)
-"""
 
 
 @pytest.mark.parametrize("user", ["0", "1000"])
@@ -364,6 +350,18 @@ def test_a_deadline_ends_everything(either: SandboxSession) -> None:
     assert (outcome.timed_out, outcome.returncode, outcome.stdout) == (True, None, "started\n")
     assert outcome.seconds < 6
     assert processes(marker) == []
+
+
+def test_commands_of_other_threads_run_side_by_side_and_end_when_told(session: SandboxSession) -> None:
+    waiting = ["python", "-c", "import time; print('here', flush=True); time.sleep(60)"]
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(session.run, waiting, timeout=50) for _ in range(2)]
+        time.sleep(1)  # while they start, or after
+        assert not any(future.done() for future in running)
+        session.stop()
+        ended = [future.exception(timeout=20) or future.result() for future in running]
+    assert all(isinstance(one, ToolError) or one.returncode != 0 for one in ended)
+    assert python(session, "print(1)") == "1", "and the next one starts"
 
 
 def test_children_that_stay_behind_end_with_the_command(session: SandboxSession) -> None:

@@ -78,6 +78,17 @@ def test_the_value_needs_no_package_and_prepare_is_done_once(store: Store) -> No
     assert Path(python.argv[0]).is_file()
 
 
+def test_one_that_was_changed_is_unpacked_again(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = filled(store, debs())
+    prepare_python(lock, store=store)
+    path = Path(build_python(lock, store=store).env["PYTHONHOME"]) / "lib/python3.13/os.py"
+    good = path.read_bytes()
+    path.write_bytes(b"import evil\n")
+    prepare_python(lock, store=store)
+    assert path.read_bytes() == good
+    assert "is not as it was unpacked" in capsys.readouterr().err
+
+
 def test_a_damaged_package_leaves_nothing(store: Store) -> None:
     lock = filled(store, debs())
     store.artifact_path(lock.packages[-1].digest).write_bytes(debs()["zlib1g"][:-1])

@@ -57,15 +57,22 @@ def test_what_only_an_upgrade_or_a_running_system_does_is_nothing(tmp_path: Path
     assert "Package: tool\nStatus: install ok installed\n" in text(tree, "var/lib/dpkg/status")
 
 
-def test_scripts_of_the_base_are_not_looked_at(tmp_path: Path) -> None:
-    runtime = {**tiny_base(), "odd": deb("odd", control={"postinst": script("magic")})}
-    tool = deb("tool", [file("usr/bin/tool", "x")])
-    assert "usr/bin/tool" in made(tmp_path, {**runtime, "tool": tool}, below=lock_of(runtime), added=True)
+def test_scripts_of_the_base_are_followed_but_those_whose_work_is_known(tmp_path: Path) -> None:
+    known = {**tiny_base(), "tar": deb("tar", control={"postinst": script("magic")})}
+    tool = deb("tool", [file("usr/bin/tool", "x", 0o755)], control={"postinst": script("chmod 4755 /usr/bin/tool")})
+    entry, _ = made(tmp_path, {**known, "tool": tool})["usr/bin/tool"]
+    assert entry.mode == 0o4755
+    other = deb("other", [file("usr/bin/other", "x")])
+    above = made(tmp_path, {**known, "tool": tool, "other": other}, below=lock_of({**known, "tool": tool}), added=True)
+    assert ("usr/bin/other" in above, "usr/bin/tool" in above) == (True, False)
+    with pytest.raises(ArtifactError, match=r"odd 1.0: its postinst script .*line 3: magic"):
+        made(tmp_path, {**known, "odd": deb("odd", control={"postinst": script("magic")})})
 
 
 SETCAP = """\
+PROGRAM=$(dpkg-divert --truename /bin/ping)
 if command -v setcap >/dev/null; then
-  if setcap cap_net_raw+ep /usr/bin/ping; then chmod u-s /usr/bin/ping; else chmod 4755 /usr/bin/ping; fi
+  if setcap cap_net_raw+ep $PROGRAM; then chmod u-s $PROGRAM; else chmod 4755 $PROGRAM; fi
 fi"""
 
 
@@ -205,9 +212,9 @@ def test_triggers_between_added_packages_are_followed(tmp_path: Path) -> None:
 
 
 def test_a_trigger_of_the_base_whose_script_does_not_run_is_refused(tmp_path: Path) -> None:
-    runtime = {**tiny_base(), "watcher": deb("watcher", control={"triggers": "interest /usr/share/watched\n"})}
+    runtime = {**tiny_base(), "tar": deb("tar", control={"triggers": "interest /usr/share/watched\n"})}
     packages = {**runtime, "tool": deb("tool", [file("usr/share/watched/x", "x")])}
-    with pytest.raises(ArtifactError, match="activate /usr/share/watched, a trigger of watcher"):
+    with pytest.raises(ArtifactError, match="activate /usr/share/watched, a trigger of tar"):
         made(tmp_path, packages, below=lock_of(runtime), added=True)
 
 

@@ -83,6 +83,8 @@ def test_a_source_without_ranges_gives_the_whole_file() -> None:
         (206, {}, RetryError, "a different range than requested"),
         (206, part(0, 100), RetryError, "a different range than requested"),
         (206, part(50, 100, 999), OtherFileError, "size 999, the lock has 200"),
+        (206, {"Content-Range": f"bytes {'9' * 5000}-7/8"}, RetryError, "a different range than requested"),
+        (206, part(50, 100, "9" * 5000), OtherFileError, "size 99999999999999999999, the lock has 200"),
         (200, {"Content-Length": "9"}, OtherFileError, "size 9, the lock has 200"),
     ],
 )
@@ -111,6 +113,8 @@ def test_more_than_was_asked_for_is_another_file() -> None:
 def test_what_cannot_be_sent_is_refused() -> None:
     with requests.Session() as session, pytest.raises(SourceRefusedError):
         open_range(session, "gopher://x/y", 0, 1, 1, patience=Patience()).__enter__()
+    with pytest.raises(SourceRefusedError, match="Invalid IPv6 URL"):
+        taken(Answering(302, headers={"Location": "http://[::1"}))
 
 
 def test_a_file_of_this_machine(tmp_path: Path) -> None:

@@ -34,6 +34,12 @@ def test_a_build_that_made_nothing_leaves_the_last_one(tmp_path: Path) -> None:
     assert read_record(layout) is None
 
 
+def test_a_folder_in_its_place_goes(tmp_path: Path) -> None:
+    (tmp_path / "builds" / "last.json" / "inside").mkdir(parents=True)
+    keep_record(Layout(tmp_path), result(LayerWork(label="torch 2.6.0", began=101.5, seconds=3.0)).to_json())
+    assert read_record(Layout(tmp_path)) is not None
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"at": "x", "seconds": 1, "images": [{}]}'])
 def test_a_damaged_record_is_an_error_with_a_way_out(tmp_path: Path, text: str) -> None:
     (tmp_path / "builds").mkdir()

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import requests  # noqa: F401 - on a Mac it asks for a module that Linux lacks
 from click.testing import CliRunner
 
 from buildctl.cli.answers.forecast import Forecast
 from buildctl.cli.program import cli
 from buildctl.cli.start import init
-from buildctl.ground.errors import EngineError, UsageError
+from buildctl.ground.errors import EngineError, MatrixError, UsageError
 from buildctl.matrix.read import load_matrix
 
 
@@ -41,6 +42,22 @@ def test_different_versions_are_refused_with_the_way_to_say_it(tmp_path: Path) -
         asked(tmp_path / "new", "--cuda", "2.6", "--cpu", "2.10")
     assert str(caught.value.hint).startswith("--torch 2.6,2.10")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_release_that_nobody_here_knows_is_named_at_once(tmp_path: Path) -> None:
+    """It may be newer than this program, so it is not refused."""
+    out = asked(tmp_path / "new", "--cuda", "9.9,2.10,2.7.9")
+    assert "torch 2.7.9, 9.9.0 is unknown here (known: 2.5.0 to 2.15.0); `buildctl lock` asks" in " ".join(out.split())
+    assert "unknown" not in asked(tmp_path / "old", "--cuda", "2.10,2.7,2.12.1")
+
+
+def test_what_cannot_exist_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(MatrixError, match=r"cpu-2\.15 in a container on amd64"):
+        asked(tmp_path / "new", "--cpu", "--torch", "2.15")
+    assert not (tmp_path / "new").exists()
+    out = asked(tmp_path / "new", "--cpu", "--cuda", "--torch", "2.15,2.10")
+    assert "there will be no cpu-2.15: cpu-2.15 in a container on amd64" in " ".join(out.split())
+    assert "buildctl build cpu-2.10" in out
 
 
 def test_a_person_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from buildctl.ground.errors import LockError
-from buildctl.ground.net import brief, never_connected, new_session, pip_settings, redact, retry_after
+from buildctl.ground.net import brief, new_session, number, pip_settings, redact, retry_after, unreached
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,16 @@ def test_retry_after(value: str | timedelta, low: float, high: float) -> None:
     assert low <= found <= high
 
 
-@pytest.mark.parametrize("value", [None, "", "soon", "-1", "1.5", "Mon, 99 Jan"])
+@pytest.mark.parametrize(
+    "value", [None, "", "soon", "-1", "1.5", "Mon, 99 Jan", "9" * 5000, "\xb2", "Fri, 31 Dec 99999 23:59:59 GMT"]
+)
 def test_retry_after_that_says_nothing(value: str | None) -> None:
     assert retry_after(value) is None
+
+
+def test_a_number_of_a_header() -> None:
+    assert [number(text) for text in ("0", " 17 ", "9" * 18)] == [0, 17, 10**18 - 1]
+    assert {number(text) for text in (None, "", "-5", "1.0", "\xb2", "9" * 19, "9" * 5000)} == {None}
 
 
 def test_the_certificates_that_uv_and_pip_are_told_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,11 +90,13 @@ def test_a_cause_is_one_line() -> None:
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), True),
         (OSError(errno.ENETUNREACH, "Network is unreachable"), True),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), False),
-        (TimeoutError("timed out"), False),
+        (TimeoutError("timed out"), True),
+        (requests.exceptions.ReadTimeout("x"), True),
+        (requests.exceptions.ConnectTimeout("x"), True),
         (ValueError("x"), False),
     ],
 )
-def test_whether_a_connection_came_about(error: Exception, expected: bool) -> None:
+def test_whether_anybody_is_there(error: Exception, expected: bool) -> None:
     outer = requests.ConnectionError("wrapped")
     outer.__cause__ = error
-    assert never_connected(outer) is expected
+    assert unreached(outer) is expected

@@ -313,7 +313,7 @@ TRUTH = Answers(
     values={
         "python": {"system": "Linux", "machine": "x86_64", "bits": 64, "version": "3.13.5", "executable": "python"},
         "torch": {"version": "2.6.0+cu124", "cuda": "12.4", "hip": None},
-        "torchvision": "0.21.0+cu124",
+        "torchvision": {"version": "0.21.0+cu124", "pillow": "13.0.0", "tried": 15, "wrong": []},
         "torchaudio": "2.6.0+cu124",
         "gpu_architectures": ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"],
         "libraries": {"cudnn": [9, 1, 0], "nccl": [2, 21, 5], "libc": ["glibc", "2.41"]},

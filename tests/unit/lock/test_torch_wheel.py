@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import requests
+import urllib3
 
 from buildctl.ground.errors import ArtifactError
-from buildctl.lock.torch_wheel import architectures
+from buildctl.lock.torch_wheel import RangedFile, architectures
 from tests.support.torch_releases import read_table
 
 LIST = b"sm_70 sm_75 sm_80 sm_86 sm_90 sm_100 sm_120\0"
@@ -104,3 +106,40 @@ def test_the_table_of_releases_has_a_list_for_every_cuda_build() -> None:
     for name, facts in table.items():
         assert bool(facts["gpu_architectures"]) == bool(facts["said"].get("cuda")), name
         assert facts["torch"].partition("+")[0] == name.partition(" ")[0]
+
+
+class Endless(requests.adapters.BaseAdapter):
+    """A server that has no end; the bytes that were taken."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self.status, self.taken = status, 0
+
+    def read(self, size: int = 1 << 20) -> bytes:
+        self.taken += size
+        assert self.taken < 64 << 20
+        return bytes(size)
+
+    def send(self, request: requests.PreparedRequest, *_: object, **__: object) -> requests.Response:
+        found = requests.Response()
+        found.request, found.url = request, str(request.url)
+        found.status_code, found.raw = (
+            self.status,
+            urllib3.HTTPResponse(self, status=self.status, preload_content=False),
+        )
+        return found
+
+    read1, closed = read, False
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(200, "does not support ranges"), (206, "the response exceeds the limit of 100 bytes")]
+)
+def test_a_server_that_sends_more_than_was_asked_for_is_not_read_to_the_end(status: int, said: str) -> None:
+    server, file = Endless(status), RangedFile("https://index.invalid/torch.whl", 100)
+    file.session.mount("https://", server)
+    with pytest.raises(OSError, match=said):
+        file.read(100)
+    assert server.taken <= 4 << 20

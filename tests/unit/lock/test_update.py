@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 
 from buildctl.ground.errors import LockError
 from buildctl.lock import update as locking
+from buildctl.lock.debian import read_base_lock
 from buildctl.matrix.arch import ARCHES
+from buildctl.matrix.cells import DebianBase, Flavour
 from buildctl.matrix.project import Project
 from tests.conftest import ROOT
 
@@ -88,3 +91,21 @@ def test_what_is_refused_leaves_every_lock_as_it_was(
     assert len(moved) == 2
     assert ({path: path.read_bytes() for path in project.locks()} != before) == kept
     assert ("the locks are as they were before" in capsys.readouterr().err) == (not kept)
+
+
+def test_a_base_is_unpacked_only_when_a_package_of_it_moved(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    (base,) = {cell.base for cell in project.matrix.images_of() if isinstance(cell.base, DebianBase)}
+    paths = {flavour: project.base_lock(base, flavour, "arm64") for flavour in (Flavour.RUNTIME, Flavour.DEVEL)}
+    texts = {path: path.read_bytes() for path in paths.values()}
+    found = {flavour: replace(read_base_lock(path), newest=0) for flavour, path in paths.items()}
+    unpacked: list[str] = []
+    monkeypatch.setattr(locking, "apt_mirrors", lambda _: {"debian": ("http://mirror.example.invalid/debian",)})
+    monkeypatch.setattr(locking, "resolve_base", lambda *_args, **_options: found)
+    monkeypatch.setattr(locking, "refuse_unbuildable", lambda _base, locks, _debs: unpacked.extend(map(str, locks)))
+    list(locking.renew_base(project, base, "arm64"))
+    assert unpacked == []
+    assert {path: path.read_bytes() for path in texts} == texts
+    first, *others = found[Flavour.DEVEL].packages
+    found[Flavour.DEVEL] = replace(found[Flavour.DEVEL], packages=(replace(first, version="99"), *others))
+    list(locking.renew_base(project, base, "arm64"))
+    assert len(unpacked) == 2

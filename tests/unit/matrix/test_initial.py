@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.version import Version
 
 from buildctl.ground.errors import UsageError
 from buildctl.matrix.cells import DebianBase
-from buildctl.matrix.initial import BASES, CI, Wish, files, matrix_text, releases, write_project
+from buildctl.matrix.initial import BASES, CI, RELEASES, Wish, files, matrix_text, releases, write_project
 from buildctl.matrix.project import Project
 from buildctl.matrix.read import parse_matrix
+from tests.support.torch_releases import read_table
 
 ALL = Wish(accelerators=("cuda", "cpu", "mps"), versions=("2.10", "2.6"))
 
@@ -62,6 +64,13 @@ def test_about_fifteen_lines() -> None:
 
 def test_a_release_is_the_newest_of_its_minor_unless_it_is_given() -> None:
     assert releases(["2.7", "2.10", "2.6.0"]) == {"2.6": "2.6.0", "2.7": "2.7.1", "2.10": "2.10.0"}
+    assert releases(["2.12", "9.9"]) == {"2.12": "2.12.1", "9.9": "9.9.0"}
+
+
+def test_the_known_releases_are_those_whose_wheels_were_looked_into() -> None:
+    """A nightly test compares that table with the index."""
+    there = {name.split(" ")[0] for name in read_table()}
+    assert sorted(there, key=Version) == list(RELEASES)
     assert releases(["2.7.0"]) == {"2.7": "2.7.0"}
 
 

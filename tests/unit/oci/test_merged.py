@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from buildctl.ground import machine
 from buildctl.ground.errors import LayoutError
+from buildctl.oci import tarread
 from buildctl.oci.compression import UNCOMPRESSED
 from buildctl.oci.entry import CAPABILITY, capability, file_entry
 from buildctl.oci.layer import write_layer
 from buildctl.oci.layout import Layout
-from buildctl.oci.trees import tree
 from buildctl.oci.trees.kept import remove_tree
 from buildctl.oci.trees.merged import merged_tar
 from buildctl.oci.trees.unpack import unpack_image
@@ -115,14 +116,19 @@ def test_whiteouts_of_what_is_deeper_than_calls(tmp_path: Path, layers: tuple[by
 
 
 def test_names_that_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kilobyte of a blob may be a gigabyte of folders in each other."""
-    monkeypatch.setattr(tree, "_MOST", 100_000)
+    """A kilobyte of a blob may be a gigabyte of folders in each other; a gigabyte of honest names has a large blob."""
+    monkeypatch.setattr(tarread, "_BOMB_SIZE", 100_000)
+    monkeypatch.setattr(tarread, "_BOMB_RATIO", 300)
     layout, descriptor = image(tmp_path / "flat", tar(*(file(f"{n}") for n in range(200))))
     assert b"".join(merged_tar(layout, descriptor))
-    layout, descriptor = image(tmp_path / "deep", tar(*(file(f"{n}/" + "a/" * 100 + "f") for n in range(20))))
-    with pytest.raises(LayoutError, match="is one entry too many"):
+    monkeypatch.setattr(machine, "memory", lambda: 300_000)
+    with pytest.raises(LayoutError, match="the names need 0 MB, half of this machine's memory"):
         next(merged_tar(layout, descriptor))
-    with pytest.raises(LayoutError, match="is one entry too many"):
+    monkeypatch.setattr(machine, "memory", lambda: 1 << 30)
+    layout, descriptor = image(tmp_path / "deep", tar(*(file(f"{n}/" + "a/" * 100 + "f") for n in range(20))))
+    with pytest.raises(LayoutError, match="MB of names in so few bytes"):
+        next(merged_tar(layout, descriptor))
+    with pytest.raises(LayoutError, match="MB of names in so few bytes"):
         unpack_image(layout, descriptor, tmp_path / "store")
 
 

@@ -83,6 +83,13 @@ def test_a_damaged_place_is_none(tmp_path: Path, layers: tuple[Blobs, list[Layer
     assert place_of(tmp_path, digest) is None
 
 
+def test_a_folder_in_its_place_goes(tmp_path: Path, layers: tuple[Blobs, list[Layer]]) -> None:
+    first = layers[1][0]
+    (tmp_path / "remote" / f"{first.descriptor.digest.hex}.json" / "inside").mkdir(parents=True)
+    note_places(tmp_path, [place(first)])
+    assert place_of(tmp_path, first.descriptor.digest) == place(first)
+
+
 def test_a_place_of_another_layer_is_none(tmp_path: Path, layers: tuple[Blobs, list[Layer]]) -> None:
     first, second = layers[1]
     note_places(tmp_path, [place(first)])

@@ -104,6 +104,8 @@ def workflow(path: Path) -> dict[str, Any]:
 
 
 WORKFLOWS = {path.stem: workflow(path) for path in PATHS}
+TEMPLATE = yaml.safe_load((ROOT / "buildctl/matrix/github.yml").read_text())["jobs"]
+TEMPLATES = [("template", job, value) for job, value in TEMPLATE.items()]
 JOBS = [(name, job, value) for name, flow in WORKFLOWS.items() for job, value in flow["jobs"].items()]
 each_job = pytest.mark.parametrize(("name", "job", "value"), JOBS, ids=[f"{n}-{j}" for n, j, _ in JOBS])
 each_workflow = pytest.mark.parametrize("name", WORKFLOWS)
@@ -248,6 +250,49 @@ def test_the_gpu_has_no_token_and_holds_nothing_up() -> None:
     assert all("${{ runner.temp }}/" in value for value in build["env"].values())
 
 
+ENVIRONMENTS = {
+    ("cache", "fill"): "cache",
+    ("publish", "promote"): "publish",
+    ("publish", "promote-gpu"): "publish",
+    ("release", "pypi"): "pypi",
+    ("update", "propose"): "update",
+}
+
+
+def test_a_stored_secret_is_in_an_environment() -> None:
+    """A secret of the repository is there for every branch; one of an environment for the branches that it allows."""
+    found = {(n, j): v["environment"] for n, j, v in JOBS if isinstance(v.get("environment"), str)}
+    assert found == ENVIRONMENTS
+    for name, job, value in JOBS:
+        stored = set(re.findall(r"secrets\.(\w+)", str(value))) - {"GITHUB_TOKEN"}
+        assert not stored or (name, job) in ENVIRONMENTS, f"{job}: {stored}"
+    said = (ROOT / "docs/ci-setup.md").read_text()
+    assert all(f"`{environment}`" in said for environment in ENVIRONMENTS.values())
+
+
+@each_job
+def test_what_is_started_by_hand_writes_on_main_alone(name: str, job: str, value: dict[str, Any]) -> None:
+    """Anybody who may push can start a workflow on a branch of theirs."""
+    if "workflow_dispatch" not in WORKFLOWS[name]["on"] or not writes(value) or job == "alert":
+        return
+    jobs, asked = WORKFLOWS[name]["jobs"], [job]
+    for one in asked:  # a job that waits for one that is skipped is skipped, unless it says otherwise
+        if "refs/heads/main" in str(jobs[one].get("if", "")):
+            return
+        needs = jobs[one].get("needs", [])
+        asked += [needs] if isinstance(needs, str) else needs
+    pytest.fail(f"{job} runs on any branch")
+
+
+def test_no_artifact_of_another_job_takes_the_place_of_a_digest() -> None:
+    """Merged into one folder, the last file of a name wins, whichever job uploaded it."""
+    jobs = [*WORKFLOWS["build"]["jobs"].values(), *TEMPLATE.values()]
+    given = [step.get("with", {}) for value in jobs for step in steps(value)]
+    handed = [one for one in given if one.get("pattern") == "handed-*"]
+    assert len(handed) == 2
+    assert not [one for one in handed if "merge-multiple" in one]
+
+
 def test_tags_move_on_main_alone_after_ci_by_what_the_builders_handed_on() -> None:
     jobs = WORKFLOWS["publish"]["jobs"]
     assert jobs["ci"]["if"] == "github.ref == 'refs/heads/main'"
@@ -344,7 +389,9 @@ def test_the_documentation_lists_every_job_with_all_that_it_may() -> None:
     }
 
 
-@each_job
+@pytest.mark.parametrize(
+    ("name", "job", "value"), [*JOBS, *TEMPLATES], ids=[f"{n}-{j}" for n, j, _ in [*JOBS, *TEMPLATES]]
+)
 def test_shellcheck_has_no_question_about_a_step(name: str, job: str, value: dict[str, Any]) -> None:
     program = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
     if program is None:

@@ -53,7 +53,7 @@ class Talking:
     """A session whose exports and loads are functions: of the options, and of the models on stdin."""
 
     emulated: str | None = None
-    gpus, gpus_reason, ownership = False, "", True
+    gpus, gpus_reason, ownership, at_once = False, "", True, 1
 
     def __init__(
         self,
@@ -62,6 +62,9 @@ class Talking:
     ) -> None:
         self.export, self.load = export, load
         self.loads = 0
+
+    def stop(self) -> None:
+        pass
 
     def run(self, argv: Any, *, stdin: str = "", **_: Any) -> Outcome:
         if stdin:

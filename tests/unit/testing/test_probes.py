@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,16 @@ from typing import Any
 import pytest
 
 import buildctl
+from buildctl.oci.digest import Digest
 from buildctl.runtimes.api import Outcome
+from buildctl.runtimes.native import NativeRuntime
 from buildctl.testing import probes
 from buildctl.testing.probes import judging, judging_packages, judging_python, native_checks
 from buildctl.testing.probes.asking import Answers, UnansweredError, deadline_for, read_answers
 from buildctl.testing.probes.checks import CHECKS, RUNS
 from buildctl.testing.probes.commands import COMMANDS
 from buildctl.testing.probes.expected import Expected
-from buildctl.testing.probes.findings import finding_of, findings_of
+from buildctl.testing.probes.findings import ReportSubject, finding_of, findings_of
 from buildctl.testing.report import Status
 
 INSIDE = Path(buildctl.__file__).parent / "testing" / "probes" / "inside"
@@ -64,6 +68,10 @@ def kept(**other: object) -> dict[str, object]:
         "said": "(constraint) torch!=0+empty.PIP_CONSTRAINT.to.change.it",
     }
     return good | other
+
+
+def vision(**other: Any) -> dict[str, Any]:
+    return {"version": "0.21.0+cu124", "pillow": "13.0.0", "tried": 15, "wrong": []} | other
 
 
 def answer(value: object, error: str | None = None) -> dict[str, object]:
@@ -168,6 +176,9 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging.torch, replace(CUDA, torch="2.6.0+cpu"), GOOD["torch"],
      "expected torch 2.6.0+cpu, image reports 2.6.0+cu124"),
     (judging.torchvision, CUDA, None, "expected torchvision 0.21.0, image reports none"),
+    (judging.torchvision, CUDA, vision(version="0.22.0"), "expected torchvision 0.21.0, image reports 0.22.0"),
+    (judging.torchvision, CUDA, vision(wrong=["resize of L: x"]),
+     "pillow 13.0.0 and torchvision: 1 of 15 failed\n  resize of L: x"),
     (judging.torchaudio, CUDA, "2.6.0", "expected torchaudio to be absent, image reports 2.6.0"),
     (judging.cuda_version, CUDA, changed("torch", cuda="12.6"), "expected CUDA 12.4, image reports 12.6"),
     (judging.cuda_version, CPU, GOOD["torch"], "expected CPU only, image reports a CUDA build (12.4)"),
@@ -265,7 +276,7 @@ def test_what_differs_fails_and_names_both(
         (judging.cuda_version, GOOD["torch"]),
         (judging.devices, GOOD["devices"]),
         (judging.torchaudio, None),
-        (judging.torchvision, "0.21.0+cu124"),
+        (judging.torchvision, vision()),
         (judging.without_gpu, {"picked": "cpu", "sum": 8.0, "refusal": "no driver"}),
         (judging.gpu, on_gpu()),
         (judging.gpu, on_gpu(capability=[7, 5], bf16=None) | {"gpu_architectures": ["sm_75"]}),
@@ -293,7 +304,7 @@ def test_a_complaint_of_a_platforms_other_name_is_known_and_named() -> None:
 
 def test_no_gpu_is_said_in_plain_words() -> None:
     detail = judging.without_gpu(CUDA, {"picked": "cpu", "sum": 8.0, "refusal": "no driver"})[1]
-    assert detail == "built for CUDA 12.4, no device, falls back to cpu"
+    assert detail == "built for CUDA 12.4, no device, runs on the cpu"
 
 
 @pytest.mark.parametrize("nonsense", [None, 3, "text", [], {}, {"version": None}, [[]], {"cpu": "x"}])
@@ -321,6 +332,10 @@ class Recorded:
         self.outcome, self.emulated, self.gpus = outcome, emulated, gpus
         self.gpus_reason, self.ownership = "no NVIDIA device on this host", True
         self.calls: list[tuple[list[str], dict[str, Any]]] = []
+        self.at_once = 1
+
+    def stop(self) -> None:
+        pass
 
     def run(self, argv: Any, **how: Any) -> Outcome:
         self.calls.append((list(argv), how))
@@ -338,6 +353,64 @@ def test_an_image_where_nothing_works_passes_nothing(expected: Expected) -> None
     assert not_run == ({"works on the gpu"} if expected.kind.gpu else set()) | (
         set() if expected.flavour == "devel" else {"torch.compile"}
     )
+
+
+class Several(Recorded):
+    """Its first two commands meet; with `stopped`, those after them run until somebody stops the session."""
+
+    def __init__(self, *, stopped: bool = False) -> None:
+        super().__init__(outcome(code=127, stderr="python: not found"), emulated="qemu-aarch64")
+        self.at_once, self.lock, self.meeting = 2, threading.Lock(), threading.Barrier(2)
+        self.full, self.end = threading.Event(), threading.Event()
+        if not stopped:
+            self.end.set()
+
+    def run(self, argv: Any, **how: Any) -> Outcome:
+        with self.lock:
+            done = super().run(argv, **how)
+            number = len(self.calls)
+        if number <= 2:
+            self.meeting.wait(10)
+        else:
+            if number == 4:
+                self.full.set()
+            assert self.end.wait(10)
+        return done
+
+    def stop(self) -> None:
+        self.end.set()
+
+
+def test_an_emulated_image_is_asked_several_things_at_once_and_answers_in_order() -> None:
+    found = list(findings_of(Several(), CPU))
+    one_by_one = findings_of(Recorded(outcome(code=127, stderr="python: not found"), emulated="qemu-aarch64"), CPU)
+    assert [(f.name, f.status, f.detail) for f in found] == [(f.name, f.status, f.detail) for f in one_by_one]
+
+
+def test_an_interrupt_ends_what_runs_and_starts_nothing_more() -> None:
+    session = Several(stopped=True)
+    findings = findings_of(session, CPU)
+    assert next(findings).name == "platform"
+    assert session.full.wait(10)
+    findings.close()  # type: ignore[attr-defined]
+    assert session.end.is_set()
+    assert len(session.calls) == 4
+
+
+def test_seconds_add_up_to_the_time_that_passed() -> None:
+    class Slow(Recorded):
+        def run(self, argv: Any, **how: Any) -> Outcome:
+            return replace(super().run(argv, **how), seconds=1000.0)
+
+    digest = Digest("a" * 64)
+    runtime = NativeRuntime()
+    subject = ReportSubject(
+        cell="x", digest=digest, arch="arm64", runtime=runtime,
+        start=lambda: nullcontext(Slow(outcome(code=127))),
+    )  # fmt: skip
+    report = probes.findings.test_subject(subject, CPU)
+    assert len(report.findings) > 30
+    assert 0 < report.seconds < 100
 
 
 def test_a_crash_at_the_end_is_not_lost() -> None:
@@ -380,4 +453,6 @@ def test_a_probe_is_one_program_of_standard_library_and_torch(name: str) -> None
     }  # fmt: skip
     import sys
 
-    assert modules - set(sys.stdlib_module_names) <= {"torch", "numpy", "onnx", "onnxruntime", "__future__"}
+    assert modules - set(sys.stdlib_module_names) <= {
+        *("torch", "torchvision", "PIL", "numpy", "onnx", "onnxruntime", "__future__")
+    }

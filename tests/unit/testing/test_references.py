@@ -36,6 +36,10 @@ class Silent:
     gpus = False
     gpus_reason = "none here"
     ownership = True
+    at_once = 1
+
+    def stop(self) -> None:
+        pass
 
     def run(self, *_: Any, **__: Any) -> Outcome:
         return Outcome(returncode=0, stdout="", stderr="", timed_out=False, seconds=0.1)

@@ -202,8 +202,10 @@ class Scripts:
                 raise call.problem()
 
     def divert(self, call: Call) -> Answer:
-        """Only those that guarded the merge of /usr, which a fresh system has behind it."""
+        """Only those that guarded the merge of /usr, which a fresh system has behind it; so nothing is diverted."""
         match call.argv[1:]:
+            case ("--truename", path):
+                return Answer(0, f"{path}\n")
             case ("--package", _, "--no-rename", "--divert", target, _) if target.endswith(".usr-is-merged"):
                 return Answer()
             case _:

@@ -329,6 +329,48 @@ class Squares:
         return eval, (SQUARES,)
 
 
+# Those that every torchvision since 0.20 takes both ways.
+PILLOW_MODES = "L RGB RGBA I F"
+
+
+def pictures():
+    """torchvision's version, and every way that a picture goes between it and pillow: which went wrong."""
+    version = version_of("torchvision")
+    if version is None:
+        return None
+    import PIL
+
+    wrong, tried = [], 0
+    for mode in PILLOW_MODES.split():
+        for way, works in picture_ways(mode).items():
+            tried += 1
+            try:
+                problem = None if works() else "another value or size"
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+            if problem:
+                wrong.append(f"{way}: {problem[:200]}")
+    return {"version": version, "pillow": PIL.__version__, "tried": tried, "wrong": wrong}
+
+
+def picture_ways(mode):
+    import torchvision.transforms.functional as change
+    from PIL import Image
+
+    pixel = {"RGB": (1, 2, 3), "RGBA": (1, 2, 3, 255)}.get(mode, 7)
+    picture = Image.new(mode, (3, 2), pixel)
+    values = list(pixel) if isinstance(pixel, tuple) else [pixel]
+
+    def is_picture(found):
+        return (found.mode, found.size, found.getpixel((2, 1))) == (mode, (3, 2), pixel)
+
+    return {
+        f"pil_to_tensor of {mode}": lambda: change.pil_to_tensor(picture)[:, 1, 2].tolist() == values,
+        f"to_pil_image of {mode}": lambda: is_picture(change.to_pil_image(change.pil_to_tensor(picture), mode)),
+        f"resize of {mode}": lambda: change.resize(picture, [4, 6]).size == (6, 4),
+    }
+
+
 SQUARES = """type("Squares", (), {
     "__len__": lambda self: 8,
     "__getitem__": lambda self, index: __import__("torch").tensor([index * index, __import__("os").getpid()]),
@@ -347,7 +389,7 @@ def main():
     ask("python", about_python)
     ask("user_name", user_name)
     ask("torch", about_torch)
-    ask("torchvision", lambda: version_of("torchvision"))
+    ask("torchvision", pictures)
     ask("torchaudio", lambda: version_of("torchaudio"))
     ask("backends", backends)
     ask("gpu_architectures", gpu_architectures)

@@ -14,7 +14,7 @@ import zstandard
 from buildctl.ground.errors import LayoutError
 from buildctl.oci import tarread
 from buildctl.oci.check import check_image
-from buildctl.oci.chunked import read, write
+from buildctl.oci.chunked import read, table, write
 from buildctl.oci.chunked.read import RebuiltTar, read_table
 from buildctl.oci.chunked.table import FRAME_HEADER, Part, Places, skippable
 from buildctl.oci.chunked.tarsplit import SEGMENT
@@ -91,6 +91,12 @@ def record(table: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
+def chunk(table: dict[str, Any]) -> dict[str, Any]:
+    """The second of bin/a."""
+    found: dict[str, Any] = next(r for r in table["entries"] if r["type"] == "chunk")
+    return found
+
+
 def swap(table: dict[str, Any], _: object) -> None:
     """bin/b reads what is a chunk of bin/a."""
     a, b = record(table, "bin/a"), record(table, "bin/b")
@@ -113,6 +119,15 @@ def test_what_we_make_has_no_problems(tmp_path: Path) -> None:
         (lambda t, _: record(t, "ping").pop("xattrs"), "'ping' is not in its table of contents as it is in its tar"),
         (lambda t, _: t["entries"].append({"type": "reg", "name": "more"}), "'more' is in its table of contents, but"),
         (lambda t, _: t["entries"].remove(record(t, "c")), "'c' is not in its table of contents as it is in its tar"),
+        # a client puts a chunk where its record says, and Go's JSON takes `Offset` for `offset`
+        (lambda t, _: chunk(t).update(chunkOffset=0), "'bin/a' is not in its table of contents as it is in its tar"),
+        (lambda t, _: chunk(t).update(Offset=0), "'bin/a' is not in its table of contents as it is in its tar"),
+        (lambda t, _: chunk(t).update(endOffset=chunk(t)["endOffset"] - 1), "'bin/a' is not in its table of contents"),
+        (lambda t, _: record(t, "bin/a").update(Digest=f"sha256:{'0' * 64}"), "'bin/a' is not in its table"),
+        (lambda t, _: t["entries"].append(t["entries"].pop(2)), "'bin/a' is not in its table of contents as"),
+        (lambda t, _: t["entries"].append({**chunk(t), "name": "more"}), "'more' is in its table of contents, but"),
+        (lambda t, _: t.update(Entries=[]), "its table of contents is malformed"),
+        (lambda t, _: t.update(version=2), "its table of contents is malformed"),
         (lambda t, _: record(t, "bin/b").pop("offset"), "its table of contents is malformed (KeyError('offset'))"),
         (lambda t, _: t.update(entries=7), "its table of contents is malformed"),
         (lambda t, _: record(t, "c").pop("name"), "its table of contents is malformed (KeyError('name'))"),
@@ -128,6 +143,14 @@ def test_what_we_make_has_no_problems(tmp_path: Path) -> None:
 def test_a_table_that_lies_is_found(tmp_path: Path, change: Change, said: str) -> None:
     (problem,) = forged(tmp_path, change)
     assert said in problem
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of the two a client takes."""
+    twice = table.canonical_json
+    monkeypatch.setattr(table, "canonical_json", lambda value: twice(value).replace(b'"mode":', b'"mode":9,"mode":'))
+    (problem,) = problems(tmp_path, *made(tmp_path))
+    assert "its table of contents is malformed (ValueError(" in problem
 
 
 def test_annotations_that_lie_are_found(tmp_path: Path) -> None:
