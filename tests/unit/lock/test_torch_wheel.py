@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import IO, cast
 
 import pytest
 import requests
@@ -125,7 +126,7 @@ class Endless(requests.adapters.BaseAdapter):
         found.request, found.url = request, str(request.url)
         found.status_code, found.raw = (
             self.status,
-            urllib3.HTTPResponse(self, status=self.status, preload_content=False),
+            urllib3.HTTPResponse(cast("IO[bytes]", self), status=self.status, preload_content=False),
         )
         return found
 

@@ -147,7 +147,7 @@ def test_a_table_that_lies_is_found(tmp_path: Path, change: Change, said: str) -
 
 def test_a_key_that_is_there_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever of the two a client takes."""
-    twice = table.canonical_json
+    twice = canonical_json
     monkeypatch.setattr(table, "canonical_json", lambda value: twice(value).replace(b'"mode":', b'"mode":9,"mode":'))
     (problem,) = problems(tmp_path, *made(tmp_path))
     assert "its table of contents is malformed (ValueError(" in problem
