@@ -124,7 +124,7 @@ def test_a_report_that_cannot_be_kept_is_an_error_with_its_place(
     def read_only(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("buildctl.testing.kept.write_whole", read_only)
+    monkeypatch.setattr("buildctl.testing.kept.keep_whole", read_only)
     with pytest.raises(LayoutError, match=f"cannot write .*{CELL}.json"):
         keep(project.project, project.cell(CELL), report, at="2026-11-22T00:00:00Z")
 
