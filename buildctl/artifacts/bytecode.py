@@ -7,6 +7,8 @@ checked at import. The bytes depend on the Python, on the path inside the image 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import os
 import subprocess
 import tempfile
@@ -19,6 +21,7 @@ from queue import SimpleQueue
 from typing import IO, Protocol
 
 from buildctl.ground.errors import EngineError
+from buildctl.oci.files import full_disk
 
 _NONE = 0xFFFFFFFF  # a length: this file has no bytecode
 _DEADLINE = 600.0  # seconds for the rest of a layer after its last source
@@ -32,17 +35,30 @@ _ENOUGH = 2 << 20  # bytes of source, about 0.2 s of work, for which another pro
 # So the words in quotes of a file with such sets are interned before it is compiled, and a file that still has one of
 # these is compiled again while its own names are interned: then no name is new, ever.
 # The pattern of such a set begins with the letters of "in", which makes the search eight times as fast as \\b would.
+# `re` is imported when a source has a brace: that takes 50 ms, because the unpacked standard library has no bytecode.
 # The garbage collector is off: code has no cycles, and it would only cost time.
 _COMPILE = """
-import gc, marshal, re, struct, sys
+import gc, marshal, posix, struct, sys
 from importlib.util import MAGIC_NUMBER, source_hash
 from types import CodeType
 gc.disable()
+
+def failed(kind, error, trace):
+    if getattr(error, "errno", 0) in (28, 122):
+        posix._exit(28)
+    sys.stderr.write(f"{kind.__name__}: {error}\\n")
+
+sys.excepthook = failed
 take, give = sys.stdin.buffer, sys.stdout.buffer
 head = MAGIC_NUMBER + (1).to_bytes(4, "little")
 
-SET = re.compile(rb"in(?<=\\bin)\\s*\\{")
-WORD = re.compile(rb"['\\"]([A-Za-z0-9_]+)['\\"]")
+def words_by_sets(source):
+    if b"{" not in source:
+        return ()
+    import re
+    if not re.search(rb"in(?<=\\bin)\\s*\\{", source):
+        return ()
+    return {sys.intern(word.decode()) for word in re.findall(rb"['\\"]([A-Za-z0-9_]+)['\\"]", source)}
 
 def compiled(path, source):
     return compile(source, path, "exec", dont_inherit=True, optimize=0)
@@ -67,7 +83,7 @@ def is_interned(text):
     return len(text) > 1 and text.isascii() and text.replace("_", "a").isalnum()
 
 def bytecode(path, source):
-    known = {sys.intern(word.decode()) for word in WORD.findall(source)} if SET.search(source) else ()
+    known = words_by_sets(source)
     code = compiled(path, source)
     if may_differ(code, known):
         first, code = code, compiled(path, source)
@@ -85,6 +101,7 @@ while lengths := take.read(8):
         give.write(data)
 give.flush()
 """
+DEPENDS_ON = hashlib.sha256(_COMPILE.encode()).hexdigest()  # what bytecode depends on besides Python, path and source
 
 
 class Compilation(Protocol):
@@ -216,6 +233,8 @@ class _Process:
             status = self._process.wait(_DEADLINE)
         except subprocess.TimeoutExpired as error:
             raise EngineError(f"the base's Python did not finish compiling within {_DEADLINE:g} s") from error
+        if status == errno.ENOSPC:
+            raise full_disk(Path(tempfile.gettempdir()))
         if status:
             self._err.seek(0)
             said = self._err.read()[-2000:].decode(errors="replace").strip()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from buildctl.artifacts.kept_bytecode import FOLDER, is_whole
 from buildctl.artifacts.sealed import unsealed
 from buildctl.artifacts.store import Store, layer_of
 from buildctl.ground.errors import LayoutError
@@ -28,7 +29,8 @@ def check_store(store: Store, *, repair: bool = False) -> list[str]:
     What has only been written in part (tmp, partial downloads) is no problem.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        problems = [*_artifacts(store, pool), *_layers(store, pool), *_sealed(store), *_trees(store), *_pulled(store)]
+        problems = [*_artifacts(store, pool), *_layers(store, pool), *_sealed(store), *_bytecode(store, pool)]
+        problems += [*_trees(store), *_pulled(store)]
     for path, _ in problems if repair else ():
         with translated(path):
             remove_tree(path)
@@ -75,6 +77,13 @@ def _sealed(store: Store) -> Iterator[Problem]:
     for path in _in(store.root / "contents"):
         if unsealed(path.stem, _read(path)) is None:
             yield path, "it does not say which layer it is about"
+
+
+def _bytecode(store: Store, pool: ThreadPoolExecutor) -> Iterator[Problem]:
+    packs = [path for folder in _in(store.root / FOLDER) for path in _in(folder)]
+    for path, right in zip(packs, pool.map(is_whole, packs), strict=True):
+        if not right:
+            yield path, "it does not match its SHA-256"
 
 
 def _trees(store: Store) -> Iterator[Problem]:

@@ -144,7 +144,7 @@ class Store:
         if layer is None and _is_older(data):
             self._discard_older()
         elif layer is None:
-            self._discard(path, "it does not say which layer it is about; the layer is made again")
+            self.discard(path, "it does not say which layer it is about; the layer is made again")
         return layer
 
     def _discard_older(self) -> None:
@@ -162,10 +162,10 @@ class Store:
         with self._disk("reading"):
             if self.receipts.genuine(path, digest):
                 return True
-            self._discard(path, f"it does not match its SHA-256; {then}")
+            self.discard(path, f"it does not match its SHA-256; {then}")
             return False
 
-    def _discard(self, path: Path, why: str) -> None:
+    def discard(self, path: Path, why: str) -> None:
         """Take it away and say so, if it is there and was not replaced by another process meanwhile."""
         if os.path.lexists(path):
             with self._disk("removing what is damaged"):

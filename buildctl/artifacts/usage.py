@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from buildctl.artifacts.kept_bytecode import FOLDER as BYTECODE
 from buildctl.artifacts.store import Store, layer_of
 from buildctl.oci.trees.kept import remove_tree
 
@@ -21,6 +22,7 @@ class Sort(StrEnum):
     LAYERS = "layers"
     ORPHANS = "layers of nobody"
     UNPACKED = "unpacked trees"
+    BYTECODE = "bytecode"
     OTHER = "other"
 
 
@@ -50,6 +52,8 @@ def items(store: Store) -> Iterator[Item]:
     for path in [*_files(store.root / "artifacts", "*/*"), *_files(store.root / "partial", "*")]:
         yield from _item(Sort.DOWNLOADS, path)
     yield from _layers(store)
+    for path in _files(store.root / BYTECODE, "*/*"):
+        yield from _item(Sort.BYTECODE, path)
     for sort, folders in FOLDERS.items():
         for folder in folders:
             for path in sorted((store.root / folder).glob("*")):

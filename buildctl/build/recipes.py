@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from buildctl.artifacts.bytecode import BuildPython
+from buildctl.artifacts.bytecode import BuildPython, Compiler
 from buildctl.artifacts.debian.base import base_entries
 from buildctl.artifacts.debian.configured import VERSION
 from buildctl.artifacts.debian.package import BaseLock, DebPackage
 from buildctl.artifacts.debian.python import build_python, prepare_python, python_packages
+from buildctl.artifacts.kept_bytecode import KeptCompiler
 from buildctl.artifacts.store import Store, recipe_key
 from buildctl.artifacts.wheels.layer import WheelFile, estimated_work, group_entries
 from buildctl.artifacts.wheels.wheel import Site
@@ -80,6 +81,10 @@ class ImageCompiling:
 Compilers = Compiling | ImageCompiling
 
 
+def _compiler(compiling: Compilers, store: Store) -> Compiler:
+    return KeptCompiler(python=compiling.python(store), identity=compiling.identity, store=store)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DebianSource:
     """A layer of a base; `below` are the locks that it goes on top of, the lowest first. `added` are an image's own
@@ -98,7 +103,7 @@ class DebianSource:
             self.lock,
             lambda package: _artifact(store, package),
             below=self.below,
-            compiler=self.compiling.python(store),
+            compiler=_compiler(self.compiling, store),
             scratch=scratch,
             added=self.added,
         )
@@ -114,7 +119,7 @@ class WheelsSource:
 
     def entries(self, store: Store) -> Iterable[Entry]:
         files = [WheelFile(path=_artifact(store, w), filename=w.filename) for w in self.wheels]
-        return group_entries(files, site=self.site, bytecode=self.compiling.python(store))
+        return group_entries(files, site=self.site, bytecode=_compiler(self.compiling, store))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +169,7 @@ def debian_base(name: str, locks: Sequence[BaseLock], *, compiling: Compilers, c
             cmd=("bash",),
             labels={"org.opencontainers.image.title": name, "org.opencontainers.image.base.name": "scratch"},
         ),
-        recipes=tuple(_debian_recipe(name, source, compression.of(0)) for source in sources),
+        recipes=tuple(_debian_recipe(name, source, compression) for source in sources),
         history=tuple(
             History(created_by=f"buildctl: {len(s.lock.packages)} Debian packages ({s.lock.suite}, {s.lock.flavour})")
             for s in sources
@@ -273,11 +278,11 @@ def _operation_recipe(
             if not wheels:
                 return None
             source = WheelsSource(wheels=wheels, site=site, compiling=compiling)
-            how, files = compression.of(sum(w.size for w in wheels)), [(w.filename, w.digest) for w in wheels]
-            key = recipe_key("wheels", files, site, compiling.identity, how.identity)
+            files = [(w.filename, w.digest) for w in wheels]
+            key = recipe_key("wheels", files, site, compiling.identity, compression.identity)
             weight = estimated_work((w.filename, w.size) for w in wheels)
             label = f"{wheels[0].name} {wheels[0].version}" if len(wheels) == 1 else f"{len(wheels)} small wheels"
-            return Recipe(key=key, label=label, weight=weight, source=source, compression=how)
+            return Recipe(key=key, label=label, weight=weight, source=source, compression=compression)
 
 
 def _files_recipe(entries: Sequence[Entry], compression: Compression) -> Recipe:
@@ -288,7 +293,6 @@ def _files_recipe(entries: Sequence[Entry], compression: Compression) -> Recipe:
         for chunk in e.body.chunks() if e.body else ():
             digest.update(chunk)
         facts.append((e.path, e.kind, e.mode, e.uid, e.gid, e.size, e.target, digest.hexdigest()))
-    compression = compression.of(sum(e.size for e in entries))
     return Recipe(
         key=recipe_key("files", facts, compression.identity),
         label=(os.path.commonpath([e.path for e in entries]) or f"{len(entries)} files") if entries else "nothing",

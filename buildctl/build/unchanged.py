@@ -37,6 +37,7 @@ from buildctl.oci.layout import MANIFEST_TYPES, Layout
 PACKAGE = Path(__file__).parents[1]
 REMEMBERED = "remembered"  # folder of the store
 _BIG, _SETTLED = 1 << 20, 2.0  # bytes, seconds
+_MOST = 5000  # files of a project
 # The environment that a build reads, by the beginning of its names; of the rest only programs know that it starts for
 # work, and then there is something to do.
 ENVIRONMENT = ("BUILDCTL_", "HOME", "PIP_", "PYTHONPATH", "SOURCE_DATE_EPOCH", "UV_", "XDG_")
@@ -146,14 +147,20 @@ def _files(folder: str) -> Iterator[bytes]:
 
 
 def _contents(root: Path) -> Iterator[str]:
-    """Name, kind, mode and content of every file that a build of this project may read."""
+    """Name, kind, mode and content of every file that a build of this project may read. Raises OSError if they are so
+    many that comparing takes longer than building: a link to a folder of data may be among them.
+    """
     yield from (_content(root / name) for name in (MATRIX, BAKE))
+    left = _MOST
     seen: set[tuple[int, int]] = set()  # folders: links may lead round in circles
     for folder in ("images", "templates"):
         for path, folders, files in os.walk(root / folder, followlinks=True):
             state = Path(path).stat()
             folders[:] = sorted(folders) if (state.st_dev, state.st_ino) not in seen else []
             seen.add((state.st_dev, state.st_ino))
+            left -= len(folders) + len(files)
+            if left < 0:
+                raise OSError(f"more than {_MOST} files in {root}")
             yield from (_content(Path(path, name)) for name in (*folders, *sorted(files)))
 
 

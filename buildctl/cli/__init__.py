@@ -11,6 +11,14 @@
 Imports everything, inside the functions, so that `--help` answers at once; nothing imports it.
 """
 
-from buildctl.cli.program import main
+import sys
 
-__all__ = ["main"]
+
+def main() -> None:
+    """`program.main`. A Ctrl-C before it listens, or one more after it has answered one, is no traceback either."""
+    try:
+        from buildctl.cli.program import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ from buildctl.cli.options import (
     plain_http_option,
     targets_argument,
 )
-from buildctl.ground.errors import ExitCode, UsageError
+from buildctl.ground.errors import BuildctlError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from buildctl.host.catalogue import Subject
@@ -87,6 +89,11 @@ def check(options: Options, names: Sequence[str], host_file: Path | None, save: 
         return subjects_named(options.open(), known, name, arch)
 
     found = check_images(options.project, options.layout, names, host_file=host_file, save=save, more=more)
+    if not names:
+        from buildctl.publish.named import unlocked
+
+        with suppress(BuildctlError):  # claims can be read where matrix.yaml cannot
+            found = replace(found, unlocked=unlocked(options.open(), (verdict.name for verdict in found.verdicts)))
     answer(found, as_json=as_json)
     sys.exit(found.exit_code if names else ExitCode.OK)
 
@@ -136,7 +143,7 @@ def diff(options: Options, a: str, b: str, arch: str | None, plain_http: bool | 
     from buildctl.matrix.matrix import parse_arch
     from buildctl.publish.diff import compare
 
-    found = compare(options.open(), a, b, arch=parse_arch(arch) if arch else None, plain_http=plain_http)
+    found = compare(options.open, a, b, arch=parse_arch(arch) if arch else None, plain_http=plain_http)
     answer(found, as_json=as_json)
 
 

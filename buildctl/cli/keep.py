@@ -26,7 +26,7 @@ def fsck(options: Options, names: Sequence[str], of_store: bool, repair: bool) -
     """Re-compute all digests, sizes and diff ids of the built images; look for setuid files and paths that escape.
 
     Layers that are only in a cache are fetched first: what was not read is not checked.
-    With --store, do the same for everything in the store: wheels, packages, layers, and what is unpacked from them.
+    With --store, do the same for everything in the store: wheels, packages, layers, bytecode, and what is unpacked.
 
     \b
     Examples:
@@ -89,7 +89,7 @@ def _fsck_store(names: Sequence[str], *, repair: bool) -> None:
 @command("Show what the store takes on the disk")
 @json_option
 def disk(as_json: bool) -> None:
-    """Show what the store takes on the disk: downloads, layers, unpacked trees; what layouts share, and what is free.
+    """Show what the store takes on the disk, by kind, what layouts share, and what is free.
 
     \b
     Examples:
@@ -105,7 +105,7 @@ def disk(as_json: bool) -> None:
 @click.option("--unpacked", is_flag=True, help="Only unpacked trees; the next test unpacks again.")
 @click.option("--downloads", is_flag=True, help="Only wheels and Debian packages; finished layers stay.")
 @click.option(
-    "--all", "everything", is_flag=True, help="Layers and downloads, too: the next build starts from nothing."
+    "--all", "everything", is_flag=True, help="Layers, bytecode and downloads, too: the next build starts from nothing."
 )
 @click.option("--older-than", "older", metavar="AGE", help="Only what was not used for this long: 12h, 30d, 8w.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,17 @@ def set_level(level: Level) -> None:
     global _level  # noqa: PLW0603 - one level for the process
     _level = level
     _console.cache_clear()
+
+
+@contextlib.contextmanager
+def unsaid() -> Iterator[None]:
+    """What is said in the block is not shown."""
+    before = _level
+    set_level(Level.QUIET)
+    try:
+        yield
+    finally:
+        set_level(before)
 
 
 def told() -> int:

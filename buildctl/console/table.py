@@ -66,6 +66,10 @@ def fitted(text: str, *, width: int = 0) -> str:
     return "\n".join(lines)
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def size(count: float) -> str:
     """Bytes for people, decimal as registries and `docker images` show them: 2.51 GB."""
     for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from buildctl.console import log
 from buildctl.ground.errors import RuntimeUnavailableError, ToolError
 from buildctl.ground.run import kill_group, run, shown, which
+from buildctl.ground.scratch import scratch
 
 CONNECT = 8  # seconds for a connection to the host and the exchange of keys
 ENDING = 5.0  # seconds until what does not end by itself is killed
@@ -62,7 +62,8 @@ class Tunnel:
         self.host, destination = _destination(url)
         # the path of a socket has at most 104 bytes, and ssh appends 17 to its own
         roomy = len(tempfile.gettempdir()) < 60
-        self.folder = Path(tempfile.mkdtemp(prefix="buildctl-", dir=None if roomy else "/tmp"))  # noqa: S108
+        self._held = ExitStack()
+        self.folder = self._held.enter_context(scratch("ssh", under=None if roomy else Path("/tmp")))  # noqa: S108
         self.path = self.folder / "docker.sock"
         options = [word for option in _OPTIONS for word in ("-o", option)]
         self._ssh = [str(program), "-T", "-x", "-a", "-S", str(self.folder / "ssh"), *options]
@@ -117,7 +118,7 @@ class Tunnel:
             except subprocess.TimeoutExpired:
                 kill_group(process)
                 process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._held.close()
 
     def _serve(self) -> None:
         argv = [*self._ssh, *self._destination, DIAL]

@@ -23,12 +23,13 @@ from buildctl.runtimes.devices import device_files
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
     """`take` is the answer to "which one?": the newest torch of those that run best here; None where nothing runs, or
-    where one image was asked about.
+    where one image was asked about. Of the names in `unlocked` nothing is known.
     """
 
     host: Host
     verdicts: tuple[Verdict, ...]
     take: Verdict | None = None
+    unlocked: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -38,6 +39,7 @@ class CheckResult:
         return {
             "host": self.host.to_json(),
             "take": self.take.name if self.take else None,
+            "unlocked": list(self.unlocked),
             "verdicts": [v.to_json() for v in self.verdicts],
         }
 
@@ -54,7 +56,13 @@ class CheckResult:
         for some in groups:
             lines += wrapped("", f"{_names(some)}  {_said(some)}: {_reasons(some)}")
             lines += _steps(some)
-        return "\n".join(lines).rstrip()
+        if self.unlocked:
+            lines += [
+                *([""] if lines[-1] else []),
+                *wrapped("", f"Not locked, so unknown: {', '.join(self.unlocked)}"),
+                "    buildctl lock",
+            ]
+        return "\n".join(lines).strip()
 
     def _answer(self, take: Verdict, same: Sequence[Verdict]) -> list[str]:
         lines = wrapped("", f"Take {take.name}, which {take.kind}: {take.reason}")

@@ -230,6 +230,7 @@ def parse_uri(line: str, sources: Mapping[str, str]) -> DebPackage:
 def apt(argv: Sequence[str], root: Path | None) -> str:
     env = {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
     if root is not None:
-        env["APT_CONFIG"] = str(root / "apt.conf")
+        # its temporary files go with the folder, also when it is killed
+        env |= {"APT_CONFIG": str(root / "apt.conf"), "TMPDIR": str(root)}
     hint = "locking a Debian base needs apt: run `buildctl lock` on Debian or Ubuntu; building does not"
     return run.run(argv, timeout=DEADLINE, env=env, missing_hint=hint).stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 from buildctl.artifacts.debian.package import BaseLock
 from buildctl.artifacts.store import Store
 from buildctl.console.log import say
+from buildctl.console.table import counted
 from buildctl.ground.errors import FetchError, LockError
 from buildctl.lock import debian, debian_added
 from buildctl.lock.agreement import glibc_of, refuse_newer_glibc, refuse_other_python, refuse_python_of
@@ -20,7 +21,7 @@ from buildctl.lock.debian_added import Record
 from buildctl.lock.inside import base_image
 from buildctl.lock.inside.assembly import Debs, dated, refuse_unbuildable
 from buildctl.lock.inside.base_image import ImageLock, lock_image
-from buildctl.lock.inside.local_wheels import local_problem, offered, refuse_others, refuse_unusable
+from buildctl.lock.inside.local_wheels import keep_local, local_problem, offered, refuse_others, refuse_unusable
 from buildctl.lock.locked import LOCKED, debian_bases
 from buildctl.lock.refusal.unsolvable import explained
 from buildctl.lock.uv import NoSolutionError
@@ -124,11 +125,11 @@ def update_locks(project: Project, cells: Sequence[Cell], *, locked: bool) -> No
         return
     refuse_other_python(project, cells)
     if stale := stale_locks(project, cells):
-        say(f"updating {len(stale)} locks:\n  {_listed(project, stale)}")
+        say(f"updating {counted(len(stale), 'lock')}:\n  {_listed(project, stale)}")
         _tell(lock_cells(project, cells, upgrade=False))
     whole = _by_wheel_lock(project, cells)
     if claims := stale_claims(project, whole):
-        say(f"updating {len(claims)} claims files:\n  {_listed(project, claims)}")
+        say(f"updating {counted(len(claims), 'claims file')}:\n  {_listed(project, claims)}")
         _tell(write_claims(project, whole, Store.default(), again=False))
     _refuse_contradictions(project, cells)
 
@@ -244,6 +245,7 @@ def _lock_wheels(project: Project, cell: Cell, *, upgrade: bool) -> Iterator[str
     refuse_newer_glibc(cell, new.wheels, runtime)
     # a torch that contradicts the cell: write nothing
     derived = derive(project, cell, Store.default(), again=False, lock=new)
+    keep_local(project, cell, new, Store.default())  # the index has none of them
     refuse_unlinkable(cell, new, derived.claims.versions, Store.default())
     write_wheel_lock(path, new)
     yield f"{project.shown(path)}: {len(new.wheels)} wheels"

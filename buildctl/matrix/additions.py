@@ -86,8 +86,9 @@ def check_additions(
         found = {name: accelerator for name, accelerator in names.items() if addition.matches(name)}
         if not found:
             near = did_you_mean(addition.pattern, names)
-            if addition.pattern.endswith("-devel") and addition.pattern.removesuffix("-devel") in names:
-                near = f" (both flavours get it: write {addition.pattern.removesuffix('-devel')!r})"
+            stem = addition.pattern.removesuffix("-devel")
+            if stem != addition.pattern and any(fnmatch.fnmatchcase(name, stem) for name in names):
+                near = f" (both flavours get it: write {stem!r})"
             document.problem(path, f"no image matches{near or ' (names: ' + ', '.join(names) + ')'}")
         if addition.apt:
             _check_bases(document, (*path, "apt"), found)

@@ -220,8 +220,8 @@ def _trailer(crc32: int, size: int) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compression:
-    """`method` is what containerd, podman and BuildKit call it, `level` the compressor's, one of `levels`. A layer
-    made from less than `worth` bytes of packages is compressed as `plain` says.
+    """`method` is what containerd, podman and BuildKit call it, `level` the compressor's, one of `levels`. `plain` has
+    the same diff ids, and every engine makes it.
     """
 
     method: str
@@ -229,17 +229,12 @@ class Compression:
     sink: type[Sink]
     level: int = 0
     levels: range = range(0)
-    worth: int = 0
     plain: Compression | None = None
 
     @property
     def identity(self) -> str:
         """What the compressed bytes depend on besides the content: part of a recipe key."""
         return f"{self.method}{f'-{self.level}' if self.level else ''} {self.sink.version()}".strip()
-
-    def of(self, material: int) -> Compression:
-        """The compression of a layer made from so many bytes; 0 for a layer that every client needs whole."""
-        return self.plain if self.plain is not None and material < self.worth else self
 
     def at(self, level: int) -> Compression:
         """The same method with one of its `levels`."""
@@ -251,7 +246,7 @@ class Compression:
 
 ZSTD = Compression(method="zstd", media_type=MediaType.LAYER_ZSTD, sink=ZstdSink, level=3, levels=range(1, 20))
 GZIP = Compression(method="gzip", media_type=MediaType.LAYER_GZIP, sink=GzipSink, level=6, levels=range(1, 10))
-CHUNKED = replace(ZSTD, method="zstd:chunked", sink=ChunkedSink, worth=20_000_000, plain=ZSTD)
+CHUNKED = replace(ZSTD, method="zstd:chunked", sink=ChunkedSink, plain=ZSTD)
 UNCOMPRESSED = Compression(method="uncompressed", media_type=MediaType.LAYER_TAR, sink=Sink)
 COMPRESSIONS: Mapping[str, Compression] = {c.method: c for c in (ZSTD, GZIP, CHUNKED)}  # without a level
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,22 +200,24 @@ def shown(layer: Descriptor) -> str:
     return f"sha256:{layer.digest.short} ({size(layer.size)})"
 
 
-def compare(project: Project, a: str, b: str, *, arch: str | None = None, plain_http: bool | None = None) -> Difference:
+def compare(
+    open_project: Callable[[], Project], a: str, b: str, *, arch: str | None = None, plain_http: bool | None = None
+) -> Difference:
     """Without `arch`, compares the architecture that both have; if there are several, this machine's. Of an image in a
-    registry, only manifests, configuration and the attached bill of materials are fetched. Raises LayoutError,
-    RegistryError.
+    registry, only manifests, configuration and the attached bill of materials are fetched. The project is opened only
+    for names in its layout. Raises LayoutError, RegistryError.
     """
-    chosen = (arch, arch) if arch else _common(*(_arches(project, name, plain_http) for name in (a, b)))
-    return difference(*(_seen(project, name, one, plain_http) for name, one in zip((a, b), chosen, strict=True)))
+    chosen = (arch, arch) if arch else _common(*(_arches(open_project, name, plain_http) for name in (a, b)))
+    return difference(*(_seen(open_project, name, one, plain_http) for name, one in zip((a, b), chosen, strict=True)))
 
 
-def _arches(project: Project, name: str, plain_http: bool | None) -> tuple[str, ...]:
+def _arches(open_project: Callable[[], Project], name: str, plain_http: bool | None) -> tuple[str, ...]:
     if found := as_layout(name):
         target = in_layout(*found, text=name)
     elif "/" in name:
         target = in_registry(open_repository(Reference.parse(name), plain_http=plain_http), name)
     else:
-        target = in_layout(Layout(project.layout), name)
+        target = in_layout(Layout(open_project().layout), name)
     return tuple(dict.fromkeys(image.arch for image in target.of(None)))
 
 
@@ -230,11 +232,11 @@ def _common(a: Sequence[str], b: Sequence[str]) -> tuple[str, str]:
     return choice(both or a), choice(both or b)
 
 
-def _seen(project: Project, name: str, arch: str, plain_http: bool | None) -> Side:
+def _seen(open_project: Callable[[], Project], name: str, arch: str, plain_http: bool | None) -> Side:
     if found := as_layout(name):
         return from_elsewhere(*found, name, arch)
     if "/" not in name:
-        return from_layout(Layout(project.layout), name, arch)
+        return from_layout(Layout(open_project().layout), name, arch)
     reference = Reference.parse(name)
     return from_registry(open_repository(reference, plain_http=plain_http), arch)
 

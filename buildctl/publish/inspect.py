@@ -84,7 +84,8 @@ class InspectedImage:
         if self.digest:
             made = f", created {self.created}" if self.created else ""
             layers = f"{self.layers} layer{'s' * (self.layers != 1)} ({', '.join(self.compressions)})"
-            yield f"  {self.digest}, {size(self.size)} in {layers}{made}"
+            yield f"  {self.digest}"
+            yield f"  {size(self.size)} in {layers}{made}"
             if self.chunked:
                 who = f"stargz, twin of {self.twin_of}" if self.twin_of else "podman; for stargz the tag with -lazy"
                 yield f"  zstd:chunked: {self.chunked} of {self.layers} layers, file by file for {who}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from buildctl.ground.errors import UnknownNameError
@@ -29,7 +29,7 @@ def subjects_named(project: Project, known: Sequence[Subject], name: str, arch: 
         return [replace(subject, image=first.image, built=first.image in built)]
     cells = [cell for cell in project.matrix.select([name]) if cell in there]
     if not cells:
-        raise UnknownNameError(f"{name} has no claims yet", hint="run `buildctl lock`, then `buildctl claims`")
+        raise UnknownNameError(f"{name} has no claims yet", hint=f"run `buildctl lock {name}`")
     return [
         replace(
             there[same[0]][0],
@@ -41,6 +41,11 @@ def subjects_named(project: Project, known: Sequence[Subject], name: str, arch: 
         for image in dict.fromkeys(cell.image for cell in cells)
         if (same := [cell for cell in cells if cell.image == image])
     ]
+
+
+def unlocked(project: Project, known: Iterable[str]) -> tuple[str, ...]:
+    """Names of the matrix that nothing is known about yet."""
+    return tuple(dict.fromkeys(cell.name for cell in project.matrix.cells if cell.name not in set(known)))
 
 
 def _tagged(name: str, claims: Mapping[Cell, Claims]) -> tuple[Cell, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from buildctl.registry.transport import Transport, Tries, brief
 
 _MANIFESTS = INDEX_TYPES | MANIFEST_TYPES
 _ACCEPT = ", ".join(sorted(map(str, _MANIFESTS)))
-_PAGES = 1000
+# of one list, all pages together: a million tags; bytes, and seconds
+_PAGES, _LIST_LIMIT, _LIST_SECONDS = 1000, 32 << 20, 120.0
 _CHUNK = 1 << 20
 
 
@@ -170,13 +172,15 @@ class Repository:
 
     def pages(self, path: str, what: str) -> Iterator[bytes]:
         """The pages of a list. Raises RegistryError."""
-        seen: set[str] = set()
+        seen, size, end = set[str](), 0, time.monotonic() + _LIST_SECONDS
         while path:
             seen.add(path)
             answer = self.transport.send("GET", path, what=what, scope=self.scope)
             yield answer.content
+            size += len(answer.content)
             path = answer.links.get("next", {}).get("url", "")
-            if path in seen or len(seen) == _PAGES:
+            late = size > _LIST_LIMIT or len(seen) == _PAGES or time.monotonic() > end
+            if path and (path in seen or late):
                 raise RefusedError(f"{self.reference.registry}: {what}: the list never ends")
 
     @contextmanager

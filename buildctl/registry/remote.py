@@ -9,7 +9,7 @@ from typing import Any
 
 from buildctl.console.log import say
 from buildctl.console.progress import Progress, open_progress
-from buildctl.console.table import size
+from buildctl.console.table import counted, size
 from buildctl.ground.errors import LayoutError
 from buildctl.oci.absent import absent
 from buildctl.oci.image import Descriptor
@@ -47,7 +47,7 @@ def bring_layers(layout: Layout, images: Iterable[Descriptor], what: str) -> int
 
 
 def count(layers: int) -> str:
-    return f"{layers} layer{'' if layers == 1 else 's'}"
+    return counted(layers, "layer")
 
 
 def is_are(number: int) -> str:

@@ -59,6 +59,7 @@ def kinds(world: World) -> Iterator[tuple[str, Path]]:
     for quiet in ("receipts", "contents", "remembered"):
         yield quiet, next((store / quiet).iterdir())
     yield "python", next(p for p in (store / "python").rglob("*.py") if not p.is_symlink())
+    yield "bytecode", max(store.glob("bytecode/*/*"), key=lambda path: path.lstat().st_size)
     yield "layer of the layout", layout.blob_path(manifest.layers[0].digest)
     yield "configuration", layout.blob_path(manifest.config.digest)
     yield "manifest", layout.blob_path(image.digest)
@@ -87,7 +88,7 @@ def rot(world: World, _: argparse.Namespace) -> Tally:
 
 
 def _judge(world: World, kind: str, what: str, bill: str, tally: Tally) -> None:
-    if kind in ("artifact", "python"):  # else nothing needs it
+    if kind in ("artifact", "python", "bytecode"):  # else nothing needs it
         shutil.rmtree(world.store.root / "layers")
     done = world.run("build", NAME, "--no-load", "--json")
     wrong = world.built(done)

@@ -31,7 +31,7 @@ CALLS = (
 )
 # not ECONNRESET: urllib3 passes over it, because then the socket has an answer, which this one has not
 NETWORK = (("sendto", "ENETUNREACH"), ("connect", "EIO"))
-MOST = 200  # about so many calls of one kind are tried
+MOST = 25  # about so many calls of one kind are tried, spread over all
 SIZES = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64)  # MB
 FILES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)  # inodes
 
@@ -86,7 +86,8 @@ def _injected(
     most = _most(log.read_text(errors="replace"))
     for call, error in calls:
         step = max(options.every, most[call] // MOST)
-        for number in range(1 + world.chance.randrange(step), most[call] + 1, step):
+        first = 1 + world.chance.randrange(max(1, min(step, most[call])))  # each kind that there is at least once
+        for number in range(first, most[call] + 1, step):
             done = run([*traced, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}"])
             if "(INJECTED)" in log.read_text(errors="replace"):  # else this run had fewer of them
                 yield f"{call} {number} {error}", done

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from buildctl.artifacts.kept_bytecode import is_whole
 from buildctl.artifacts.store import Store
 from buildctl.lock.debian import read_base_lock
 from buildctl.oci.check import check_layout
@@ -143,6 +144,8 @@ class World:
         """What is there under a final name, but is not what the name says."""
         files = [*self.store.root.glob("artifacts/*/*"), *self.store.root.glob("blobs/sha256/*")]
         wrong = [f"{path} is not what its name says" for path in files if Digest.of_file(path).hex != path.name]
+        packs = self.store.root.glob("bytecode/*/*")
+        wrong += [f"{path} is not what its name says" for path in packs if not is_whole(path)]
         if (self.layout / "oci-layout").exists():
             wrong += check_layout(self.layout)
         return wrong

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from buildctl.build.assembler import bases_under, build_bases
 from buildctl.build.buildkit.progress import watched
-from buildctl.build.buildkit.uv_image import put_tool, scratch_in
+from buildctl.build.buildkit.uv_image import put_tool
 from buildctl.build.engine import Built, Order
 from buildctl.console.log import say
 from buildctl.dockerfile.bake import BakeTarget, bake_definition, bake_name, target_of
@@ -130,8 +130,9 @@ def build_with_docker(
     """
     layout.create()
     check_buildx(options)
-    with scratch_in(layout.root) as scratch:
-        places = {target.name: scratch / str(number) for number, target in enumerate(targets)}
+    # on the layout's file system, so that blobs are linked and not copied
+    with scratch("docker", under=layout.root) as folder:
+        places = {target.name: folder / str(number) for number, target in enumerate(targets)}
         _export(targets, places, options)
         # if BuildKit's cache has a layer as compressed by another export, it exports that one
         mixed = [t for t in targets if t.fixed_times and not _compressed_as_asked(places[t.name], options)]

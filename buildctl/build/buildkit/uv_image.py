@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from buildctl.dockerfile.bake import UV
 from buildctl.ground.run import run
+from buildctl.ground.scratch import scratch
 from buildctl.lock.index import uv_environment
 from buildctl.matrix.arch import ARCHES
 from buildctl.oci.compression import GZIP
@@ -33,9 +31,9 @@ def put_uv(layout: Layout, arches: Sequence[str], *, env: Mapping[str, str]) -> 
     `env` is the environment for uv, which fetches its own wheel from the user's index. Raises ToolError.
     """
     images, blobs = [], dict[Digest, Path]()
-    with scratch_in(layout.root) as scratch:
+    with scratch("docker", under=layout.root) as folder:
         for arch in arches:
-            layer, blob = _uv_layer(scratch, _static_uv(scratch / arch, arch, env))
+            layer, blob = _uv_layer(folder, _static_uv(folder / arch, arch, env))
             blobs[layer.descriptor.digest] = blob
             config = ImageConfig(platform=Platform(architecture=arch), history=(History(created_by="COPY uv /uv"),))
             name = f"{UV}-{arch}"
@@ -63,13 +61,3 @@ def _uv_layer(scratch: Path, binary: Path) -> tuple[Layer, Path]:
     with blob.open("wb") as out:
         layer = write_layer([file_entry(UV, binary.read_bytes(), mode=0o755)], out, compression=GZIP)
     return layer, blob
-
-
-@contextmanager
-def scratch_in(root: Path) -> Iterator[Path]:
-    """A folder on the layout's file system, so that its blobs are linked and not copied."""
-    folder = Path(tempfile.mkdtemp(prefix=".docker-", dir=root))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -24,6 +24,7 @@ NOTES = {
     Sort.LAYERS: "prune --all",
     Sort.ORPHANS: "prune, an hour after they were made",
     Sort.UNPACKED: "prune; a test in the sandbox unpacks again",
+    Sort.BYTECODE: "prune --all; compiled again with the layers that need it",
     Sort.OTHER: "prune --all",
 }
 
@@ -58,7 +59,7 @@ class DiskUse:
         ]
         answer = folded(("WHAT", "COUNT", "SIZE", "SHARED", "REMOVED BY"), rows, right=frozenset({1, 2, 3}))
         total = sum(item.size + item.shared for item in self.items)
-        shared = "SHARED: a layout such as dist/ has it, too, by hard links; free when both are gone"
+        shared = "SHARED: a layout such as dist/ has it, too (hard links); free once both are gone"
         return f"{answer}\n\n{size(total)} in {self.store}, {size(self.free)} free\n{shared}"
 
 

@@ -14,8 +14,8 @@ from buildctl.artifacts.store import Store
 from buildctl.build.planner import Planned, Planner, chosen_compression
 from buildctl.build.recipes import Compiling, artifacts_of, material_size
 from buildctl.cli.options import require_linux_to
-from buildctl.console.log import say
-from buildctl.console.table import folded, size, table
+from buildctl.console.log import say, unsaid
+from buildctl.console.table import counted, folded, size, table
 from buildctl.dockerfile.files import update_rendered
 from buildctl.ground.errors import RuntimeUnavailableError
 from buildctl.ground.scratch import scratch as scratch_folder
@@ -71,11 +71,12 @@ class Forecast:
     def _disk(self, made: int) -> str:
         needed = self.download_size + made
         enough = "enough" if needed < self.free else "NOT enough"
-        return f"needs about {size(needed)} of disk, {size(self.free)} are free: {enough}; nothing was kept"
+        again = "\nnothing was kept: `buildctl build` resolves it again" if self.resolve else ""
+        return f"needs about {size(needed)} of disk, {size(self.free)} are free: {enough}{again}"
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}" if number else "nothing"
+    return counted(number, noun) if number else "nothing"
 
 
 def _largest(layers: Sequence[tuple[str, int]]) -> str:
@@ -137,9 +138,10 @@ def _resolved(project: Project, cells: Sequence[Cell]) -> Iterator[tuple[Project
         shutil.copy(project.root / MATRIX, root / MATRIX)
         scratch = replace(project, root=root)
         if stale:
-            say(f"resolving {len(stale)} locks in a temporary folder, to know the sizes")
+            say(f"resolving {counted(len(stale), 'lock')} in a temporary folder, to know the sizes")
         update_locks(scratch, cells, locked=False)
-        update_rendered(scratch, load_locked(scratch, of_all_architectures(scratch, cells)), locked=False)
+        with unsaid():  # these files are written nowhere that anybody looks
+            update_rendered(scratch, load_locked(scratch, of_all_architectures(scratch, cells)), locked=False)
         yield scratch, stale
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from buildctl.build.engine import BuildResult
-from buildctl.console.table import size
+from buildctl.console.table import counted, size
 from buildctl.publish.diff import Difference
 from buildctl.publish.pipeline.growth import by_content, newest
 from buildctl.publish.result import Candidate, Published
@@ -94,7 +94,7 @@ def _against(candidate: Candidate) -> str:
     if change.same:
         return "the same image"
     count = len(change.packages or ())
-    packages = "packages unknown" if change.packages is None else f"{count} package{'' if count == 1 else 's'}"
+    packages = "packages unknown" if change.packages is None else counted(count, "package")
     return f"{_signed(change.b.size - change.a.size)}, {packages}"
 
 

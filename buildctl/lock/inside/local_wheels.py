@@ -5,7 +5,6 @@ those of an index. They lie in images/, which is the build context, so that Dock
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from buildctl.artifacts.store import Store
 from buildctl.artifacts.wheels.wheel import Site, read_wheel
 from buildctl.ground.errors import ArtifactError, LockError, ResolveError
+from buildctl.ground.scratch import scratch
 from buildctl.lock.uv import supported_tags
 from buildctl.lock.wheels import LockedWheel, WheelLock
 from buildctl.matrix.additions import keys_of
@@ -30,10 +30,10 @@ def offered(project: Project, cell: Cell) -> Iterator[Path | None]:
     if not cell.wheels:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="buildctl-wheels-") as folder:
+    with scratch("wheels") as folder:
         for name in cell.wheels:
-            (Path(folder) / Path(name).name).symlink_to((project.images / name).resolve())
-        yield Path(folder)
+            (folder / Path(name).name).symlink_to((project.images / name).resolve())
+        yield folder
 
 
 def refuse_unusable(project: Project, cell: Cell, glibc: tuple[int, int] | None) -> None:

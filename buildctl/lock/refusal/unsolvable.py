@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from buildctl.ground.errors import LockError, ResolveError
-from buildctl.lock.uv import FAMILY, NoSolutionError, index_of, resolve
+from buildctl.lock.uv import FAMILY, Found, NoSolutionError, index_of, resolve
 from buildctl.matrix.additions import EXTRAS, Addition
 from buildctl.matrix.cells import Cell
 
@@ -48,10 +49,12 @@ def explained(
     """The error for people: names the packages at fault by their keys if possible, else shows uv's own message. `links`
     is a folder of the cell's own wheels.
     """
+    where = f"{cell.name} on {cell.platform}"
+    if blame := _of_torch(cell, glibc):
+        return ResolveError(f"{where}: {blame.what}", hint=blame.way)
     own = [text for text in cell.requirements if canonicalize_name(Requirement(text).name) not in FAMILY]
     with ThreadPoolExecutor(_LOOKUPS) as pool:
         found = [blame for blame in pool.map(lambda text: _blame(cell, additions, text, glibc, links), own) if blame]
-    where = f"{cell.name} on {cell.platform}"
     if not found:
         asked = ", ".join(dict.fromkeys(["packages", *(_key(cell, additions, Requirement(text).name) for text in own)]))
         if cell.accelerator.index:
@@ -84,6 +87,40 @@ def _key(cell: Cell, additions: tuple[Addition, ...], name: str) -> str:
     return "packages"
 
 
+def _of_torch(cell: Cell, glibc: tuple[int, int] | None) -> Blame | None:
+    """Why the cell's torch alone cannot be had; None if it can."""
+    asked, index = f'torch {cell.torch} (versions["{cell.key}"])', cell.accelerator.index
+    try:
+        _tried(cell, [f"torch=={cell.torch}"], glibc, None, alone=True)
+    except NoSolutionError as error:
+        story = error.message
+    else:
+        return None
+    elsewhere = f"correct {cell.accelerator.place('index')}" if index else "configure an index that has it"
+    if tags := _for(_NOT_FOR_PYTHON, story, "torch"):
+        return Blame(
+            what=f"{asked} has no wheel for Python {cell.python}, only for {tags.replace('`', '')}",
+            way="set `python` to one of these, ask for another torch under `versions`, or exclude the combination",
+        )
+    if platforms := _for(_NOT_FOR_PLATFORM, story, "torch"):
+        return Blame(
+            what=f"{asked} has no wheel for {cell.platform}, only for {platforms.replace('`', '')}",
+            way=f"exclude the combination, or {elsewhere}",
+        )
+    on = cell.accelerator.place("index") if index else "the package index"
+    there = _nearest(cell, glibc)
+    way = f"set it to {there}, the nearest there" if there else elsewhere
+    return Blame(what=f"{asked} is not on {on}, for Python {cell.python}", way=f"{way}, or drop it from `versions`")
+
+
+def _nearest(cell: Cell, glibc: tuple[int, int] | None) -> str | None:
+    """The newest torch of the same minor version that could be had, or else the newest of all."""
+    for text in (f"torch=={cell.torch.major}.{cell.torch.minor}.*", "torch"):
+        with suppress(NoSolutionError):
+            return str(_tried(cell, [text], glibc, None, alone=True)[0].version)
+    return None
+
+
 def _blame(
     cell: Cell, additions: tuple[Addition, ...], text: str, glibc: tuple[int, int] | None, links: Path | None
 ) -> Blame | None:
@@ -101,9 +138,13 @@ def _blame(
     return None
 
 
-def _tried(cell: Cell, texts: list[str], glibc: tuple[int, int] | None, links: Path | None, *, alone: bool) -> None:
+def _tried(
+    cell: Cell, texts: list[str], glibc: tuple[int, int] | None, links: Path | None, *, alone: bool
+) -> tuple[Found, ...]:
     with index_of(cell.accelerator) as index:
-        resolve(texts, python=cell.python, platform=cell.platform, index=index, glibc=glibc, alone=alone, links=links)
+        return resolve(
+            texts, python=cell.python, platform=cell.platform, index=index, glibc=glibc, alone=alone, links=links
+        )
 
 
 def _missing(cell: Cell, asked: str, name: str, story: str, text: str) -> Blame:

@@ -107,6 +107,23 @@ def test_a_signal_ends_a_command_cleanly(tmp_path: Path, number: signal.Signals,
     assert temporary(tmp_path) == []
 
 
+@pytest.mark.parametrize("module", ["click", "buildctl.ground.interrupts", "buildctl.cli.program"])
+def test_an_interrupt_while_modules_are_imported_is_no_traceback(tmp_path: Path, module: str) -> None:
+    script = f"""
+import os, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "{module}":
+            os.kill(os.getpid(), {INT:d})
+sys.meta_path.insert(0, Interrupting())
+from buildctl.cli import main
+main()
+"""
+    process = started(tmp_path, script)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (130, "")
+
+
 @pytest.mark.parametrize(("number", "status"), [(INT, 130), (TERM, 143), (HUP, 129)])
 def test_a_signal_while_a_program_starts_leaves_no_program(tmp_path: Path, number: int, status: int) -> None:
     """Popen has started it and not returned yet."""

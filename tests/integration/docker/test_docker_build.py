@@ -70,7 +70,7 @@ def test_an_arbitrary_run_ends_in_an_image_of_the_layout(tmp_path: Path, base: L
     assert files["made/copy"]["content"] == hashlib.sha256(b"hello\n").hexdigest()
     assert {entry["mtime"] for entry in files.values()} == {EPOCH}
     assert layout.config(descriptor).labels == {"made": "yes"}
-    assert [p for p in layout.root.iterdir() if p.name.startswith(".docker-")] == []
+    assert [p for p in layout.root.iterdir() if p.name.startswith("buildctl-docker.")] == []
 
 
 @pytest.mark.usefixtures("docker_client")
@@ -142,7 +142,7 @@ def test_a_step_that_fails_is_shown_with_what_it_said(tmp_path: Path, base: Layo
     with pytest.raises(EngineError, match=r"(?s)the reason.*exit code: 7"):
         build_with_docker([cell], DockerOptions(epoch=EPOCH), layout=layout)
     assert layout.names() == ()
-    assert [p for p in layout.root.iterdir() if p.name.startswith(".docker-")] == []
+    assert [p for p in layout.root.iterdir() if p.name.startswith("buildctl-docker.")] == []
 
 
 @pytest.mark.usefixtures("docker_client")

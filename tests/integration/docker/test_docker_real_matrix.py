@@ -62,7 +62,7 @@ def world(docker_engine: Engine, stores: Path) -> Iterator[World]:
 def made(folder: Path, registry: str) -> World:
     push_base(folder / "base", registry)
     run(project(folder / "team", registry), "lock", "--record-scripts")
-    run(folder / "team", "build", "--no-load", "--locked")
+    run(folder / "team", "build", "--no-load")
     return World(folder=folder / "team", registry=registry, data=folder / "registry" / "data")
 
 

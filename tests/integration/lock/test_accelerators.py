@@ -232,12 +232,15 @@ def test_an_index_that_does_not_answer_is_named_with_its_key_and_line(server: Si
 
 def test_an_index_without_torch_is_among_what_was_asked(server: Site, tmp_path: Path) -> None:
     found = project(tmp_path, f"cu126: {{index: {server.publish('empty', {})}}}")
-    with pytest.raises(LockError, match=r"\(versions, packages, accelerators\.cu126\.index \(matrix\.yaml line 7\)\)"):
+    with pytest.raises(
+        LockError, match=r"torch 2\.10\.0 .* is not on accelerators\.cu126\.index \(matrix\.yaml line 7\)"
+    ):
         lock(found)
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["from the index", "own wheel"])
 def test_an_extension_built_for_another_torch_is_not_locked(
-    server: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool
 ) -> None:
     torch, ext = (f"{stem}-cp313-cp313-manylinux_2_28_x86_64.whl" for stem in ("torch-2.10.0", "ext-1.0"))
     c10 = library(exports=["_ZN3c103oldEv"], soname="libc10.so", needed=["libc.so.6"])
@@ -246,11 +249,17 @@ def test_an_extension_built_for_another_torch_is_not_locked(
     def planted(symbol: str) -> Project:
         module = library(exports=["PyInit__C"], wants=[symbol], needed=["libc10.so"])
         files = {"ext/_C.cpython-313-x86_64-linux-gnu.so": module}
-        monkeypatch.setenv("UV_DEFAULT_INDEX", server.publish(symbol, served | {ext: wheel(ext, files=files)}))
+        added = {ext: wheel(ext, files=files)}
+        monkeypatch.setenv("UV_DEFAULT_INDEX", server.publish(symbol, served | ({} if own else added)))
         (tmp_path / symbol).mkdir()
         made = project(tmp_path / symbol, "plain: {kind: cpu}")
         matrix = tmp_path / symbol / "matrix.yaml"
-        matrix.write_text(matrix.read_text().replace("packages: []", "packages: [ext]"))
+        if own:
+            (made.images / "wheels").mkdir(parents=True)
+            (made.images / "wheels" / ext).write_bytes(added[ext])
+            matrix.write_text(matrix.read_text() + 'images: {"*": {wheels: [wheels]}}\n')
+        else:
+            matrix.write_text(matrix.read_text().replace("packages: []", "packages: [ext]"))
         return Project.find(made.root)
 
     with pytest.raises(LockError) as caught:

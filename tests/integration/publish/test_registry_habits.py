@@ -13,6 +13,7 @@ import pytest
 
 from buildctl.ground.net import Patience
 from buildctl.oci.image import Descriptor, canonical_json
+from buildctl.registry import client
 from buildctl.registry.auth import Credentials
 from buildctl.registry.client import Repository, document_type
 from buildctl.registry.members import members
@@ -121,6 +122,25 @@ def test_a_document_has_a_deadline(there: Repository, front: Proxy) -> None:
     manifests(front, drip=0.1)
     with pytest.raises(RefusedError, match="took longer than"):
         replace(there, transport=slow).manifest("2.6")
+
+
+@pytest.mark.parametrize(("limit", "value"), [("_PAGES", 1), ("_LIST_LIMIT", 5), ("_LIST_SECONDS", 0.0)])
+def test_a_list_has_an_end(
+    limit: str, value: float, there: Repository, front: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pages, in bytes and in time, whatever the pages say."""
+    link = {"Link": f'<{there.path}/tags/list?n=1000&last=2>; rel="next"'}
+    page = b'{"tags": ["a"]}'
+
+    def first() -> list[Fault]:
+        return [Fault(when=lambda m, p: p.endswith("n=1000"), times=1, status=200, headers=link, body=page)]
+
+    front.faults = first()
+    assert {"a", "2.6"} <= set(there.tags())
+    front.faults = first()
+    monkeypatch.setattr(client, limit, value)
+    with pytest.raises(RefusedError, match="the list never ends"):
+        there.tags()
 
 
 def test_a_host_that_never_says_a_word_is_asked_once() -> None:

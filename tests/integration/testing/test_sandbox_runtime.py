@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -359,8 +360,9 @@ def test_commands_of_other_threads_run_side_by_side_and_end_when_told(session: S
         time.sleep(1)  # while they start, or after
         assert not any(future.done() for future in running)
         session.stop()
-        ended = [future.exception(timeout=20) or future.result().returncode for future in running]
-    assert all(isinstance(one, ToolError) or one != 0 for one in ended)
+        for future in running:
+            with suppress(ToolError):  # it had not started its command
+                assert future.result(timeout=20).returncode != 0
     assert python(session, "print(1)") == "1", "and the next one starts"
 
 

@@ -49,6 +49,7 @@ def test_each_thing_has_a_kind(store: Store) -> None:
         Sort.LAYERS: 1,
         Sort.ORPHANS: 1,
         Sort.UNPACKED: 1,
+        Sort.BYTECODE: 0,
         Sort.OTHER: 0,
     }
 

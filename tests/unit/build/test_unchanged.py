@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from buildctl.build.unchanged import ENVIRONMENT, _contents
+from buildctl.build import unchanged
+from buildctl.build.unchanged import ENVIRONMENT, _contents, remembered
+from buildctl.matrix.project import Project
 from tests.support.sources import PACKAGE, nodes
 
 MAKERS = ("matrix", "lock", "dockerfile", "build", "artifacts", "oci")
@@ -51,3 +53,16 @@ def test_links_that_lead_round_in_circles_are_followed_once(tmp_path: Path) -> N
     assert len(before) < 100
     (images / "common" / "file").write_text("y")
     assert list(_contents(tmp_path)) != before
+
+
+def test_a_link_to_a_folder_of_many_files_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build with so much to compare is not remembered; it takes its usual way."""
+    (tmp_path / "project/images").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    for number in range(20):
+        (tmp_path / "data" / str(number)).touch()
+    (tmp_path / "project/images/data").symlink_to(tmp_path / "data")
+    project = Project(root=tmp_path / "project", layout=tmp_path / "dist")
+    assert remembered(project, load=False) is not None
+    monkeypatch.setattr(unchanged, "_MOST", 10)
+    assert remembered(project, load=False) is None

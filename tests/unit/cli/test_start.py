@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from buildctl.cli.answers.forecast import Forecast
 from buildctl.cli.program import cli
 from buildctl.cli.start import init
-from buildctl.ground.errors import EngineError, MatrixError, UsageError
+from buildctl.ground.errors import EngineError, MatrixError, UnknownNameError, UsageError
 from buildctl.matrix.read import load_matrix
 
 
@@ -80,6 +81,19 @@ def test_a_script_is_not_asked(tmp_path: Path) -> None:
         asked(tmp_path)
 
 
+def test_check_names_what_is_not_locked_yet(tmp_path: Path) -> None:
+    """Else it would answer "which one?" from half of the matrix."""
+    asked(tmp_path, "--cuda", "2.10", "--cpu")
+    host = Path(__file__).parents[2] / "support" / "hosts" / "h200.json"
+    command = ["--project", str(tmp_path), "check", "--host", str(host)]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-3:] == ["", "Not locked, so unknown: cuda-2.10, cpu-2.10", "    buildctl lock"]
+    refused = CliRunner().invoke(cli, [*command, "cuda-2.10"]).exception
+    assert isinstance(refused, UnknownNameError)
+    assert refused.hint == "run `buildctl lock cuda-2.10`"
+
+
 @pytest.mark.parametrize("command", ["plan", "build", "fetch", "bases", "rebase"])
 def test_what_makes_layers_says_on_a_mac_at_once_that_it_needs_linux(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
@@ -119,5 +133,7 @@ def test_a_plan_adds_up_and_says_whether_it_fits() -> None:
     text = found.text()
     assert "needs about 356 MB of disk, 300 MB are free: NOT enough" in text
     assert "115 files" in text
+    assert "nothing was kept: `buildctl build` resolves it again" in text
+    assert "nothing was kept" not in replace(found, resolve=()).text()
     assert max(map(len, text.splitlines())) <= 80
     assert found.to_json()["download"] == {"artifacts": 115, "size": 200_000_000}

@@ -30,6 +30,13 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_block_can_be_silent_and_the_level_comes_back(capsys: pytest.CaptureFixture[str]) -> None:
+    with log.unsaid():
+        log.say("a")
+    log.say("b")
+    assert capsys.readouterr() == ("", "b\n")
+
+
 def test_a_line_costs_no_library() -> None:
     code = "import sys; from buildctl.console import log; log.say('a'); sys.exit('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

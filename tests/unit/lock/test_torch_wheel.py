@@ -126,7 +126,7 @@ class Endless(requests.adapters.BaseAdapter):
         found.request, found.url = request, str(request.url)
         found.status_code, found.raw = (
             self.status,
-            urllib3.HTTPResponse(cast("IO[bytes]", self), status=self.status, preload_content=False),
+            urllib3.HTTPResponse(cast(IO[bytes], self), status=self.status, preload_content=False),
         )
         return found
 

@@ -97,6 +97,7 @@ def test_adding_changes_the_inputs_of_the_lock_and_adding_nothing_does_not() -> 
             "images: {cuda-2.6-devel: {apt: [git]}}",
             "line 13: images[\"cuda-2.6-devel\"]: no image matches (both flavours get it: write 'cuda-2.6')",
         ),
+        ("images: {'*-devel': {apt: [git]}}", "no image matches (both flavours get it: write '*')"),
         ("images:\n  x*: {apt: [git]}", 'line 14: images["x*"]: no image matches (names: cuda-2.6, cuda-2.15'),
         ("images: {'mps-*': {apt: [git]}}", 'images["mps-*"].apt: mps-2.6, mps-2.15: a native environment has no'),
         (

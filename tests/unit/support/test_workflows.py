@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +357,15 @@ def test_the_examples_for_other_repositories_use_inputs_that_there_are() -> None
         assert one["permissions"] == WORKFLOWS["publish"]["jobs"]["build"]["permissions"]
     for one in ours:
         assert one["with"].keys() <= ACTION["inputs"].keys()
+
+
+def test_what_runs_with_a_token_has_owners() -> None:
+    """Whatever a job with a token starts from this repository: the workflow, the action, the script, `make venv`."""
+    owned = [line.split()[0] for line in (ROOT / ".github/CODEOWNERS").read_text().splitlines() if line[:1] == "/"]
+    for name in (".github/workflows/publish.yml", "action.yml", "scripts/pipeline", "Makefile", "pyproject.toml",
+                 "hatch_build.py", "requirements.txt", "buildctl/publish/publish.py"):  # fmt: skip
+        assert (ROOT / name).is_file()
+        assert any(fnmatch(f"/{name}", f"{one}*") for one in owned), name
 
 
 def test_root_knows_the_list_of_skips_too() -> None:

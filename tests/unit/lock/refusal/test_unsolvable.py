@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -87,6 +88,34 @@ def test_the_package_to_blame_is_named_by_its_key_with_a_next_step(
     assert message.startswith(f'cuda-2.6 on linux/amd64: {package} (images["cuda-*"].packages) ')
     assert what in message
     assert way in hint
+
+
+@pytest.mark.parametrize(
+    ("index", "there", "story", "what", "way"),
+    [
+        ("", {"torch==2.6.*": "2.6.1"}, "no version of torch==2.6.0", "is not on the package index, for Python 3.13",
+         "set it to 2.6.1, the nearest there, or drop it from `versions`"),
+        ("", {"torch": "2.15.0"}, "no version of torch==2.6.0", "is not on the package index", "set it to 2.15.0"),
+        (", index: https://a/b", {}, UNKNOWN, "is not on accelerators.cuda.index (matrix.yaml line 6)",
+         "correct accelerators.cuda.index (matrix.yaml line 6), or drop it"),
+        ("", {}, ABI.replace("`old`", "`torch`"), "has no wheel for Python 3.13, only for cp38, cp39", "set `python`"),
+    ],
+)  # fmt: skip
+def test_a_torch_that_is_not_there_is_to_blame_and_no_other_package(
+    monkeypatch: pytest.MonkeyPatch, index: str, there: dict[str, str], story: str, what: str, way: str
+) -> None:
+    matrix = parse_matrix(MATRIX.replace("base: debian13}", f"base: debian13{index}}}"), Path("matrix.yaml"))
+
+    def tried(cell: object, texts: list[str], *_: object, alone: bool) -> tuple[SimpleNamespace]:
+        assert (texts[0].startswith("torch"), alone) == (True, True)
+        if texts[0] not in there:
+            raise NoSolutionError(story)
+        return (SimpleNamespace(version=there[texts[0]]),)
+
+    monkeypatch.setattr(unsolvable, "_tried", tried)
+    error = explained(matrix.cells[0], matrix.additions, NoSolutionError("long"), glibc=(2, 41))
+    assert error.message.startswith(f'cuda-2.6 on linux/amd64: torch 2.6.0 (versions["2.6"]) {what}')
+    assert str(error.hint).startswith(way)
 
 
 def test_where_no_package_alone_is_to_blame_uv_tells_its_story(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,8 +147,9 @@ def test_a_table_that_lies_is_found(tmp_path: Path, change: Change, said: str) -
 
 def test_a_key_that_is_there_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever of the two a client takes."""
-    twice = canonical_json
-    monkeypatch.setattr(table, "canonical_json", lambda value: twice(value).replace(b'"mode":', b'"mode":9,"mode":'))
+    monkeypatch.setattr(
+        table, "canonical_json", lambda value: canonical_json(value).replace(b'"mode":', b'"mode":9,"mode":')
+    )
     (problem,) = problems(tmp_path, *made(tmp_path))
     assert "its table of contents is malformed (ValueError(" in problem
 

@@ -12,7 +12,7 @@ import zstandard
 
 from buildctl.oci.chunked import write
 from buildctl.oci.chunked.twin import twin_of
-from buildctl.oci.compression import CHUNKED, COMPRESSIONS, ZSTD
+from buildctl.oci.compression import CHUNKED, ZSTD
 from buildctl.oci.digest import Digest
 from buildctl.oci.entry import Bytes, Entry, Kind, capability, directory_entry, file_entry, symlink_entry
 from buildctl.oci.image import Descriptor, Layer, Manifest, MediaType, canonical_json
@@ -128,12 +128,6 @@ def test_the_same_bytes_however_the_content_is_cut(layer: Layer) -> None:
     ]
     assert write_layer(cut, out, compression=CHUNKED) == layer
     assert hashlib.sha256(out.getvalue()).hexdigest() == layer.descriptor.digest.hex
-
-
-def test_small_layers_are_plain() -> None:
-    assert CHUNKED.of(CHUNKED.worth) is CHUNKED
-    assert CHUNKED.of(CHUNKED.worth - 1) is ZSTD
-    assert {c.of(0).method for c in COMPRESSIONS.values()} == {"zstd", "gzip"}
 
 
 def test_the_size_of_chunks_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
