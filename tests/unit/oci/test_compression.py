@@ -100,7 +100,7 @@ def test_the_usual_levels_are_todays() -> None:
 def test_each_level_is_another_recipe() -> None:
     levels = [c.at(level) for c in COMPRESSIONS.values() for level in c.levels]
     assert len({c.identity for c in (*levels, UNCOMPRESSED)}) == 19 + 9 + 19 + 1
-    plain = compression_of("zstd:chunked", "9").of(0)
+    plain = compression_of("zstd:chunked", "9").plain
     assert plain == compression_of("zstd", "9")
 
 
