@@ -47,7 +47,8 @@ def verify(
     \b
     Examples:
       buildctl cache verify --sample 5
-      buildctl cache verify cpu-2.6 --cache-from registry.example/team/cache --cache-trust cache.pub
+      buildctl cache verify cpu-2.6 \\
+          --cache-from registry.example/cache --cache-trust cache.pub
     """
     from buildctl.build.cache.options import CacheOptions
     from buildctl.build.cache.settings import open_cache
@@ -86,8 +87,9 @@ def prune(options: Options, repository: str, months: int, used_by: Sequence[str]
 
     \b
     Examples:
-      buildctl cache prune registry.example/team/cache --used-by registry.example/team/pytorch
-      buildctl cache prune registry.example/team/cache --months 1 --delete
+      buildctl cache prune registry.example/cache \\
+          --used-by registry.example/pytorch
+      buildctl cache prune registry.example/cache --months 1 --delete
     """
     from buildctl.build.cache.prune import prune as pruned
     from buildctl.build.planner import Planner, chosen_compression

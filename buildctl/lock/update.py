@@ -304,8 +304,7 @@ def _renew_base(project: Project, base: DebianBase, arch: str, found: Mapping[Fl
     refuse_python_of(project, found[Flavour.RUNTIME])
     found = {f: debian.dated_as(project.base_lock(base, f, arch), lock) for f, lock in found.items()}
     flavours = [lock for f, lock in found.items() if f in {Flavour.RUNTIME, *project.matrix.flavours}]
-    # what comes with buildctl has been built, and what is locked already was unpacked then, which takes a minute
-    if mirrors and not all(lock.newest for lock in flavours):
+    if mirrors and not all(lock.newest for lock in flavours):  # a minute; what was locked or came along has been built
         refuse_unbuildable(base, flavours, Debs(store=Store.default(), mirrors=mirrors))
     for flavour, new in found.items():
         yield from _write(project, project.base_lock(base, flavour, arch), new)

@@ -29,8 +29,8 @@ class AcceleratorKind:
 
     - `title`: what the image is built for, for people; `variant`: its part of a tag
     - `names`: accelerator names that claim this kind; `key`: whether matrix.yaml may claim a version under its name
-    - `attribute`: of torch.version, which holds the version; `raw`: the key in a file of claims that keeps this text,
-      None if the claim itself does
+    - `attribute`: of torch.version, which holds the version; `raw`: the key in a file of claims, not `name`, that keeps
+      this text; None if the claim itself does
     - `backend`: torch's word for what is compiled in; `never`: backends that must not be; `device`: what torch calls
       the GPUs it sees (ROCm builds call them cuda)
     - `local`: torch's local version, with the version in a group; `runtime`: the distribution whose version tells what

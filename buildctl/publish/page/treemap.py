@@ -51,16 +51,16 @@ def _worst(row: Sequence[float], side: float) -> float:
 
 
 def _row(row: Sequence[float], box: Box) -> tuple[list[Box], Box]:
-    """The row along the shorter side, and what is left of the box."""
+    """The row along the shorter side, and what is left of the box. Rounding lets nothing stick out of a thin one."""
     total, placed, at = sum(row), [], 0.0
     if box.width >= box.height:
-        width = total / box.height if box.height else 0.0
+        width = min(total / box.height, box.width) if box.height else 0.0
         for area in row:
-            placed.append(Box(box.x, box.y + at, width, area / width if width else 0.0))
+            placed.append(Box(box.x, box.y + at, width, min(area / width, box.height - at) if width else 0.0))
             at += placed[-1].height
         return placed, Box(box.x + width, box.y, max(0.0, box.width - width), box.height)
-    height = total / box.width if box.width else 0.0
+    height = min(total / box.width, box.height) if box.width else 0.0
     for area in row:
-        placed.append(Box(box.x + at, box.y, area / height if height else 0.0, height))
+        placed.append(Box(box.x + at, box.y, min(area / height, box.width - at) if height else 0.0, height))
         at += placed[-1].width
     return placed, Box(box.x, box.y + height, box.width, max(0.0, box.height - height))

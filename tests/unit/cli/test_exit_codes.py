@@ -149,7 +149,8 @@ def test_each_code(
 
 
 INTERRUPTED = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which the tests may have been told to ignore (nohup)
 import buildctl.testing.overview as overview
 from buildctl.cli import main
 overview.overview = lambda *_: os.kill(os.getpid(), {number})

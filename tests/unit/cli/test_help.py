@@ -51,9 +51,16 @@ def test_the_help_fits_80_columns_and_nothing_is_cut_off() -> None:
     assert not [line for line in lines if line.endswith("...") and "Usage" not in line and "COMMAND" not in line]
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
-def test_the_help_of_each_command_fits_and_names_both_voices(name: str) -> None:
-    lines = helped(name)
+COMMANDS = [
+    (name, *sub)
+    for name, command in sorted(cli.commands.items())
+    for sub in [(), *((text,) for text in getattr(command, "commands", ()))]
+]
+
+
+@pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
+def test_the_help_of_each_command_fits_and_names_both_voices(argv: tuple[str, ...]) -> None:
+    lines = helped(*argv)
     assert [line for line in lines if len(line) > 80] == []
     text = "\n".join(lines)
     assert "-v, --verbose" in text

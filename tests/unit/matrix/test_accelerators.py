@@ -15,6 +15,7 @@ from buildctl.matrix.accelerators import (
     MPS,
     ROCM,
     VERSION_KEYS,
+    VERSIONED,
     XPU,
     AcceleratorKind,
     agrees,
@@ -183,3 +184,8 @@ def test_the_schema_knows_every_kind() -> None:
     assert set(accelerator["kind"]["enum"]) == {kind.name for kind in KINDS.values() if not kind.native}
     assert set(VERSION_KEYS) == {key for key in KINDS if key in accelerator}
     assert set(defined["device"]["enum"]) == {kind.backend for kind in KINDS.values() if kind.backend}
+
+
+def test_no_two_claims_of_a_file_have_the_same_key() -> None:
+    keys = [key for kind in VERSIONED for key in (kind.name, kind.raw) if key]
+    assert sorted(set(keys)) == sorted(keys)
