@@ -34,6 +34,8 @@ from buildctl.testing.report import Finding, Report, Status, junit_xml
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestResult:
+    __test__ = False  # not a class of tests
+
     reports: tuple[Report, ...]
 
     @property

@@ -245,9 +245,14 @@ def test_a_virtual_environment_behind_a_link_is_installed_into(tmp_path: Path) -
 
 
 def test_both_engines_compile_with_the_same_code() -> None:
-    shared = re.search(r"^SET = .*?(?=^while )", bytecode._COMPILE, re.DOTALL | re.MULTILINE)
+    there = (COMMON / "install-wheels").read_text()
+    shared = re.search(r"^def compiled.*?(?=^def bytecode)", bytecode._COMPILE, re.DOTALL | re.MULTILINE)
     assert shared is not None
-    assert shared[0].strip() in (COMMON / "install-wheels").read_text()
+    assert shared[0].strip() in there
+    assert bytecode._COMPILE.partition("    code = compiled(path, source)")[2].partition("\n\n")[0] in there
+    for pattern in (r'rb"in(?<=\bin)\s*\{"', 'rb"[\'\\"]([A-Za-z0-9_]+)[\'\\"]"'):  # of the words in sets
+        assert pattern in bytecode._COMPILE
+        assert pattern in there
 
 
 def test_bytecode_does_not_depend_on_what_else_is_compiled(tmp_path: Path) -> None:
