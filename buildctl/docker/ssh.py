@@ -54,12 +54,12 @@ class Tunnel:
 
     def __init__(self, url: str) -> None:
         """Connects nowhere yet. Raises RuntimeUnavailableError without the program ssh or for a malformed `url`."""
+        self.host, destination = _destination(url)
         program = which("ssh")
         if program is None:
             raise RuntimeUnavailableError(
                 f"{without_user(url)} needs the program ssh", hint="install it: apt-get install openssh-client"
             )
-        self.host, destination = _destination(url)
         # the path of a socket has at most 104 bytes, and ssh appends 17 to its own
         roomy = len(tempfile.gettempdir()) < 60
         self._held = ExitStack()
