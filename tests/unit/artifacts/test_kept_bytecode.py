@@ -193,6 +193,15 @@ def test_packs_are_bounded_and_the_least_used_goes(compiler: KeptCompiler, monke
         compiled(SOURCES[1:2], from_store(compiler))
 
 
+def test_a_folder_among_packs_of_another_python_stops_no_build(
+    compiler: KeptCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled(SOURCES, replace(compiler, identity="3.11.2-6"))
+    turn_into_a_folder(packs(compiler)[0])
+    monkeypatch.setattr(kept_bytecode, "MOST", 1)
+    assert compiled(SOURCES, compiler) == compiled(SOURCES, HERE)
+
+
 def test_a_layer_that_fails_keeps_nothing(compiler: KeptCompiler) -> None:
     with compiler.open() as compilation:
         for path, source in SOURCES:
