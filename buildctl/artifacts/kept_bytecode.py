@@ -21,6 +21,7 @@ from buildctl.artifacts.bytecode import DEPENDS_ON, BuildPython, Compilation
 from buildctl.artifacts.store import Store, recipe_key
 from buildctl.ground.errors import EngineError
 from buildctl.oci.files import translated
+from buildctl.oci.trees.kept import remove_tree
 
 FOLDER = "bytecode"
 MOST = 1 << 30  # bytes of all packs; those that were used least recently go
@@ -218,4 +219,4 @@ def _trim(store: Store) -> None:
     for _, size, path in sorted(found, reverse=True):
         total += size
         if total > MOST:
-            path.unlink(missing_ok=True)
+            remove_tree(path)  # a folder in the place of a pack, too

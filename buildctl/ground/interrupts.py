@@ -56,7 +56,7 @@ def _leave_terminal() -> None:
 def without_interrupts() -> Iterator[None]:
     """For processes that are started in the block: a terminal sends its signals to the whole group, and they are not to
     answer them, not even while they start; who started them ends them. What comes for this process waits until the
-    block is left, unless it has other threads, which the kernel gives it to: then `later` is needed as well.
+    block is left; if it has other threads, the kernel gives it to one of those, and `later` is needed as well.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *ENDING})
     try:

@@ -99,12 +99,12 @@ def resolve(
     """Wheels for `requirements` on `platform` (linux/amd64 ...), one per package, sorted by name.
 
     `index` serves FAMILY and nothing else. `keep` are (name, version) pairs to keep if possible. `glibc` is what the
-    wheels run on, the newest that uv knows if None; `alone` leaves out dependencies and pre-releases; `links` is a
-    folder of further wheels. Raises NoSolutionError, or LockError if uv or the index fails, or if FAMILY comes from
-    more than one index.
+    wheels run on, the newest that uv knows if None; `alone` leaves out dependencies, and pre-releases nobody asked
+    for; `links` is a folder of further wheels. Raises NoSolutionError, or LockError if uv or the index fails, or if
+    FAMILY comes from more than one index.
     """
     options = ["--python-platform", _uv_platform(platform, glibc)]
-    options += ["--no-deps", "--prerelease", "disallow"] if alone else []
+    options += ["--no-deps", "--prerelease", "explicit"] if alone else []
     env = {"MACOSX_DEPLOYMENT_TARGET": ".".join(map(str, _MACOS))} if platform.startswith("darwin/") else {}
     if links is not None:
         env["UV_FIND_LINKS"] = str(links)

@@ -50,7 +50,7 @@ def explained(
     is a folder of the cell's own wheels.
     """
     where = f"{cell.name} on {cell.platform}"
-    if blame := _of_torch(cell, glibc):
+    if blame := _of_torch(cell, glibc, links):
         return ResolveError(f"{where}: {blame.what}", hint=blame.way)
     own = [text for text in cell.requirements if canonicalize_name(Requirement(text).name) not in FAMILY]
     with ThreadPoolExecutor(_LOOKUPS) as pool:
@@ -87,11 +87,11 @@ def _key(cell: Cell, additions: tuple[Addition, ...], name: str) -> str:
     return "packages"
 
 
-def _of_torch(cell: Cell, glibc: tuple[int, int] | None) -> Blame | None:
+def _of_torch(cell: Cell, glibc: tuple[int, int] | None, links: Path | None) -> Blame | None:
     """Why the cell's torch alone cannot be had; None if it can."""
     asked, index = f'torch {cell.torch} (versions["{cell.key}"])', cell.accelerator.index
     try:
-        _tried(cell, [f"torch=={cell.torch}"], glibc, None, alone=True)
+        _tried(cell, [f"torch=={cell.torch}"], glibc, links, alone=True)
     except NoSolutionError as error:
         story = error.message
     else:
@@ -108,16 +108,16 @@ def _of_torch(cell: Cell, glibc: tuple[int, int] | None) -> Blame | None:
             way=f"exclude the combination, or {elsewhere}",
         )
     on = cell.accelerator.place("index") if index else "the package index"
-    there = _nearest(cell, glibc)
+    there = _nearest(cell, glibc, links)
     way = f"set it to {there}, the nearest there" if there else elsewhere
     return Blame(what=f"{asked} is not on {on}, for Python {cell.python}", way=f"{way}, or drop it from `versions`")
 
 
-def _nearest(cell: Cell, glibc: tuple[int, int] | None) -> str | None:
+def _nearest(cell: Cell, glibc: tuple[int, int] | None, links: Path | None) -> str | None:
     """The newest torch of the same minor version that could be had, or else the newest of all."""
     for text in (f"torch=={cell.torch.major}.{cell.torch.minor}.*", "torch"):
         with suppress(NoSolutionError):
-            return str(_tried(cell, [text], glibc, None, alone=True)[0].version)
+            return str(_tried(cell, [text], glibc, links, alone=True)[0].version)
     return None
 
 

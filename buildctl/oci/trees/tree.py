@@ -80,7 +80,7 @@ class LayerTree(ABC):
             raise LayoutError(f"is one entry too many: {self.held >> 20} MB of names in so few bytes of layers")
         if self.held > machine.memory() // 2:
             raise LayoutError(
-                f"is one entry too many: the names need {self.held >> 20} MB, half of this machine's memory"
+                f"is one entry too many: the names need {self.held >> 20} MB, more than half of this machine's memory"
             )
 
     def add(self, info: tarfile.TarInfo, reader: LayerReader) -> None:

@@ -238,6 +238,19 @@ def test_an_index_without_torch_is_among_what_was_asked(server: Site, tmp_path: 
         lock(found)
 
 
+def test_a_torch_that_is_a_pre_release_is_not_blamed(
+    server: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = "torch-2.10.0rc1-cp313-cp313-manylinux_2_28_x86_64.whl"
+    monkeypatch.setenv("UV_DEFAULT_INDEX", server.publish("rc", {torch: torch_wheel(torch)}))
+    made = project(tmp_path, "plain: {kind: cpu}")
+    matrix = tmp_path / "matrix.yaml"
+    text = matrix.read_text().replace("2.10.0", "2.10.0rc1").replace("packages: []", "packages: [missing]")
+    matrix.write_text(text)
+    with pytest.raises(LockError, match=r"missing \(packages\) is not on the package index"):
+        lock(Project.find(made.root))
+
+
 @pytest.mark.parametrize("own", [False, True], ids=["from the index", "own wheel"])
 def test_an_extension_built_for_another_torch_is_not_locked(
     server: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool

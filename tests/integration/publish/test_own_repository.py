@@ -27,6 +27,7 @@ from tests.support.tiny import CELL, NAME, tiny
 from tests.support.workflows import FailedError, Runner, evaluate
 
 COMMIT = "c0ffee" * 6 + "beef"
+TEMPLATE = yaml.safe_load((ROOT / "buildctl/matrix/github.yml").read_text())
 PROGRAM = ROOT / ".venv" / "bin" / "buildctl"
 RESTRICTED = ROOT / "tests" / "support" / "restricted.py"
 # tiny's torch is noise, so nobody can be asked: everything but `test` is the program itself
@@ -45,6 +46,43 @@ END
 for last in "$@"; do :; done
 mkdir -p "$(dirname "$last")" && touch "$last"
 """
+
+
+@pytest.mark.parametrize(
+    ("handed", "said"),
+    [
+        (
+            ["handed-a/a.json", "handed-b/b.json"],
+            ["--expect=handed/handed-a/a.json", "--expect=handed/handed-b/b.json"],
+        ),
+        (["handed-a/a --allow-not-run x.json"], ["--expect=handed/handed-a/a --allow-not-run x.json"]),
+        ([], None),
+    ],
+    ids=["all", "a name is one word", "nothing"],
+)
+def test_promote_of_the_template_expects_all_that_was_handed_on(
+    handed: list[str], said: list[str] | None, tmp_path: Path
+) -> None:
+    """And never nothing: then it would take whatever the registry has."""
+    for name in handed:
+        path = tmp_path / "handed" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    program = tmp_path / "bin" / "torch-buildctl"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    (step,) = (s["run"] for s in TEMPLATE["jobs"]["promote"]["steps"] if "torch-buildctl promote" in s.get("run", ""))
+    env = {"PATH": f"{program.parent}:{os.environ['PATH']}", "REGISTRY": "r.example/p", "GITHUB_SHA": COMMIT}
+    done = subprocess.run(
+        ["bash", "-e", "-c", step], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    if said is None:
+        assert (done.returncode, done.stdout, done.stderr.splitlines()[-1]) == (1, "", "nothing was handed on")
+    else:
+        words = done.stdout.splitlines()
+        assert words[:5] == ["promote", "--to", "r.example/p", "--revision", COMMIT]
+        assert sorted(words[5:]) == said
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,18 @@ def test_a_torch_that_is_not_there_is_to_blame_and_no_other_package(
     assert str(error.hint).startswith(way)
 
 
+def test_a_torch_that_is_an_own_wheel_is_not_to_blame(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    matrix = parse_matrix(MATRIX, Path("matrix.yaml"))
+
+    def tried(cell: object, texts: list[str], glibc: object, links: Path | None, *, alone: bool) -> None:
+        if links is None:
+            raise NoSolutionError("no version of torch==2.6.0")
+
+    monkeypatch.setattr(unsolvable, "_tried", tried)
+    error = explained(matrix.cells[0], matrix.additions, NoSolutionError("long"), glibc=(2, 41), links=tmp_path)
+    assert "is not on the package index" not in error.message
+
+
 def test_where_no_package_alone_is_to_blame_uv_tells_its_story(monkeypatch: pytest.MonkeyPatch) -> None:
     message, _ = said(monkeypatch, "fine", alone=None, beside=None)
     assert message == (
