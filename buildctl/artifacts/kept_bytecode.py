@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -100,8 +101,8 @@ class _Shelf:
         for path in sorted(self._folder.glob("*")):
             try:
                 self._places |= dict(_index(path))
-            except (OSError, ValueError):
-                self._discard(path)
+            except (OSError, ValueError) as error:
+                self._discard(path, error)
 
     def key(self, path: str, source: bytes) -> bytes:
         return hashlib.sha256(f"{self._python}\0{path}\0".encode() + hashlib.sha256(source).digest()).digest()
@@ -113,8 +114,8 @@ class _Shelf:
             return None
         try:
             _read(self._file(place.pack), place)
-        except (OSError, ValueError):
-            self._discard(place.pack)
+        except (OSError, ValueError) as error:
+            self._discard(place.pack, error)
             self._places = {k: p for k, p in self._places.items() if p.pack != place.pack}
             return None
         return place
@@ -132,8 +133,10 @@ class _Shelf:
                 os.utime(path)  # used now
         return self._files[path]
 
-    def _discard(self, path: Path) -> None:
-        self._store.discard(path, "it does not match its SHA-256; the bytecode in it is made again")
+    def _discard(self, path: Path, error: OSError | ValueError) -> None:
+        """A whole pack that cannot be read now (too many open files, no permission) stays, and is not used."""
+        if isinstance(error, ValueError):
+            self._store.discard(path, "it does not match its SHA-256; the bytecode in it is made again")
 
     @contextlib.contextmanager
     def pack(self) -> Iterator[_Pack]:
@@ -181,6 +184,8 @@ def is_whole(path: Path) -> bool:
 
 def _index(path: Path) -> list[tuple[bytes, _Place]]:
     """Raises OSError, and ValueError for a pack that is not what its name says."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError("not a file")
     with path.open("rb", buffering=0) as file:
         end = file.seek(0, os.SEEK_END) - _COUNT.size
         file.seek(max(end, 0))
@@ -213,7 +218,7 @@ def _trim(store: Store) -> None:
     found = list[tuple[float, int, Path]]()
     for path in (store.root / FOLDER).glob("*/*"):
         with contextlib.suppress(OSError):
-            state = path.stat()
+            state = path.lstat()
             found.append((state.st_mtime, state.st_size, path))
     total = 0
     for _, size, path in sorted(found, reverse=True):

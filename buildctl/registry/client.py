@@ -90,14 +90,14 @@ class Repository:
             answer = self.transport.send("HEAD", path, what=self._named(wanted), scope=self.scope, headers=accept)
         except self._absences:
             return None
+        size = number(answer.headers.get("Content-Length"))
         try:
-            return Descriptor(
-                media_type=_known_type(answer.headers["Content-Type"]),
-                digest=Digest.parse(answer.headers["Docker-Content-Digest"]),
-                size=int(answer.headers["Content-Length"]),
-            )
+            if size is not None:
+                digest = Digest.parse(answer.headers["Docker-Content-Digest"])
+                return Descriptor(media_type=_known_type(answer.headers["Content-Type"]), digest=digest, size=size)
         except (KeyError, ValueError, LayoutError):  # headers that a registry may leave out
-            return self.manifest(wanted).descriptor
+            pass
+        return self.manifest(wanted).descriptor
 
     def find(self, wanted: str) -> Fetched | None:
         """As `manifest`; None if it does not exist."""

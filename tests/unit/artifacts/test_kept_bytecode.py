@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -103,6 +105,11 @@ def turn_into_a_folder(path: Path) -> None:
     (path / "inside").mkdir(parents=True)
 
 
+def turn_into_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGES: list[Callable[[Path], object]] = [
     flip,
     lambda path: path.write_bytes(path.read_bytes()[:-1]),
@@ -113,6 +120,7 @@ DAMAGES: list[Callable[[Path], object]] = [
     lambda path: path.rename(path.with_name("0" * 64)),
     put_something_before_the_index,
     turn_into_a_folder,
+    turn_into_a_pipe,
 ]
 
 
@@ -132,6 +140,21 @@ def test_a_damaged_pack_is_told_once_and_made_again(
     ]
     assert [path.read_bytes() for path in packs(compiler)] == [whole]
     assert check_store(compiler.store) == []
+
+
+@pytest.mark.parametrize("reader", ["_index", "_read"])
+def test_a_pack_that_cannot_be_read_now_stays(
+    reader: str, compiler: KeptCompiler, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = compiled(SOURCES, compiler)
+    before = packs(compiler)
+
+    def out_of_files(*_: object) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(kept_bytecode, reader, out_of_files)
+    assert compiled(SOURCES, compiler) == expected
+    assert (packs(compiler), capsys.readouterr().err) == (before, "")
 
 
 def test_a_pack_that_changes_while_a_layer_is_made_is_an_error(compiler: KeptCompiler) -> None:
