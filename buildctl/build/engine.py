@@ -75,7 +75,9 @@ class Built:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """The answer of a build. `changed` are the images that the layout did not have with this digest before."""
+    """The answer of a build. `changed` are the images that the layout did not have with this digest before. `first` is
+    what `buildctl run` takes for the first one.
+    """
 
     layout: str
     images: tuple[Built, ...]
@@ -83,6 +85,7 @@ class BuildResult:
     seconds: float
     began: float = 0.0
     changed: frozenset[str] = frozenset()
+    first: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -72,7 +72,12 @@ class Memory:
                 images = tuple(_built(one) for one in kept["images"])
                 shown = self.project.shown(layout.root)
                 return BuildResult(
-                    layout=shown, images=images, loaded=(), seconds=time.monotonic() - began, began=began
+                    layout=shown,
+                    images=images,
+                    loaded=(),
+                    seconds=time.monotonic() - began,
+                    began=began,
+                    first=kept["first"],
                 )
         return None
 
@@ -82,9 +87,10 @@ class Memory:
         """
         if told() == self.told and not self.project.matrix.cache.read:
             with suppress(OSError, BuildctlError):  # without a memory the next build only takes longer
-                self._keep(Layout(self.project.layout), result.images)
+                self._keep(Layout(self.project.layout), result)
 
-    def _keep(self, layout: Layout, built: Sequence[Built]) -> None:
+    def _keep(self, layout: Layout, result: BuildResult) -> None:
+        built = result.images
         used = {key: str(layer) for image in built for key, layer in image.layers.items()}
         here = all(len(image.layers) == image.made + image.reused for image in built)
         if not here or not _is_whole(layout, used) or _digest(self.project, self.asked) != self.digest:
@@ -93,7 +99,7 @@ class Memory:
             {"name": i.name, "descriptor": i.descriptor.to_json(), "size": i.size, "layers": len(i.layers)}
             for i in built
         ]
-        kept = {"images": images, "layers": used, "small": _small(layout)}
+        kept = {"images": images, "first": result.first, "layers": used, "small": _small(layout)}
         path = _place(layout)
         path.parent.mkdir(parents=True, exist_ok=True)
         keep_whole(path, sealed(self.digest, kept))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,12 +224,13 @@ def build(
             cache=CacheOptions.given(**cache),
         )
         result = _built(project, names, arch, wanted, locked=locked)
+        result = replace(result, first="".join(_typed(project, image.name) for image in result.images[:1]))
         if memory is not None:
             memory.keep(result)
     answer(result, as_json=as_json)
     add_summary(result)
     runs = [f"docker run --rm -it {image.tag}" for image in result.loaded[-1:]]
-    runs = runs or [f"buildctl run {_typed(project, image.name)}" for image in result.images[:1]]
+    runs = runs or [f"buildctl run {result.first}" for _ in result.images[:1]]
     say_next(*runs, " ".join(["buildctl test", *names]))
 
 
