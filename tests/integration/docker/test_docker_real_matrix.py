@@ -18,10 +18,11 @@ from buildctl.ground.scratch import scratch
 from buildctl.lock.locked import load_locked
 from buildctl.lock.wheels import read_wheel_lock
 from buildctl.matrix.project import Project
-from buildctl.oci.check import DEBIAN_SETUID, check_image
+from buildctl.oci.check import check_image
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.image import Descriptor
 from buildctl.oci.layout import Layout
+from buildctl.oci.scan import DEBIAN_SETUID
 from tests.support.engine import Engine
 from tests.support.publishing import skopeo
 from tests.support.real_matrix import CELLS, KEPT, TAGS, project, push_base, run, seed
