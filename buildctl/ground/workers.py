@@ -84,8 +84,10 @@ class Workers(Generic[Task, Result]):
 
     def _give(self, worker: _Worker[Task], task: Task) -> None:
         worker.task = task
-        with contextlib.suppress(OSError):  # it died: reading says so
+        try:
             worker.pipe.send(task)
+        except OSError:  # it died, or there is no memory to send with: no answer would ever come, and reading says so
+            worker.process.kill()
 
     def _heard(self, busy: Sequence[_Worker[Task]]) -> list[_Worker[Task]]:
         ready = connection.wait([worker.pipe for worker in busy], timeout=_TICK)
