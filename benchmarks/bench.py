@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from measured import ROOT, measured, scratch
+from measured import ROOT, SMALL, measured, scratch
 from page import machine, write
 from results import Part, load, save
 
@@ -50,6 +51,10 @@ def parts() -> dict[str, Callable[[Path, int], Part]]:
     }
 
 
+# free disk in GB: a run that fills it is lost after a quarter of an hour
+ROOM = {"docker": 30, "pull": 20}
+
+
 def main() -> None:
     known = parts()
     parser = argparse.ArgumentParser(description=__doc__)
@@ -59,7 +64,10 @@ def main() -> None:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is in the scratch folder goes
     results = load(arguments.results)
-    for name in arguments.part or known:
+    wanted, free = arguments.part or list(known), shutil.disk_usage(Path.home()).free // 10**9
+    if not SMALL and (short := [f"{part} needs {ROOM[part]} GB" for part in wanted if ROOM.get(part, 0) > free]):
+        sys.exit(f"error: {', '.join(short)} of free disk in {Path.home()}, there are {free}")
+    for name in wanted:
         start = time.monotonic()
         with scratch() as root:
             took, part = measured(lambda name=name, root=root: known[name](root, arguments.repeat))

@@ -15,7 +15,7 @@ import sys
 
 
 def main() -> None:
-    """`program.main`. A Ctrl-C before it listens, or one more after it has answered one, is no traceback either."""
+    """Run `program.main`. Ctrl-C prints no traceback, not even before signals are handled or after the first one."""
     try:
         from buildctl.cli.program import main as run
 

@@ -13,6 +13,7 @@ from buildctl.ground.errors import BuildctlError, EngineError
 
 _SYSTEMS = {"darwin": "macos", "win32": "windows"}
 _SHOWN = {"linux": "Linux", "macos": "macOS", "windows": "Windows"}
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # cgroup v2 and v1
 NEEDED = "the base's own Python makes the bytecode, and Debian has that for Linux"
 IN_LINUX = "build on Linux, or in a Linux virtual machine or container on this machine"
 
@@ -29,10 +30,10 @@ def machine() -> str:
 
 @functools.cache
 def memory() -> int:
-    """Bytes that this process may have at most: the machine's, or less in a container (cgroup v2 and v1)."""
+    """Bytes that this process may have at most: the machine's, or less in a container."""
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # the first says "max" if there is no limit
+    for limit in _LIMITS:
+        with suppress(OSError, ValueError):  # not there, or "max": no limit
             found.append(int(Path(limit).read_text("ascii")))
     return min(found)
 

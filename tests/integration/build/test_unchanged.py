@@ -70,6 +70,12 @@ def knows(root: Path) -> bool:
     return memory(root).recall() is not None
 
 
+def test_both_answers_end_with_the_name_to_type(root: Path) -> None:
+    for more in (("--compression-level", "4"), ()):  # made again, nothing to do
+        said = built(root, *more)
+        assert f"  buildctl run {NAME}\n" in said.stdout + said.stderr
+
+
 def test_the_answer_is_the_same_and_nothing_else_is_imported(root: Path) -> None:
     looked = json.loads(built(root, "--json").stdout)
     code = (

@@ -273,7 +273,7 @@ def test_a_stored_secret_is_in_an_environment() -> None:
 
 @each_job
 def test_what_is_started_by_hand_writes_on_main_alone(name: str, job: str, value: dict[str, Any]) -> None:
-    """Anybody who may push can start a workflow on a branch of theirs."""
+    """Anyone who can push can start a workflow on a branch of their own."""
     if "workflow_dispatch" not in WORKFLOWS[name]["on"] or not writes(value) or job == "alert":
         return
     jobs, asked = WORKFLOWS[name]["jobs"], [job]
