@@ -215,15 +215,15 @@ def test_what_is_damaged_is_built_again(root: Path) -> None:
     manifest = layout.manifest(image)
     base = layout.resolve("base-debian13-arm64")
     layer = manifest.layers[-1].digest
-    damaged: dict[str, Callable[[], None]] = {
+    damaged: dict[str, Callable[[], object]] = {
         "manifest": lambda: flipped(layout.blob_path(image.digest)),
         "configuration": lambda: flipped(layout.blob_path(manifest.config.digest)),
         "index": lambda: flipped(layout.blob_path(layout.resolve(NAME).digest)),
         "base": lambda: flipped(layout.blob_path(base.digest)),
         "layer of the layout": lambda: layout.blob_path(layer).unlink(),
         "layer of the store": lambda: flipped(store / "blobs" / "sha256" / layer.hex),
-        "remembered answer": lambda: flipped(next((store / "remembered").iterdir())),
-        "what layers are there": lambda: flipped(next((store / "layers").iterdir())),
+        "remembered answer": lambda: [flipped(path) for path in (store / "remembered").iterdir()],
+        "what layers are there": lambda: [flipped(path) for path in (store / "layers").iterdir()],
     }
     for what, damage in damaged.items():
         assert knows(root), what
