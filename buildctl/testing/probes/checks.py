@@ -196,6 +196,7 @@ CHECKS = (
     _check("torch.save", "files", judging.saved, "saved"),
     _check("torchscript", "files", judging.scripted, "scripted"),
     _check("torch.export", "files", judging.exported, "exported"),
+    _check("helper packages", "files", judging_packages.helpers, "helpers"),
     _check("onnx runtime", "onnx", judging_onnx.onnx_runtime, "onnx_runtime", applies=has_onnx),
     _check("onnx model", "onnx", judging_onnx.onnx_model, "onnx_model", applies=has_onnx),
     _check("two processes", "two processes", judging.two_processes, "two_processes"),

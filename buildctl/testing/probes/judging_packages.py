@@ -73,3 +73,13 @@ def console_scripts(_: Expected, value: Any) -> Verdict:
     if value["broken"]:
         return failed("expected interpreters that exist, image has\n  " + "\n  ".join(value["broken"]))
     return passed(", ".join(value["declared"]) or "none declared")
+
+
+def helpers(_: Expected, value: Any) -> Verdict:
+    """What torch asks for without an upper bound works with this torch: networkx, setuptools, sympy."""
+    if value["wrong"]:
+        some = "".join(f"\n  {line}" for line in value["wrong"])
+        return failed(f"{len(value['wrong'])} of {value['tried']} packages do not work with this torch{some}")
+    if not value["tried"]:
+        return failed("expected networkx and sympy, which torch needs, image has none")
+    return passed(", ".join(f"{name} {version}" for name, version in value["versions"].items()))

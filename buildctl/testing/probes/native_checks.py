@@ -34,7 +34,8 @@ RUNS: Mapping[str, Run] = {
 _OF_IMAGES = (
     "platform", "python", "torch", "torchvision", "torchaudio", "cuda version", "backends", "torch build", "devices",
     "matmul on cpu", "convolution on cpu", "autograd on cpu", "without a gpu", "works on the gpu", "numpy",
-    "dataloader", "torch.save", "torchscript", "torch.export", "onnx runtime", "onnx model", "two processes",
+    "dataloader", "torch.save", "torchscript", "torch.export", "helper packages", "onnx runtime", "onnx model",
+    "two processes",
 )  # fmt: skip
 _OF_IMAGES_ON_LINUX = ("gpu architectures", "cudnn version", "nccl version", "glibc", "libraries")
 _OF_LOCKED = ("distributions", "console scripts", "pip check")  # a lock promises more than somebody else's environment

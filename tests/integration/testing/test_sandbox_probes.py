@@ -71,7 +71,9 @@ HONEST = ("platform", "python", "torch", "cuda version", "backends", "gpu archit
 def test_an_honest_image_passes_what_it_can(
     base: bytes, host: Python, store: Store, tmp_path: Path, cpu: Expected
 ) -> None:
-    found = by_name(asked(store, tmp_path, cpu, base, torch_layer(host)))
+    sympy = file(f"{host.site}/sympy-9.0.dist-info/METADATA", b"Metadata-Version: 2.1\nName: sympy\nVersion: 9.0\n\n")
+    expected = replace(cpu, distributions={"torch": "2.6.0", "sympy": "9.0"})
+    found = by_name(asked(store, tmp_path, expected, base, torch_layer(host, more=(sympy,))))
     assert {name: found[name].status for name in (*HONEST, "no cuda", "any uid", "home and workdir")} == dict.fromkeys(
         (*HONEST, "no cuda", "any uid", "home and workdir"), PASSED
     )
@@ -79,6 +81,7 @@ def test_an_honest_image_passes_what_it_can(
     assert found["torch.compile"].status is Status.NOT_RUN
     # this torch only talks: what it cannot compute is FAILED, not left out
     assert found["matmul on cpu"].status is FAILED
+    assert "sympy 9.0, torch.export with a dynamic shape: AttributeError" in found["helper packages"].detail
     assert list(found) == probes.names_of(cpu)
 
 

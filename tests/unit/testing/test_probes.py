@@ -15,7 +15,7 @@ import buildctl
 from buildctl.runtimes.api import Outcome
 from buildctl.testing import probes
 from buildctl.testing.probes import judging, judging_packages, judging_python, native_checks
-from buildctl.testing.probes.asking import Answers, UnansweredError, deadline_for, read_answers
+from buildctl.testing.probes.asking import PARTS, Answers, UnansweredError, deadline_for, read_answers
 from buildctl.testing.probes.checks import CHECKS, RUNS
 from buildctl.testing.probes.commands import COMMANDS
 from buildctl.testing.probes.expected import Expected
@@ -225,6 +225,9 @@ CASES: list[tuple[Callable[[Expected, Any], judging.Verdict], Expected, Any, str
     (judging_packages.pip_check, CUDA, {"rest": {"code": 1, "text": "No module named pip"}}, "No module named pip"),
     (judging_packages.pip_install, CUDA, changed("pip", used={"code": 1, "text": "boom"}),
      "pip used: exit code 1\nboom"),
+    (judging_packages.helpers, CUDA, {"versions": {}, "tried": 3, "wrong": ["sympy 2, x: TypeError"]},
+     "1 of 3 packages do not work with this torch\n  sympy 2, x: TypeError"),
+    (judging_packages.helpers, CUDA, {"versions": {}, "tried": 0, "wrong": []}, "image has none"),
     (judging_packages.console_scripts, CUDA, changed("scripts", missing=["torchrun"]), "not on PATH: torchrun"),
     (judging_packages.console_scripts, CUDA, changed("scripts", broken=["/b/pip: #!/nope"]), "/b/pip: #!/nope"),
     (judging_packages.console_scripts, CUDA, changed("scripts", pythons={"python": None}), "expected python on PATH"),
@@ -282,6 +285,7 @@ def test_what_differs_fails_and_names_both(
         (judging_packages.pip_check, GOOD["pip"]),
         (judging_packages.pip_install, GOOD["pip"]),
         (judging_packages.console_scripts, GOOD["scripts"]),
+        (judging_packages.helpers, {"versions": {"sympy": "1.14.0"}, "tried": 1, "wrong": []}),
         (judging_python.kept, kept()),
         (judging_python.kept, kept(uv={"kept": 1, "changed": 0})),
         (judging_python.login_shell, {"home": "/h", "path": ["/h/.local/bin", "/usr/bin"]}),
@@ -374,7 +378,7 @@ def test_emulation_stretches_every_deadline() -> None:
 
 @pytest.mark.parametrize("name", sorted({run.probe for run in RUNS.values()}))
 def test_a_probe_is_one_program_of_standard_library_and_torch(name: str) -> None:
-    source = "\n".join((INSIDE / f"{part}.py").read_text() for part in ("ask", name))
+    source = "\n".join((INSIDE / f"{part}.py").read_text() for part in ("ask", *PARTS.get(name, ()), name))
     assert len(source.encode()) < 100_000  # it travels as one argument, which Linux limits to 128 KiB
     tree = ast.parse(source, feature_version=(3, 9))
     modules = {
@@ -388,5 +392,5 @@ def test_a_probe_is_one_program_of_standard_library_and_torch(name: str) -> None
     import sys
 
     assert modules - set(sys.stdlib_module_names) <= {
-        *("torch", "torchvision", "PIL", "numpy", "onnx", "onnxruntime", "__future__")
+        *("torch", "functorch", "torchvision", "PIL", "numpy", "onnx", "onnxruntime", "setuptools", "__future__")
     }

@@ -1,4 +1,4 @@
-# `ask` comes from ask.py, which is put in front; any Python from 3.9 on runs this.
+# What is not here comes from ask.py, exchanges.py and helpers.py, put in front; any Python from 3.9 on runs this.
 # ruff: noqa: F821, PTH202, PTH118
 """Runs inside the image: a model goes into a file and comes back, in each of torch's forms."""
 
@@ -56,3 +56,4 @@ if __name__ == "__main__":
     ask("saved", saved)
     ask("scripted", scripted)
     ask("exported", exported)
+    ask("helpers", helpers)
