@@ -18,10 +18,11 @@ def main() -> None:
 @main.command()
 @click.option("--name", default="default")
 @click.option("--minutes", default=60, show_default=True, help="It ends by itself after this time.")
-def start(name: str, minutes: int) -> None:
+@click.option("--network/--no-network", default=True, show_default=True, help="The machine's; one engine can have it.")
+def start(name: str, minutes: int, network: bool) -> None:
     """Start it and print what a shell needs: eval "$(python -m tests.support.engine start)"."""
     try:
-        found = daemon.start(name, keep=minutes * 60)
+        found = daemon.start(name, keep=minutes * 60, network=network)
     except Unavailable as reason:
         raise click.ClickException(str(reason)) from reason
     click.echo(daemon.describe(found))

@@ -30,6 +30,8 @@ from tests.support.engine.rootfs import Unavailable
 LIFETIME = 2 * 3600.0
 GRACE = 10.0
 HERE = Path(__file__).parent
+RUN = Path("/run/buildctl-tests")
+NETWORK = RUN / "network.lock"  # held by the one engine that has the machine's bridge: its end removes the bridge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ def start(name: str = "default", *, keep: float = 0, network: bool = True, grace
     """Start our own engine if it is not running; with `keep` it stays that many seconds without a lease.
 
     Only one engine of a machine can have the `network` of the machine, with its bridge and firewall rules; a second
-    one gets a network namespace, from which nothing leads out.
+    one is Unavailable, or without `network` gets a network namespace, from which nothing leads out.
     """
     state = state_folder(name)
     state.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,8 @@ def start(name: str = "default", *, keep: float = 0, network: bool = True, grace
     with (state / "starting").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _supervised(state):
+            if network and _held(NETWORK):
+                raise Unavailable("another engine of the tests has this machine's network; share it, or do without")
             _spawn(name, rootfs.prepare(), network=network, grace=grace)
         return _own(name)
 
@@ -97,14 +101,16 @@ def running(name: str = "default") -> bool:
 
 def state_folder(name: str) -> Path:
     """Short, because a socket's path has at most 107 bytes."""
-    return Path("/run/buildctl-tests") / name
+    return RUN / name
 
 
 def serve(name: str, root: Path, *, network: bool, grace: float, lifetime: float = LIFETIME) -> None:
     """The supervisor: runs dockerd in its namespaces until SIGTERM, no lease, or the end of `lifetime` seconds."""
     state = state_folder(name)
-    with (state / "supervisor").open("w") as alive:
+    with (state / "supervisor").open("w") as alive, NETWORK.open("w") as bridge:
         fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if network:
+            fcntl.flock(bridge, fcntl.LOCK_EX)  # free, but for somebody who looks at it
         (state / "pid").write_text(str(os.getpid()))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
@@ -122,6 +128,7 @@ def serve(name: str, root: Path, *, network: bool, grace: float, lifetime: float
             _set_aside(data)
             for leftover in ("docker.sock", "keep", "pid", "undo"):
                 (state / leftover).unlink(missing_ok=True)
+            bridge.close()
             alive.close()  # the next one may start
             for trash in rootfs.cache().glob("removing-*"):  # takes minutes on a file system with `discard`
                 shutil.rmtree(trash, ignore_errors=True)
@@ -250,9 +257,13 @@ def _lock(file: object, kind: int = fcntl.LOCK_EX) -> bool:
 
 
 def _supervised(state: Path) -> bool:
-    if not (state / "supervisor").exists():
+    return _held(state / "supervisor")
+
+
+def _held(path: Path) -> bool:
+    if not path.exists():
         return False
-    with (state / "supervisor").open("a") as file:
+    with path.open("a") as file:
         return not _lock(file)
 
 
