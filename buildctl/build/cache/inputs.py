@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from buildctl.artifacts.store import Store
 from buildctl.ground.errors import ArtifactError
+from buildctl.ground.scratch import scratch
 from buildctl.oci.digest import Digest
 from buildctl.oci.files import bring, translated
 
@@ -21,29 +18,11 @@ from buildctl.oci.files import bring, translated
 def scratch_store(store: Store) -> Iterator[Store]:
     """An empty store on the same disk, removed at the end; those of killed processes are removed first."""
     parent = store.root / "scratch"
-    folder = parent / f"{os.getpid()}-{secrets.token_hex(4)}"
-    with translated(folder):
-        parent.mkdir(parents=True, exist_ok=True)
-        for left in parent.iterdir():
-            _remove_unless_used(left)
-        folder.mkdir()
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    try:
+    with contextlib.ExitStack() as stack:
+        with translated(parent):
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(scratch("inputs", under=parent))
         yield Store(folder)
-    finally:
-        os.close(lock)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_unless_used(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(lock)
 
 
 def take_hashed(artifacts: Iterable[Digest], store: Store, into: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,17 @@ def test_inputs_are_hashed_again(tmp_path: Path) -> None:
 
 def test_a_scratch_store_disappears_and_takes_those_of_the_dead_along(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    (tmp_path / "scratch" / "1-dead" / "blobs").mkdir(parents=True)
+    (tmp_path / "scratch" / "buildctl-inputs.dead" / "blobs").mkdir(parents=True)
     with scratch_store(store) as first, scratch_store(store) as second:
         assert set((tmp_path / "scratch").iterdir()) == {first.root, second.root}
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_sixteen_that_begin_at_once_do_not_take_each_others_scratch_store(tmp_path: Path) -> None:
+    def use(number: int) -> bool:
+        with scratch_store(Store(tmp_path)) as scratch:
+            return scratch.artifact_path(Digest.of(str(number).encode())).parent.is_dir()
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(use, range(200)))
     assert list((tmp_path / "scratch").iterdir()) == []
