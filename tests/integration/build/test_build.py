@@ -64,6 +64,14 @@ def tiny_layout(stores: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     shutil.rmtree(folder)
 
 
+@pytest.fixture
+def alone(stores: Path) -> Iterator[dict[str, str]]:
+    """The environment of a store in which everything is compiled again."""
+    folder = stores / f"alone-{os.getpid()}"
+    yield fresh_store(folder, compiled=False)
+    shutil.rmtree(folder)
+
+
 @pytest.fixture(params=["tiny", pytest.param("real", marks=pytest.mark.big)])
 def here(request: pytest.FixtureRequest, store: dict[str, str], tmp_path: Path) -> Here:
     """A tiny image, and cpu-2.6 for `make test-all`."""
@@ -104,11 +112,11 @@ def test_a_second_build_makes_nothing_and_needs_no_network(
 
 @pytest.mark.parametrize("names", NAMES)
 def test_digests_do_not_depend_on_path_user_umask_locale_time_or_processes(
-    names: list[str], store: dict[str, str], tmp_path: Path, layouts: Callable[[str], Path]
+    names: list[str], alone: dict[str, str], tmp_path: Path, layouts: Callable[[str], Path]
 ) -> None:
     built = layouts(names[-1])
     project = copy_project(tmp_path / "another place" / "x")
-    env = store | {
+    env = alone | {
         "PYTHONHASHSEED": "7",
         "LC_ALL": "C",
         "TZ": "Asia/Tokyo",
