@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import threading
 from collections import deque
@@ -117,7 +118,7 @@ class ZstdSink(Sink):
 
 
 def _frame() -> memoryview:
-    return memoryview(bytearray(FRAME))
+    return memoryview(mmap.mmap(-1, FRAME))  # pages that a small layer does not fill are never touched
 
 
 def _parameters(level: int) -> zstandard.ZstdCompressionParameters:

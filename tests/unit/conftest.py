@@ -32,6 +32,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    """pytest looks for what is left five times."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Temporary files lie in memory where there is enough: making and removing them on a disk takes a third of the
     suite's CPU time. Workers inherit the choice; whoever chose a folder gets that one.

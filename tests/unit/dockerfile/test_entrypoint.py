@@ -315,7 +315,7 @@ def test_odd_wheels_are_installed_as_in_the_assemble_engine(tmp_path: Path) -> N
     write(tmp_path / "requirements.txt", lock)
     (with_python(tmp_path) / "uv").symlink_to(uv.find_uv_bin())
     write(tmp_path / "uv.toml", f'no-index = true\nfind-links = ["{named}"]\n')
-    for run in range(3):
+    for run in range(2):  # in both orders
         env = {
             "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
             "TARGETARCH": "amd64",
@@ -323,7 +323,7 @@ def test_odd_wheels_are_installed_as_in_the_assemble_engine(tmp_path: Path) -> N
             "OUT": f"{tmp_path}/out{run}",
             "UV_CONFIG_FILE": f"{tmp_path}/uv.toml",
         }
-        argv = ["sh", str(COMMON / "install-wheels"), *(("aa==1.0", "zz==1.0", "odd==1.0")[:: 1 if run else -1])]
+        argv = ["sh", str(COMMON / "install-wheels"), *("aa==1.0", "zz==1.0", "odd==1.0")[:: 1 if run else -1]]
         done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / f"out{run}" / site().lstrip("/") / "tests/__init__.py").read_bytes() == b"# aa"
@@ -332,9 +332,9 @@ def test_odd_wheels_are_installed_as_in_the_assemble_engine(tmp_path: Path) -> N
     path = f"{place.purelib}/odd-1.0.dist-info/RECORD"
     body = entries[path].body
     assert body is not None
-    ours, uvs = b"".join(body.chunks()).decode().splitlines(), (tmp_path / "out2" / path).read_text().splitlines()
+    ours, uvs = b"".join(body.chunks()).decode().splitlines(), (tmp_path / "out1" / path).read_text().splitlines()
     assert [row for row in ours if "INSTALLER" not in row] == sorted(r for r in uvs if "INSTALLER" not in r)
-    assert not list((tmp_path / "out2").rglob("uv_cache.json"))  # which holds times, of wheels from a folder
+    assert not list((tmp_path / "out1").rglob("uv_cache.json"))  # which holds times, of wheels from a folder
 
 
 def test_own_files_get_modes_and_times_and_no_bytecode(tmp_path: Path) -> None:
