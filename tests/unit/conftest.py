@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from buildctl.artifacts.store import Store
 from buildctl.matrix.project import Project
@@ -64,10 +66,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_disk_is_waited_for() -> Iterator[None]:
-    """Nobody pulls the plug here, and most waiting is for an fsync. Tests that count them set it themselves."""
+def _nothing_is_done_in_vain() -> Iterator[None]:
+    """Nobody pulls the plug here, and most waiting is for an fsync: tests that count them set it themselves. The same
+    text is the same YAML: a matrix.yaml is read hundreds of times.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(yaml, "compose", functools.lru_cache(yaml.compose))
         yield
 
 
