@@ -4,6 +4,7 @@ BUILDCTL := .venv/bin/buildctl
 .PHONY: help venv dev tools images lock render requirements docs test test-all test-root chaos unit check format bench clean
 
 export NO_MKDOCS_2_WARNING := 1 # a notice about another program
+export HYPOTHESIS_NO_PLUGINS := 1 # of packages that happen to be here: it would import trio
 PYTEST := .venv/bin/python -m pytest -q
 PARALLEL := -n auto --dist worksteal
 # Docker's tests have one worker, of three on two cores: it mostly waits, and so do those who talk to a registry
