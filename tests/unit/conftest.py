@@ -25,19 +25,27 @@ MEMORY = Path("/dev/shm")
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: there is always a test that waits for a process or a thread."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart() -> None:
     """What is imported and collected stays: looking for garbage in it took a tenth of the suite's CPU time.
 
-    In a fresh clone nothing has been compiled, and all workers would compile the same at the same time: every other one
-    begins at the other end.
+    In a fresh clone nothing has been compiled, and the workers would all compile the same at the same time: each begins
+    with a share of its own.
     """
     gc.disable()
-    if os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:] in "13579":
-        modules = sorted(path.relative_to(ROOT).with_suffix("").parts for path in HERE.rglob("test_*.py"))
-        for parts in modules[: len(modules) // 2 : -1]:
-            with contextlib.suppress(Exception, pytest.skip.Exception):  # it is told when it is collected
-                importlib.import_module(".".join(parts))
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    worker, count = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    modules = sorted(path.relative_to(ROOT).with_suffix("").parts for path in HERE.rglob("test_*.py"))
+    for parts in modules[len(modules) * worker // count : len(modules) * (worker + 1) // count]:
+        with contextlib.suppress(Exception, pytest.skip.Exception):  # it is told when it is collected
+            importlib.import_module(".".join(parts))
 
 
 def pytest_collection_finish() -> None:
