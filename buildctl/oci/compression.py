@@ -118,7 +118,8 @@ class ZstdSink(Sink):
 
 
 def _frame() -> memoryview:
-    return memoryview(mmap.mmap(-1, FRAME))  # pages that a small layer does not fill are never touched
+    # pages that a small layer does not fill are never touched
+    return memoryview(mmap.mmap(-1, FRAME, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def _parameters(level: int) -> zstandard.ZstdCompressionParameters:
