@@ -4,7 +4,9 @@ BUILDCTL := .venv/bin/buildctl
 .PHONY: help venv dev tools images lock render requirements docs test test-all test-root chaos unit check format bench clean
 
 export NO_MKDOCS_2_WARNING := 1 # a notice about another program
+export HYPOTHESIS_NO_PLUGINS := 1 # of packages that happen to be here: it would import trio
 PYTEST := .venv/bin/python -m pytest -q
+PARALLEL := -n auto --dist worksteal
 # Docker's tests have one worker, of three on two cores: it mostly waits, and so do those who talk to a registry
 INTEGRATION := $(PYTEST) tests/integration -n 3 --dist loadgroup
 # without bytecode, each of the thousand processes that the tests start compiles the package again
@@ -32,11 +34,11 @@ render: venv ## write images/*/Dockerfile from the templates
 	@$(BUILDCTL) render $(NAMES)
 
 test: dev tools ## units, small real images, a real registry and Docker Engine: minutes, 12 GB of disk
-	@$(PYTEST) tests/unit -n auto
+	@$(PYTEST) tests/unit $(PARALLEL)
 	@$(INTEGRATION) -m "not big"
 
 test-all: dev tools ## the same, and what needs CUDA images or many minutes: an hour, 30 GB
-	@$(PYTEST) tests/unit -n auto --hypothesis-profile=thorough
+	@$(PYTEST) tests/unit $(PARALLEL) --hypothesis-profile=thorough
 	@$(INTEGRATION) -m "not images"
 	@$(PYTEST) tests/integration -m images
 
@@ -45,12 +47,12 @@ chaos: dev tools ## kills, errors and rot on small images: CHAOS="--kills 50", A
 
 # what an ordinary user may not do: those tests are skipped in `make test`, and the others need not run twice
 test-root: dev tools
-	@$(PYTEST) tests/unit/oci tests/unit/runtimes tests/unit/dockerfile -n auto
+	@$(PYTEST) tests/unit/oci tests/unit/runtimes tests/unit/dockerfile $(PARALLEL)
 	@$(PYTEST) tests/integration/lock/test_fetch_faults.py tests/integration/build tests/integration/base \
 	    tests/integration/testing/test_sandbox_runtime.py -m "not big" -n 2 --dist loadgroup
 
 unit: dev ## the unit tests alone, in seconds
-	@$(PYTEST) tests/unit -n auto
+	@$(PYTEST) tests/unit $(PARALLEL)
 
 check: dev ## what CI checks before it builds: linters of every language here, drift of locks and Dockerfiles
 	@.venv/bin/ruff check buildctl tests benchmarks hatch_build.py

@@ -21,9 +21,10 @@ from hypothesis import HealthCheck, settings
 from buildctl.artifacts.store import Store
 
 ROOT = Path(__file__).parents[1]
+RUN = "buildctl-tests-"  # and the process id of the run
 
-# how fast a machine is at the moment says nothing about the code
-settings.register_profile("usual", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# how fast a machine is at the moment says nothing about the code; the many examples are tried every night
+settings.register_profile("usual", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", settings.get_profile("usual"), max_examples=1000)  # `make test-all`
 settings.load_profile("usual")
 
@@ -85,7 +86,7 @@ def buildctl(
 
 def stores_of(pid: int) -> Path:
     """Next to the user's store, so that downloads can be linked."""
-    return Store.default().root.parent / f"buildctl-tests-{pid}"
+    return Store.default().root.parent / f"{RUN}{pid}"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -98,7 +99,7 @@ def stores(pytestconfig: pytest.Config) -> Path:
     """A folder for stores of the tests, which the workers of one run share; removed at the end of the run."""
     folder = stores_of(os.getppid() if hasattr(pytestconfig, "workerinput") else os.getpid())
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob("buildctl-tests-*"):  # of a run that was killed
+    for left in folder.parent.glob(f"{RUN}*"):  # of a run that was killed
         if not Path(f"/proc/{left.name.rpartition('-')[2]}").exists():
             shutil.rmtree(left, ignore_errors=True)
     return folder
@@ -112,10 +113,16 @@ def one_at_a_time(stores: Path, what: str) -> Iterator[None]:
         yield
 
 
-def fresh_store(target: Path) -> dict[str, str]:
-    """The environment of a store in `target` (below `stores`) that has the user's downloads and no layer yet."""
+def fresh_store(target: Path, *, compiled: bool = True) -> dict[str, str]:
+    """The environment of a store in `target` (below `stores`) that has the user's downloads and no layer yet; and,
+    unless it is to have nothing `compiled`, the Python that compiles and the bytecode which the stores of a run share.
+    """
     target.mkdir(parents=True)
     link_downloads(target)
+    run = next(folder for folder in target.parents if folder.name.startswith(RUN))
+    for name in ("python", "bytecode") if compiled else ():
+        (run / name).mkdir(exist_ok=True)
+        (target / name).symlink_to(run / name)
     return {"BUILDCTL_CACHE": str(target)}
 
 

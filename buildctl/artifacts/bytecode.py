@@ -209,6 +209,7 @@ class _Process:
                 self._stdin.write(data)
         with contextlib.suppress(OSError):
             self._stdin.close()
+        self._process.wait()  # without a deadline, with which Python looks whether it has ended every 50 ms
 
     def add(self, path: str, source: bytes) -> None:
         name = path.encode()
@@ -229,10 +230,10 @@ class _Process:
     def finish(self) -> None:
         """Wait until all is compiled. Raises EngineError."""
         self._queue.put(None)
-        try:
-            status = self._process.wait(_DEADLINE)
-        except subprocess.TimeoutExpired as error:
-            raise EngineError(f"the base's Python did not finish compiling within {_DEADLINE:g} s") from error
+        self._feeder.join(_DEADLINE)
+        if self._feeder.is_alive():
+            raise EngineError(f"the base's Python did not finish compiling within {_DEADLINE:g} s")
+        status = self._process.returncode
         if status == errno.ENOSPC:
             raise full_disk(Path(tempfile.gettempdir()))
         if status:

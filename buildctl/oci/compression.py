@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import threading
 from collections import deque
@@ -117,7 +118,8 @@ class ZstdSink(Sink):
 
 
 def _frame() -> memoryview:
-    return memoryview(bytearray(FRAME))
+    # pages that a small layer does not fill are never touched
+    return memoryview(mmap.mmap(-1, FRAME, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def _parameters(level: int) -> zstandard.ZstdCompressionParameters:

@@ -112,13 +112,13 @@ def image(
     return layout, put(layout, blobs, layers, name=f"a-{arch}", arch=arch)
 
 
-def nested(root: Path, depth: int) -> Path:
+def nested(root: Path, depth: int, *, name: str = "d") -> Path:
     """A folder with folders in it, `depth` deep, and a file in the last: too deep for any path."""
     root.mkdir(parents=True)
     handle = os.open(root, os.O_RDONLY)
     for _ in range(depth):
-        os.mkdir("d", dir_fd=handle)
-        below = os.open("d", os.O_RDONLY, dir_fd=handle)
+        os.mkdir(name, dir_fd=handle)
+        below = os.open(name, os.O_RDONLY, dir_fd=handle)
         os.close(handle)
         handle = below
     os.close(os.open("file", os.O_CREAT, dir_fd=handle))

@@ -4,9 +4,12 @@ kilobytes and reports about them) that can be published.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,11 +113,27 @@ def copy_project(target: Path) -> Path:
 
 def small(root: Path, *, cuda_on_arm: bool = False, shared: bytes = b"", also: str = "") -> Small:
     """`also` is a second version such as 2.10; nothing of it is built."""
-    root.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(_committed(cuda_on_arm, also), root, symlinks=True, dirs_exist_ok=True)
+    project = Project.find(root)
+    blobs = Blobs(root / "blobs")
+    out = Small(project, blobs, blobs.add(tar(file("shared", shared or os.urandom(200_000)))))
+    for cell in project.matrix.cells:
+        if cell.key == "2.6":
+            out.build(cell.id)
+            out.report(cell.id)
+    return out
+
+
+@functools.cache
+def _committed(cuda_on_arm: bool, also: str) -> Path:
+    """What a repository has of it, made once a process."""
+    folder = tempfile.mkdtemp(prefix="buildctl-small-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    root = Path(folder)
     more = f', "{also}": {also}.0' if also else ""
     (root / "matrix.yaml").write_text(MATRIX.format(cuda_arm=", arm64" if cuda_on_arm else "", more=more))
-    project = Project.find(root)
     (root / "templates").symlink_to(ROOT / "templates")
+    project = Project.find(root)
     for cell in project.matrix.cells:
         lock = wheel_lock(cell)
         write_wheel_lock(project.wheel_lock(cell.name, cell.arch), lock)
@@ -124,13 +143,7 @@ def small(root: Path, *, cuda_on_arm: bool = False, shared: bytes = b"", also: s
         write_base_lock(project.images / "bases" / base.base / f"{base.flavour}.{arch}.packages", base)
     for _ in render_images(project, load_locked(project, project.matrix.cells)):
         pass
-    blobs = Blobs(root / "blobs")
-    out = Small(project, blobs, blobs.add(tar(file("shared", shared or os.urandom(200_000)))))
-    for cell in project.matrix.cells:
-        if cell.key == "2.6":
-            out.build(cell.id)
-            out.report(cell.id)
-    return out
+    return root
 
 
 def base_lock(project: Project, arch: str, *, python: str = "3.13", name: str = "debian13") -> BaseLock:

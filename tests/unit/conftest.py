@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
+import importlib
 import os
 import shutil
 import tempfile
@@ -9,6 +13,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from buildctl.artifacts.store import Store
 from buildctl.matrix.project import Project
@@ -17,6 +22,42 @@ from tests.support.guard import guarded
 
 REFUSED = pytest.StashKey[Path]()
 MEMORY = Path("/dev/shm")
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: there is always a test that waits for a process or a thread."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart() -> None:
+    """What is imported and collected stays: looking for garbage in it took a tenth of the suite's CPU time.
+
+    In a fresh clone nothing has been compiled, and the workers would all compile the same at the same time: each begins
+    with a share of its own.
+    """
+    gc.disable()
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    worker, count = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    modules = sorted(path.relative_to(ROOT).with_suffix("").parts for path in HERE.rglob("test_*.py"))
+    for parts in modules[len(modules) * worker // count : len(modules) * (worker + 1) // count]:
+        with contextlib.suppress(Exception, pytest.skip.Exception):  # it is told when it is collected
+            importlib.import_module(".".join(parts))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.set_threshold(100_000)
+    gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    """pytest looks for what is left five times."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,24 +86,29 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_disk_is_waited_for() -> Iterator[None]:
-    """Nobody pulls the plug here, and most waiting is for an fsync. Tests that count them set it themselves."""
+def _nothing_is_done_in_vain() -> Iterator[None]:
+    """Nobody pulls the plug here, and most waiting is for an fsync: tests that count them set it themselves. The same
+    text is the same YAML: a matrix.yaml is read hundreds of times.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(yaml, "compose", functools.lru_cache(yaml.compose))
         yield
 
 
-@pytest.fixture
-def without_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No daemon answers here. The folder in front of PATH has a `docker` and a `podman` that say so."""
-    folder = tmp_path / "without-docker"
+def no_docker(folder: Path) -> dict[str, str]:
+    """The environment in which no daemon answers: in `folder`, in front of PATH, a `docker` and a `podman` say so."""
     folder.mkdir()
     for name in ("docker", "podman"):
         (folder / name).write_text("#!/bin/sh\necho no daemon >&2\nexit 1\n")
         (folder / name).chmod(0o755)
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{folder}/no.sock")
-    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-    return folder
+    return {"DOCKER_HOST": f"unix://{folder}/no.sock", "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture
+def without_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in no_docker(tmp_path / "without-docker").items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

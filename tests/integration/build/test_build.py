@@ -64,6 +64,14 @@ def tiny_layout(stores: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     shutil.rmtree(folder)
 
 
+@pytest.fixture
+def alone(stores: Path) -> Iterator[dict[str, str]]:
+    """The environment of a store in which everything is compiled again."""
+    folder = stores / f"alone-{os.getpid()}"
+    yield fresh_store(folder, compiled=False)
+    shutil.rmtree(folder)
+
+
 @pytest.fixture(params=["tiny", pytest.param("real", marks=pytest.mark.big)])
 def here(request: pytest.FixtureRequest, store: dict[str, str], tmp_path: Path) -> Here:
     """A tiny image, and cpu-2.6 for `make test-all`."""
@@ -102,13 +110,18 @@ def test_a_second_build_makes_nothing_and_needs_no_network(
     assert digests(built) == before
 
 
-@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize(
+    "names", [pytest.param([NAME], id="tiny"), pytest.param(LARGE, marks=[pytest.mark.big, pytest.mark.images])]
+)
 def test_digests_do_not_depend_on_path_user_umask_locale_time_or_processes(
-    names: list[str], store: dict[str, str], tmp_path: Path, layouts: Callable[[str], Path]
+    names: list[str], alone: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    built = layouts(names[-1])
-    project = copy_project(tmp_path / "another place" / "x")
-    env = store | {
+    place = tmp_path / "another place" / "x"
+    if names == [NAME]:
+        built, project = request.getfixturevalue("tiny_layout"), tiny(place, Path(alone["BUILDCTL_CACHE"]))
+    else:
+        built, project = request.getfixturevalue("everything"), copy_project(place)
+    env = alone | {
         "PYTHONHASHSEED": "7",
         "LC_ALL": "C",
         "TZ": "Asia/Tokyo",

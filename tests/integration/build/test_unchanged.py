@@ -200,13 +200,14 @@ def test_another_question_or_environment_or_program_is_looked_at(
     assert knows(root)
 
 
-def flipped(path: Path) -> None:
+def flipped(*paths: Path) -> None:
     """A file of its own, of the same size and time: only its content says that it is another."""
-    state, data = path.stat(), bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x10
-    path.unlink()
-    path.write_bytes(data)
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    for path in paths:
+        state, data = path.stat(), bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 0x10
+        path.unlink()
+        path.write_bytes(data)
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 def test_what_is_damaged_is_built_again(root: Path) -> None:
@@ -215,15 +216,15 @@ def test_what_is_damaged_is_built_again(root: Path) -> None:
     manifest = layout.manifest(image)
     base = layout.resolve("base-debian13-arm64")
     layer = manifest.layers[-1].digest
-    damaged: dict[str, Callable[[], object]] = {
+    damaged: dict[str, Callable[[], None]] = {
         "manifest": lambda: flipped(layout.blob_path(image.digest)),
         "configuration": lambda: flipped(layout.blob_path(manifest.config.digest)),
         "index": lambda: flipped(layout.blob_path(layout.resolve(NAME).digest)),
         "base": lambda: flipped(layout.blob_path(base.digest)),
         "layer of the layout": lambda: layout.blob_path(layer).unlink(),
         "layer of the store": lambda: flipped(store / "blobs" / "sha256" / layer.hex),
-        "remembered answer": lambda: [flipped(path) for path in (store / "remembered").iterdir()],
-        "what layers are there": lambda: [flipped(path) for path in (store / "layers").iterdir()],
+        "remembered answer": lambda: flipped(*(store / "remembered").iterdir()),
+        "what layers are there": lambda: flipped(*(store / "layers").iterdir()),
     }
     for what, damage in damaged.items():
         assert knows(root), what

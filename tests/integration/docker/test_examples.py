@@ -211,7 +211,13 @@ def test_the_devcontainer_has_what_an_editor_needs(stock: Image, code: str, dock
     assert value["image"].endswith(":2.6-devel")
     source, target, kind = (part.partition("=")[2] for part in value["workspaceMount"].split(","))
     assert (source, kind) == ("${localWorkspaceFolder}", "bind")
-    script = "set -e; id -un; cd && pwd; cd /workspace; command -v tar gzip sed ps; python train.py"
+    # under emulation it takes half a minute, which the pod and the service have spent already
+    trains = (
+        """python -c 'compile(open("train.py").read(), "train.py", "exec")'"""
+        if stock.environment
+        else "python train.py"
+    )
+    script = f"set -e; id -un; cd && pwd; cd /workspace; command -v tar gzip sed ps; {trains}"
     said = docker_client.containers.run(
         stock.tag,
         ["-c", script],
@@ -224,7 +230,7 @@ def test_the_devcontainer_has_what_an_editor_needs(stock: Image, code: str, dock
         remove=True,
     ).decode()
     assert said.splitlines()[:2] == ["torch", "/home/torch"], said
-    assert PRINTED.search(said), said
+    assert stock.environment or PRINTED.search(said), said
     python = value["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
     said = docker_client.containers.run(stock.tag, [python, "--version"], platform=stock.platform, remove=True).decode()
     assert said.startswith("Python 3")

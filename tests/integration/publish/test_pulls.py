@@ -38,6 +38,7 @@ pytestmark = [pytest.mark.network, pytest.mark.images]
 CELLS = {"arm64": "cpu-2.6-arm64", "amd64": "cuda-2.6-amd64"}
 ARCHES = [pytest.param(arch, marks=[pytest.mark.big] if arch == "amd64" else []) for arch in CELLS]
 ASK = ["python", "-c", "import torch; print(torch.__version__, torch.version.cuda)"]
+INSTALLED = ["python", "-c", "from importlib.metadata import version; print(version('torch'))"]
 SAYS = {"amd64": "2.6.0+cu124 12.4", "arm64": "2.6.0+cpu None"}
 
 
@@ -135,9 +136,16 @@ def pull_with_crane(source: str, arch: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("pull", [pull_with_skopeo, pull_with_crane], ids=["skopeo", "crane"])
+@pytest.mark.parametrize(
+    ("pull", "ask"), [(pull_with_skopeo, ASK), (pull_with_crane, INSTALLED)], ids=["skopeo", "crane"]
+)
 def test_a_pulled_image_is_ours_and_runs(
-    pull: Callable[[str, str, Path], None], arch: str, place: Published, folder: Path, built_store: dict[str, str]
+    pull: Callable[[str, str, Path], None],
+    ask: list[str],
+    arch: str,
+    place: Published,
+    folder: Path,
+    built_store: dict[str, str],
 ) -> None:
     pull(f"{place.place}:{place.tag}", arch, folder)
     layout = Layout(folder)
@@ -148,10 +156,11 @@ def test_a_pulled_image_is_ours_and_runs(
     store = Store(Path(built_store["BUILDCTL_CACHE"]))
     try:
         with SandboxRuntime(store).start(found) as session:
-            outcome = session.run(ASK, timeout=200)
+            outcome = session.run(ask, timeout=200)
     except RuntimeUnavailableError as error:
         pytest.skip(f"NOT RUN: {error.message}")
-    assert (outcome.stdout.strip(), outcome.returncode) == (SAYS[arch], 0), outcome.stderr
+    says = SAYS[arch] if ask is ASK else SAYS[arch].partition("+")[0]
+    assert (outcome.stdout.strip(), outcome.returncode) == (says, 0), outcome.stderr
 
 
 @pytest.mark.parametrize("arch", ARCHES)

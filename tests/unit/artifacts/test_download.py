@@ -103,7 +103,7 @@ def test_downloads_are_begun_in_the_order_that_they_are_given_in(store: Store, t
 
 
 def test_the_end_of_the_block_stops_what_is_left(store: Store, tmp_path: Path) -> None:
-    big = bytes(range(256)) * 40_000
+    big = bytes(range(256)) * 4_000
     with Downloads([item(put(tmp_path, big), data=big)], store=store, progress=Silent(), connections=1) as downloads:
         pass
     for thread in downloads.threads:

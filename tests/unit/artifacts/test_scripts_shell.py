@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildctl.artifacts.debian.scripts.parse import parse
@@ -116,7 +116,6 @@ def compound(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
-@settings(max_examples=60)  # each starts a process
 @given(st.recursive(simple, compound, max_leaves=8))
 def test_it_agrees_with_sh(script: str) -> None:
     text = f"#!/bin/sh\nset -e\nX='q r'\n{script}\n"

@@ -103,7 +103,7 @@ def test_an_empty_store_has_nothing(tmp_path: Path) -> None:
 
 
 def test_a_tree_too_deep_for_a_path_is_measured_as_far_as_it_is_seen_and_removed(store: Store) -> None:
-    nested(store.root / "unpacked/deep", 2100)
+    nested(store.root / "unpacked/deep", 50, name="d" * 100)
     gone = chosen(tuple(items(store)), CHEAP, now=later())
     assert remove(store, gone) > 0
     assert not (store.root / "unpacked/deep").exists()

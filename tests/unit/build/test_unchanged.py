@@ -10,7 +10,7 @@ import pytest
 from buildctl.build import unchanged
 from buildctl.build.unchanged import ENVIRONMENT, _contents, remembered
 from buildctl.matrix.project import Project
-from tests.support.sources import PACKAGE, nodes
+from tests.support.sources import PACKAGE, nodes, that_say
 
 MAKERS = ("matrix", "lock", "dockerfile", "build", "artifacts", "oci")
 # read where something is fetched or handed to a program, which a build with nothing to do does not reach
@@ -36,8 +36,8 @@ def names_read(tree: list[ast.AST]) -> set[str]:
 def test_every_variable_that_decides_what_is_built_is_one_of_those_that_are_compared(folder: str) -> None:
     read = {
         name
-        for path in (PACKAGE / folder).rglob("*.py")
-        if str(path.relative_to(PACKAGE.parent)) not in LATER
+        for path in that_say("environ")
+        if path.is_relative_to(PACKAGE / folder) and str(path.relative_to(PACKAGE.parent)) not in LATER
         for name in names_read(list(nodes(path)))
     }
     assert {name for name in read if not name.startswith(ENVIRONMENT)} == set()

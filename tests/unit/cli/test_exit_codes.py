@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from buildctl.cli.program import main
+from buildctl.ground import interrupts
 from buildctl.ground.errors import BuildctlError, ExitCode
 from buildctl.oci.digest import Digest
 from tests.conftest import ROOT
@@ -148,23 +150,25 @@ def test_each_code(
     assert ("error: " in stderr) or code in (ExitCode.OK, ExitCode.FAILED, ExitCode.NOT_RUN, ExitCode.LAYOUT)
 
 
-INTERRUPTED = """
-import os, signal, sys
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which the tests may have been told to ignore (nohup)
-import buildctl.testing.overview as overview
-from buildctl.cli import main
-overview.overview = lambda *_: os.kill(os.getpid(), {number})
-sys.argv = ["buildctl", "matrix", "--json"]
-main()
-"""
+@pytest.fixture
+def unignored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The signals as a program finds them at its start, and as they were afterwards."""
+    monkeypatch.setattr(interrupts, "_received", signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in interrupts.ENDING}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
+@pytest.mark.usefixtures("unignored")
 @pytest.mark.parametrize("code", [ExitCode.HUNG_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED])
-def test_signals(code: ExitCode) -> None:
-    argv = [sys.executable, "-c", INTERRUPTED.format(number=code - 128)]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == code, done.stderr
-    assert json.loads(done.stdout)["error"]["exitCode"] == code
+def test_signals(code: ExitCode, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """That a process ends so, and nothing of it is left: tests/integration/build/test_interrupts.py."""
+    monkeypatch.setattr("buildctl.testing.overview.overview", lambda *_: os.kill(os.getpid(), code - 128))
+    assert in_process(monkeypatch, "matrix", "--json") == code
+    assert json.loads(capsys.readouterr().out)["error"]["exitCode"] == code
 
 
 def test_a_bug_is_not_taken_for_a_finding(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

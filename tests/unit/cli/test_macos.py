@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 import venv
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Ran
+from tests.unit.conftest import no_docker
 
 # What Python on macOS does not have (docs.python.org, "Availability: Linux"), and what it says of the machine.
 AS_ON_A_MAC = """
@@ -42,51 +44,90 @@ for name in names:
     importlib.import_module(name)
 print(len(names))
 """
-COMMAND = """
-sys.argv[0] = "buildctl"
-from buildctl.cli import main
-main()
-"""
 COMMANDS = """
+import json, os, pathlib, traceback
 from buildctl.cli import main
-for line in sys.argv[1:]:
-    sys.argv = ["buildctl", *line.split()]
+
+def answer(folder, argv):
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY), number)
+    sys.argv = ["buildctl", *argv]
     try:
         main()
     except SystemExit as end:
-        assert not end.code, line
-    print(end="\\f")
+        return end.code or 0
+
+folder = pathlib.Path(sys.argv[1])
+for name, argv in json.loads(sys.argv[2]).items():
+    (folder / name).mkdir()
+    if os.fork() == 0:
+        code = 255
+        try:
+            code = answer(folder / name, argv)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    (folder / name / "code").write_text(str(os.waitstatus_to_exitcode(os.wait()[1])))
 """
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NOT RUN: it stands in for a Mac where there is none")
+NO_LINUX = {
+    "matrix cpu-2.6": "cpu-2.6",
+    "lock --check": "locks are up to date",
+    "render --check": "rendered files are up to date",
+    "claims --help": "claims",
+}
 
 
-def on_a_mac(code: str, *args: str | Path, path: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", AS_ON_A_MAC + code, *map(str, args)],
+@dataclass(frozen=True)
+class Mac:
+    """What everything that was asked there answered, by name; `folder` holds what it was asked about."""
+
+    folder: Path
+    imported: str
+
+    def answer(self, name: str) -> Ran:
+        said = [(self.folder / "answers" / name / what).read_text() for what in ("code", "out", "err")]
+        return Ran(int(said[0]), said[1], said[2])
+
+
+@pytest.fixture(scope="module")
+def mac(tmp_path_factory: pytest.TempPathFactory) -> Mac:
+    """One Python that imports everything, and a child of it for each command."""
+    folder = tmp_path_factory.mktemp("mac")
+    (folder / "answers").mkdir()
+    venv.create(folder / "environment", with_pip=False)
+    test = ("--layout", f"{folder}/dist", "test", "mps-2.6", "--path")
+    asked = {line: line.split() for line in NO_LINUX} | {
+        "native": [*test, f"{folder}/environment"],
+        "none": [*test, f"{folder}/none"],
+        "build": ["--layout", f"{folder}/never", "build", "--engine", "docker"],
+    }
+    environment = no_docker(folder / "bin")
+    done = subprocess.run(
+        [sys.executable, "-c", AS_ON_A_MAC + IMPORT_ALL + COMMANDS, folder / "answers", json.dumps(asked)],
         cwd=ROOT,
-        env={**os.environ, "PATH": f"{path}:/usr/bin:/bin"},
+        env={**os.environ, **environment, "PATH": f"{folder}/bin:/usr/bin:/bin"},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-
-
-def test_every_module_imports_without_what_only_linux_has() -> None:
-    done = on_a_mac(IMPORT_ALL)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 80
+    return Mac(folder, done.stdout)
 
 
-def test_the_native_environment_is_asked_there(without_docker: Path, tmp_path: Path) -> None:
-    environment = tmp_path / "environment"
-    venv.create(environment, with_pip=False)
-    layout = tmp_path / "dist"
-    done = on_a_mac(COMMAND, "--layout", layout, "test", "mps-2.6", "--path", environment, path=str(without_docker))
+def test_every_module_imports_without_what_only_linux_has(mac: Mac) -> None:
+    assert int(mac.imported) > 80
+
+
+def test_the_native_environment_is_asked_there(mac: Mac) -> None:
+    done = mac.answer("native")
     assert done.returncode == 1, done.stderr  # there is no torch in it
     assert "Traceback" not in done.stderr
-    report = json.loads((layout / "reports" / "mps-2.6-arm64.json").read_text())
+    report = json.loads((mac.folder / "dist" / "reports" / "mps-2.6-arm64.json").read_text())
     found = {finding["name"]: finding for finding in report["findings"]}
     assert (report["runtime"], report["verdict"]) == ("native", "FAILED")
     assert found["mps built"]["detail"] == "ModuleNotFoundError: No module named 'torch'"
@@ -94,29 +135,21 @@ def test_the_native_environment_is_asked_there(without_docker: Path, tmp_path: P
     assert found["platform"]["detail"].startswith("expected platform Darwin arm64, image reports Linux")
 
 
-def test_without_an_environment_it_says_how_to_make_one(without_docker: Path, tmp_path: Path) -> None:
-    argv = ("--layout", tmp_path / "dist", "test", "mps-2.6", "--path", tmp_path / "none")
-    done = on_a_mac(COMMAND, *argv, path=str(without_docker))
+def test_without_an_environment_it_says_how_to_make_one(mac: Mac) -> None:
+    done = mac.answer("none")
     assert done.returncode == 10, done.stderr
     assert "has no environment mps-2.6" in done.stderr
-    assert f"buildctl native mps-2.6 --path {tmp_path / 'none'}" in done.stderr
+    assert f"buildctl native mps-2.6 --path {mac.folder / 'none'}" in done.stderr
 
 
-def test_what_needs_no_linux_works_there(without_docker: Path) -> None:
-    says = {
-        "matrix cpu-2.6": "cpu-2.6",
-        "lock --check": "locks are up to date",
-        "render --check": "rendered files are up to date",
-        "claims --help": "claims",
-    }
-    done = on_a_mac(COMMANDS, *says, path=str(without_docker))
-    assert done.returncode == 0, done.stderr
-    answers = dict(zip(says, done.stdout.split("\f"), strict=False))
-    assert not [line for line, words in says.items() if words not in answers[line]]
+def test_what_needs_no_linux_works_there(mac: Mac) -> None:
+    for line, words in NO_LINUX.items():
+        done = mac.answer(line)
+        assert (done.returncode, words in done.stdout) == (0, True), done.stderr
 
 
-def test_what_needs_linux_says_so_before_anything_else(without_docker: Path, tmp_path: Path) -> None:
-    done = on_a_mac(COMMAND, "--layout", tmp_path / "dist", "build", "--engine", "docker", path=str(without_docker))
+def test_what_needs_linux_says_so_before_anything_else(mac: Mac) -> None:
+    done = mac.answer("build")
     assert done.returncode == 9, done.stderr
     assert done.stderr.splitlines()[0].startswith("error: `buildctl build` needs Linux, and this is macOS: ")
-    assert not (tmp_path / "dist").exists()
+    assert not (mac.folder / "never").exists()

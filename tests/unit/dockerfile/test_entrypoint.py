@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import random
@@ -177,19 +178,25 @@ echo '#!/bin/sh' >"$2/bin/tool"
 """
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which install-wheels has run, with a uv that unpacks a package of two modules."""
-    install(tmp_path, "arm64")
-    return tmp_path
+    root = tmp_path_factory.mktemp("installed")
+    install(root, "arm64")
+    return root
+
+
+def with_python(root: Path) -> Path:
+    """A folder for PATH."""
+    folder = root / "bin"
+    folder.mkdir()
+    (folder / "python3").symlink_to(os.path.realpath(sys.executable))
+    return folder
 
 
 def install(root: Path, arch: str, *, more: str = "", first: str = "") -> subprocess.CompletedProcess[str]:
-    folder = root / "bin"
-    folder.mkdir(exist_ok=True)
+    folder = with_python(root)
     write(folder / "uv", FAKE_UV.replace("PYTHON", f"python{sysconfig.get_python_version()}"))
-    (folder / "python3").unlink(missing_ok=True)
-    (folder / "python3").symlink_to(os.path.realpath(sys.executable))
     env = {
         "PATH": f"{first}:{folder}:/usr/bin:/bin".lstrip(":"),
         "TARGETARCH": arch,
@@ -202,6 +209,7 @@ def install(root: Path, arch: str, *, more: str = "", first: str = "") -> subpro
     return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=60)
 
 
+@functools.cache
 def site() -> str:
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     python = os.path.realpath(sys.executable)
@@ -255,14 +263,12 @@ def test_both_engines_compile_with_the_same_code() -> None:
         assert pattern in there
 
 
-def test_bytecode_does_not_depend_on_what_else_is_compiled(tmp_path: Path) -> None:
-    found = tmp_path / "out" / site().lstrip("/") / f"pkg/__pycache__/b.{sys.implementation.cache_tag}.pyc"
-    install(tmp_path, "amd64")
-    alone = found.read_bytes()
-    shutil.rmtree(tmp_path / "out")
+def test_bytecode_does_not_depend_on_what_else_is_compiled(installed: Path, tmp_path: Path) -> None:
+    place = f"out{site()}/pkg/__pycache__/b.{sys.implementation.cache_tag}.pyc"
     install(tmp_path, "amd64", more="yes")
+    found = tmp_path / place
     assert found.with_name(found.name.replace("b.", "a.", 1)).exists()
-    assert found.read_bytes() == alone
+    assert found.read_bytes() == (installed / place).read_bytes()
 
 
 def test_every_time_stamp_is_the_same(installed: Path) -> None:
@@ -279,9 +285,7 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path, arch: str) -> None:
 
 
 def test_a_uv_that_fails_fails_the_step(tmp_path: Path) -> None:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    install(tmp_path, "amd64")
+    folder = with_python(tmp_path)
     write(folder / "uv", "#!/bin/sh\necho 'hash mismatch' >&2\nexit 1\n")
     env = {"PATH": f"{folder}:/usr/bin:/bin", "TARGETARCH": "amd64", "OUT": f"{tmp_path}/other", "MORE": ""}
     argv = ["sh", str(COMMON / "install-wheels"), "torch==2.6.0"]
@@ -309,11 +313,9 @@ def test_odd_wheels_are_installed_as_in_the_assemble_engine(tmp_path: Path) -> N
         for p in named.iterdir()
     )
     write(tmp_path / "requirements.txt", lock)
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/python3").symlink_to(os.path.realpath(sys.executable))
-    (tmp_path / "bin/uv").symlink_to(uv.find_uv_bin())
+    (with_python(tmp_path) / "uv").symlink_to(uv.find_uv_bin())
     write(tmp_path / "uv.toml", f'no-index = true\nfind-links = ["{named}"]\n')
-    for run in range(3):
+    for run in range(2):  # in both orders
         env = {
             "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
             "TARGETARCH": "amd64",
@@ -321,7 +323,7 @@ def test_odd_wheels_are_installed_as_in_the_assemble_engine(tmp_path: Path) -> N
             "OUT": f"{tmp_path}/out{run}",
             "UV_CONFIG_FILE": f"{tmp_path}/uv.toml",
         }
-        argv = ["sh", str(COMMON / "install-wheels"), *(("aa==1.0", "zz==1.0", "odd==1.0")[:: 1 if run else -1])]
+        argv = ["sh", str(COMMON / "install-wheels"), *("aa==1.0", "zz==1.0", "odd==1.0")[:: 1 if run else -1]]
         done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / f"out{run}" / site().lstrip("/") / "tests/__init__.py").read_bytes() == b"# aa"
@@ -330,9 +332,9 @@ def test_odd_wheels_are_installed_as_in_the_assemble_engine(tmp_path: Path) -> N
     path = f"{place.purelib}/odd-1.0.dist-info/RECORD"
     body = entries[path].body
     assert body is not None
-    ours, uvs = b"".join(body.chunks()).decode().splitlines(), (tmp_path / "out2" / path).read_text().splitlines()
+    ours, uvs = b"".join(body.chunks()).decode().splitlines(), (tmp_path / "out1" / path).read_text().splitlines()
     assert [row for row in ours if "INSTALLER" not in row] == sorted(r for r in uvs if "INSTALLER" not in r)
-    assert not list((tmp_path / "out2").rglob("uv_cache.json"))  # which holds times, of wheels from a folder
+    assert not list((tmp_path / "out1").rglob("uv_cache.json"))  # which holds times, of wheels from a folder
 
 
 def test_own_files_get_modes_and_times_and_no_bytecode(tmp_path: Path) -> None:
@@ -346,8 +348,7 @@ def test_own_files_get_modes_and_times_and_no_bytecode(tmp_path: Path) -> None:
     (tmp_path / "out/opt").mkdir(parents=True)
     write(tmp_path / "out/opt/secret", "")
     (tmp_path / "out/opt/secret").chmod(0o600)  # as a COPY --chmod wants it
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/python3").symlink_to(os.path.realpath(sys.executable))
+    with_python(tmp_path)
     env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "TARGETARCH": "amd64", "OUT": f"{tmp_path}/out"}
     env["FILES"] = f"{tmp_path}/files"
     argv = ["sh", str(COMMON / "install-wheels")]

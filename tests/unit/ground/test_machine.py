@@ -10,7 +10,7 @@ import pytest
 from buildctl.ground import machine
 from buildctl.ground.errors import EngineError, RuntimeUnavailableError
 from buildctl.ground.machine import require_linux, system
-from tests.support.sources import PACKAGE, nodes
+from tests.support.sources import nodes, that_say
 
 
 @pytest.mark.parametrize(("python", "name"), [("linux", "linux"), ("darwin", "macos"), ("win32", "windows")])
@@ -44,8 +44,8 @@ def test_no_other_module_asks_which_system_this_is() -> None:
     asked = {("sys", "platform"), ("platform", "system"), ("platform", "machine")}
     found = [
         path.name
-        for path in PACKAGE.rglob("*.py")
-        if "inside" not in path.parts and "platform" in path.read_text()  # a third of them, to parse
+        for path in that_say("platform")
+        if "inside" not in path.parts
         for node in nodes(path)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and (node.value.id, node.attr) in asked
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from buildctl.ground.scratch import scratch
 from buildctl.lock.apt import apt
-from tests.support.sources import PACKAGE, nodes
+from tests.support.sources import PACKAGE, nodes, that_say
 
 
 def test_it_is_gone_at_the_end_also_after_an_error(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_no_other_module_makes_temporary_folders() -> None:
     """A killed command leaves them, and only those that this module makes are swept."""
     makers = [
         str(path.relative_to(PACKAGE))
-        for path in PACKAGE.rglob("*.py")
+        for path in that_say("mkdtemp", "TemporaryDirectory")
         if "probes" not in path.parts  # those run inside images
         if any(
             isinstance(node, ast.Attribute) and node.attr in ("mkdtemp", "TemporaryDirectory") for node in nodes(path)

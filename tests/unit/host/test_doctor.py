@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -17,8 +18,13 @@ from tests.conftest import ROOT
 HOSTS = Path(__file__).parents[2] / "support" / "hosts"
 
 
+@functools.cache
+def project() -> Project:
+    return Project.find(ROOT)
+
+
 def seen(host: str) -> Examination:
-    return examine(lambda: Project.find(ROOT), read_host(HOSTS / f"{host}.json"))
+    return examine(project, read_host(HOSTS / f"{host}.json"))
 
 
 def mends(found: Examination) -> dict[str, str]:

@@ -33,7 +33,8 @@ UPPER = tar(
     file("lib/b", b"through a link"), file(".wh.gone", b""), file("cleared/new"), file("cleared/.wh..wh..opq", b""),
     file("replaced", b"two"), file("bin/sh", b"another", mode=0o4755), symlink("to", "/bin/ash"), file("ä" * 60),
 )  # fmt: skip
-DEEP = file("a/" * (sys.getrecursionlimit() + 100) + "f")
+CALLS = 300  # in each other, while something is to be deeper
+DEEP = file("a/" * (CALLS + 100) + "f")
 
 
 def read(data: bytes) -> dict[str, tuple[object, ...]]:
@@ -109,9 +110,15 @@ def test_what_cannot_be_unpacked_gives_not_one_byte(tmp_path: Path, members: tup
 )
 def test_whiteouts_of_what_is_deeper_than_calls(tmp_path: Path, layers: tuple[bytes, ...]) -> None:
     layout, descriptor = image(tmp_path, *layers)
-    unpack_image(layout, descriptor, tmp_path / "root")
-    remove_tree(tmp_path / "root")  # pytest cannot
-    with tarfile.open(fileobj=io.BytesIO(b"".join(merged_tar(layout, descriptor)))) as archive:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(CALLS)
+    try:
+        unpack_image(layout, descriptor, tmp_path / "root")
+        remove_tree(tmp_path / "root")  # pytest cannot
+        merged = b"".join(merged_tar(layout, descriptor))
+    finally:
+        sys.setrecursionlimit(before)
+    with tarfile.open(fileobj=io.BytesIO(merged)) as archive:
         assert any(name.endswith("/f") for name in archive.getnames()) == (len(layers) == 1)
 
 

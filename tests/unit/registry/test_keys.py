@@ -63,9 +63,8 @@ def test_the_key_of_cosign_opens_with_its_password(sealed: str, monkeypatch: pyt
     assert key.public.hint == public.hint == "YCER9S0/kgFJL6h6ss9JMoCGI7l6nXl+iAKrbnOtmx4="
 
 
-def test_signing_twice_is_one_signature(sealed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COSIGN_PASSWORD", "secret")
-    key = PrivateKey.load(sealed)
+def test_signing_twice_is_one_signature(tmp_path: Path) -> None:
+    key = PrivateKey.load(pem(tmp_path, generate_private_key(SECP256R1())))
     assert key.sign(b"data") == key.sign(b"data") != key.sign(b"other")
 
 
