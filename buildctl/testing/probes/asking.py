@@ -17,10 +17,7 @@ EMULATION_FACTOR = 12
 STDERR_LINES = 12
 DOING = "while asking for:"
 # Files that are put in front of a probe, besides ask.py.
-PARTS: Mapping[str, tuple[str, ...]] = {
-    "torch_report": ("bytecode", "exchanges"),
-    "model_files": ("exchanges", "helpers"),
-}
+PARTS: Mapping[str, tuple[str, ...]] = {"torch_report": ("bytecode", "exchanges", "helpers", "model_files")}
 
 
 class UnansweredError(Exception):

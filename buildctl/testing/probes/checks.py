@@ -26,14 +26,13 @@ class Run:
 
 RUNS: Mapping[str, Run] = {
     # torchrun, among the commands, imports torch as the default user
-    "torch": Run(probe="torch_report", deadline=120, options={"workers_s": 60}, user=STRANGER),
+    "torch": Run(probe="torch_report", deadline=180, options={"workers_s": 60}, user=STRANGER),
     "packages": Run(probe="packages", deadline=90, read_only=False),
     "stranger's files": Run(
         probe="packages", deadline=20, options={"questions": ["writable"]}, user=STRANGER, read_only=False
     ),
     "compile": Run(probe="compile_cpu", deadline=180),
     "libraries": Run(probe="libraries", deadline=60),
-    "files": Run(probe="model_files", deadline=90),
     "onnx": Run(probe="onnx_runtime", deadline=60),
     "two processes": Run(probe="two_processes", deadline=120, options={"backend": "gloo", "seconds": 90}),
 }
@@ -171,6 +170,10 @@ CHECKS = (
     _check("numpy", "torch", judging.numpy_bridge, "numpy_bridge"),
     _check("dataloader", "torch", judging.dataloader, "dataloader"),
     _check("bytecode", "torch", judging.bytecode, "bytecode"),
+    _check("torch.save", "torch", judging.saved, "saved"),
+    _check("torchscript", "torch", judging.scripted, "scripted"),
+    _check("torch.export", "torch", judging.exported, "exported"),
+    _check("helper packages", "torch", judging_packages.helpers, "helpers"),
     _check("any uid", "torch", judging.any_uid, "python", "torch", "user_name"),
     _check("distributions", "packages", judging_packages.distributions, "distributions"),
     _check(
@@ -193,10 +196,6 @@ CHECKS = (
     _check("home and workdir", "packages", judging.writable, "writable"),
     _check("any uid's files", "stranger's files", judging.writable, "writable"),
     _check("libraries", "libraries", judging.libraries, "libraries"),
-    _check("torch.save", "files", judging.saved, "saved"),
-    _check("torchscript", "files", judging.scripted, "scripted"),
-    _check("torch.export", "files", judging.exported, "exported"),
-    _check("helper packages", "files", judging_packages.helpers, "helpers"),
     _check("onnx runtime", "onnx", judging_onnx.onnx_runtime, "onnx_runtime", applies=has_onnx),
     _check("onnx model", "onnx", judging_onnx.onnx_model, "onnx_model", applies=has_onnx),
     _check("two processes", "two processes", judging.two_processes, "two_processes"),

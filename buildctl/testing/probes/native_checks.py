@@ -17,14 +17,13 @@ from buildctl.testing.probes.expected import Expected
 
 RUNS: Mapping[str, Run] = {
     # MPS has its own process: where it does not work, everything else still answers
-    "torch": Run(probe="torch_report", deadline=180, options={"workers_s": 90, "apart": ["mps"]}),
+    "torch": Run(probe="torch_report", deadline=240, options={"workers_s": 90, "apart": ["mps"]}),
     "mps": Run(probe="mps", deadline=180),
     "packages": Run(
         probe="packages",
         deadline=90,
         options={"questions": ["distributions", "console_scripts", "pip"], "pip": ["check"]},
     ),
-    "files": checks.RUNS["files"],
     "onnx": checks.RUNS["onnx"],
     "two processes": checks.RUNS["two processes"],
     "libraries": checks.RUNS["libraries"],
@@ -96,7 +95,7 @@ CHECKS = (
         judge=judging_environment.pip_check,
         applies=is_somebodys,
     ),
-    *_of_images("libraries", "files", "onnx", "two processes"),
+    *_of_images("libraries", "onnx", "two processes"),
     Check(
         name="torch.compile",
         run="compile",

@@ -1,5 +1,5 @@
 # ruff: noqa: F821
-"""Runs inside the image, after exchanges and in front of model_files: what torch does with packages that it asks for
+"""Runs inside the image, after exchanges and in front of torch_report: what torch does with packages that it asks for
 without an upper bound, so that the newest version is installed.
 """
 

@@ -1,12 +1,9 @@
-# What is not here comes from ask.py, exchanges.py and helpers.py, put in front; any Python from 3.9 on runs this.
-# ruff: noqa: F821, PTH202, PTH118
-"""Runs inside the image: a model goes into a file and comes back, in each of torch's forms."""
+# ruff: noqa: PTH202, PTH118
+"""Runs inside the image, in front of torch_report: a model goes into a file and comes back, in every form of torch."""
 
 import os
 import tempfile
 import warnings
-
-FOLDER = tempfile.mkdtemp()
 
 
 def model():
@@ -25,7 +22,7 @@ def saved():
     import torch
 
     net, x = model()
-    path = os.path.join(FOLDER, "weights.pt")
+    path = os.path.join(tempfile.mkdtemp(), "weights.pt")
     torch.save(net.state_dict(), path)
     other = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
     other.load_state_dict(torch.load(path, weights_only=True))
@@ -36,7 +33,7 @@ def scripted():
     import torch
 
     net, x = model()
-    path = os.path.join(FOLDER, "script.pt")
+    path = os.path.join(tempfile.mkdtemp(), "script.pt")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer versions warn that torch.export is the successor
         torch.jit.save(torch.jit.trace(net, x), path)
@@ -47,13 +44,6 @@ def exported():
     import torch
 
     net, x = model()
-    path = os.path.join(FOLDER, "export.pt2")
+    path = os.path.join(tempfile.mkdtemp(), "export.pt2")
     torch.export.save(torch.export.export(net, (x,)), path)
     return compared(path, net(x), torch.export.load(path).module()(x))
-
-
-if __name__ == "__main__":
-    ask("saved", saved)
-    ask("scripted", scripted)
-    ask("exported", exported)
-    ask("helpers", helpers)

@@ -1,4 +1,4 @@
-# What is not here comes from ask.py, bytecode.py and exchanges.py, put in front; any Python from 3.9 on runs this.
+# What is not here comes from ask.py and the parts that asking.py names, put in front; any Python from 3.9 on runs this.
 # ruff: noqa: F821, B905, PLW0108, PTH120, SLF001
 """Runs inside the image: what torch says of itself, and whether it computes. Standard library and torch only."""
 
@@ -306,6 +306,11 @@ def main():
     ask("gpus", gpus)
     ask("dataloader", dataloader)
     ask("bytecode", bytecode)
+    # last: what imports much more, and runs compiled code on files
+    ask("saved", saved)
+    ask("scripted", scripted)
+    ask("exported", exported)
+    ask("helpers", helpers)
 
 
 if __name__ == "__main__":
