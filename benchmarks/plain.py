@@ -29,6 +29,7 @@ from buildctl.matrix.project import Project
 from buildctl.oci.entry import EPOCH
 from buildctl.oci.layout import Layout
 from tests.support.engine import engine
+from tests.support.engine.daemon import stop
 from tests.support.registry import docker_registry
 from tests.support.wheelhouse import wheelhouse
 
@@ -112,6 +113,7 @@ def docker_bench(root: Path) -> Iterator[Bench]:
         # for every command from here on
         os.environ.update({k: running.env[k] for k in ("DOCKER_HOST", "DOCKER_CONFIG", "PATH") if k in running.env})
         yield Bench(root=root, bases=bases, client=running.client(), registry=registry)
+    stop()  # it would end in the middle of what is measured next
 
 
 def measure(root: Path, _: int) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-_PIECE = 1 << 16
+_PIECE = 1 << 16  # bytes: what a pipe holds
 _BURST = 0.02  # seconds of bytes that may come at once
 
 
@@ -63,9 +64,14 @@ def _serve(listener: socket.socket, host: str, port: int, wire: Wire) -> None:
 
 
 def _pump(source: socket.socket, target: socket.socket, wire: Wire, down: bool) -> None:
+    """Through a pipe in the kernel: what is measured is not the copying of this proxy."""
+    read, write = os.pipe()
     with suppress(OSError):
-        while data := source.recv(_PIECE):
-            wire.passed(len(data), down=down)
-            target.sendall(data)
+        while count := os.splice(source.fileno(), write, _PIECE):
+            wire.passed(count, down=down)
+            while count:
+                count -= os.splice(read, target.fileno(), count)
+    os.close(read)
+    os.close(write)
     with suppress(OSError):
         target.shutdown(socket.SHUT_WR)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FRAME = 1 << 24  # bytes of content in a zstd frame: at 4 MiB wheels grow by 1.6 %, at 16 MiB by 0.3 %
 _THREADS = 4  # of one layer: inflating and hashing keeps no more of them busy
 _CONTEXTS = 180_000_000  # bytes of all compressors of one layer: one of level 19 takes 85 million
+# Bytes hashed and written at a time: written while they are in the processor's cache, and into pages of the page cache
+# that the kernel has at hand. Writes of 9 MB take it six times as long.
+_PIECE = 1 << 18
 _GZIP_PIECE = 1 << 20  # bytes per gzip member of what has to be compressed here
 # RFC 1952: magic, method deflate, no flags, no time, no extra flags, unknown system
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
@@ -44,9 +47,11 @@ class Sink:
         return ""
 
     def _emit(self, data: bytes) -> None:
-        self.sha256.update(data)
         self.size += len(data)
-        self._out.write(data)
+        for at in range(0, len(data), _PIECE):
+            piece = memoryview(data)[at : at + _PIECE]
+            self.sha256.update(piece)
+            self._out.write(piece)
 
     def begin(self, entry: Entry, framing: bytes) -> None:  # noqa: ARG002 - for those that keep files apart
         """Before the content of `entry`, if it has any; `framing` is what the tar has before that."""
