@@ -28,10 +28,12 @@ settings.register_profile("usual", max_examples=30, deadline=None, suppress_heal
 settings.register_profile("thorough", settings.get_profile("usual"), max_examples=1000)  # `make test-all`
 settings.load_profile("usual")
 
-# A shell that starts the tests in the background has told them to ignore Ctrl-C, and so what they start; some tests
-# press it.
+# A shell that starts the tests in the background has told them to ignore Ctrl-C, and nohup a closed terminal, and so
+# what they start; some tests do both.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)  # `nohup make test` goes on; what it starts is not told to ignore it
 
 
 @pytest.hookimpl(wrapper=True)

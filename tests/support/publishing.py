@@ -25,7 +25,7 @@ PATIENCE = Patience(connect=5, read=5, attempts=4, backoff=0.01, longest_wait=3)
 def repository(front: Proxy, request: pytest.FixtureRequest, *, chunk: int = 64 << 20, name: str = "") -> Repository:
     """A repository of its own for each test: content is random, so nothing is shared behind the scenes."""
     own = "".join(c if c.isalnum() else "-" for c in request.node.name.lower()).strip("-")
-    own = name or "-".join(filter(None, own.split("-")))
+    own = "-".join(filter(None, [*own.split("-"), name]))
     reference = Reference(registry=front.netloc, repository=f"test/{own}")
     transport = Transport(front.netloc, patience=PATIENCE, credentials=lambda _: None)
     return Repository(reference=reference, transport=transport, write=True, chunk=chunk)
