@@ -186,7 +186,7 @@ class Store:
             if found := self.get(key):
                 return found, False
             with self.temporary() as path:
-                with path.open("wb", buffering=1 << 17) as file:
+                with path.open("wb", buffering=1 << 17) as file:  # less than a sink writes at a time: no copy of that
                     layer = write_layer(entries(), file, compression=compression, on_bytes=on_bytes)
                     file.flush()
                     os.fsync(file.fileno())

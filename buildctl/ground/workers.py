@@ -86,7 +86,7 @@ class Workers(Generic[Task, Result]):
         worker.task = task
         try:
             worker.pipe.send(task)
-        except OSError:  # it died, or there is no memory to send: kill it, so that reading fails and does not wait
+        except OSError:  # it has died, or there was no memory to send: once killed, reading fails instead of waiting
             worker.process.kill()
 
     def _heard(self, busy: Sequence[_Worker[Task]]) -> list[_Worker[Task]]:

@@ -7,6 +7,7 @@ import io
 import os
 import random
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import zstandard
@@ -73,6 +74,23 @@ def test_the_bytes_do_not_depend_on_the_threads(threads: int, level: str, monkey
     monkeypatch.setattr(compression, "_THREADS", threads)
     monkeypatch.setattr(os, "cpu_count", lambda: threads)
     assert compressed([FRAME // 2], how) == expected
+
+
+@pytest.mark.parametrize("method", ["zstd", "gzip", "zstd:chunked"])
+def test_no_write_is_large(method: str) -> None:
+    """Linux takes cold, large pages for a large write: copying into them costs several times as much."""
+    written: list[bytes] = []
+
+    class Recorded(io.BytesIO):
+        def write(self, data: Any) -> int:
+            written.append(bytes(data))
+            return super().write(data)
+
+    content = random.Random(3).randbytes(FRAME + 1000)
+    layer = write_layer([file_entry("a", content)], out := Recorded(), compression=compression_of(method))
+    assert max(map(len, written)) == 1 << 18
+    assert b"".join(written) == out.getvalue()
+    assert hashlib.sha256(out.getvalue()).hexdigest() == layer.descriptor.digest.hex
 
 
 def test_content_that_ends_with_a_frame_has_no_empty_one_after_it() -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 import buildctl
 from buildctl.runtimes.api import Outcome
 from buildctl.testing import probes
-from buildctl.testing.probes import judging, judging_packages, judging_python, native_checks
+from buildctl.testing.probes import checks, judging, judging_packages, judging_python, native_checks
 from buildctl.testing.probes.asking import PARTS, Answers, UnansweredError, deadline_for, read_answers
 from buildctl.testing.probes.checks import CHECKS, RUNS
 from buildctl.testing.probes.commands import COMMANDS
@@ -374,6 +375,17 @@ def test_emulation_stretches_every_deadline() -> None:
     assert len(limits[0]) == len(RUNS) + len(COMMANDS)
     assert [deadline_for(emulated, limit) for limit in limits[0]] == limits[1]
     assert min(limits[1]) >= 10 * min(limits[0])
+
+
+@pytest.mark.parametrize("table", [checks, native_checks])
+def test_what_a_finding_is_judged_by_is_asked_by_its_probe(table: ModuleType) -> None:
+    for check in table.CHECKS:
+        probe = table.RUNS[check.run].probe
+        source = "".join((INSIDE / f"{part}.py").read_text() for part in (*PARTS.get(probe, ()), probe))
+        # by itself, or as a row of all that the probe can be asked
+        assert [q for q in check.questions if f'ask("{q}", ' not in source and f'"{q}": ' not in source] == [], (
+            check.name
+        )
 
 
 @pytest.mark.parametrize("name", sorted({run.probe for run in RUNS.values()}))
