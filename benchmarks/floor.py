@@ -1,8 +1,8 @@
 """The floor: what turning wheels into layers costs at the very least, with the same C libraries and nothing else.
 
-Every byte of every wheel is inflated (isal), hashed (SHA-256, as the tar would be), compressed (zstandard, level 3, in
-frames of 16 MiB) and hashed again, in two processes, largest wheel first. No tar, no checks, no bytecode, no disk but
-reading.
+Every byte of every wheel is inflated (isal), hashed (SHA-256, as the tar would be), compressed (zstandard, in frames of
+16 MiB with buildctl's parameters) and hashed again, in two processes, largest wheel first. No tar, no checks, no
+bytecode, no disk but reading.
 
     python benchmarks/floor.py WHEEL...
 """
@@ -21,10 +21,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import BinaryIO
 
-import zstandard
 from isal import igzip_lib
 
-READ, INFLATE, LEVEL, FRAME = 1 << 18, 1 << 20, 3, 1 << 24
+from buildctl.oci.compression import FRAME, ZSTD, compressor
+
+READ, INFLATE = 1 << 18, 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +68,13 @@ def _content_size(wheel: Path) -> int:
 def one(wheel: Path) -> tuple[int, int]:
     """Bytes of content and of the layer."""
     tar, blob = hashlib.sha256(), hashlib.sha256()
-    compressor = zstandard.ZstdCompressor(level=LEVEL)
+    zstd = compressor(ZSTD.level)
     content = layer = 0
     with zipfile.ZipFile(wheel) as archive, wheel.open("rb", buffering=0) as file:
         for frame in _frames(_contents(archive, file)):
             content += len(frame)
             tar.update(frame)
-            compressed = compressor.compress(frame)
+            compressed = zstd.compress(frame)
             layer += len(compressed)
             blob.update(compressed)
     return content, layer

@@ -40,7 +40,7 @@ from buildctl.oci.receipts import Receipts
 from buildctl.oci.trees.kept import remove_tree
 
 # Part of every recipe key: raise it when the same inputs give other layer bytes, and old layers are no longer found.
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 NO_WRITING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
 KEPT = "finished files are kept"
 Source = Callable[[], Iterable[Entry]]

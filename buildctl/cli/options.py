@@ -114,7 +114,7 @@ _COMPRESSION = (
     click.option(
         "--compression-level",
         metavar="LEVEL",
-        help="1 (fast) to 19 (small), gzip 1 to 9, or none (default: as in matrix.yaml, or 3, gzip 6).",
+        help="1 (fast) to 19 (small), gzip 1 to 9, or none (default: as in matrix.yaml, or the method's).",
     ),
 )
 _READ = (

@@ -39,7 +39,8 @@ def group_entries(wheels: Sequence[WheelFile], *, site: Site, bytecode: Compiler
     """The entries of the layer that holds `wheels`, the same whatever order they come in.
 
     Directories are first, then Python sources, which the compiler works on while the other files pass, then these, and
-    last the bytecode and what an installer adds. Of a file that several wheels bring, the first wheel's is kept.
+    last the bytecode and what an installer adds. A package's own tests get none: Python compiles what is imported of
+    them. Of a file that several wheels bring, the first wheel's is kept.
     Bodies can be read for as long as the wheels are there. Raises ArtifactError naming wheel and member.
     """
     parsed = [read_wheel(w.path, filename=w.filename, site=site) for w in wheels]
@@ -55,10 +56,11 @@ def group_entries(wheels: Sequence[WheelFile], *, site: Site, bytecode: Compiler
         sources = {path: file for path, file in files.items() if _is_source(file, site)}
         pyc = {p: pyc_path(p, bytecode.tag) for p in sources}
         dropped.update(pyc.values())
+        used = {path: file for path, file in sources.items() if not _is_of_tests(path, site)}
         with bytecode.open() as compilation:
-            yield from (_source(file, compilation) for file in sources.values())
-            yield from (file.entry() for path, file in files.items() if path not in sources and path not in dropped)
-            for path, data in zip(sources, compilation.results(), strict=True):
+            yield from (_source(file, compilation) for file in used.values())
+            yield from (file.entry() for path, file in files.items() if path not in used and path not in dropped)
+            for path, data in zip(used, compilation.results(), strict=True):
                 if data is not None:
                     if (folder := posixpath.dirname(pyc[path])) not in folders:
                         folders.add(folder)
@@ -163,6 +165,11 @@ def _is_source(file: Placed, site: Site) -> bool:
     name = posixpath.basename(file.path)
     is_python = name.endswith(".py") and name != ".py" and file.path.startswith(f"{site.purelib}/")
     return is_python and file.size <= _MAX_SOURCE
+
+
+def _is_of_tests(path: str, site: Site) -> bool:
+    """In a folder `tests` inside a package; install-wheels, for BuildKit, decides the same."""
+    return "tests" in path.removeprefix(f"{site.purelib}/").split("/")[1:-1]
 
 
 @dataclass(frozen=True, slots=True)

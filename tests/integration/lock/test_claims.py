@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -121,20 +118,6 @@ def test_check_saves_facts_of_this_machine_that_it_reads_again(tmp_path: Path) -
     first = answer(buildctl("check", "--save", tmp_path / "host.json", "--json"))
     again = answer(buildctl("check", "--host", tmp_path / "host.json", "--json"))
     assert first == again
-
-
-def cpu_seconds(*argv: str) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, check=True, env=dict(os.environ))
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-@pytest.mark.big  # true on a machine that does nothing else; what is imported: unit/host/test_check.py
-def test_a_verdict_costs_a_fifth_of_a_second_of_cpu() -> None:
-    cpu_seconds("-m", "buildctl", "check")  # bytecode is made once
-    bare = min(cpu_seconds("-c", "pass") for _ in range(3))
-    assert min(cpu_seconds("-m", "buildctl", "check") for _ in range(5)) - bare < 0.2
 
 
 def test_doctor_finds_that_this_machine_can_build() -> None:

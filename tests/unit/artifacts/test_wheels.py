@@ -168,6 +168,24 @@ def test_bytecode_lies_beside_every_source_that_compiles(tmp_path: Path) -> None
     assert f"/{PURE}/demo/deep/module.py".encode() in code
 
 
+def test_the_tests_of_a_package_get_no_bytecode(tmp_path: Path) -> None:
+    named = (
+        "tests/test_all.py",
+        "demo/tests/__init__.py",
+        "demo/deep/tests/data/x.py",
+        "demo/tests.py",
+        "demo/test/x.py",
+    )
+    stale = {pyc_path("demo/tests/__init__.py", HERE.tag): b"stale"}
+    files = installed(make_wheel(tmp_path, DEMO | dict.fromkeys(named, b"x = 1\n") | stale), bytecode=HERE)
+    compiled = {f"{PURE}/{name}" for name in named if pyc_path(f"{PURE}/{name}", HERE.tag) in files}
+    # a package called `tests` may be anybody's
+    assert compiled == {f"{PURE}/{name}" for name in ("tests/test_all.py", "demo/tests.py", "demo/test/x.py")}
+    assert {f"{PURE}/{name}" for name in named} <= files.keys()
+    assert set(record(files)) >= {*named}
+    assert pyc_path("demo/tests/__init__.py", HERE.tag) not in record(files)
+
+
 def test_bytecode_that_a_wheel_brings_is_replaced(tmp_path: Path) -> None:
     stale = {pyc_path("demo/__init__.py", HERE.tag): b"stale", pyc_path("demo/bad.py", HERE.tag): b"stale"}
     files = installed(make_wheel(tmp_path, {**DEMO, "demo/bad.py": b"1 +", **stale}), bytecode=HERE)

@@ -138,4 +138,5 @@ def test_a_registry_cache_is_handed_on(tmp_path: Path) -> None:
     (to,) = target["cache-to"]
     assert to.startswith("type=registry,ref=r.example/a:buildkit-cpu-2.6-arm64,mode=max,image-manifest=true")
     assert "ignore-error=true" in to
-    assert "compression=zstd,compression-level=3" in to
+    assert to.endswith(",compression=zstd") or ",compression=zstd," in to
+    assert "compression-level" not in to

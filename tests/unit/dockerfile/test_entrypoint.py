@@ -168,11 +168,14 @@ printf '%s\\n' "$@" >"$UV_SAID"
 echo "SSL_CERT_FILE=${SSL_CERT_FILE:-}" >>"$UV_SAID"
 while [ "$1" != --prefix ]; do shift; done
 site="$2/lib/PYTHON/site-packages"
-mkdir -p "$site/pkg" "$2/bin"
+mkdir -p "$site/pkg/__pycache__" "$2/bin"
 echo 'CLASSES = {"a", "b"}' >"$site/pkg/__init__.py"
 printf 'def f(x):\\n  class C: pass\\n  return x in {"a", "b", "c", "d", "e"}\\n' >"$site/pkg/b.py"
 [ -z "$MORE" ] || cp "$site/pkg/b.py" "$site/pkg/a.py"
 echo 'def broken(:' >"$site/pkg/broken.py"
+mkdir -p "$site/tests" "$site/pkg/deep/tests/__pycache__"
+: | tee "$site/tests/a.py" >"$site/pkg/deep/tests/a.py"
+: | tee "$site/pkg/__pycache__/broken.TAG.pyc" >"$site/pkg/deep/tests/__pycache__/a.TAG.pyc"
 echo '#!/bin/sh' >"$2/bin/tool"
 : >"$2/.lock"
 """
@@ -196,7 +199,8 @@ def with_python(root: Path) -> Path:
 
 def install(root: Path, arch: str, *, more: str = "", first: str = "") -> subprocess.CompletedProcess[str]:
     folder = with_python(root)
-    write(folder / "uv", FAKE_UV.replace("PYTHON", f"python{sysconfig.get_python_version()}"))
+    fake = FAKE_UV.replace("PYTHON", f"python{sysconfig.get_python_version()}")
+    write(folder / "uv", fake.replace("TAG", str(sys.implementation.cache_tag)))
     env = {
         "PATH": f"{first}:{folder}:/usr/bin:/bin".lstrip(":"),
         "TARGETARCH": arch,
@@ -239,6 +243,12 @@ def test_bytecode_is_unchecked_and_names_the_path_in_the_image(installed: Path) 
     assert data[4:8] == (1).to_bytes(4, "little")  # PEP 552: hash-based, not checked
     assert f"{site()}/pkg/__init__.py".encode() in data
     assert str(installed).encode() not in data
+
+
+def test_the_tests_of_a_package_get_no_bytecode(installed: Path) -> None:
+    found = installed / "out" / site().lstrip("/")
+    assert [p.relative_to(found).parent.parent for p in found.rglob("a.*.pyc")] == [Path("tests")]
+    assert (found / "pkg/deep/tests/a.py").exists()
 
 
 def test_a_virtual_environment_behind_a_link_is_installed_into(tmp_path: Path) -> None:

@@ -32,12 +32,12 @@ from tests.support.sources import PACKAGE
 CONTENT = random.Random(1).randbytes(1 << 16) * 520  # 34 MB: two whole frames and a rest
 
 
-def compressed(cuts: list[int], how: Compression = ZSTD) -> bytes:
-    """CONTENT, written in pieces that end at `cuts`."""
+def compressed(cuts: list[int], how: Compression = ZSTD, content: bytes = CONTENT) -> bytes:
+    """`content`, written in pieces that end at `cuts`."""
     out = io.BytesIO()
     sink = how.open(out)
-    for start, end in pairwise([0, *cuts, len(CONTENT)]):
-        sink.write(CONTENT[start:end])
+    for start, end in pairwise([0, *cuts, len(content)]):
+        sink.write(content[start:end])
     sink.close()
     assert (sink.size, sink.sha256.digest()) == (len(out.getvalue()), hashlib.sha256(out.getvalue()).digest())
     return out.getvalue()
@@ -66,8 +66,10 @@ def test_the_bytes_do_not_depend_on_how_content_is_cut(cuts: list[int]) -> None:
     assert compressed(cuts) == compressed([])
 
 
-@pytest.mark.parametrize(("threads", "level"), [(1, "3"), (2, "3"), (7, "3"), (2, "9")])
-def test_the_bytes_do_not_depend_on_the_threads(threads: int, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("threads", "level"), [(1, None), (2, None), (7, None), (2, "9")])
+def test_the_bytes_do_not_depend_on_the_threads(
+    threads: int, level: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     how = compression_of("zstd", level)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     expected = compressed([], how)
@@ -107,17 +109,31 @@ def test_another_size_of_frames_is_another_recipe() -> None:
 
 def test_the_usual_levels_are_todays() -> None:
     assert {method: compression_of(method) for method in COMPRESSIONS} == COMPRESSIONS
-    assert [compression_of(*named) for named in (("zstd", "3"), ("gzip", "6"), ("zstd:chunked", "3"))] == [
-        ZSTD,
-        GZIP,
-        CHUNKED,
-    ]
-    assert [c.identity.split()[0] for c in COMPRESSIONS.values()] == ["zstd-3", "gzip-6", "zstd:chunked-3"]
+    assert [compression_of(*named) for named in (("gzip", "6"), ("zstd:chunked", "3"))] == [GZIP, CHUNKED]
+    assert [c.identity.split()[0] for c in COMPRESSIONS.values()] == ["zstd", "gzip-6", "zstd:chunked-3"]
+
+
+def test_without_a_level_zstd_has_parameters_of_its_own() -> None:
+    level_3 = compression_of("zstd", "3")
+    assert ZSTD.identity.removeprefix("zstd") == level_3.identity.removeprefix("zstd-3") + (
+        " window_log 23 hash_log 17 chain_log 17 min_match 6"
+    )
+    assert ZSTD.at(3) == level_3
+    noise = random.Random(7).randbytes(7 << 20)  # which level 3, that looks back 2 MiB, does not find again
+    assert len(compressed([], ZSTD, noise + noise)) < 7.1 * 2**20
+    assert len(compressed([], level_3, noise + noise)) > 14 * 2**20
+
+
+def test_every_client_has_the_memory_for_a_frame() -> None:
+    """RFC 8878: a decoder should support a window of 8 MiB, and nobody has to support more."""
+    for how in (ZSTD, *(ZSTD.at(level) for level in (1, 3, 9))):
+        frame = compressed([], how, random.Random(7).randbytes(FRAME))
+        assert zstandard.get_frame_parameters(frame).window_size <= 8 << 20
 
 
 def test_each_level_is_another_recipe() -> None:
     levels = [c.at(level) for c in COMPRESSIONS.values() for level in c.levels]
-    assert len({c.identity for c in (*levels, UNCOMPRESSED)}) == 19 + 9 + 19 + 1
+    assert len({c.identity for c in (*levels, ZSTD, UNCOMPRESSED)}) == 19 + 9 + 19 + 1 + 1
 
 
 @pytest.mark.parametrize("method", ["zstd", "gzip"])
@@ -157,4 +173,4 @@ def test_a_level_that_a_method_does_not_have(method: str, level: str, possible: 
 
 def test_high_levels_use_fewer_threads_instead_of_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert [threads_of(level) for level in (1, 3, 9, 19)] == [4, 4, 4, 2]
+    assert [threads_of(level) for level in (0, 1, 3, 9, 19)] == [4, 4, 4, 4, 2]

@@ -103,7 +103,7 @@ def test_bytes_stay_the_same_from_release_to_release() -> None:
 
 GOLDEN = {
     "zstd:chunked": "8f53a5786102",
-    "zstd": "a06d99e9d0de",
+    "zstd": "bf9e9c25f40b",
     "gzip": "0b1b898fe248",
     "uncompressed": "5f197ccee03e",
 }
@@ -113,6 +113,7 @@ GOLDEN = {
     ("method", "level", "digest"),
     [
         ("zstd", "1", "792be551c601"),
+        ("zstd", "3", "a06d99e9d0de"),
         ("zstd", "9", "d04c5b5ab9d9"),
         ("zstd", "19", "979e8fb4f9e0"),
         ("gzip", "1", "f6078880e181"),
