@@ -108,7 +108,7 @@ def test_a_machine_with_nothing_builds_and_publishes_without_a_layer(world: Worl
     world.front.seen.clear()
     built = world.build(tmp_path)
     assert built.returncode == 0, built.stderr
-    assert f"cache {world.cache}: has 3 of 3 layers (27.6 MB); they stay there until needed" in built.stderr
+    assert f"cache {world.cache}: has 3 of 3 layers (28.1 MB); they stay there until needed" in built.stderr
     assert image(tmp_path) == world.layout.resolve(CELL).digest
     published = world.run(tmp_path, "publish", NAME, "--to", f"{world.front.netloc}/team/pytorch")
     assert published.returncode == ExitCode.FAILED, published.stderr  # nothing was tested, so the moving tags stay
