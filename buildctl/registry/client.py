@@ -179,9 +179,14 @@ class Repository:
             yield answer.content
             size += len(answer.content)
             path = answer.links.get("next", {}).get("url", "")
-            late = size > _LIST_LIMIT or len(seen) == _PAGES or time.monotonic() > end
-            if path and (path in seen or late):
-                raise RefusedError(f"{self.reference.registry}: {what}: the list never ends")
+            limits = {
+                "never ends": path in seen,
+                f"has more than {_PAGES} pages": len(seen) == _PAGES,
+                f"is larger than {_LIST_LIMIT >> 20} MiB": size > _LIST_LIMIT,
+                f"took longer than {_LIST_SECONDS:g} s": time.monotonic() > end,
+            }
+            if path and (why := next((text for text, reached in limits.items() if reached), None)):
+                raise RefusedError(f"{self.reference.registry}: {what}: the list {why}")
 
     @contextmanager
     def open_blob(self, descriptor: Descriptor, start: int = 0) -> Iterator[Iterator[bytes]]:
