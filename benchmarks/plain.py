@@ -56,7 +56,7 @@ zstd as ours. Ours has a layer for each heavy wheel. The registry cache is Build
 registry on loopback. assemble is the whole command.
 
 Images of two PyTorch versions share little: NVIDIA's packages have other versions, so cuda-2.10 shares only the base
-and the entrypoint with cuda-2.6. A flavour, a rebuild with newer Debian packages and a second image on the same
+with cuda-2.6. A flavour, a rebuild with newer Debian packages and a second image on the same
 PyTorch share all wheels."""
 # (image, row) -> how many times as fast as the plain Dockerfile it is to be
 GOALS = {("cuda-2.6", ASSEMBLE): 7.0, ("cpu-2.6", ASSEMBLE): 16.0, ("cpu-2.6", BUILDKIT): 5.0}

@@ -36,6 +36,16 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)  # `nohup make test` goes on; what it starts is not told to ignore it
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure() -> None:
+    """What the user has set for other work, a key to sign with above all, is not for the tests; places to fetch from
+    and the store are.
+    """
+    for variable in [name for name in os.environ if name.startswith("BUILDCTL_")]:
+        if variable not in {"BUILDCTL_CACHE", "BUILDCTL_DEBIAN_MIRROR"}:
+            del os.environ[variable]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A test that cannot run here is NOT RUN, with the reason; any other skip has failed."""

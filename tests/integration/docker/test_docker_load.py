@@ -109,7 +109,7 @@ def test_only_layers_that_the_daemon_lacks_are_moved(docker_client: docker.Docke
 @pytest.mark.network
 @pytest.mark.parametrize(
     ("names", "shared"),
-    [(("cuda-2.6", "cuda-2.6-devel"), "all but the base"), (("cpu-2.6", "cpu-2.10"), "the base and the entrypoint")],
+    [(("cuda-2.6", "cuda-2.6-devel"), "all but the base"), (("cpu-2.6", "cpu-2.10"), "the base")],
     ids=["flavour", "version"],
 )
 @pytest.mark.big
@@ -143,7 +143,7 @@ def test_a_second_image_moves_only_the_layers_that_the_first_has_not(
     if shared == "all but the base":
         assert len(second - first) == 1
     else:
-        assert len(second & first) == 2
+        assert len(second & first) == 1
 
 
 def layer_sizes(layout: Layout, descriptor: Descriptor) -> dict[Digest, int]:

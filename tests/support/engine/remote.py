@@ -146,17 +146,19 @@ def _enter(name: str) -> list[str]:
 
 def _inside(name: str) -> int:
     """A process in the namespaces of the engine: the child of the supervisor's `unshare`."""
-    pid = int((daemon.state_folder(name) / "pid").read_text())
-    for _ in range(2):
-        pid = _child(pid, name)
-    return pid
+    supervisor = int((daemon.state_folder(name) / "pid").read_text())
+    return _child(_child(supervisor, name, command="unshare"), name)
 
 
-def _child(pid: int, name: str) -> int:
-    """The kernel may leave children out while others come and go (proc(5)), so it is asked again."""
+def _child(pid: int, name: str, *, command: str = "") -> int:
+    """Of that `command`, or any. The kernel may leave children out while others come and go (proc(5)), so it is asked
+    again.
+    """
     for _ in range(50):
-        if children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            return int(children[0])
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with suppress(OSError):  # it has ended
+                if command in {"", Path(f"/proc/{child}/comm").read_text().strip()}:
+                    return int(child)
         time.sleep(0.1)
     raise Unavailable(f"the engine {name} has no process")
 
