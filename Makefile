@@ -37,7 +37,7 @@ test: dev tools ## units, small real images, a real registry and Docker Engine: 
 	@$(PYTEST) tests/unit $(PARALLEL)
 	@$(INTEGRATION) -m "not big"
 
-test-all: dev tools ## the same, and what needs CUDA images or many minutes: an hour, 30 GB
+test-all: dev tools ## the same, and what needs CUDA images or many minutes: 75 minutes, 70 GB
 	@$(PYTEST) tests/unit $(PARALLEL) --hypothesis-profile=thorough
 	@$(INTEGRATION) -m "not images"
 	@$(PYTEST) tests/integration -m images
