@@ -5,7 +5,6 @@ semaphores, which a kill leaves in /dev/shm and which not every container has.
 from __future__ import annotations
 
 import contextlib
-import gc
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -123,7 +122,6 @@ class Workers(Generic[Task, Result]):
 def _serve(pipe: connection.Connection, work: Callable[[Any, Told], Any]) -> None:
     """Ends quietly when the pipe does not work: the process at its other end says so."""
     end_with_parent()
-    gc.disable()  # the entries of a layer, tens of thousands, form no cycles, and it would look through them many times
 
     def told(count: int) -> None:
         with contextlib.suppress(OSError):

@@ -149,12 +149,9 @@ def compressor(level: int) -> zstandard.ZstdCompressor:
 
 
 def threads_of(level: int) -> int:
-    """How many threads compress one zstd layer: at low levels half of the cores, because inflating and hashing keep the
-    others busy, and fewer at levels that need much memory.
-    """
+    """How many threads compress one zstd layer: fewer at levels that need much memory."""
     memory = _parameters(level).estimated_compression_context_size()
-    cores = (os.cpu_count() or 1) // (2 if level <= 3 else 1)
-    return max(1, min(cores, _THREADS, _CONTEXTS // memory))
+    return max(1, min(os.cpu_count() or 1, _THREADS, _CONTEXTS // memory))
 
 
 class ChunkedSink(Sink):

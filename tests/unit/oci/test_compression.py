@@ -174,8 +174,3 @@ def test_a_level_that_a_method_does_not_have(method: str, level: str, possible: 
 def test_high_levels_use_fewer_threads_instead_of_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert [threads_of(level) for level in (0, 1, 3, 9, 19)] == [4, 4, 4, 4, 2]
-
-
-def test_low_levels_leave_half_of_the_cores_to_inflating_and_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert [threads_of(level) for level in (0, 1, 3, 9, 19)] == [1, 1, 1, 2, 2]
