@@ -29,7 +29,7 @@ IMPORT = "import time; t = time.perf_counter(); import torch; print(time.perf_co
 OURS, THEIRS = "import torch in the assembled image", "import torch, the same packages compiled by compileall"
 NOTES = """\
 The floor starts with running processes, makes no bytecode and writes nothing; ours includes the start of the command,
-writing 2.6 GB, and the bytecode of 5,900 files (9 to 14 s of CPU). `import torch` varies by 0.1 s from run to run."""
+writing 2.6 GB, and the bytecode of 4,700 files (9 s of CPU). `import torch` varies by 0.1 s from run to run."""
 
 
 def assemble(root: Path, repeat: int) -> Part:

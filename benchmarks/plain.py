@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import docker
@@ -163,18 +164,15 @@ def image_times(bench: Bench, name: str, arch: str) -> dict[str, list[Took]]:
         ways[BUILDKIT] = lambda: ours(bench, name, arch, index, cache_to=True)
         ways[CACHED] = lambda: ours(bench, name, arch, index)
         ways[ASSEMBLE] = lambda: assemble(bench, name)
-        return taking_turns({what: warmed(way, name, arch) for what, way in ways.items()}, 1)
-
-
-def warmed(way: Callable[[], Took], name: str, arch: str) -> Callable[[], Took]:
-    """With the wheels in the page cache: what the row before has written has pushed them out."""
-
-    def warm_first() -> Took:
         wheels = read_wheel_lock(Project.find(ROOT).wheel_lock(name, arch)).wheels
-        warm([path for wheel in wheels if (path := Store.default().artifact(wheel.digest))])
-        return way()
+        paths = [path for wheel in wheels if (path := Store.default().artifact(wheel.digest))]
+        return taking_turns({what: partial(_warmed, paths, way) for what, way in ways.items()}, 1)
 
-    return warm_first
+
+def _warmed(paths: list[Path], way: Callable[[], Took]) -> Took:
+    """With the wheels in the page cache: what the row before has written has pushed them out."""
+    warm(paths)
+    return way()
 
 
 def image_rows(image: str, arch: str, took: Mapping[str, list[Took]]) -> list[Row]:

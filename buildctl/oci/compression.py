@@ -46,7 +46,7 @@ class Sink:
         self._out = out
 
     @staticmethod
-    def version(level: int) -> str:  # noqa: ARG004 - for those that compress
+    def version() -> str:
         """The compressor, with its version and parameters, as far as the bytes depend on them."""
         return ""
 
@@ -86,11 +86,11 @@ class ZstdSink(Sink):
         self._waiting = deque[tuple[memoryview, Future[bytes]]]()  # in the order of the content
 
     @staticmethod
-    def version(level: int) -> str:
+    def version() -> str:
         import zstandard  # noqa: PLC0415 - see TYPE_CHECKING
 
-        chosen = "" if level else "".join(f" {name} {value}" for name, value in _FOR_LIBRARIES.items())
-        return f"{'.'.join(map(str, zstandard.ZSTD_VERSION))} frames {FRAME}{chosen}"
+        chosen = " ".join(f"{name} {value}" for name, value in _FOR_LIBRARIES.items())
+        return f"{'.'.join(map(str, zstandard.ZSTD_VERSION))} frames {FRAME} {chosen}"
 
     def write(self, data: bytes) -> None:
         at = 0
@@ -164,7 +164,7 @@ class ChunkedSink(Sink):
         self._writer = ChunkedWriter(self._emit, level, threads_of(level))
 
     @staticmethod
-    def version(level: int) -> str:  # noqa: ARG004 - which `identity` names
+    def version() -> str:
         import zstandard  # noqa: PLC0415
 
         from buildctl.oci.chunked.write import CHUNK  # noqa: PLC0415
@@ -196,7 +196,7 @@ class GzipSink(Sink):
         self._pending = bytearray()
 
     @staticmethod
-    def version(level: int) -> str:  # noqa: ARG004 - which `identity` names
+    def version() -> str:
         import deflate  # noqa: PLC0415
 
         return f"libdeflate {deflate.__version__}"
@@ -248,7 +248,7 @@ class Compression:
     @property
     def identity(self) -> str:
         """What the compressed bytes depend on besides the content: part of a recipe key."""
-        return f"{self.method}{f'-{self.level}' if self.level else ''} {self.sink.version(self.level)}".strip()
+        return f"{self.method}{f'-{self.level}' if self.level else ''} {self.sink.version()}".strip()
 
     def at(self, level: int) -> Compression:
         """The same method with one of its `levels`."""

@@ -97,7 +97,7 @@ def _nothing_is_done_in_vain() -> Iterator[None]:
 
 
 def no_docker(folder: Path) -> dict[str, str]:
-    """Environment variables for a machine without a daemon. `folder` gets a `docker` and a `podman` that say so."""
+    """Environment variables for a machine without a daemon. `folder` gets a `docker` and a `podman` that only fail."""
     folder.mkdir()
     for name in ("docker", "podman"):
         (folder / name).write_text("#!/bin/sh\necho no daemon >&2\nexit 1\n")
