@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from measured import ROOT, SMALL, measured, scratch
+from measured import ROOT, SMALL, scratch
 from page import machine, write
 from results import Part, load, save
 
@@ -51,6 +51,13 @@ def parts() -> dict[str, Callable[[Path, int], Part]]:
     }
 
 
+def others(part: Part) -> float:
+    """How much of the machine other processes used while the rows of `part` were measured: 0 to 1."""
+    turns = [turn for row in part.rows for turn in row.turns]
+    wall = sum(turn.wall for turn in turns)
+    return sum(turn.others for turn in turns) / wall / (os.cpu_count() or 1) if wall else 0.0
+
+
 # free disk in GB: a run that fills it is lost after a quarter of an hour
 ROOM = {"docker": 30, "pull": 20}
 
@@ -70,11 +77,11 @@ def main() -> None:
     for name in wanted:
         start = time.monotonic()
         with scratch() as root:
-            took, part = measured(lambda name=name, root=root: known[name](root, arguments.repeat))
-        share = took.others / took.wall / (os.cpu_count() or 1)
-        results[name] = replace(part, machine=machine(), busy=f"{share:.0%}")
+            part = known[name](root, arguments.repeat)
+        busy = f"{others(part):.0%}"
+        results[name] = replace(part, machine=machine(), busy=busy)
         save(arguments.results, {key: results[key] for key in known if key in results})
-        print(f"{name}: {time.monotonic() - start:.0f} s, others used {share:.0%} of the machine", flush=True)
+        print(f"{name}: {time.monotonic() - start:.0f} s, others used {busy} of the machine", flush=True)
     write(load(arguments.results), arguments.results)
 
 

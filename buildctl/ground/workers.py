@@ -5,6 +5,7 @@ semaphores, which a kill leaves in /dev/shm and which not every container has.
 from __future__ import annotations
 
 import contextlib
+import os
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.context import SpawnProcess
 from typing import Any, Generic, TypeVar
 
+from buildctl.ground.cores import SHARED, Cores
 from buildctl.ground.errors import BuildctlError, EngineError
 from buildctl.ground.interrupts import later, without_interrupts
 from buildctl.ground.parent import end_with_parent
@@ -28,14 +30,18 @@ class _Worker(Generic[Task]):
     process: SpawnProcess
     pipe: connection.Connection
     task: Task | None = None
+    has_core: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
 class Workers(Generic[Task, Result]):
-    """`count` processes that run `work(task, told)`, one task at a time: always the first of `tasks` that is ready."""
+    """`count` processes that run `work(task, told)`, one task at a time: always the first of `tasks` that is ready.
+    Processors that no task is for are left to the threads of the others (`cores.Threads`).
+    """
 
     work: Callable[[Task, Told], Result]
     count: int
+    _cores: Cores = field(default_factory=lambda: Cores(os.cpu_count() or 1))
     _workers: list[_Worker[Task]] = field(default_factory=list)
 
     def run(
@@ -77,13 +83,13 @@ class Workers(Generic[Task, Result]):
         with later(), without_interrupts():
             for _ in range(count):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, self.work), daemon=True)
+                process = context.Process(target=_serve, args=(theirs, self.work, self._cores), daemon=True)
                 process.start()
                 theirs.close()
                 self._workers.append(_Worker(process, ours))
 
     def _give(self, worker: _Worker[Task], task: Task) -> None:
-        worker.task = task
+        worker.task, worker.has_core = task, self._cores.take()
         try:
             worker.pipe.send(task)
         except OSError:  # it has died, or there was no memory to send: once killed, reading fails instead of waiting
@@ -108,6 +114,8 @@ class Workers(Generic[Task, Result]):
             raise value
         else:
             task, worker.task = worker.task, None
+            if worker.has_core:
+                self._cores.give()
             yield task, value
 
     def _end(self) -> None:
@@ -117,11 +125,13 @@ class Workers(Generic[Task, Result]):
         for worker in self._workers:
             worker.process.join()
             worker.pipe.close()
+        self._cores.close()
 
 
-def _serve(pipe: connection.Connection, work: Callable[[Any, Told], Any]) -> None:
+def _serve(pipe: connection.Connection, work: Callable[[Any, Told], Any], cores: Cores) -> None:
     """Ends quietly when the pipe does not work: the process at its other end says so."""
     end_with_parent()
+    SHARED.set(cores)
 
     def told(count: int) -> None:
         with contextlib.suppress(OSError):

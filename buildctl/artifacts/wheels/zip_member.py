@@ -18,7 +18,8 @@ FULL_32 = 0xFFFFFFFF
 ZIP64 = 0x0001
 _UNICODE_NAME = 0x7075
 _LOCAL = struct.Struct("<4s5H3L2H")
-_READ, _INFLATE = 1 << 18, 1 << 20  # bytes per read and per inflated piece
+# Bytes per read and per inflated piece, which is checked, hashed and copied while it is in a core's own cache.
+_READ, _INFLATE = 1 << 18, 1 << 17
 _DAMAGED = cast("type[Exception]", igzip_lib.IsalError)  # isal's stubs call this class an instance
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import zstandard
 from fastcrc.crc64 import go_iso
 
+from buildctl.ground.cores import Threads
 from buildctl.oci.chunked.table import FRAME_HEADER, Chunk, Part, Places, described, skippable, table_json
 from buildctl.oci.chunked.tarsplit import TarSplit
 from buildctl.oci.digest import Digest
@@ -37,7 +38,7 @@ class ChunkedWriter:
         self._between = bytearray()  # what lies between two files
         self._file: _File | None = None  # whose content comes
         self._pending = bytearray()
-        self._pool = ThreadPoolExecutor(threads)
+        self._pool = Threads(threads)
         self._own = zstandard.ZstdCompressor(level=level)
         self._spare = deque[zstandard.ZstdCompressor]()  # one may not be used by two threads
         self._waiting = deque[tuple[_Frame, Future[bytes]]]()  # in the order of the content
@@ -75,7 +76,7 @@ class ChunkedWriter:
         self._frame_between()
         while self._waiting:
             self._finish()
-        self._pool.shutdown()
+        self._pool.close()
         split = self._split.data()
         packed_split = self._packed(split)
         table = table_json([r for entry in self._entries for r in entry.records()], Digest.of(packed_split))
@@ -124,7 +125,6 @@ class ChunkedWriter:
         return frame
 
     def _compressed(self, frame: _Frame, data: bytes) -> bytes:
-        """In a thread."""
         try:
             compressor = self._spare.pop()
         except IndexError:

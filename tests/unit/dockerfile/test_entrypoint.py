@@ -173,10 +173,11 @@ echo 'CLASSES = {"a", "b"}' >"$site/pkg/__init__.py"
 printf 'def f(x):\\n  class C: pass\\n  return x in {"a", "b", "c", "d", "e"}\\n' >"$site/pkg/b.py"
 [ -z "$MORE" ] || cp "$site/pkg/b.py" "$site/pkg/a.py"
 echo 'def broken(:' >"$site/pkg/broken.py"
-mkdir -p "$site/tests" "$site/pkg/deep/tests/__pycache__"
+mkdir -p "$site/tests" "$site/pkg/deep/tests/__pycache__" "$site/pkg/folder.py"
 : | tee "$site/tests/a.py" >"$site/pkg/deep/tests/a.py"
 : | tee "$site/pkg/__pycache__/broken.TAG.pyc" >"$site/pkg/deep/tests/__pycache__/a.TAG.pyc"
-echo '#!/bin/sh' >"$2/bin/tool"
+echo '#!/bin/sh' | tee "$2/bin/tool" "$2/bin/tool.py" >"$site/pkg/.py"
+head -c 16777217 /dev/zero | tr '\\0' '#' >"$site/pkg/data.py"
 : >"$2/.lock"
 """
 
@@ -238,11 +239,17 @@ def test_bytecode_is_unchecked_and_names_the_path_in_the_image(installed: Path) 
     found = installed / "out" / site().lstrip("/")
     names = {p.name for p in (found / "pkg/__pycache__").iterdir()}
     tag = sys.implementation.cache_tag
-    assert names == {f"__init__.{tag}.pyc", f"b.{tag}.pyc"}  # none of the file that is not Python 3
+    # none of the file that is not Python 3, nor of what is too large to be a module
+    assert names == {f"__init__.{tag}.pyc", f"b.{tag}.pyc"}
     data = (found / f"pkg/__pycache__/__init__.{tag}.pyc").read_bytes()
     assert data[4:8] == (1).to_bytes(4, "little")  # PEP 552: hash-based, not checked
     assert f"{site()}/pkg/__init__.py".encode() in data
     assert str(installed).encode() not in data
+
+
+def test_scripts_get_no_bytecode(installed: Path) -> None:
+    (script,) = (installed / "out").rglob("tool.py")
+    assert not (script.parent / "__pycache__").exists()
 
 
 def test_the_tests_of_a_package_get_no_bytecode(installed: Path) -> None:

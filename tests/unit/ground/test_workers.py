@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from multiprocessing import connection
 
 import pytest
 
+from buildctl.ground.cores import SHARED
 from buildctl.ground.errors import EngineError
 from buildctl.ground.workers import Workers
 
@@ -34,3 +36,31 @@ def test_a_task_that_cannot_be_sent_is_not_waited_for(monkeypatch: pytest.Monkey
     monkeypatch.setattr(connection.Connection, "send", no_memory)
     with pytest.raises(EngineError, match="a worker process died"):
         run(1, [1])
+
+
+def free_cores(_: int, __: Callable[[int], None]) -> int:
+    cores = SHARED.get()
+    assert cores is not None
+    found = 0
+    while cores.take():
+        found += 1
+    for _each in range(found):
+        cores.give()
+    return found
+
+
+@pytest.mark.parametrize(("count", "cores", "free"), [(1, 1, 0), (1, 3, 2), (4, 2, 1)])
+def test_a_task_may_use_the_cores_that_no_task_is_for(
+    count: int, cores: int, free: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    workers = Workers[int, int](work=free_cores, count=count)
+    one_after_the_other = set[int]()
+
+    def ready(task: int) -> bool:
+        return len(one_after_the_other) == task
+
+    for task, found in workers.run([0, 1, 2], told=lambda *_: None, ready=ready):
+        one_after_the_other.add(task)
+        assert found == free
+    assert one_after_the_other == {0, 1, 2}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import zstandard
 
+from buildctl.ground.cores import SHARED, Cores
 from buildctl.ground.errors import UsageError
 from buildctl.oci import compression
 from buildctl.oci.compression import (
@@ -76,6 +77,30 @@ def test_the_bytes_do_not_depend_on_the_threads(
     monkeypatch.setattr(compression, "_THREADS", threads)
     monkeypatch.setattr(os, "cpu_count", lambda: threads)
     assert compressed([FRAME // 2], how) == expected
+
+
+@pytest.mark.parametrize("cores", [0, 1, 7])
+@pytest.mark.parametrize("how", [ZSTD, CHUNKED])
+def test_the_bytes_do_not_depend_on_the_cores(how: Compression, cores: int) -> None:
+    entries = [file_entry("a", CONTENT), file_entry("b", b"b"), file_entry("c", CONTENT[:FRAME])]
+    expected = write_layer(entries, io.BytesIO(), compression=how)
+    token = SHARED.set(Cores(cores))
+    try:
+        assert write_layer(entries, io.BytesIO(), compression=how) == expected
+    finally:
+        SHARED.reset(token)
+
+
+def test_without_a_free_core_each_frame_is_compressed_when_it_is_full() -> None:
+    token = SHARED.set(Cores(0))
+    try:
+        sink = ZSTD.open(io.BytesIO())
+        sink.write(CONTENT[: FRAME - 1])
+        assert sink.size == 0
+        sink.write(CONTENT[FRAME - 1 : FRAME])
+        assert sink.size > 0
+    finally:
+        SHARED.reset(token)
 
 
 @pytest.mark.parametrize("method", ["zstd", "gzip", "zstd:chunked"])
@@ -172,4 +197,4 @@ def test_a_level_that_a_method_does_not_have(method: str, level: str, possible: 
 
 def test_high_levels_use_fewer_threads_instead_of_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert [threads_of(level) for level in (0, 1, 3, 9, 19)] == [4, 4, 4, 4, 2]
+    assert [threads_of(level) for level in (0, 1, 3, 9, 19)] == [4, 4, 4, 4, 1]
