@@ -13,6 +13,7 @@ import os
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -20,12 +21,15 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Protocol
 
+from buildctl.ground.cores import SHARED
 from buildctl.ground.errors import EngineError
 from buildctl.oci.files import full_disk
 
 _NONE = 0xFFFFFFFF  # a length: this file has no bytecode
 _DEADLINE = 600.0  # seconds for the rest of a layer after its last source
 _ENOUGH = 2 << 20  # bytes of source, about 0.2 s of work, for which another process is worth its start
+_FEW = 100  # files for which it is not
+_TICK = 0.05  # seconds between looks for a free processor
 
 # Runs in the image's Python. Per file: lengths of path and source, path, source in; length and bytecode out.
 # What else the process has compiled would show in the bytes, for it leaves names interned. Where the compiler meets
@@ -143,10 +147,10 @@ class BuildPython:
     def open(self) -> Iterator[Compilation]:
         """Raises EngineError if the Python cannot start or fails."""
         with contextlib.ExitStack() as stack:
-            yield _Compilation(lambda: stack.enter_context(self._process()), most=os.cpu_count() or 1)
+            yield _Compilation(lambda queue: stack.enter_context(self._process(queue)))
 
     @contextlib.contextmanager
-    def _process(self) -> Iterator[_Process]:
+    def _process(self, queue: SimpleQueue[_Source | None]) -> Iterator[_Process]:
         # files and not pipes at the far end: nobody has to read while the layer is written, and memory stays small
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             try:
@@ -161,8 +165,7 @@ class BuildPython:
                 )
             except OSError as error:
                 raise EngineError(f"cannot start the base's Python: {self.argv[0]}: {error}") from error
-            assert process.stdin is not None  # noqa: S101 - PIPE was asked for
-            running = _Process(process, process.stdin, out, err)
+            running = _Process(process, queue, out, err)
             try:
                 yield running
             finally:
@@ -170,51 +173,86 @@ class BuildPython:
 
 
 class _Compilation:
-    """Gives each file to the least busy process; one layer may hold most of an image's sources."""
+    """Files wait in one queue until a process takes them. With a processor to spare, one starts when there is something
+    to do; without, when the layer waits for the result, and needs none itself.
+    """
 
-    def __init__(self, start: Callable[[], _Process], *, most: int) -> None:
-        self._start, self._most = start, most
-        self._processes = [start()]
-        self._given: list[_Process] = []
+    def __init__(self, start: Callable[[SimpleQueue[_Source | None]], _Process]) -> None:
+        self._start = start
+        self._queue = SimpleQueue[_Source | None]()
+        self._cores = SHARED.get()
+        self._processes: list[_Process] = []
+        self._count = self._size = 0
 
     def add(self, path: str, source: bytes) -> None:
-        process = min(self._processes, key=lambda p: p.size)
-        if process.size > _ENOUGH and len(self._processes) < self._most:
-            process = self._start()
-            self._processes.append(process)
-        process.add(path, source)
-        self._given.append(process)
+        self._queue.put(_Source(self._count, path, source))
+        self._count += 1
+        self._size += len(source)
+        if self._size > _ENOUGH * len(self._processes):
+            self._start_if_free()
+
+    def _start_if_free(self) -> None:
+        most = os.cpu_count() or 1
+        if len(self._processes) < most and (self._cores is None or self._cores.take()):
+            self._processes.append(self._start(self._queue))
 
     def results(self) -> Iterator[bytes | None]:
+        own = None  # instead of this one, which has nothing to do meanwhile
+        if not self._processes or self._queue.qsize() > _FEW:
+            own = self._start(self._queue)
+            self._processes.append(own)
+        self._queue.put(None)
+        deadline = time.monotonic() + _DEADLINE
+        while not all(process.wait(_TICK) for process in self._processes):
+            if time.monotonic() > deadline:
+                raise EngineError(f"the base's Python did not finish compiling within {_DEADLINE:g} s")
+            if self._queue.qsize() > _FEW:
+                self._start_if_free()
         for process in self._processes:
             process.finish()
-        for process in self._given:
-            yield process.next()
+            if self._cores is not None and process is not own:
+                self._cores.give()
+        takers = {number: process for process in self._processes for number in process.given}
+        if len(takers) < self._count:
+            raise _too_little()
+        for number in range(self._count):
+            yield takers[number].next()
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    number: int
+    path: str
+    data: bytes
+
+    def sent(self) -> bytes:
+        name = self.path.encode()
+        return len(name).to_bytes(4, "little") + len(self.data).to_bytes(4, "little") + name + self.data
 
 
 class _Process:
-    """`size` is its work so far, in bytes of source."""
+    """Takes from `queue` until that is None, which it leaves to the others; `given` are the numbers of what it took."""
 
-    def __init__(self, process: subprocess.Popen[bytes], stdin: IO[bytes], out: IO[bytes], err: IO[bytes]) -> None:
-        self._process, self._stdin, self._out, self._err = process, stdin, out, err
-        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
-        self.size = 0
+    def __init__(
+        self, process: subprocess.Popen[bytes], queue: SimpleQueue[_Source | None], out: IO[bytes], err: IO[bytes]
+    ) -> None:
+        assert process.stdin is not None  # noqa: S101 - PIPE was asked for
+        self._process, self._stdin, self._out, self._err = process, process.stdin, out, err
+        self._queue = queue
+        self.given: list[int] = []
         self._feeder = threading.Thread(target=self._feed, daemon=True)
         self._feeder.start()
 
     def _feed(self) -> None:
         # a broken pipe is the process's failure, which its exit status tells
         with contextlib.suppress(OSError):
-            while (data := self._queue.get()) is not None:
-                self._stdin.write(data)
+            while (source := self._queue.get()) is not None:
+                self.given.append(source.number)
+                self._stdin.write(source.sent())
+        self._queue.put(None)
         with contextlib.suppress(OSError):
             self._stdin.close()
         self._process.wait()  # without a deadline, with which Python looks whether it has ended every 50 ms
-
-    def add(self, path: str, source: bytes) -> None:
-        name = path.encode()
-        self._queue.put(len(name).to_bytes(4, "little") + len(source).to_bytes(4, "little") + name + source)
-        self.size += len(source)
 
     def next(self) -> bytes | None:
         """The bytecode of the next file that it was given, after `finish`."""
@@ -224,15 +262,16 @@ class _Process:
     def _read(self, length: int) -> bytes:
         data = self._out.read(length)
         if len(data) != length:
-            raise EngineError("the base's Python returned too little bytecode")
+            raise _too_little()
         return data
 
+    def wait(self, seconds: float) -> bool:
+        """Whether all is compiled."""
+        self._feeder.join(seconds)
+        return not self._feeder.is_alive()
+
     def finish(self) -> None:
-        """Wait until all is compiled. Raises EngineError."""
-        self._queue.put(None)
-        self._feeder.join(_DEADLINE)
-        if self._feeder.is_alive():
-            raise EngineError(f"the base's Python did not finish compiling within {_DEADLINE:g} s")
+        """After `wait`. Raises EngineError."""
         status = self._process.returncode
         if status == errno.ENOSPC:
             raise full_disk(Path(tempfile.gettempdir()))
@@ -249,6 +288,10 @@ class _Process:
         self._process.wait()
         self._queue.put(None)
         self._feeder.join()
+
+
+def _too_little() -> EngineError:
+    return EngineError("the base's Python returned too little bytecode")
 
 
 def pyc_path(source: str, tag: str) -> str:

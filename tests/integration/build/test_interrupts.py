@@ -64,6 +64,8 @@ class Endless:
             time.sleep(300)
             yield None
 
+os.cpu_count = lambda: 4  # one for each worker and each compiler
+
 if __name__ == "__main__":
     from buildctl.cli import program as cli
 

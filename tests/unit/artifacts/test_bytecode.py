@@ -14,6 +14,7 @@ from types import CodeType
 import pytest
 
 from buildctl.artifacts.bytecode import BuildPython, pyc_path
+from buildctl.ground.cores import SHARED, Cores
 from buildctl.ground.errors import EngineError
 
 HERE = BuildPython(argv=(sys.executable,), tag=str(sys.implementation.cache_tag))
@@ -90,6 +91,33 @@ def test_several_processes_share_the_sources_of_a_layer(monkeypatch: pytest.Monk
     assert [code_of(r).co_filename for r in seen[3]] == [path for path, _ in sources]
 
 
+@pytest.mark.parametrize(("at_once", "later", "waiting", "all_in_all"), [(0, 0, 0, 1), (1, 0, 1, 2), (0, 1, 0, 2)])
+def test_a_process_has_a_processor_of_its_own_or_that_of_who_waits(
+    at_once: int, later: int, waiting: int, all_in_all: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`later` become free when every source is there."""
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("buildctl.artifacts.bytecode._FEW", 0)
+    started, popen = list[int](), subprocess.Popen
+    monkeypatch.setattr("subprocess.Popen", lambda *a, n=started, **k: (n.append(1), popen(*a, **k))[1])
+    sources = [(f"/m{i}.py", b"x = [\n" + b"    'some text',\n" * 20_000 + b"]\n") for i in range(8)]
+    cores = Cores(at_once)
+    token = SHARED.set(cores)
+    try:
+        with HERE.open() as compilation:
+            for path, source in sources:
+                compilation.add(path, source)
+            assert len(started) == waiting
+            for _ in range(later):
+                cores.give()
+            found = list(compilation.results())
+    finally:
+        SHARED.reset(token)
+    assert len(started) == all_in_all
+    assert found == compiled(sources)
+    assert [cores.take() for _ in range(at_once + later + 1)] == [*[True] * (at_once + later), False]
+
+
 # What one file leaves interned, the next one finds, in each of the ways that show in marshal's bytes (Python 3.13).
 NESTED = b"class A:\n    class B:\n        pass\n"
 NAMES = b"def f(x): return x in {'quokka', 'wombat'}\ndef g(x): return x in {'quokka', 'wombat'} or 5\n"
@@ -142,12 +170,13 @@ def test_a_python_that_is_not_there_is_an_error() -> None:
         ("import sys; sys.stdin.buffer.read(); sys.exit('no space left')", "failed with 1.*no space left"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", f"failed with -{signal.SIGKILL.value}"),
         ("import sys; sys.stdin.buffer.read()", "returned too little bytecode"),
+        ("pass", "returned too little bytecode"),
     ],
 )
 def test_a_python_that_fails_is_an_error(program: str, said: str) -> None:
     broken = BuildPython(argv=(sys.executable, "-c", program), tag="")
     with pytest.raises(EngineError, match=f"(?s){said}"):
-        compiled([("/x.py", b"x = 1\n" * 100_000)], broken)
+        compiled([(f"/{name}.py", b"x = 1\n" * 100_000) for name in "xyz"], broken)
 
 
 def test_nothing_keeps_running_when_the_layer_fails() -> None:
