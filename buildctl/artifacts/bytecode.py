@@ -193,7 +193,7 @@ class _Compilation:
 
     def _start_if_free(self) -> None:
         most = os.cpu_count() or 1
-        if len(self._processes) < most and (self._cores is None or self._cores.take()):
+        if len(self._processes) < most and self._cores.take():
             self._processes.append(self._start(self._queue))
 
     def results(self) -> Iterator[bytes | None]:
@@ -210,7 +210,7 @@ class _Compilation:
                 self._start_if_free()
         for process in self._processes:
             process.finish()
-            if self._cores is not None and process is not own:
+            if process is not own:
                 self._cores.give()
         takers = {number: process for process in self._processes for number in process.given}
         if len(takers) < self._count:

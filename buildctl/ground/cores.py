@@ -38,7 +38,17 @@ class Cores:
         self._to.close()
 
 
-SHARED: ContextVar[Cores | None] = ContextVar("SHARED", default=None)  # None: this process has all of them
+class Alone:
+    """What a process has that shares with nobody: all of them."""
+
+    def take(self) -> bool:
+        return True
+
+    def give(self) -> None:
+        pass
+
+
+SHARED: ContextVar[Cores | Alone] = ContextVar("SHARED", default=Alone())  # noqa: B039 - it holds nothing
 
 
 class Threads:
@@ -52,21 +62,14 @@ class Threads:
 
     def submit(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """As that of an Executor."""
-        cores = self._cores
-        if cores is None:
-            return self._pool.submit(work, *args, **kwargs)
-        if not cores.take():
-            return done(work(*args, **kwargs))
+        if not self._cores.take():
+            at_once = Future[_T]()
+            at_once.set_result(work(*args, **kwargs))
+            return at_once
         future = self._pool.submit(work, *args, **kwargs)
-        future.add_done_callback(lambda _: cores.give())
+        future.add_done_callback(lambda _: self._cores.give())
         return future
 
     def close(self) -> None:
         """Wait for all."""
         self._pool.shutdown()
-
-
-def done(result: _T) -> Future[_T]:
-    future = Future[_T]()
-    future.set_result(result)
-    return future

@@ -14,8 +14,8 @@ from types import CodeType
 import pytest
 
 from buildctl.artifacts.bytecode import BuildPython, pyc_path
-from buildctl.ground.cores import SHARED, Cores
 from buildctl.ground.errors import EngineError
+from tests.support.cores import free_cores
 
 HERE = BuildPython(argv=(sys.executable,), tag=str(sys.implementation.cache_tag))
 Source = tuple[str, bytes]
@@ -101,9 +101,7 @@ def test_a_process_has_a_processor_of_its_own_or_that_of_who_waits(
     started, popen = list[int](), subprocess.Popen
     monkeypatch.setattr("subprocess.Popen", lambda *a, n=started, **k: (n.append(1), popen(*a, **k))[1])
     sources = [(f"/m{i}.py", b"x = [\n" + b"    'some text',\n" * 20_000 + b"]\n") for i in range(8)]
-    cores = Cores(at_once)
-    token = SHARED.set(cores)
-    try:
+    with free_cores(at_once) as cores:
         with HERE.open() as compilation:
             for path, source in sources:
                 compilation.add(path, source)
@@ -111,11 +109,9 @@ def test_a_process_has_a_processor_of_its_own_or_that_of_who_waits(
             for _ in range(later):
                 cores.give()
             found = list(compilation.results())
-    finally:
-        SHARED.reset(token)
+        assert [cores.take() for _ in range(at_once + later + 1)] == [*[True] * (at_once + later), False]
     assert len(started) == all_in_all
     assert found == compiled(sources)
-    assert [cores.take() for _ in range(at_once + later + 1)] == [*[True] * (at_once + later), False]
 
 
 # What one file leaves interned, the next one finds, in each of the ways that show in marshal's bytes (Python 3.13).

@@ -9,7 +9,7 @@ from multiprocessing import connection
 
 import pytest
 
-from buildctl.ground.cores import SHARED
+from buildctl.ground.cores import SHARED, Cores
 from buildctl.ground.errors import EngineError
 from buildctl.ground.workers import Workers
 
@@ -38,9 +38,9 @@ def test_a_task_that_cannot_be_sent_is_not_waited_for(monkeypatch: pytest.Monkey
         run(1, [1])
 
 
-def free_cores(_: int, __: Callable[[int], None]) -> int:
+def cores_left(_: int, __: Callable[[int], None]) -> int:
     cores = SHARED.get()
-    assert cores is not None
+    assert isinstance(cores, Cores)
     found = 0
     while cores.take():
         found += 1
@@ -54,7 +54,7 @@ def test_a_task_may_use_the_cores_that_no_task_is_for(
     count: int, cores: int, free: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    workers = Workers[int, int](work=free_cores, count=count)
+    workers = Workers[int, int](work=cores_left, count=count)
     one_after_the_other = set[int]()
 
     def ready(task: int) -> bool:

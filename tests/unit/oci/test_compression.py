@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import zstandard
 
-from buildctl.ground.cores import SHARED, Cores
 from buildctl.ground.errors import UsageError
 from buildctl.oci import compression
 from buildctl.oci.compression import (
@@ -28,6 +27,7 @@ from buildctl.oci.compression import (
 )
 from buildctl.oci.entry import file_entry
 from buildctl.oci.layer import write_layer
+from tests.support.cores import free_cores
 from tests.support.sources import PACKAGE
 
 CONTENT = random.Random(1).randbytes(1 << 16) * 520  # 34 MB: two whole frames and a rest
@@ -84,23 +84,17 @@ def test_the_bytes_do_not_depend_on_the_threads(
 def test_the_bytes_do_not_depend_on_the_cores(how: Compression, cores: int) -> None:
     entries = [file_entry("a", CONTENT), file_entry("b", b"b"), file_entry("c", CONTENT[:FRAME])]
     expected = write_layer(entries, io.BytesIO(), compression=how)
-    token = SHARED.set(Cores(cores))
-    try:
+    with free_cores(cores):
         assert write_layer(entries, io.BytesIO(), compression=how) == expected
-    finally:
-        SHARED.reset(token)
 
 
 def test_without_a_free_core_each_frame_is_compressed_when_it_is_full() -> None:
-    token = SHARED.set(Cores(0))
-    try:
+    with free_cores(0):
         sink = ZSTD.open(io.BytesIO())
         sink.write(CONTENT[: FRAME - 1])
         assert sink.size == 0
         sink.write(CONTENT[FRAME - 1 : FRAME])
         assert sink.size > 0
-    finally:
-        SHARED.reset(token)
 
 
 @pytest.mark.parametrize("method", ["zstd", "gzip", "zstd:chunked"])
