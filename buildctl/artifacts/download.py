@@ -9,10 +9,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
-
-import requests
 
 from buildctl.artifacts.partial import Partial, prepare
 from buildctl.artifacts.store import Store
@@ -28,6 +26,9 @@ from buildctl.console.progress import Progress, Task
 from buildctl.ground.errors import ArtifactError, FetchError
 from buildctl.ground.net import UNREACHED_TRIES, Patience, new_session, redact
 from buildctl.oci.digest import Digest
+
+if TYPE_CHECKING:
+    import requests
 
 _MOVED = 1 << 16  # an attempt that got this far was not a failure, only too short
 

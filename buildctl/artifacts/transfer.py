@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-import requests
-import urllib3
-
 from buildctl.ground.net import Patience, brief, number, retry_after, unreached
+
+if TYPE_CHECKING:
+    import requests  # see ground.net
 
 _CHUNK = 1 << 18
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
@@ -67,6 +67,9 @@ def open_range(
         with _open_local(url, start, end, size) as body:
             yield body
         return
+    import requests
+    import urllib3
+
     headers = {"Cache-Control": "no-cache"} if fresh else {}
     if (start, end) != (0, size):
         headers["Range"] = f"bytes={start}-{end - 1}"
@@ -117,6 +120,9 @@ def _judge(answer: requests.Response, start: int, end: int, size: int, patience:
 
 
 def _chunks(answer: requests.Response, wanted: int) -> Iterator[bytes]:
+    import requests
+    import urllib3
+
     seen = 0
     try:
         # raw: no decoding, a .gz must stay what it is

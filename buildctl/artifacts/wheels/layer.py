@@ -8,15 +8,15 @@ import io
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from buildctl.artifacts.bytecode import Compilation, Compiler, pyc_path
 from buildctl.artifacts.facts import HASH, KnownFile
 from buildctl.artifacts.wheels.shared import asked_by, by_place, harmless, notes_of, refused
-from buildctl.artifacts.wheels.wheel import Placed, Site, Wheel, read_wheel, record_digest
+from buildctl.artifacts.wheels.wheel import DeflatedFile, Placed, Site, Wheel, read_wheel, record_digest
 from buildctl.ground.errors import ArtifactError
-from buildctl.oci.entry import Body, Bytes, DeflatedBody, Entry, directory_entry, file_entry
+from buildctl.oci.entry import Body, Bytes, Entry, directory_entry, file_entry
 
 INSTALLER = b"buildctl\n"
 _MAX_SOURCE = 16 << 20  # bytes; a larger .py file is data, and stays without bytecode
@@ -191,7 +191,7 @@ class _Held:
 def _source(file: Placed, compilation: Compilation) -> Entry:
     """Read a source once, for the layer and for the compiler."""
     body, pieces = file.body, list[bytes]()
-    if isinstance(body, DeflatedBody):
+    if isinstance(body, DeflatedFile):
         raw = b"".join(body.deflated(pieces.append))
         data = b"".join(pieces)
         held: Body = _Held(data, raw, body.crc32)
@@ -199,7 +199,7 @@ def _source(file: Placed, compilation: Compilation) -> Entry:
         data = b"".join(body.chunks())
         held = Bytes(data)
     compilation.add(f"/{file.path}", data)
-    return replace(file.entry(), body=held)
+    return file.entry(held)
 
 
 def _installed(wheel: Wheel, site: Site, compiled: Mapping[str, str], dropped: AbstractSet[str]) -> Iterator[Entry]:

@@ -77,8 +77,9 @@ class Placed:
     executable: bool
     sized: bool = True
 
-    def entry(self) -> Entry:
-        return Entry(path=self.path, mode=0o755 if self.executable else 0o644, size=self.size, body=self.body)
+    def entry(self, body: Body | None = None) -> Entry:
+        """`body` is the same content, where it was read already."""
+        return Entry(path=self.path, mode=0o755 if self.executable else 0o644, size=self.size, body=body or self.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +233,7 @@ def _runs_at_start(name: str) -> bool:
 
 def _place(member: ZipMember, record: RecordEntry, stem: str, name: str, site: Site) -> Placed:
     path, scripts = _destination(member, stem, name, site)
-    body: Body = _DeflatedFile(member, record) if member.is_deflated else _StoredFile(member, record)
+    body: Body = DeflatedFile(member, record) if member.is_deflated else _StoredFile(member, record)
     if member.size > _MAX_HASHED and member.is_deflated:
         body = member
     size, digest = member.size, str(record.hash_ or "")
@@ -328,7 +329,7 @@ class _StoredFile:
         check.done()
 
 
-class _DeflatedFile(_StoredFile):
+class DeflatedFile(_StoredFile):
     """The same, for a member whose deflate stream can be copied."""
 
     __slots__ = ()

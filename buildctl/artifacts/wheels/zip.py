@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,14 +48,13 @@ def read_zip(path: Path, *, label: str) -> tuple[ZipMember, ...]:
         raise broken(label, f"{found[0].offset} bytes before the first member {found[0].name!r}")
     if not found:
         raise broken(label, "an empty zip")
-    members = []
     for member, end in zip(found, [*(m.offset for m in found[1:]), start], strict=True):
         if end <= member.offset:
             raise member.error("overlaps with what follows it")
-        members.append(replace(member, end=end))
-    _refuse_bombs(members, path.stat().st_size, label)
-    files = sorted((m for m in members if not m.name.endswith("/")), key=lambda m: m.name)
-    folders = [m for m in members if m.name.endswith("/")]
+        member.end = end
+    _refuse_bombs(found, path.stat().st_size, label)
+    files = sorted((m for m in found if not m.name.endswith("/")), key=lambda m: m.name)
+    folders = [m for m in found if m.name.endswith("/")]
     _refuse_conflicts(files, folders)
     for folder in folders:
         folder.read(0)
@@ -126,7 +124,7 @@ def _entries(directory: bytes, path: Path, label: str) -> Iterator[ZipMember]:
         if disk or n_comment:
             raise member.error("is in another part of a split zip or has a comment")
         extra = extra_fields(member, directory[extra_at : end - n_comment])
-        member = _widened(member, extra.get(ZIP64))
+        _widen(member, extra.get(ZIP64, b""))
         _check(member, mode & _TYPE_MASK)
         yield member
         at = end
@@ -146,7 +144,7 @@ def _name(raw: bytes, flags: int, label: str) -> str:
         else "a backslash in its name" if "\\" in name
         else "a control character in its name" if _CONTROL.search(name)
         else "a path that is not clean" if "" in parts or "." in parts
-        else "too long a name" if len(raw) > 4096 - 256 or max(len(p.encode()) for p in parts) > 255
+        else "too long a name" if len(raw) > 255 and (len(raw) > 4096 - 256 or max(map(len, raw.split(b"/"))) > 255)
         else ""
     )  # fmt: skip
     if bad:
@@ -154,20 +152,13 @@ def _name(raw: bytes, flags: int, label: str) -> str:
     return name
 
 
-def _widened(member: ZipMember, field: bytes | None) -> ZipMember:
-    """`member` with sizes and offset from its zip64 field: exactly those that need it, in this order."""
-    data = field or b""
-    if len(data) != 8 * (member.size, member.compressed, member.offset).count(FULL_32):
+def _widen(member: ZipMember, field: bytes) -> None:
+    """Sizes and offset from the zip64 field: exactly those that need it, in this order."""
+    narrow = [name for name in ("size", "compressed", "offset") if getattr(member, name) == FULL_32]
+    if len(field) != 8 * len(narrow):
         raise member.error("has a zip64 field that does not match its sizes")
-    if not data:
-        return member
-    values = iter(struct.unpack(f"<{len(data) // 8}Q", data))
-    return replace(
-        member,
-        size=next(values) if member.size == FULL_32 else member.size,
-        compressed=next(values) if member.compressed == FULL_32 else member.compressed,
-        offset=next(values) if member.offset == FULL_32 else member.offset,
-    )
+    for name, value in zip(narrow, struct.unpack(f"<{len(narrow)}Q", field), strict=True):
+        setattr(member, name, value)
 
 
 def _check(member: ZipMember, kind: int) -> None:

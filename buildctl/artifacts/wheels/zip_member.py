@@ -23,7 +23,7 @@ _READ, _INFLATE = 1 << 18, 1 << 17
 _DAMAGED = cast("type[Exception]", igzip_lib.IsalError)  # isal's stubs call this class an instance
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ZipMember:
     """One file of an archive, as a body of a layer.
 
@@ -87,21 +87,26 @@ class ZipMember:
     def _raw(self, file: BinaryIO) -> Iterator[bytes]:
         """The bytes as stored, after the local header has been compared with the central directory."""
         file.seek(self.offset)
-        self._check_local(file)
-        left = self.compressed
+        first = file.read(min(_READ, self.end - self.offset))  # small members are read in one call
+        data = self._check_local(file, first)
+        raw, left = first[data : data + self.compressed], self.compressed
+        if left > len(raw):
+            file.seek(self.offset + len(first))
         while left:
-            raw = file.read(min(_READ, left))
+            raw = raw or file.read(min(_READ, left))
             if not raw:
                 raise self.error("is truncated")
             left -= len(raw)
             yield raw
+            raw = b""
 
-    def _check_local(self, file: BinaryIO) -> None:
-        fixed = file.read(_LOCAL.size)
-        if len(fixed) < _LOCAL.size or fixed[:4] != b"PK\x03\x04":
+    def _check_local(self, file: BinaryIO, first: bytes) -> int:
+        """Where in the member's `first` bytes its data starts."""
+        if len(first) < _LOCAL.size or first[:4] != b"PK\x03\x04":
             raise self.error("has no local header at the offset in the central directory")
-        _, _, flags, method, _, _, crc32, compressed, size, n_name, n_extra = _LOCAL.unpack(fixed)
-        name, extra = file.read(n_name), extra_fields(self, file.read(n_extra))
+        _, _, flags, method, _, _, crc32, compressed, size, n_name, n_extra = _LOCAL.unpack_from(first)
+        data = int(_LOCAL.size + n_name + n_extra)  # at most 128 KiB
+        name, extra = first[_LOCAL.size : data - n_extra], extra_fields(self, first[data - n_extra : data])
         if wide := extra.get(ZIP64):
             # some writers (protobuf's wheels) repeat sizes that fit into 32 bits, which every reader takes for the same
             if len(wide) != 16 or (size, compressed) not in {(FULL_32, FULL_32), struct.unpack("<2Q", wide)}:
@@ -114,13 +119,12 @@ class ZipMember:
         follow = bool(flags & SIZES_FOLLOW)
         if sizes != (self.crc32, self.compressed, self.size) and not (follow and sizes == (0, 0, 0)):
             raise self.error("has a local header whose sizes or checksum disagree with the central directory")
-        data = self.offset + _LOCAL.size + n_name + n_extra
-        gap = self.end - data - self.compressed
+        gap = self.end - self.offset - data - self.compressed
         if gap < 0:
             raise self.error("overlaps with what follows it")
-        if gap and not (follow and self._is_descriptor(file, data + self.compressed, gap)):
+        if gap and not (follow and self._is_descriptor(file, self.offset + data + self.compressed, gap)):
             raise self.error(f"is followed by {gap} stray bytes")
-        file.seek(data)
+        return data
 
     def _is_descriptor(self, file: BinaryIO, at: int, length: int) -> bool:
         """Whether the `length` bytes there are a data descriptor: CRC-32 and sizes, again."""

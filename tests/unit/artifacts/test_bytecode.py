@@ -9,11 +9,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 
 import pytest
 
-from buildctl.artifacts.bytecode import BuildPython, pyc_path
+from buildctl.artifacts.bytecode import _COMPILE, BuildPython, pyc_path
 from buildctl.ground.errors import EngineError
 from tests.support.cores import free_cores
 
@@ -117,8 +117,17 @@ def test_a_process_has_a_processor_of_its_own_or_that_of_who_waits(
 # What one file leaves interned, the next one finds, in each of the ways that show in marshal's bytes (Python 3.13).
 NESTED = b"class A:\n    class B:\n        pass\n"
 NAMES = b"def f(x): return x in {'quokka', 'wombat'}\ndef g(x): return x in {'quokka', 'wombat'} or 5\n"
-LEFT = b"import A.B\ndef f(x): return x.quokka.wombat\n"
-TRAPS = [("/n.py", NESTED), ("/s.py", NAMES), ("/l.py", LEFT), ("/b.py", NESTED + NAMES)]
+LEFT = b"import A.B, A.B.C\ndef f(x): return x.quokka.wombat\n"
+# the last three are what looking at the text does not find
+TRAPS = [
+    ("/n.py", b"\n" + NESTED),
+    ("/s.py", NAMES),
+    ("/l.py", LEFT),
+    ("/b.py", b"\n" + NESTED + NAMES),
+    ("/first.py", NESTED),
+    ("/spaces.py", NAMES.replace(b"in {", b"in  {")),
+    ("/deep.py", NESTED.replace(b"pass", b"class C:\n            pass")),
+]
 
 
 @functools.cache
@@ -126,9 +135,54 @@ def alone(number: int) -> bytes | None:
     return compiled([TRAPS[number]])[0]
 
 
-@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 1, 3], [1, 3, 0, 2], [0, 0, 1, 1]])
+@pytest.mark.parametrize(
+    "order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 4, 5, 6, 0, 1, 3], [6, 1, 5, 3, 0, 2, 4], [0, 0, 1, 1, 4, 4, 5, 5, 6, 6]]
+)
 def test_bytes_do_not_depend_on_what_was_compiled_before(order: list[int]) -> None:
     assert compiled([TRAPS[i] for i in order]) == [alone(i) for i in order]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (b"x in {'a1', \"b_2\"}", ["a1", "b_2"]),
+        (b"x not in{'one'}", ["one"]),
+        (b"S = {'one', 'two', 'three'}", ["one", "two", "three"]),
+        (b"S = {\n    'one',\n    'two words',\n}", ["one"]),
+        (b"D = {'one': 1, 'two': 2}", []),
+        (b"f'{x}'; '{'; {", []),
+        (b"", []),
+    ],
+)
+def test_the_names_of_sets_are_found_in_the_text(source: bytes, words: list[str]) -> None:
+    assert looking("words_by_sets", source) == words
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        (b"\nclass A(X):\n    class B:\n        pass\n    class C(Y, z=1): pass\n", ["A.B", "A.C"]),
+        (b"\nclass A: pass\nclass B(A):\n  class C: pass\n", ["B.C"]),
+        (b"def f():\n    class C: pass\n", []),
+        (b"\nclass A: pass\n", []),
+    ],
+)
+def test_the_names_of_classes_in_classes_are_found_in_the_text(source: bytes, names: list[str]) -> None:
+    assert looking("classes_in_classes", source) == names
+
+
+@pytest.mark.parametrize("piece", [b"  class ", b"\nclass ", b"{'", b'{"', b"{\n"])
+def test_looking_takes_time_by_the_length_of_the_text(piece: bytes) -> None:
+    source = piece * ((1 << 21) // len(piece))  # squared: hours
+    assert looking("words_by_sets", source) == looking("classes_in_classes", source) == []
+
+
+def looking(function: str, source: bytes) -> object:
+    """What looks at the text, as it runs in the image's Python."""
+    module = ModuleType("looking")
+    module.__dict__["sys"] = sys
+    exec(_COMPILE[_COMPILE.index("def words_by_sets") : _COMPILE.index("while lengths")], module.__dict__)
+    return getattr(module, function)(source)
 
 
 def test_bytes_of_real_code_do_not_depend_on_batches() -> None:
