@@ -20,7 +20,8 @@ from buildctl.artifacts.store import Store
 ROOT = Path(__file__).parents[1]
 SMALL = "BENCH_SMALL" in os.environ  # only the small image, to try the benchmark itself
 RATES = tuple(map(int, os.environ.get("BENCH_RATES", "100,25").split(",")))  # MB/s of a slow network
-MADE = ("blobs", "layers", "receipts", "checked", "contents", "libraries")  # what a store keeps besides downloads
+# what a store keeps besides downloads
+MADE = ("blobs", "layers", "receipts", "checked", "contents", "libraries", "bytecode")
 _TICK = os.sysconf("SC_CLK_TCK")
 _T = TypeVar("_T")
 

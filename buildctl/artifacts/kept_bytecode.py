@@ -9,6 +9,7 @@ everything in the store, packs are not signed: layers that are signed are made i
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import stat
@@ -100,7 +101,7 @@ class _Shelf:
         self._files: dict[Path, IO[bytes]] = {}  # those that something was found in
         for path in sorted(self._folder.glob("*")):
             try:
-                self._places |= dict(_index(path))
+                self._places |= _known_index(path)
             except (OSError, ValueError) as error:
                 self._discard(path, error)
 
@@ -180,6 +181,12 @@ def is_whole(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+@functools.cache
+def _known_index(path: Path) -> dict[bytes, _Place]:
+    """`_index`, read once by a process that makes many layers. A pack of this name can have no other."""
+    return dict(_index(path))
 
 
 def _index(path: Path) -> list[tuple[bytes, _Place]]:

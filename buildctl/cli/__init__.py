@@ -11,11 +11,14 @@
 Imports everything, inside the functions, so that `--help` answers at once; nothing imports it.
 """
 
+import gc
 import sys
 
 
 def main() -> None:
     """Run `program.main`. Ctrl-C prints no traceback, not even before signals are handled or after the first one."""
+    # looking for cycles after every 700 new objects takes a third of the time of reading wheels, and finds none
+    gc.set_threshold(100_000)
     try:
         from buildctl.cli.program import main as run
 

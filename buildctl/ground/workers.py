@@ -5,6 +5,7 @@ semaphores, which a kill leaves in /dev/shm and which not every container has.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -131,6 +132,7 @@ class Workers(Generic[Task, Result]):
 def _serve(pipe: connection.Connection, work: Callable[[Any, Told], Any], cores: Cores) -> None:
     """Ends quietly when the pipe does not work: the process at its other end says so."""
     end_with_parent()
+    gc.disable()  # thousands of entries, and no cycles
     SHARED.set(cores)
 
     def told(count: int) -> None:
