@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from measured import MADE, ROOT, SMALL, Took, buildctl, fresh_store
@@ -28,20 +30,25 @@ def change(root: Path, _: int) -> Part:
     package = label + "    packages: [tqdm]\n"
     base = package.replace("      - tzdata\n", "      - tzdata\n      - less\n")
     rows = [Row(what="a label changes", turns=(_after(project, label, env),))]
-    rows.append(Row(what="a small package is added (tqdm)", turns=(_after(project, package, env),)))
+    rows.append(Row(what="a small package is added (tqdm)", turns=(_after(project, package, env, made=True),)))
     rebased = _after(project, base, env, command=("rebase", NAME, "--locked"))
     rows.append(Row(what="the base gets a package (less), `rebase --locked`", turns=(rebased,)))
     rows.append(Row(what="the same, `build`: only its Dockerfile changes now", turns=(_built(project, env),)))
     return Part(title=f"One change, then `build {NAME}`", rows=tuple(rows), notes=NOTES)
 
 
-def _after(project: Path, matrix: str, env: dict[str, str], command: tuple[str, ...] = ()) -> Took:
+def _after(
+    project: Path, matrix: str, env: dict[str, str], command: tuple[str, ...] = (), *, made: bool = False
+) -> Took:
     (project / "matrix.yaml").write_text(matrix)
     for word in ("lock", "claims", "render", "fetch"):
         buildctl(word, NAME, env=env, cwd=project)
     os.sync()
-    return buildctl(*command, env=env, cwd=project)[0] if command else _built(project, env)
+    return buildctl(*command, env=env, cwd=project)[0] if command else _built(project, env, made=made)
 
 
-def _built(project: Path, env: dict[str, str]) -> Took:
-    return buildctl("build", NAME, "--no-load", "--locked", env=env, cwd=project)[0]
+def _built(project: Path, env: dict[str, str], *, made: bool = False) -> Took:
+    took, said = buildctl("build", NAME, "--no-load", "--locked", "--json", env=env, cwd=project)
+    if made and not json.loads(said)["images"][0]["layersMade"]:
+        sys.exit("the user's store has the layer that was to be made: somebody has built this image before")
+    return took
