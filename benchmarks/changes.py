@@ -50,5 +50,5 @@ def _after(
 def _built(project: Path, env: dict[str, str], *, made: bool = False) -> Took:
     took, said = buildctl("build", NAME, "--no-load", "--locked", "--json", env=env, cwd=project)
     if made and not json.loads(said)["images"][0]["layersMade"]:
-        sys.exit("the user's store has the layer that was to be made: somebody has built this image before")
+        sys.exit("the user's store has the layer that was to be made: this image was built here before")
     return took

@@ -19,9 +19,9 @@ HEAD = """\
 # Benchmarks
 
 Written by `make bench`. Rows of one section come from one run on one machine, and what is compared took turns: ratios
-carry over to other machines, seconds do not. Wall time is the best turn, CPU is user + system
-seconds of all processes of that turn (for Docker those of the engine, too), a ratio is the median of the pairs.
-"Others" is how much of the machine other processes used meanwhile. Every turn is in [benchmarks.json](benchmarks.json).
+carry over to other machines, seconds do not. Wall time is the best turn, CPU is user + system seconds of all processes
+of that turn (for Docker those of the engine, too), a ratio is the median of the pairs. "Others" is how much of the
+machine other processes used meanwhile. Every turn is in [benchmarks.json](benchmarks.json).
 """
 WIDTH, BAR, LEFT = 860, 22, 400
 STYLE = """\

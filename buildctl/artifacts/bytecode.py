@@ -38,8 +38,8 @@ _TICK = 0.05  # seconds between looks for a free processor
 # - a set of names (`x in {"a", "b"}`), it makes a copy per function when one of the names is not new.
 # So the words in quotes of a file with such sets, and the names of its classes in classes, are interned before it is
 # compiled, and a file that still has one of these is compiled again while its own names are interned: then no name is
-# new, ever. What is interned in vain does no harm. Importing `re` takes 50 ms: the unpacked standard library has no
-# bytecode.
+# new, ever. What is interned in vain does no harm. No `re`: importing it takes 50 ms, because the unpacked standard
+# library has no bytecode.
 # The garbage collector is off: code has no cycles, and it would only cost time.
 _COMPILE = """
 import gc, marshal, posix, struct, sys

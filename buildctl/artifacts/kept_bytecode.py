@@ -101,7 +101,8 @@ class _Shelf:
         self._files: dict[Path, IO[bytes]] = {}  # those that something was found in
         for path in sorted(self._folder.glob("*")):
             try:
-                self._places |= _known_index(path)
+                state = path.lstat()
+                self._places |= _known_index(path, state.st_ino, state.st_mode, state.st_size)
             except (OSError, ValueError) as error:
                 self._discard(path, error)
 
@@ -184,8 +185,8 @@ def is_whole(path: Path) -> bool:
 
 
 @functools.cache
-def _known_index(path: Path) -> dict[bytes, _Place]:
-    """`_index`, read once by a process that makes many layers. A pack of this name can have no other."""
+def _known_index(path: Path, *_: int) -> dict[bytes, _Place]:
+    """`_index`, read once by a process that makes many layers; again if something else is there now."""
     return dict(_index(path))
 
 

@@ -17,7 +17,7 @@ import sys
 
 def main() -> None:
     """Run `program.main`. Ctrl-C prints no traceback, not even before signals are handled or after the first one."""
-    # looking for cycles after every 700 new objects takes a third of the time of reading wheels, and finds none
+    # looking for cycles after every few hundred new objects takes a third of the time of reading wheels
     gc.set_threshold(100_000)
     try:
         from buildctl.cli.program import main as run

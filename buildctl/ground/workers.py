@@ -132,7 +132,7 @@ class Workers(Generic[Task, Result]):
 def _serve(pipe: connection.Connection, work: Callable[[Any, Told], Any], cores: Cores) -> None:
     """Ends quietly when the pipe does not work: the process at its other end says so."""
     end_with_parent()
-    gc.disable()  # thousands of entries, and no cycles
+    gc.set_threshold(100_000)  # as in `cli`
     SHARED.set(cores)
 
     def told(count: int) -> None:

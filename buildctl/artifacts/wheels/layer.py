@@ -191,7 +191,7 @@ class _Held:
 def _source(file: Placed, compilation: Compilation) -> Entry:
     """Read a source once, for the layer and for the compiler."""
     body, pieces = file.body, list[bytes]()
-    if isinstance(body, DeflatedFile):
+    if isinstance(body, DeflatedFile):  # what deflated sources are, none of which is too large for a hash
         raw = b"".join(body.deflated(pieces.append))
         data = b"".join(pieces)
         held: Body = _Held(data, raw, body.crc32)

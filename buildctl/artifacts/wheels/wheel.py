@@ -79,7 +79,8 @@ class Placed:
 
     def entry(self, body: Body | None = None) -> Entry:
         """`body` is the same content, where it was read already."""
-        return Entry(path=self.path, mode=0o755 if self.executable else 0o644, size=self.size, body=body or self.body)
+        body = self.body if body is None else body
+        return Entry(path=self.path, mode=0o755 if self.executable else 0o644, size=self.size, body=body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

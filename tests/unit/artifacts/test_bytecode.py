@@ -173,7 +173,7 @@ def test_the_names_of_classes_in_classes_are_found_in_the_text(source: bytes, na
 
 @pytest.mark.parametrize("piece", [b"  class ", b"\nclass ", b"{'", b'{"', b"{\n"])
 def test_looking_takes_time_by_the_length_of_the_text(piece: bytes) -> None:
-    source = piece * ((1 << 21) // len(piece))  # squared: hours
+    source = piece * ((1 << 21) // len(piece))  # quadratic, it would take hours
     assert looking("words_by_sets", source) == looking("classes_in_classes", source) == []
 
 

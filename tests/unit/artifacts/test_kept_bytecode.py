@@ -142,6 +142,14 @@ def test_a_damaged_pack_is_told_once_and_made_again(
     assert check_store(compiler.store) == []
 
 
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_pack_is_damaged_after_a_layer_that_used_it(compiler: KeptCompiler, damage: Callable[[Path], object]) -> None:
+    expected = compiled(SOURCES, compiler)
+    assert compiled(SOURCES, compiler) == expected  # its index is known now
+    damage(packs(compiler)[0])
+    assert [compiled(SOURCES, compiler) for _ in range(2)] == [expected, expected]
+
+
 @pytest.mark.parametrize("reader", ["_index", "_read"])
 def test_a_pack_that_cannot_be_read_now_stays(
     reader: str, compiler: KeptCompiler, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
