@@ -387,7 +387,7 @@ def test_nothing_outlives_buildctl(
 
 
 def mounted(root: Path) -> list[str]:
-    """What is mounted below `root`; elsewhere, tests beside this one mount, too."""
+    """What is mounted below `root`. Elsewhere, other tests may mount something at the same time."""
     return [line for line in Path("/proc/self/mounts").read_text().splitlines() if f"{root}/" in line]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import random
 import re
 import struct
 import zipfile
@@ -95,6 +96,26 @@ def test_zip64_fields_are_read(tmp_path: Path, read: Reader) -> None:
     ):
         file.write(b"wide " * 100)
     assert read(tmp_path, out.getvalue()) == {"wide": b"wide " * 100}
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_sizes_and_offsets_are_those_of_the_directory_s_zip64_fields(
+    tmp_path: Path, read: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)  # above it, zipfile writes such a field
+    out, noise = io.BytesIO(), random.Random(1).randbytes(200)
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in (expected := {"small": b"s", "wide": b"wide " * 100, "both": noise}).items():
+            with archive.open(name, "w", force_zip64=len(data) > 100) as file:
+                file.write(data)
+    found = out.getvalue()
+    narrow = {n: struct.unpack_from("<2L14xL", found, central(found, n) + 20) for n in expected}
+    assert {n: [v == 2**32 - 1 for v in narrow[n]] for n in narrow} == {
+        "small": [False, False, False],
+        "wide": [True, True, False],
+        "both": [True, True, True],
+    }
+    assert read(tmp_path, found) == expected
 
 
 def with_superfluous_zip64_field(size: int) -> bytes:
